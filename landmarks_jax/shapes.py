@@ -1,0 +1,29 @@
+"""Shape checks whose errors name the argument, what was expected, and what was given."""
+
+from typing import Any
+
+
+def check(**arrays: tuple[Any, str]) -> dict[str, int]:
+  """Checks that arrays agree on their named axes; returns the size of each name.
+
+  Args: name=(array, 'B C 2'): letters bind on first use, digits are exact sizes.
+  Raises ValueError, such as: negatives: C=4 in shape (3, 4), but query has C=5.
+
+  >>> import numpy as np
+  >>> check(query=(np.zeros((8, 5)), 'B C'), negatives=(np.zeros((3, 5)), 'N C'))
+  {'B': 8, 'C': 5, 'N': 3}
+  """
+  bound: dict[str, tuple[int, str]] = {}
+  for name, (array, axes) in arrays.items():
+    shape, letters = tuple(array.shape), axes.split()
+    if len(shape) != len(letters):
+      raise ValueError(f'{name}: expected [{axes}], got shape {shape}')
+    for letter, size in zip(letters, shape, strict=True):
+      expected, source = bound.setdefault(letter, (int(letter) if letter.isdigit() else size, name))
+      if size != expected and letter.isdigit():
+        raise ValueError(f'{name}: expected [{axes}], got shape {shape}')
+      if size != expected:
+        raise ValueError(
+          f'{name}: {letter}={size} in shape {shape}, but {source} has {letter}={expected}'
+        )
+  return {letter: size for letter, (size, _) in bound.items() if not letter.isdigit()}

@@ -1,8 +1,9 @@
 """The types that the rooms of this house hand to each other. Read this page first.
 
-Shape letters, everywhere: B batch, S side of a square frame, H W image, h w feature map, C channels,
-K landmarks, N negatives, G norm groups; a trailing 2 is (x, y). Points are normalised and corner-aligned:
--1 is the centre of the first pixel, +1 the centre of the last (docs/conventions.md).
+Shape letters, everywhere: B batch, S side of a square frame, H W image, h w feature map, C
+channels, K landmarks, N negatives, G norm groups; a trailing 2 is (x, y). Points are normalised
+and corner-aligned: -1 is the centre of the first pixel, +1 the centre of the last
+(docs/conventions.md).
 """
 
 from collections.abc import Callable
@@ -13,14 +14,17 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 PyTree = Any  # of arrays
-Pyramid = tuple[Array, ...]  # maps [B, h_l, w_l, C_l], coarse to fine, each covering the whole frame
+Pyramid = tuple[
+  Array, ...
+]  # maps [B, h_l, w_l, C_l], coarse to fine, each covering the whole frame
 
 
 class Batch(NamedTuple):
   """Some examples of a dataset; absent fields are None.
 
-  Exactly one of `image` and `pyramid` is given; a method branches on which at trace time. Points, scale
-  and flow are in the frame of `image`; `regions.centre_crop` is the only place that changes frames.
+  Exactly one of `image` and `pyramid` is given; a method branches on which at trace time. Points,
+  scale and flow are in the frame of `image`; `regions.centre_crop` is the only place that changes
+  frames.
   """
 
   image: Array | None = None  # uint8 [B, S, S, 3], the full square frame
@@ -66,6 +70,7 @@ class Method(NamedTuple):
   after_update: Callable  # (params, aux, step) -> aux; moving averages live here
   landmarks: Callable | None = None  # (params, aux, batch) -> (points [B, K, 2], confidence [B, K])
   calibrate: Callable | None = None  # (params, aux, batch, rng, n) -> aux; exact running statistics
+  views: Callable | None = None  # (batch, rng) -> [V, B, s, s, 3] 0..255; what training looks at
 
 
 class TrainState(NamedTuple):
@@ -80,7 +85,8 @@ class TrainState(NamedTuple):
 class Describer(NamedTuple):
   """All that evaluation knows of a method, or of any backbone.
 
-  `apply(variables, image, size) -> Pyramid`; variables are always an argument of the compiled function.
+  `apply(variables, image, size) -> Pyramid`; variables are always an argument of the compiled
+  function.
   """
 
   variables: PyTree

@@ -1,7 +1,8 @@
 """Pixels <-> normalised coordinates: the one place that holds the convention.
 
-Corner-aligned: pixel centre 0 is -1, pixel centre S-1 is +1; always (x, y). Feature maps that cover the
-frame use the same interval with half-pixel centres when they are resized (models/hypercolumn.py).
+Corner-aligned: pixel centre 0 is -1, pixel centre S-1 is +1; always (x, y). Feature maps that
+cover the frame use the same interval with half-pixel centres when they are resized
+(models/hypercolumn.py).
 """
 
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from jaxtyping import Float, Num
 from landmarks_jax.contracts import Array
 
 
-def to_normalised(pixels: Num[Array, '*shape 2'], *, width: int, height: int) -> Float[Array, '*shape 2']:
+def to_normalised(
+  pixels: Num[Array, '*shape 2'], *, width: int, height: int
+) -> Float[Array, '*shape 2']:
   """Pixel positions (x, y) -> corner-aligned [-1, 1]. NumPy in, NumPy out.
 
   >>> to_normalised(np.array([0.0, 9.0]), width=10, height=10)
@@ -20,7 +23,9 @@ def to_normalised(pixels: Num[Array, '*shape 2'], *, width: int, height: int) ->
   return 2 * pixels / np.array([width - 1, height - 1], np.float32) - 1
 
 
-def to_pixels(points: Float[Array, '*shape 2'], *, width: int, height: int) -> Float[Array, '*shape 2']:
+def to_pixels(
+  points: Float[Array, '*shape 2'], *, width: int, height: int
+) -> Float[Array, '*shape 2']:
   """Corner-aligned [-1, 1] -> pixel positions (x, y), the inverse of `to_normalised`."""
   return (points + 1) / 2 * np.array([width - 1, height - 1], np.float32)
 
@@ -34,13 +39,15 @@ def pixel_grid(height: int, width: int) -> Float[Array, '{height} {width} 2']:
 def cell_centres(height: int, width: int) -> Float[Array, '{height} {width} 2']:
   """The position of every cell centre of a feature map, in a frame whose *edges* are -1 and +1.
 
-  A map of h cells covers the frame from edge to edge, so cell i is centred at 2 * (i + .5) / h - 1. This is
-  half a pixel of the frame away from the corner-aligned convention: `edges_to_corners` turns it into that.
+  A map of h cells covers the frame from edge to edge, so cell i is centred at 2 * (i + .5) / h -
+  1. This is half a pixel of the frame away from the corner-aligned convention: `edges_to_corners`
+  turns it into that.
   """
   x, y = (2 * (jnp.arange(n) + 0.5) / n - 1 for n in (width, height))
   return jnp.stack(jnp.meshgrid(x, y, indexing='xy'), axis=-1)
 
 
 def edges_to_corners(points: Float[Array, '*shape 2'], *, side: int) -> Float[Array, '*shape 2']:
-  """Positions where +-1 are the frame's outer edges -> corner-aligned; `side` is the frame's in pixels."""
+  """Positions where +-1 are the frame's outer edges -> corner-aligned; `side` is the frame's in
+  pixels."""
   return points * (side / (side - 1))

@@ -1,0 +1,56 @@
+"""Random resized crops: draw integer boxes, cut and stretch them with two matrix products."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from landmarks_jax.contracts import Array
+from landmarks_jax.geometry import sampling
+
+
+def random_boxes(
+  rng: PRNGKeyArray,
+  count: int,
+  *,
+  side: int,
+  area: tuple[float, float] = (0.2, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  tries: int = 10,
+) -> Int[Array, '{count} 4']:
+  """Boxes (x, y, width, height) of uniform relative area and log-uniform aspect, in whole pixels.
+
+  The first of `tries` draws that fits into the frame is taken, else the whole frame (ICCV 2021,
+  specification section 2, step 2).
+  """
+  rng_area, rng_aspect, rng_x, rng_y = jax.random.split(rng, 4)
+  drawn_area = (
+    jax.random.uniform(rng_area, (count, tries), minval=area[0], maxval=area[1]) * side**2
+  )
+  low, high = jnp.log(jnp.array(aspect))
+  drawn_aspect = jnp.exp(jax.random.uniform(rng_aspect, (count, tries), minval=low, maxval=high))
+  width = jnp.round(jnp.sqrt(drawn_area * drawn_aspect)).astype(int)
+  height = jnp.round(jnp.sqrt(drawn_area / drawn_aspect)).astype(int)
+  fits = (width <= side) & (height <= side)
+  first = jnp.argmax(fits, axis=1)[:, None]
+  found = fits.any(axis=1)
+
+  def chosen(sizes: Int[Array, '{count} tries']) -> Int[Array, ' {count}']:
+    return jnp.where(found, jnp.take_along_axis(sizes, first, axis=1)[:, 0], side)
+
+  width, height = chosen(width), chosen(height)
+  x = jax.random.randint(rng_x, (count,), 0, side - width + 1)
+  y = jax.random.randint(rng_y, (count,), 0, side - height + 1)
+  return jnp.stack([x, y, width, height], axis=1)
+
+
+def random_resized_crop(
+  rng: PRNGKeyArray,
+  image: Float[Array, 'B S S C'],
+  *,
+  area: tuple[float, float] = (0.2, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Float[Array, 'B S S C']:
+  """A random box of every picture, stretched back to the frame's size."""
+  side = image.shape[1]
+  boxes = random_boxes(rng, image.shape[0], side=side, area=area, aspect=aspect)
+  return sampling.crop_resize(image, boxes, size=side)

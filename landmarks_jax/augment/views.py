@@ -1,0 +1,38 @@
+"""A random view of every picture of a batch: the order of the published augmentation."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray, UInt8
+
+from landmarks_jax.augment import colour, crop
+from landmarks_jax.contracts import Array
+from landmarks_jax.geometry import regions
+
+
+def random_view(
+  rng: PRNGKeyArray,
+  image: UInt8[Array, 'B S S 3'],
+  *,
+  margin: int,
+  area: tuple[float, float] = (0.2, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  jitter: float = 0.4,
+  pca: float = 0.1,
+) -> Float[Array, 'B s s 3']:
+  """Crop, colour jitter, PCA noise on the full frame; then its centre (specification section 2).
+
+  Args:
+    image: uint8 frames. margin: pixels cut from each side at the end, so that about half of what is
+    sampled never reaches the network, as published for faces.
+    area, aspect: of the random resized crop. jitter, pca: strengths; 0 leaves the step out.
+
+  Returns float pictures, 0..255 before the unclipped PCA noise.
+  """
+  rng_crop, rng_jitter, rng_pca = jax.random.split(rng, 3)
+  view = jnp.asarray(image, float)
+  view = crop.random_resized_crop(rng_crop, view, area=area, aspect=aspect)
+  if jitter:
+    view = colour.random_jitter(rng_jitter, view, strength=jitter)
+  # The noise adds one colour to the whole picture, so it may come after the cut.
+  view = regions.cut_centre(view, margin)
+  return colour.random_pca_noise(rng_pca, view, deviation=pca) if pca else view

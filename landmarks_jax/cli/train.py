@@ -1,0 +1,225 @@
+"""Trains a method, evaluates it, and keeps everything in a folder. The same command again resumes.
+
+--config is a file of configs/, or FILE:smoke for three tiny steps on synthetic pictures; any key is
+changed with --config.KEY=VALUE, as in --config.method.temperature=0.2. DIR gets config.json,
+metrics.jsonl, TensorBoard, pictures and checkpoints. A folder made by another config is refused.
+"""
+
+import json
+import math
+import os
+import pathlib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import table
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options, those of the config file named in `argv` included; returns the rest."""
+  flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', flag_values=values)
+  return configs.define_flags(argv, values)
+
+
+def train(
+  workdir: str | os.PathLike,
+  *,
+  data: Mapping[str, Any],
+  method: Mapping[str, Any],
+  optimizer: Mapping[str, Any],
+  steps: int,
+  batch_size: int = 256,
+  evals: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+  seed: int = 0,
+  log_every: int = 50,
+  checkpoint_every: int = 1000,
+  keep: int = 2,
+  cache: bool = True,
+  workers: int = 0,
+  on_bad_image: str = 'skip',
+  deterministic: bool = False,
+) -> dict[str, float]:
+  """Trains from the newest checkpoint of `workdir`, or from the start; returns the final scores.
+
+  Args:
+    data: of the training pictures: name and options of a file of data/.
+    method: name and options of a file of methods/. optimizer: name and options of runtime/optim.
+    evals: by name: protocol (a file of evaluation/), its options and data, and `every` so many
+      steps (0: only at the end).
+    cache: keeps decoded pictures in host memory. workers: processes that read; 0 = threads.
+    on_bad_image: 'skip' (counted and listed) or 'error'.
+    deterministic: bit-for-bit repeatable on GPU, at some speed; CPU and TPU always are.
+  """
+  given = {name: value for name, value in locals().items() if name != 'workdir'}
+  return run_config(given, pathlib.Path(workdir))
+
+
+def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
+  """`train` with its arguments as one config."""
+  from landmarks_jax.cli import experiment  # late: heavy
+
+  config = experiment.complete(config, train)
+  if config['deterministic']:
+    os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+  run = _Run(experiment.Experiment(config), workdir)
+  try:
+    return run()
+  finally:
+    run.close()
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  if values.config is None or values.workdir is None:
+    raise ValueError('train needs --config=FILE and --workdir=DIR')
+  try:
+    run_config(values.config, pathlib.Path(values.workdir))
+  except KeyboardInterrupt:
+    print('\ninterrupted; the same command continues from the last checkpoint')
+    return 130
+  return 0
+
+
+class _Run:
+  """One training run: where it stands, and what it writes."""
+
+  def __init__(self, experiment: Any, workdir: pathlib.Path) -> None:
+    from landmarks_jax.runtime import checkpoint, logs, sharding  # late: heavy
+
+    self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
+    experiment.resolve()
+    configs.claim(workdir, self.config)
+    self.mesh = experiment.mesh
+    self.to_global = sharding.to_global
+    self.logs = logs.Logs(workdir, is_main=sharding.is_main())
+    self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
+    self.progress = logs.Progress(
+      steps=self.config['steps'],
+      images_per_step=self.config['batch_size'],
+      memory=lambda: logs.peak_memory(self.mesh.local_devices),
+    )
+
+  def __call__(self) -> dict[str, float]:
+    state, start = self._start()
+    steps = self.config['steps']
+    scores = self._evaluate(state, start)
+    if start < steps:
+      state, scores = self._train(state, start)
+    if scores:
+      print(table.of_scores(self.config['evals'], scores))
+    return scores
+
+  def close(self) -> None:
+    self.checkpoints.close()
+    self.logs.close()
+
+  def _start(self) -> tuple[Any, int]:
+    """The newest checkpoint, or the state before the first step."""
+    state = self.experiment.init_state()
+    start = self.checkpoints.latest_step()
+    if start is None:
+      self.logs.truncate(-1)
+      return state, 0
+    state, _ = self.checkpoints.restore(state)
+    self.logs.truncate(start)
+    print(f'resuming {self.workdir} from step {start}')
+    return state, start
+
+  def _train(self, state: Any, start: int) -> tuple[Any, dict[str, float]]:
+    from landmarks_jax import training
+    from landmarks_jax.runtime import sharding
+
+    every, steps, scores = self.config['log_every'], self.config['steps'], {}
+    step_function = sharding.compile_step(
+      training.make_train_step(self.experiment.method, self.experiment.optimizer), self.mesh
+    )
+    rng = self.experiment.rng_train
+    batches = self.experiment.batches(start)
+    for step in range(start, steps):
+      batch = self.to_global(next(batches), self.mesh)
+      if step == 0:
+        self._draw_views(batch)
+      if step == start:
+        print('compiling the step', flush=True)
+      state, metrics = step_function(state, batch, rng)
+      done = step + 1
+      if done == start + 1:
+        jax.block_until_ready(metrics)
+        self.progress.mark(done)
+      if done % every == 0 or done == steps:
+        self._log(done, metrics)
+      if done % self.config['checkpoint_every'] == 0 or done == steps:
+        self._save(done, state, metrics)
+      scores |= self._evaluate(state, done)
+    batches.close()
+    self.checkpoints.wait()
+    return state, scores
+
+  def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    values = {name: float(value) for name, value in metrics.items()}
+    shown = {name: values[name] for name in ('loss',)}
+    values['learning_rate'] = self.experiment.learning_rate(step - 1)
+    line = self.progress.line(step, shown)
+    self.logs.write(step, {f'train/{name}': v for name, v in values.items()}, line=line)
+
+  def _save(self, step: int, state: Any, metrics: Mapping[str, Any]) -> None:
+    loss = float(metrics['loss'])
+    if not math.isfinite(loss):
+      rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
+      raise ValueError(
+        f'the loss is {loss} at step {step}, learning rate {rate:.3g}; the last good checkpoint is '
+        f'of step {last}. Try a smaller optimizer.learning_rate.'
+      )
+    self.checkpoints.save(step, state)
+
+  def _evaluate(self, state: Any, step: int) -> dict[str, float]:
+    """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name."""
+    final, scores = step == self.config['steps'], {}
+    for name, options in self.config['evals'].items():
+      due = final or (step > 0 and options['every'] and step % options['every'] == 0)
+      if not due:
+        continue
+      prefix = f'{name}/{options["protocol"]}/'
+      known = self._written(step, prefix)
+      if known:
+        scores |= known
+        continue
+      print(f'evaluating {name}', flush=True)
+      describer = self.experiment.describer(state.params, state.aux)
+      predictions, found = self.experiment.evaluate(name, describer)
+      found = {prefix + metric: value for metric, value in found.items()}
+      self._draw_landmarks(name, step, predictions)
+      self.logs.write(step, found)
+      scores |= found
+      self.progress.mark(step)
+    return scores
+
+  def _written(self, step: int, prefix: str) -> dict[str, float]:
+    file = self.workdir / 'metrics.jsonl'
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    at_step = (row for row in rows if row['step'] == step)
+    return {k: v for row in at_step for k, v in row.items() if k.startswith(prefix)}
+
+  def _draw_views(self, batch: Any) -> None:
+    from landmarks_jax.report import draw
+
+    views = self.experiment.method.views
+    if views is None:
+      return
+    drawn = jax.jit(views)(batch, self.experiment.rng_train)
+    drawn = draw.to_bytes(np.asarray(drawn)[:, :8])
+    sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
+    self.logs.write_picture('views', 0, sheet)
+
+  def _draw_landmarks(self, name: str, step: int, predictions: Mapping[str, Any]) -> None:
+    from landmarks_jax.report import draw
+
+    first = next(iter(predictions))
+    parts = self.experiment.pictures(name, predictions[first])
+    self.logs.write_picture(f'landmarks/{name}', step, draw.landmark_sheet(**parts))

@@ -1,0 +1,170 @@
+"""Pictures from disk: any file -> RGB uint8, and the cut of a box into the frame, with its points.
+
+Positions are in pixels with (0, 0) the centre of the first one; boxes are in edge coordinates,
+where pixel p covers [p, p + 1], so the box of a whole picture is (0, 0, width, height).
+"""
+
+import io
+import math
+import os
+import pathlib
+
+import numpy as np
+import simplejpeg
+from jaxtyping import Float, Num, UInt8
+from PIL import Image
+
+from landmarks_jax.data.source import BadImage
+from landmarks_jax.geometry import coords
+
+Box = tuple[int | float | np.number, ...]  # (x0, y0, side) or (x0, y0, width, height)
+
+_orientation_tag = 0x0112
+_upright = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+def read(
+  path: str | os.PathLike, *, rotate: bool = False, min_side: int | None = None
+) -> UInt8[np.ndarray, 'H W 3']:
+  """The picture in a file, as `decode` gives it. Raises BadImage, also for a missing file."""
+  try:
+    data = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise BadImage(path, f'cannot be opened ({error.strerror})') from error
+  return decode(data, path=path, rotate=rotate, min_side=min_side)
+
+
+def decode(
+  data: bytes,
+  *,
+  path: str | os.PathLike = 'bytes',
+  rotate: bool = False,
+  min_side: int | None = None,
+) -> UInt8[np.ndarray, 'H W 3']:
+  """An encoded picture -> RGB. Raises BadImage with `path` and the reason.
+
+  rotate: turn it upright by its EXIF orientation. The default leaves it as stored, which is what
+  the pixel labels of the public datasets mean; pictures without labels want True. (TIFF comes
+  upright either way: Pillow turns it.)
+  min_side: a large JPEG may come reduced to k/8 of its size, both sides at least this, several
+  times faster; only for pictures without labels in pixels.
+  Transparency is laid on white; 16 bits become 8 by division; of an animation the first picture.
+  """
+  if not data:
+    raise BadImage(path, 'the file is empty')
+  try:
+    image, opened = _fast_jpeg(data, min_side or 0), None
+    if image is None:
+      opened = Image.open(io.BytesIO(data))
+      image = _to_rgb(opened)
+    turn = _upright.get(_orientation(data, opened)) if rotate else None
+    return image if turn is None else np.array(Image.fromarray(image).transpose(turn))
+  except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+    raise BadImage(path, _reason(data, error)) from error
+
+
+def size(path: str | os.PathLike, *, rotate: bool = False) -> tuple[int, int]:
+  """(width, height) of the picture that `read` gives, from the file's header. Raises BadImage."""
+  try:
+    with Image.open(path) as image:
+      rotate = rotate and image.format != 'TIFF'  # that has the turned size already
+      turned = rotate and image.getexif().get(_orientation_tag) in (5, 6, 7, 8)
+      return image.size[::-1] if turned else image.size
+  except Exception as error:
+    raise BadImage(path, _reason(b'', error)) from error
+
+
+def square_frame(
+  image: UInt8[np.ndarray, 'H W 3'], box: Box, frame: int
+) -> UInt8[np.ndarray, '{frame} {frame} 3']:
+  """Cuts a box out of a picture and resizes it to frame x frame, bilinear with antialiasing.
+
+  Args: box = (x0, y0, side), or (x0, y0, width, height), which is squashed; in pixels, edge
+  coordinates. Where it leaves the picture, the picture's edge is repeated.
+  """
+  x0, y0, width, height = _checked(box)
+  left, top = max(0, math.ceil(-x0)), max(0, math.ceil(-y0))
+  right = max(0, math.ceil(x0 + width - image.shape[1]))
+  bottom = max(0, math.ceil(y0 + height - image.shape[0]))
+  if left or top or right or bottom:
+    image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode='edge')
+  x0, y0 = x0 + left, y0 + top
+  cut = (x0, y0, x0 + width, y0 + height)
+  picture = Image.fromarray(image).resize((frame, frame), Image.Resampling.BILINEAR, box=cut)
+  return np.array(picture)
+
+
+def frame_points(
+  points: Num[np.ndarray, '*shape 2'], box: Box, frame: int
+) -> Float[np.ndarray, '*shape 2']:
+  """Where `square_frame` puts points: pixels of the picture -> normalised in the frame, float32.
+
+  Pixel p lies at (p + .5 - x0) * frame / side - .5 pixels of the frame.
+  """
+  x0, y0, width, height = _checked(box)
+  pixels = (points + 0.5 - np.array([x0, y0])) * (frame / np.array([width, height])) - 0.5
+  return coords.to_normalised(pixels, width=frame, height=frame).astype(np.float32)
+
+
+def centre_box(width: int, height: int) -> tuple[float, float, float]:
+  """The largest centred square of a picture, (x0, y0, side)."""
+  side = min(width, height)
+  return (width - side) / 2, (height - side) / 2, float(side)
+
+
+def box_around(points: Num[np.ndarray, 'K 2'], factor: float) -> tuple[float, float, float]:
+  """The square around points in pixels: their box's centre, `factor` times its larger side."""
+  low, high = points.min(axis=0), points.max(axis=0)
+  side = factor * float(np.max(high - low))
+  x0, y0 = (low + high) / 2 + 0.5 - side / 2
+  return float(x0), float(y0), side
+
+
+def _checked(box: Box) -> tuple[float, float, float, float]:
+  if len(box) not in (3, 4):
+    raise ValueError(f'box {box}: expected (x0, y0, side) or (x0, y0, width, height)')
+  x0, y0, width, height = (float(v) for v in (*box, box[-1])[:4])
+  if not (math.isfinite(x0 + y0 + width + height) and width > 0 and height > 0):
+    raise ValueError(f'box {box}: expected finite numbers and a positive side')
+  return x0, y0, width, height
+
+
+def _fast_jpeg(data: bytes, min_side: int) -> np.ndarray | None:
+  if not data.startswith(b'\xff\xd8'):
+    return None
+  try:
+    return simplejpeg.decode_jpeg(data, 'RGB', min_height=min_side, min_width=min_side)
+  except ValueError:
+    return None  # Pillow is more lenient, or says what is wrong
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+  if image.mode.startswith('I'):  # 16 bits; Pillow's own conversion clips instead of dividing
+    grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) // 257
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+  if image.mode == 'F':
+    raise ValueError('pixels are floating-point numbers without a stated range')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+  return np.array(image.convert('RGB'))
+
+
+def _orientation(data: bytes, opened: Image.Image | None) -> int:
+  if opened is None and b'Exif' not in data[: 1 << 16]:  # most JPEGs: spares a second look
+    return 1
+  return (opened or Image.open(io.BytesIO(data))).getexif().get(_orientation_tag, 1)
+
+
+def _reason(data: bytes, error: Exception) -> str:
+  if isinstance(error, Image.UnidentifiedImageError):
+    return 'not a picture in a known format' + (f', it starts with {data[:20]!r}' if data else '')
+  return f'cannot be decoded ({error})'

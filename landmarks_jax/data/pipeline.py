@@ -1,0 +1,284 @@
+"""From a source to batches, with Grain. Which example is where follows from seed, step and shard.
+
+So a run resumes from its step, with another number of workers or processes: batch t of shard s is
+rows [s * b, (s + 1) * b) of global batch t, b = batch_size / shards, whatever started when.
+"""
+
+import concurrent.futures
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from landmarks_jax.contracts import Batch
+from landmarks_jax.data.source import BadImage, Info, Source
+
+Report = Callable[[str], None]
+
+
+def training_batches(
+  source: Source,
+  *,
+  seed: int,
+  batch_size: int,
+  shard: int = 0,
+  shards: int = 1,
+  start_step: int = 0,
+  workers: int = 0,
+  on_bad_image: str = 'skip',
+  report: Report | None = None,
+) -> Iterator[Batch]:
+  """Endless shuffled batches, reshuffled each epoch of len(source) // batch_size steps.
+
+  batch_size is global; each of the `shards` processes gets its own rows. The rest of an epoch, less
+  than a batch, is left out. workers: processes that read; 0 reads in threads, which is enough for
+  memory and for reduced JPEGs. A picture that cannot be read is replaced by the next one that can
+  (on_bad_image='skip', reported once) or stops the run ('error'); so do more than half of them.
+  Close the iterator, or run it to the end of the process. Raises ValueError for sizes that do not
+  fit together.
+  """
+  rows = _rows(batch_size, shard, shards)
+  if len(source) < batch_size:
+    raise ValueError(
+      f'batch_size={batch_size}, but the dataset has {len(source)} examples; choose a smaller batch'
+    )
+  readable = _Replacing(source, BadImages(len(source), on_bad_image, report))
+  epoch = len(source) // batch_size * batch_size
+  data = grain.MapDataset.source(readable).seed(seed).shuffle().slice(slice(0, epoch)).repeat()
+  return _iterate(data, rows, slice(shard + start_step * shards, None, shards), workers)
+
+
+def evaluation_batches(
+  source: Source,
+  *,
+  batch_size: int,
+  shard: int = 0,
+  shards: int = 1,
+  workers: int = 0,
+  on_bad_image: str = 'skip',
+  report: Report | None = None,
+) -> Iterator[Batch]:
+  """Every example once and in order; the last global batch is padded, so all shards have as many.
+
+  batch_size is global, rows as in `training_batches`. valid is False for padding (index -1) and for
+  a picture that cannot be read (its own index); both are zeros, with scale 1.
+  """
+  rows = _rows(batch_size, shard, shards)
+  bad = BadImages(len(source), on_bad_image, report)
+  data = grain.MapDataset.source(_Padded(source, batch_size, bad))
+  return _iterate(data, rows, slice(shard, None, shards), workers)
+
+
+class BadImages:
+  """The pictures of one source that could not be read, by index: `found`.
+
+  Each is reported once. on_bad_image='error' raises the first; 'skip' goes on until they are more
+  than half of all, which means that something else is wrong.
+  """
+
+  def __init__(self, total: int, on_bad_image: str, report: Report | None) -> None:
+    if on_bad_image not in ('skip', 'error'):
+      raise ValueError(f"on_bad_image={on_bad_image!r}; expected 'skip' or 'error'")
+    if total == 0:
+      raise ValueError('the dataset is empty')
+    self.found: dict[int, BadImage] = {}
+    self._total, self._stop, self._report = total, on_bad_image == 'error', report
+
+  def add(self, index: int, error: BadImage) -> None:
+    """Notes one, or raises."""
+    if self._stop:
+      raise error
+    if self.found.setdefault(index, error) is not error:  # atomic: many threads come here
+      return
+    count = len(self.found)
+    (self._report or logging.warning)(f'bad picture {count} of {self._total}, skipped: {error}')
+    if 2 * count > self._total:
+      raise ValueError(
+        f'{count} of {self._total} pictures cannot be read, more than half; the last: {error}'
+      ) from error
+
+
+class Cached:
+  """A source in memory: `arrays` holds every field as [N, ...], without the bad pictures.
+
+  `index` keeps each example's number in the source that it came from.
+  """
+
+  def __init__(self, info: Info, arrays: dict[str, np.ndarray]) -> None:
+    self.info, self.arrays = info, arrays
+
+  def __len__(self) -> int:
+    return len(self.arrays['index'])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {name: array[index] for name, array in self.arrays.items()}
+
+
+def cached(
+  source: Source,
+  *,
+  on_bad_image: str = 'skip',
+  report: Report | None = None,
+  threads: int | None = None,
+) -> Cached:
+  """Reads all of a source into memory, once, in threads; bad pictures are left out.
+
+  The need is computed first, from one example, and reported with the progress. Raises ValueError if
+  the memory that is free does not hold it.
+  """
+  tell, total = report or logging.info, len(source)
+  bad = BadImages(total, on_bad_image, report)
+  template = _first(source, bad)
+  _check_memory(total, cache_bytes(source, example=template), tell)
+  arrays = {name: np.empty((total, *v.shape), v.dtype) for name, v in template.items()}
+
+  def fill(i: int) -> bool:
+    try:
+      example = _like(template, source[i], i)
+    except BadImage as error:
+      bad.add(i, error)
+      return False
+    for name, value in example.items():
+      arrays[name][i] = value
+    return True
+
+  good = []
+  chunk = max(1000, -(-total // 10))
+  with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    for start in range(0, total, chunk):
+      good += pool.map(fill, range(start, min(start + chunk, total)))
+      tell(f'{len(good):,} of {total:,} pictures read, {len(bad.found)} of them bad')
+  return Cached(source.info, {name: _keep(array, good) for name, array in arrays.items()})
+
+
+def cache_bytes(source: Source, *, example: dict[str, Any] | None = None) -> int:
+  """The memory that all of a source needs when decoded, computed from one example."""
+  example = example or _first(source, BadImages(len(source), 'skip', None))
+  return len(source) * sum(np.asarray(value).nbytes for value in example.values())
+
+
+def free_memory() -> int | None:
+  """Bytes of host memory that are free to use, within a container's limit; None if unknown."""
+  found = []
+  try:
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
+    group = pathlib.Path('/sys/fs/cgroup')
+    limit, used = ((group / f'memory.{name}').read_text() for name in ('max', 'current'))
+    found += [int(limit) - int(used)] if limit.strip() != 'max' else []
+  except (OSError, ValueError):
+    pass
+  return min(found, default=None)
+
+
+class _Replacing:
+  """A source whose bad pictures are replaced by the next good ones, the same on every machine."""
+
+  def __init__(self, source: Source, bad: BadImages) -> None:
+    self._source, self._bad = source, bad
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    for i in itertools.chain(range(index, len(self)), range(index)):
+      try:
+        if i not in self._bad.found:
+          return self._source[i]
+      except BadImage as error:
+        self._bad.add(i, error)
+    raise ValueError('no picture of the dataset can be read')
+
+
+class _Padded:
+  """A source with `valid`, a multiple of `size` long; what cannot be read is zeros."""
+
+  def __init__(self, source: Source, size: int, bad: BadImages) -> None:
+    self._source, self._bad, self._length = source, bad, -(-len(source) // size) * size
+    blank = {name: np.zeros_like(value) for name, value in _first(source, bad).items()}
+    if 'scale' in blank:
+      blank['scale'] = np.ones_like(blank['scale'])  # a divisor
+    self._blank = blank | {'index': np.int32(-1), 'valid': np.False_}
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if index >= len(self._source):
+      return self._blank
+    try:
+      return self._source[index] | {'valid': np.True_}
+    except BadImage as error:
+      self._bad.add(index, error)
+      return self._blank | {'index': np.int32(index)}
+
+
+def _iterate(data: grain.MapDataset, rows: int, take: slice, workers: int) -> Iterator[Batch]:
+  # Batch first, then slice: local batch s of step t is whole block t * shards + s of the stream.
+  data = data.batch(rows).slice(take)
+  data = data.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))  # batches
+  if workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it; in a notebook nobody has parsed
+    data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+  return _batches(data, copy=workers > 0)
+
+
+def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:
+  examples = iter(data)
+  try:
+    for fields in examples:
+      if copy:  # workers hand over shared memory, which must not outlive them
+        fields = {name: np.array(value) for name, value in fields.items()}
+      yield Batch(**({'valid': np.ones(len(fields['index']), bool)} | fields))
+  finally:
+    pass
+
+
+def _rows(batch_size: int, shard: int, shards: int) -> int:
+  if batch_size < 1 or shards < 1 or batch_size % shards:
+    raise ValueError(
+      f'batch_size={batch_size} is the global batch; expected a positive multiple of the '
+      f'{shards} processes that share it'
+    )
+  if not 0 <= shard < shards:
+    raise ValueError(f'shard={shard}; expected 0 to {shards - 1} of {shards} shards')
+  return batch_size // shards
+
+
+def _first(source: Source, bad: BadImages) -> dict[str, np.ndarray]:
+  return {name: np.asarray(value) for name, value in _Replacing(source, bad)[0].items()}
+
+
+def _like(template: dict[str, np.ndarray], example: dict[str, Any], i: int) -> dict[str, Any]:
+  expected, given = (
+    {name: (np.shape(v), np.asarray(v).dtype.name) for name, v in fields.items()}
+    for fields in (template, example)
+  )
+  if expected != given:
+    raise ValueError(f'example {i} has {given}, but the first has {expected}')
+  return example
+
+
+def _check_memory(total: int, need: int, tell: Report) -> None:
+  free = free_memory()
+  known = 'an unknown amount' if free is None else f'{free / 1e9:.2f} GB'
+  tell(f'caching {total:,} pictures in {need / 1e9:.2f} GB of memory; {known} is free')
+  if free is not None and need > free:
+    raise ValueError(
+      f'{total:,} pictures need {need / 1e9:.2f} GB of memory, but {known} is free; '
+      'do not cache them (they are read as they are needed), or choose a smaller frame'
+    )
+
+
+def _keep(array: np.ndarray, good: list[bool]) -> np.ndarray:
+  kept = np.flatnonzero(good)
+  if len(kept) < len(array):
+    for new, old in enumerate(kept):  # in place: a copy would double the memory
+      array[new] = array[old]
+  return array[: len(kept)]

@@ -1,0 +1,122 @@
+"""What a dataset is, and how one is found: data/<name>.py has a function `source(**options)`."""
+
+import importlib
+import inspect
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Num
+
+from landmarks_jax.contracts import Array
+
+folder = pathlib.Path(__file__).parent
+
+
+class Info(NamedTuple):
+  """A dataset's facts, said once; nothing downstream knows its name.
+
+  `scale` is the pair of landmarks whose distance divides errors, 'frame' or 'box' (`normaliser`).
+  `mean` and `std` are per channel for pictures in [0, 1]. Sets without landmarks have no names.
+  """
+
+  names: tuple[str, ...]
+  flip_pairs: tuple[tuple[int, int], ...]
+  scale: tuple[int, int] | str
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+  attributes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Source(Protocol):
+  """A dataset: `source[i]` is one example; its keys are fields of `Batch` without the batch axis.
+
+  Always image uint8 [S, S, 3] and index int32 []; with landmarks also points float32 [K, 2]
+  (normalised, corner-aligned in the frame), visible bool [K], scale float32 []. Every i has the
+  same keys and shapes. A picture that cannot be read raises `BadImage`.
+  """
+
+  info: Info
+
+  def __len__(self) -> int:
+    """The number of examples."""
+    ...
+
+  def __getitem__(self, index: Any) -> dict[str, Any]:
+    """Example `index`, 0 <= index < len."""
+    ...
+
+
+class BadImage(ValueError):
+  """A picture that cannot be read; the message is the path and the reason."""
+
+  def __init__(self, path: Any, reason: str) -> None:
+    super().__init__(path, reason)  # both, so that it survives pickling between processes
+    self.path, self.reason = str(path), reason
+
+  def __str__(self) -> str:
+    return f'{self.path}: {self.reason}'
+
+
+def available() -> tuple[str, ...]:
+  """The names that `open_source` knows: the files below this folder that define `source`."""
+  files = (f for f in folder.rglob('*.py') if re.search(r'^def source\(', f.read_text(), re.M))
+  return tuple(sorted(f.relative_to(folder).with_suffix('').as_posix() for f in files))
+
+
+def source_function(name: str) -> Callable[..., Source]:
+  """The `source` of data/<name>.py. Raises ValueError for a name that does not exist."""
+  if name not in available():
+    raise ValueError(f'no dataset named {name!r}; there are: {", ".join(available())}')
+  return importlib.import_module('landmarks_jax.data.' + name.replace('/', '.')).source
+
+
+def open_source(name: str, **options: Any) -> Source:
+  """The dataset `name` ('folder', 'synthetic/faces', ...), opened with its own options.
+
+  Raises ValueError for a name or an option that does not exist, listing those that do.
+  """
+  function = source_function(name)
+  parameters = inspect.signature(function).parameters.values()
+  accepted = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+  unknown = [o for o in options if o not in accepted]
+  if unknown and len(accepted) == len(parameters):
+    raise ValueError(
+      f'{name}: no option {", ".join(map(repr, unknown))}; it accepts: {", ".join(accepted)}'
+    )
+  needed = [p.name for p in parameters if p.default is p.empty and p.name in accepted]
+  missing = [o for o in needed if o not in options]
+  if missing:
+    raise ValueError(f'{name}: option {", ".join(map(repr, missing))} is needed')
+  return function(**options)
+
+
+def normaliser(
+  points: Num[Array, '*batch K 2'],
+  scale: tuple[int, int] | str,
+  *,
+  box: Num[Array, '*batch 4'] | None = None,
+) -> Num[Array, '*batch']:
+  """What errors are divided by, in the unit of `points`: the one definition for all datasets.
+
+  Args: points normalised; scale = a pair of landmarks: their distance; 'frame': 2, from the centre
+  of the first pixel to that of the last; 'box': the larger side of `box` = (left, top, right,
+  bottom), normalised. Raises ValueError for any other scale, or a landmark that does not exist.
+  """
+  points = np.asarray(points, np.float32)
+  if scale == 'frame':
+    return np.full(points.shape[:-2], 2, np.float32)
+  if scale == 'box':
+    if box is None:
+      raise ValueError("scale='box' needs box=(left, top, right, bottom), normalised")
+    box = np.asarray(box, np.float32)
+    return np.asarray(np.max(box[..., 2:] - box[..., :2], axis=-1))
+  if isinstance(scale, str):
+    raise ValueError(f"scale={scale!r}; expected a pair of landmark numbers, 'frame' or 'box'")
+  first, second = scale
+  if not all(0 <= i < points.shape[-2] for i in scale):
+    raise ValueError(f'scale={scale}: there are {points.shape[-2]} landmarks, counted from 0')
+  return np.asarray(np.linalg.norm(points[..., first, :] - points[..., second, :], axis=-1))

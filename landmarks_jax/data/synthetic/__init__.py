@@ -1,0 +1,1 @@
+"""Rendered datasets with exact answers: nothing to download."""

@@ -1,0 +1,130 @@
+"""3,732 photographs of 307 people with 68 landmarks, as in the *Facial Keypoints* teaching set.
+
+The folder holds training/ and test/ with training_frames_keypoints.csv and
+test_frames_keypoints.csv: file name, then x0, y0, ..., x67, y67 in pixels (a cut of YouTube Faces,
+Wolf et al. 2011). Both original parts show the same people and share file names, so the split here
+is by person and a picture's key is part/name. Left and right are those of the picture.
+"""
+
+import csv
+import itertools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from landmarks_jax.data import images
+from landmarks_jax.data.source import Info, normaliser
+
+_parts = {'jaw': 17, 'left_brow': 5, 'right_brow': 5, 'nose_bridge': 4, 'nostrils': 5}
+_parts |= {'left_eye': 6, 'right_eye': 6, 'outer_lip': 12, 'inner_lip': 8}
+_names68 = tuple(f'{part}_{i}' for part, count in _parts.items() for i in range(count))
+_flips68 = (
+  *((i, 16 - i) for i in range(8)),  # jaw
+  *((i, 43 - i) for i in range(17, 22)),  # brows
+  *((31, 35), (32, 34)),  # nostrils
+  *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),  # eyes
+  *((48, 54), (49, 53), (50, 52), (55, 59), (56, 58)),  # outer lip
+  *((60, 64), (61, 63), (65, 67)),  # inner lip
+)
+_names5 = ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth')
+_colours = (0.4555, 0.3543, 0.3011), (0.2622, 0.2184, 0.2151)  # of the training split, frame 136
+
+infos = {
+  5: Info(_names5, ((0, 1), (3, 4)), (0, 1), *_colours),
+  68: Info(_names68, _flips68, (36, 45), *_colours),  # the outer corners of the eyes
+}
+splits: dict[str, Callable[[int], bool]] = {  # of a person's place in the sorted names
+  'train': lambda i: i % 6 > 1,
+  'validation': lambda i: i % 6 == 1,
+  'test': lambda i: i % 6 == 0,
+  'all': lambda i: True,
+}
+
+
+class Faces:
+  """The pictures of one split; `files` are their keys and `people` their persons, in order.
+
+  The n-th picture of every person stands before anybody's n+1-th, so neighbours are two people.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path, labels: dict[str, np.ndarray], info: Info, frame: int
+  ) -> None:
+    self.folder, self.labels, self.info, self.frame = folder, labels, info, frame
+    self.files = tuple(labels)
+    self.people = tuple(map(_person, self.files))
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """The square around the 68 points, side 1.6 x their box's larger side, at frame x frame."""
+    file = self.files[index]
+    pixels = self.labels[file]
+    box = images.box_around(pixels, 1.6)
+    image = images.square_frame(images.read(self.folder / file), box, self.frame)
+    points = images.frame_points(_chosen(pixels, len(self.info.names)), box, self.frame)
+    return {
+      'image': image,
+      'index': np.int32(index),
+      'points': points,
+      'visible': np.ones(len(points), bool),
+      'scale': normaliser(points, self.info.scale),
+    }
+
+
+def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 136) -> Faces:
+  """The photographs of one split of the people.
+
+  split: of the people's sorted names every sixth is test, the one after it validation, the rest
+  train; or 'all'. points: 68, or 5 made from them (eye centres, nose tip, mouth corners). frame:
+  its side in pixels. Raises FileNotFoundError for missing files, ValueError for a broken list.
+  """
+  if split not in splits:
+    raise ValueError(f'split={split!r}; expected one of {", ".join(splits)}')
+  if points not in infos:
+    raise ValueError(f'points={points}; expected 5 or 68')
+  folder = pathlib.Path(path)
+  labels = _read_labels(folder, 'training') | _read_labels(folder, 'test')
+  people = sorted({_person(file) for file in labels})
+  chosen = {p for i, p in enumerate(people) if splits[split](i)}
+  files = _alternate([file for file in sorted(labels) if _person(file) in chosen])
+  return Faces(folder, {file: labels[file] for file in files}, infos[points], frame)
+
+
+def _person(file: str) -> str:
+  return file.split('/')[1].rpartition('_')[0]
+
+
+def _alternate(files: list[str]) -> list[str]:
+  groups = itertools.groupby(sorted(files, key=_person), key=_person)
+  ranked = [(rank, person, f) for person, group in groups for rank, f in enumerate(group)]
+  return [file for _, _, file in sorted(ranked)]
+
+
+def _chosen(pixels: np.ndarray, points: int) -> np.ndarray:
+  if points == 68:
+    return pixels
+  eyes = pixels[36:42].mean(axis=0), pixels[42:48].mean(axis=0)
+  return np.stack([*eyes, pixels[30], pixels[48], pixels[54]])
+
+
+def _read_labels(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
+  path = folder / f'{part}_frames_keypoints.csv'
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} is missing; docs/data.md says what the folder should hold')
+  with path.open(newline='', encoding='utf-8') as lines:
+    rows = list(csv.reader(lines))[1:]
+  labels = {}
+  for number, (name, *cells) in enumerate(rows, start=2):
+    try:
+      labels[f'{part}/{name}'] = np.array(cells, np.float64).reshape(68, 2)
+    except ValueError as error:
+      raise ValueError(f'{path}, line {number} ({name}): expected 136 numbers ({error})') from error
+  present = {file.name for file in (folder / part).glob('*')}
+  missing = [file for file in labels if file.split('/')[1] not in present]
+  if missing:
+    raise FileNotFoundError(f'{path} names {len(missing)} missing pictures, first {missing[0]}')
+  return labels

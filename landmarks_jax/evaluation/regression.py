@@ -1,0 +1,147 @@
+"""Landmark regression from frozen features, and the two baselines it must beat.
+
+Three rows, always: the mean shape of the same labels, the same network at random initialisation,
+and the trained network; each fitted and scored alike.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from landmarks_jax import metrics
+from landmarks_jax.contracts import Batch, Describer, Predictions
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import Source
+from landmarks_jax.evaluation import features
+from landmarks_jax.models import heads
+
+MEAN_SHAPE, RANDOM_INIT, TRAINED = 'mean_shape', 'random_init', 'trained'
+
+
+def run(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  random_init: Mapping[str, Describer],
+  baselines: Mapping[str, Predictions] | None = None,
+  margin: int = 0,
+  labels: int | None = None,
+  draws: int = 1,
+  seed: int = 0,
+  size: int = 16,
+  train: str = 'train',
+  test: str = 'test',
+  batch_size: int = 128,
+  place: Callable[[Any], Any] = lambda x: x,
+) -> dict[str, Predictions]:
+  """Predictions of every row and draw, named 'trained/0', 'random_init/0', 'mean_shape/0', ...
+
+  Args:
+    random_init: the untrained network in its variants, such as raw and with calibrated running
+      statistics; the better one on the test set is the row, so that the bar is not lowered.
+    baselines: rows of an earlier run with the same options, reused instead of computed.
+    margin: pixels cut from each side of the frame.
+    labels: use so many labelled pictures, drawn `draws` times from (seed, draw); None uses all.
+    size: side of the heat maps. train, test: names of the splits.
+  """
+  if labels is None and draws != 1:
+    raise ValueError(f'draws={draws} without labels=N: all labels can be drawn only once')
+  sources = {split: open_split(split) for split in (train, test)}
+  if not sources[train].info.names:
+    raise ValueError('regression needs a dataset with landmarks; this one has none')
+  chosen = draw_labels(len(sources[train]), labels=labels, draws=draws, seed=seed)
+  side = sources[train][0]['image'].shape[0] - 2 * margin
+
+  def described(describer: Describer) -> tuple[Batch, Batch]:
+    return tuple(
+      features.gather(
+        describer,
+        pipeline.evaluation_batches(sources[split], batch_size=batch_size),
+        margin=margin,
+        place=place,
+      )
+      for split in (train, test)
+    )
+
+  def regress(describer: Describer) -> list[Predictions]:
+    labelled, target = described(describer)
+    return [ridge(labelled, target, rows, side=side, size=size) for rows in chosen]
+
+  trained = described(describer)
+  rows = {TRAINED: [ridge(*trained, rows, side=side, size=size) for rows in chosen]}
+  if baselines is None:
+    rows[MEAN_SHAPE] = [mean_shape(*trained, rows) for rows in chosen]
+    variants = [regress(variant) for variant in random_init.values()]
+    if variants:
+      rows[RANDOM_INIT] = min(variants, key=lambda draws: np.mean(_errors(draws)))
+  found = {f'{row}/{i}': p for row, draws in rows.items() for i, p in enumerate(draws)}
+  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
+  return found | kept
+
+
+def draw_labels(
+  count: int, *, labels: int | None, draws: int, seed: int
+) -> list[Int[np.ndarray, ' n']]:
+  """Which labelled examples each draw uses: a pure function of (seed, draw)."""
+  if labels is None:
+    return [np.arange(count)]
+  if not 1 <= labels <= count:
+    raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
+  generators = (np.random.default_rng((seed, draw)) for draw in range(draws))
+  return [np.sort(g.choice(count, labels, replace=False)) for g in generators]
+
+
+def ridge(
+  labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n'], *, side: int, size: int
+) -> Predictions:
+  """Fits the closed-form head on some labelled rows and predicts the landmarks of `target`."""
+  part = jax.tree.map(lambda x: x[rows], labelled)
+  head = heads.fit_ridge(part.pyramid, part.points, part.visible, part.valid, side=side, size=size)
+  predict = jax.jit(head.predict)
+  step, count = 256, len(target.valid)
+  points = [
+    np.asarray(predict(head.variables, tuple(level[i : i + step] for level in target.pyramid)))
+    for i in range(0, count, step)
+  ]
+  return _predictions(np.concatenate(points), target)
+
+
+def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> Predictions:
+  """The mean of the visible labels, for every picture: what position alone can do."""
+  seen = labelled.visible[rows][..., None]
+  count = np.maximum(seen.sum(0), 1)
+  mean = np.where(seen, labelled.points[rows], 0).sum(0) / count
+  return _predictions(np.broadcast_to(mean, target.points.shape), target)
+
+
+def score(predictions: Mapping[str, Predictions]) -> dict[str, float]:
+  """inter_ocular, inter_ocular_mean_shape, inter_ocular_random_init: percent, means over draws.
+
+  With several draws also the standard deviation over them, as `<name>_std`.
+  """
+  names = {
+    TRAINED: 'inter_ocular',
+    MEAN_SHAPE: f'inter_ocular_{MEAN_SHAPE}',
+    RANDOM_INIT: f'inter_ocular_{RANDOM_INIT}',
+  }
+  scores = {}
+  for row, name in names.items():
+    errors = _errors([p for key, p in predictions.items() if key.split('/')[0] == row])
+    if errors:
+      scores[name] = float(np.mean(errors))
+    if len(errors) > 1:
+      scores[f'{name}_std'] = float(np.std(errors, ddof=1))
+  return scores
+
+
+def _errors(draws: list[Predictions]) -> list[float]:
+  return [metrics.inter_ocular_error(draw) for draw in draws]
+
+
+def _predictions(points: np.ndarray, target: Batch) -> Predictions:
+  return Predictions(
+    np.asarray(points, np.float32), target.points, target.visible, target.scale, target.index
+  )

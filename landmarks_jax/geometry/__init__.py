@@ -1,0 +1,1 @@
+"""Floor 1: pure geometry on arrays; coords.py holds the one coordinate convention."""

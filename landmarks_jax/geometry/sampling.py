@@ -1,0 +1,59 @@
+"""Resampling pictures: gathers at free positions, and axis-aligned crops as two matrix products."""
+
+import jax.numpy as jnp
+from jaxtyping import Float, Num
+
+from landmarks_jax import shapes
+from landmarks_jax.contracts import Array
+
+
+def bilinear(
+  image: Float[Array, 'B H W C'], points: Float[Array, 'B *grid 2']
+) -> Float[Array, 'B *grid C']:
+  """Values at corner-aligned positions; zero outside (torch's grid_sample with align_corners=True).
+
+  Args: image: [B, H, W, C]. points: [B, ..., 2], normalised (x, y). Returns: [B, ..., C].
+  """
+  batch, height, width, channels = image.shape
+  flat_points = points.reshape(batch, -1, 2)
+  shapes.check(image=(image, 'B H W C'), points=(flat_points, 'B P 2'))
+  position = (flat_points + 1) / 2 * jnp.array([width - 1, height - 1], points.dtype)
+  corner = jnp.floor(position)
+  fraction = position - corner
+  flat = image.reshape(batch, height * width, channels)
+
+  def corner_value(dx: int, dy: int) -> Float[Array, 'B P C']:
+    x, y = corner[..., 0].astype(int) + dx, corner[..., 1].astype(int) + dy
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    place = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
+    weight = jnp.abs(1 - dx - fraction[..., 0]) * jnp.abs(1 - dy - fraction[..., 1]) * inside
+    return jnp.take_along_axis(flat, place[..., None], axis=1) * weight[..., None]
+
+  value = corner_value(0, 0) + corner_value(1, 0) + corner_value(0, 1) + corner_value(1, 1)
+  return value.reshape(*points.shape[:-1], channels)
+
+
+def interval_matrix(
+  start: Num[Array, ' B'], extent: Num[Array, ' B'], *, side: int, size: int
+) -> Float[Array, 'B {size} {side}']:
+  """Matrices that cut [start, start + extent) pixels of a line and stretch it to `size` samples.
+
+  Bilinear with half-pixel centres and edges clamped to the interval, as Pillow resizes a crop that
+  it enlarges; no antialiasing, so it is for extents up to `size`.
+  """
+  samples = (jnp.arange(size) + 0.5) * (extent[:, None] / size) - 0.5
+  position = start[:, None] + jnp.clip(samples, 0, extent[:, None] - 1)
+  return jnp.maximum(0, 1 - jnp.abs(position[..., None] - jnp.arange(side)))
+
+
+def crop_resize(
+  image: Float[Array, 'B H W C'], boxes: Num[Array, 'B 4'], *, size: int
+) -> Float[Array, 'B {size} {size} C']:
+  """Cuts one box from each picture and stretches it to a square of `size` pixels.
+
+  Args: boxes: [B, 4] as (x, y, width, height) in pixels, inside the picture.
+  """
+  x, y, width, height = (boxes[:, i] for i in range(4))
+  rows = interval_matrix(y, height, side=image.shape[1], size=size).astype(image.dtype)
+  columns = interval_matrix(x, width, side=image.shape[2], size=size).astype(image.dtype)
+  return jnp.einsum('bxw,bywc->byxc', columns, jnp.einsum('byh,bhwc->bywc', rows, image))

@@ -1,0 +1,342 @@
+"""PyTorch checkpoints without PyTorch, and without trusting them.
+
+A checkpoint is a pickle, and a pickle is a program. This reader knows the few calls that build
+tensors, plain containers and NumPy values and refuses every other by name. No code of the file
+runs, and the memory it takes is bounded by the size of the file.
+"""
+
+import dataclasses
+import io
+import math
+import mmap
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+STORAGES = {
+  'FloatStorage': np.float32,
+  'DoubleStorage': np.float64,
+  'HalfStorage': np.float16,
+  'BFloat16Storage': ml_dtypes.bfloat16,
+  'LongStorage': np.int64,
+  'IntStorage': np.int32,
+  'ShortStorage': np.int16,
+  'CharStorage': np.int8,
+  'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
+  'ComplexFloatStorage': np.complex64,
+  'ComplexDoubleStorage': np.complex128,
+}
+DROPPED = (  # classes in published files; an object of one is read as an inert `Dropped`
+  'argparse.Namespace',
+  'parse_config.ConfigParser',  # DVE's configuration; it holds paths
+  'pathlib.PosixPath',
+  'pathlib._local.PosixPath',
+)
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+BIG_ENDIAN = 'written on a big-endian machine; only little-endian files are read'
+
+
+class CheckpointError(ValueError):
+  """The file is not a PyTorch checkpoint, is damaged, or asks for what this reader refuses."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+  """Stands for an object of a class in DROPPED, or for the class; its contents were not kept."""
+
+  name: str
+
+
+def read(path: str | os.PathLike) -> Any:
+  """Reads what `torch.save` wrote, as a zip or as the stream before torch 1.6 (DESIGN.md 3.10).
+
+  Returns: the saved tree: dicts (also for OrderedDict), lists, tuples, sets, numbers, strings,
+  `Dropped`, and read-only NumPy arrays (views of one storage share memory; bfloat16 is
+  `ml_dtypes.bfloat16`).
+  Raises CheckpointError that names the path, what was found and what was expected.
+  """
+  with open(path, 'rb') as file:
+    try:
+      start = file.read(4)
+      if not start:
+        raise CheckpointError('the file is empty; expected a checkpoint written by torch.save')
+      return _read_zip(file) if start == b'PK\x03\x04' else _read_stream(file)
+    except CheckpointError as error:
+      raise CheckpointError(f'{os.fspath(path)}: {error}') from None
+    except Exception as error:  # whatever a damaged pickle makes Python stumble over
+      raise CheckpointError(
+        f'{os.fspath(path)}: damaged or truncated ({type(error).__name__}: {error}); '
+        'expected a checkpoint written by torch.save'
+      ) from error
+
+
+def _read_zip(file: BinaryIO) -> Any:
+  """`<root>/data.pkl` holds the tree, `<root>/data/<key>` the bytes of each storage."""
+  size = os.fstat(file.fileno()).st_size
+  with zipfile.ZipFile(file) as archive:
+    records = {info.filename: info for info in archive.infolist()}
+    roots = [name.removesuffix('data.pkl') for name in records if f'/{name}'.endswith('/data.pkl')]
+    if len(roots) != 1:
+      raise CheckpointError(f'a zip file with {len(roots)} data.pkl; a torch checkpoint has one')
+    compressed = [name for name, info in records.items() if info.compress_type]
+    declared = sum(info.file_size for info in archive.infolist())
+    if compressed or declared > size:
+      raise CheckpointError(
+        f'zip records of {declared} bytes in a file of {size} (compressed: {compressed[:3]}); '
+        'torch stores records as they are'
+      )
+    order = records.get(f'{roots[0]}byteorder')
+    if order and archive.read(order) != b'little':
+      raise CheckpointError(BIG_ENDIAN)
+
+    def load_storage(key: str, nbytes: int) -> np.ndarray:
+      record = records.get(f'{roots[0]}data/{key}')
+      if record is None or record.file_size != nbytes:
+        found = 'no record' if record is None else f'{record.file_size} bytes'
+        raise CheckpointError(f'storage {key!r}: expected {nbytes} bytes, found {found}')
+      return np.frombuffer(archive.read(record), np.uint8)
+
+    tree = io.BytesIO(archive.read(f'{roots[0]}data.pkl'))
+    return _Unpickler(tree, size, load_storage).load()
+
+
+def _read_stream(file: BinaryIO) -> Any:
+  """Five pickles (magic, protocol, machine, tree, storage keys), then length and bytes of each."""
+  with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+    size = left = len(stream)
+
+    def reserve(key: str, nbytes: int) -> np.ndarray:
+      nonlocal left
+      left -= nbytes  # the bytes come after the tree: do not allocate more than can follow
+      if left < 0:
+        raise CheckpointError(f'storage {key!r} of {nbytes} bytes in a file of {size}: truncated?')
+      return np.empty(nbytes, np.uint8)
+
+    if _magic(stream) != LEGACY_MAGIC:
+      raise CheckpointError(
+        f'not a torch checkpoint: it begins with {stream[:8]!r}; expected a zip file or the magic '
+        "number of torch's stream format"
+      )
+    protocol = _Unpickler(stream, size).load()
+    if protocol != LEGACY_PROTOCOL:
+      raise CheckpointError(f'stream protocol {protocol!r}; expected {LEGACY_PROTOCOL}')
+    if not _Unpickler(stream, size).load()['little_endian']:
+      raise CheckpointError(BIG_ENDIAN)
+    unpickler = _Unpickler(stream, size, reserve)
+    tree, storages = unpickler.load(), unpickler.storages
+    keys = _Unpickler(stream, size).load()
+    if sorted(keys) != sorted(storages):
+      odd = sorted(set(keys) ^ set(storages))[:5]
+      raise CheckpointError(f'the storages used are not those in the file: {odd} in one of them')
+    for key in keys:
+      data, dtype = storages[key]
+      count, found = int.from_bytes(stream.read(8), 'little'), stream.read(data.nbytes)
+      if not count * dtype.itemsize == len(found) == data.nbytes:
+        raise CheckpointError(
+          f'storage {key!r}: expected {data.nbytes} bytes, found {len(found)} of '
+          f'{count} x {dtype}: truncated?'
+        )
+      data[:] = np.frombuffer(found, np.uint8)
+    return tree
+
+
+def _magic(stream: mmap.mmap) -> Any:
+  try:
+    return _Unpickler(stream, len(stream)).load()
+  except Exception:  # any other kind of file
+    return None
+
+
+class _Storage(NamedTuple):
+  data: np.ndarray  # uint8
+  dtype: np.dtype
+
+
+class _Call(NamedTuple):
+  """What a global of the pickle becomes: the only kind of object that can be called."""
+
+  function: Callable
+
+
+class _DType:
+  """A NumPy dtype while it is unpickled: its byte order comes after its name."""
+
+  def __init__(self, name: Any, *_: Any) -> None:
+    if not re.fullmatch(r'[biufcSU][1-9]\d{0,8}', name):
+      raise CheckpointError(f'NumPy dtype {name!r}; only numbers and strings are read')
+    self.dtype = np.dtype(name)
+
+  def build(self, state: Any) -> None:
+    if state[1] not in ('<', '>', '|', '='):
+      raise CheckpointError(f'NumPy byte order {state[1]!r}')
+    self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Unpickler(pickle._Unpickler):
+  """An unpickler that calls nothing but what `__init__` lists.
+
+  It extends Python's implementation in Python: opcodes can be replaced there, and its memo is a
+  dict, where the one in C is an array that one opcode of a small file can make gigabytes long.
+  """
+
+  def __init__(self, file: Any, size: int, load_storage: Callable | None = None) -> None:
+    super().__init__(file, encoding='utf-8')
+    self.load_storage, self.storages = load_storage, {}
+    self.budget = 4 * size  # calls may copy what is in the file, not multiply it
+    self.unbuilt = None
+    self.calls = {
+      'builtins.bytes': lambda: b'',  # how protocol 2 writes them when there are none
+      'builtins.complex': complex,
+      'builtins.set': lambda items=(): set(self.spend(items)),
+      'collections.OrderedDict': lambda items=(): dict(self.spend(items)),
+      '_codecs.encode': self.encode,
+      'numpy.dtype': _DType,
+      'numpy.ndarray': None,  # the type that _reconstruct is told; not to be called
+      'numpy.core.multiarray.scalar': self.numpy_scalar,
+      'numpy.core.multiarray._reconstruct': self.numpy_array,
+      'torch._utils._rebuild_tensor': self.tensor,
+      'torch._utils._rebuild_tensor_v2': self.tensor,
+      'torch._utils._rebuild_parameter': lambda data, *_: data,
+    }
+
+  def find_class(self, module: str, name: str) -> Any:
+    full = f'{module}.{name}'.replace('__builtin__.', 'builtins.')  # its name in Python 2
+    full = full.replace('numpy._core.', 'numpy.core.')  # its name since NumPy 2
+    if full in self.calls:
+      return _Call(self.calls[full])
+    if module == 'torch' and name in STORAGES:
+      return np.dtype(STORAGES[name])
+    if full in DROPPED:
+      return Dropped(full)
+    raise CheckpointError(
+      f'refusing {module}.{name}: it is no tensor, plain container or number. If you trust the '
+      'file, load it with PyTorch and save its state dicts alone'
+    )
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    kind, dtype, key, _, count, *view = pid
+    if kind != 'storage' or not isinstance(dtype, np.dtype) or self.load_storage is None:
+      raise CheckpointError(f'persistent object {kind!r}; expected a storage')
+    nbytes = _natural(count) * dtype.itemsize
+    if key not in self.storages:
+      self.storages[key] = _Storage(self.load_storage(key, nbytes), dtype)
+    storage = self.storages[key]
+    if storage.dtype != dtype or storage.data.nbytes != nbytes:
+      raise CheckpointError(f'storage {key!r} is declared twice, differently')
+    if not view or view[0] is None:
+      return storage
+    start, length = map(_natural, view[0][1:])  # a slice of a storage, in the stream format
+    if start + length > count:
+      raise CheckpointError(f'elements {start} to {start + length} of storage {key!r} of {count}')
+    return _Storage(storage.data[start * dtype.itemsize :][: length * dtype.itemsize], dtype)
+
+  def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+    if not isinstance(storage, _Storage) or len(size) != len(stride):
+      raise CheckpointError(f'a tensor of {type(storage).__name__}, size {size}, stride {stride}')
+    (data, dtype), itemsize = storage, storage.dtype.itemsize
+    last = _natural(offset) + sum(
+      max(_natural(n) - 1, 0) * _natural(step) for n, step in zip(size, stride, strict=True)
+    )
+    count = math.prod(size)
+    # More elements than the storage has (an expanded view) would let a small file fill the memory.
+    if count and max(last + 1, count) * itemsize > data.nbytes:
+      raise CheckpointError(
+        f'a tensor of size {size}, stride {stride}, offset {offset} does not fit its storage of '
+        f'{data.nbytes // itemsize} elements'
+      )
+    strides = [step * itemsize if n > 1 else itemsize for n, step in zip(size, stride, strict=True)]
+    array = (
+      np.ndarray(size, dtype, data, offset * itemsize, strides) if count else np.empty(size, dtype)
+    )
+    array.flags.writeable = False  # other tensors may share the memory
+    return array
+
+  def numpy_array(self, *_: Any) -> np.ndarray:
+    self.unbuilt = np.empty(0)  # its shape, dtype and contents come with BUILD
+    return self.unbuilt
+
+  def build_numpy_array(self, state: Any) -> None:
+    _, shape, dtype, fortran, data = state
+    dtype, data = dtype.dtype, self.spend(data)
+    if not isinstance(data, bytes) or math.prod(map(_natural, shape)) * dtype.itemsize != len(data):
+      raise CheckpointError(f'a NumPy array of shape {shape} and {dtype} from other contents')
+    self.unbuilt.__setstate__((1, shape, dtype, bool(fortran), data))
+    self.unbuilt.flags.writeable = False
+    self.unbuilt = None
+
+  def numpy_scalar(self, dtype: Any, data: Any) -> np.generic:
+    if not isinstance(data, bytes) or len(self.spend(data)) != dtype.dtype.itemsize:
+      raise CheckpointError(f'a NumPy scalar of {dtype.dtype} from other contents')
+    return np.frombuffer(data, dtype.dtype)[0]
+
+  def encode(self, text: Any, encoding: Any) -> bytes:
+    """How protocol 2 writes bytes."""
+    if encoding != 'latin1':
+      raise CheckpointError(f'bytes in encoding {encoding!r}')
+    return self.spend(text).encode('latin1')
+
+  def spend(self, items: Any) -> Any:
+    self.budget -= len(items)
+    if self.budget < 0:
+      raise CheckpointError('refusing to build objects much larger than the file')
+    return items
+
+  def load_global(self) -> None:
+    lines = [self.readline(), self.readline()]
+    if not all(line.endswith(b'\n') for line in lines):  # else half a name would be refused
+      raise EOFError('it ends within a name')
+    self.append(self.find_class(*(line[:-1].decode() for line in lines)))
+
+  def load_reduce(self) -> None:
+    arguments = self.stack.pop()
+    function = self.stack[-1]
+    if isinstance(function, _Call):
+      self.stack[-1] = function.function(*arguments)
+    elif not isinstance(function, Dropped):
+      raise CheckpointError(f'a call of {function!r}')
+
+  def load_newobj(self) -> None:
+    self.stack.pop()
+    if not isinstance(self.stack[-1], Dropped):
+      raise CheckpointError(f'an instance of {self.stack[-1]!r}')
+
+  def load_build(self) -> None:
+    state = self.stack.pop()
+    made = self.stack[-1]
+    if isinstance(made, _DType):
+      made.build(state)
+    elif made is self.unbuilt:
+      self.build_numpy_array(state)
+    elif not isinstance(made, Dropped | dict):  # a state dict's `_metadata` is dropped too
+      raise CheckpointError(f'a state for {made!r}')
+
+  def load_refused(self) -> None:
+    raise CheckpointError('a pickle opcode that torch.save does not write')
+
+  dispatch = pickle._Unpickler.dispatch | {
+    pickle.GLOBAL[0]: load_global,
+    pickle.REDUCE[0]: load_reduce,
+    pickle.NEWOBJ[0]: load_newobj,
+    pickle.BUILD[0]: load_build,
+    **dict.fromkeys(
+      b''.join(
+        getattr(pickle, name)
+        for name in ('INST', 'OBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4', 'BYTEARRAY8')
+      ),
+      load_refused,
+    ),
+  }
+
+
+def _natural(number: Any) -> int:
+  if type(number) is not int or number < 0:
+    raise CheckpointError(f'{number!r} where a size, stride or offset was expected')
+  return number

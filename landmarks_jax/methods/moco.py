@@ -1,0 +1,166 @@
+"""MoCo: instance contrast against a queue of keys from a momentum encoder (He et al. 2020).
+
+Stage 1 of the ICCV 2021 landmark system. Two random views of every picture go through a query
+encoder and its moving average, the key encoder; a query must find its own key among the keys of
+other pictures. What is learned is invariant at the top and, layer by layer, predictive of
+landmarks below: `describe` gives the backbone's maps.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from landmarks_jax import losses
+from landmarks_jax.augment import colour, views
+from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
+from landmarks_jax.geometry import regions
+from landmarks_jax.models import heads, resnet
+
+PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
+
+
+def random_queue(rng: PRNGKeyArray, size: int, dim: int) -> Float[Array, '{size} {dim}']:
+  """Rows uniform in +-sqrt(3 / dim): of unit length in the mean, as published."""
+  bound = (3 / dim) ** 0.5
+  return jax.random.uniform(rng, (size, dim), minval=-bound, maxval=bound)
+
+
+def enqueue(
+  queue: Float[Array, 'N C'], pointer: Int[Array, ''], keys: Float[Array, 'B C']
+) -> tuple[Float[Array, 'N C'], Int[Array, '']]:
+  """Overwrites the oldest rows of a ring with the batch's keys; returns the queue and its new
+  pointer."""
+  size, count = queue.shape[0], keys.shape[0]
+  if count > size:
+    raise ValueError(f'queue={size} is smaller than the batch of {count}: make it at least {count}')
+  rows = (pointer + jnp.arange(count)) % size
+  return queue.at[rows].set(keys.astype(queue.dtype)), (pointer + count) % size
+
+
+def build(
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  depth: int = 18,
+  width: float = 1.0,
+  dim: int = 128,
+  head_layers: int = 1,
+  temperature: float = 0.07,
+  queue: int = 4096,
+  momentum: float = 0.999,
+  norm_groups: int = 4,
+  margin: int = 20,
+  area: tuple[float, float] = (0.2, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  jitter: float = 0.4,
+  pca: float = 0.1,
+  precision: str = 'bfloat16',
+  constrain: Callable[[Any], Any] = lambda x: x,
+) -> Method:
+  """MoCo on a ResNet; the defaults are the ICCV 2021 hyper-parameters for faces.
+
+  Args:
+    mean, std: of the pictures' channels in [0, 1]; saved with the weights.
+    depth, width: of the ResNet. dim: of the embedding. head_layers: 1 is linear (the paper), 2 an
+    MLP. temperature: of the softmax. queue: number of negatives; 0 takes the batch's other keys
+    instead. momentum: of the key encoder, per step. norm_groups: BatchNorm groups, 4 in the paper
+    (4 GPUs). margin: pixels cut from each side of the frame. area, aspect, jitter, pca: see
+    `views.random_view`. precision: 'bfloat16' or 'float32' of the networks; losses and statistics
+    are float32 at least. constrain: keeps a batch spread over the devices; the identity on one.
+
+  aux: `stats` (running statistics), `key` and `key_stats` (momentum encoder), `queue`, `pointer`.
+  """
+  if precision not in PRECISIONS:
+    raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
+  backbone = resnet.ResNet(
+    depth=depth, width=width, norm_groups=norm_groups, dtype=PRECISIONS[precision]
+  )
+  head = heads.EmbeddingHead(dim=dim, layers=head_layers)
+  random_view = functools.partial(
+    views.random_view, margin=margin, area=area, aspect=aspect, jitter=jitter, pca=pca
+  )
+
+  def embed(params: PyTree, stats: PyTree, image: Array) -> tuple[Float[Array, 'B C'], PyTree]:
+    """Unit embeddings in training mode, and the running statistics after this batch."""
+    pyramid, changed = backbone.apply(
+      {'params': params['backbone'], 'batch_stats': stats},
+      colour.standardise(image, mean=mean, std=std),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return head.apply({'params': params['head']}, pyramid[0]), changed['batch_stats']
+
+  def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
+    rng_backbone, rng_head, rng_queue = jax.random.split(rng, 3)
+    image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)
+    variables = backbone.init(rng_backbone, image, train=False)
+    pyramid = jax.eval_shape(lambda v: backbone.apply(v, image, train=False), variables)
+    top = jnp.zeros(pyramid[0].shape, float)
+    params = {
+      'backbone': variables['params'],
+      'head': head.init(rng_head, top)['params'],
+    }
+    stats = variables['batch_stats']
+    # Copies: the step donates its state, and a donated buffer may stand in it only once.
+    aux = {'stats': stats, 'key': jax.tree.map(jnp.copy, params)}
+    aux['key_stats'] = jax.tree.map(jnp.copy, stats)
+    if queue:
+      aux['queue'] = random_queue(rng_queue, queue, dim)
+      aux['pointer'] = jnp.zeros((), 'int32')
+    return params, aux
+
+  def loss(
+    params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
+  ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+    rng_query, rng_key, rng_shuffle = jax.random.split(rng, 3)
+    # The key encoder sees the batch in another order, so that a query and its key fall into
+    # different BatchNorm groups and cannot recognise each other by shared statistics. Frames are
+    # shuffled, not views: they are bytes.
+    order = jax.random.permutation(rng_shuffle, batch.image.shape[0])
+    shuffled = constrain(jnp.asarray(batch.image)[order])
+    query, stats = embed(params, aux['stats'], random_view(rng_query, batch.image))
+    key, key_stats = embed(aux['key'], aux['key_stats'], random_view(rng_key, shuffled))
+    key = constrain(jax.lax.stop_gradient(key)[jnp.argsort(order)])
+    aux = aux | {'stats': stats, 'key_stats': key_stats}
+    if queue:
+      value = losses.info_nce(query, key, aux['queue'], temperature=temperature)
+      aux['queue'], aux['pointer'] = enqueue(aux['queue'], aux['pointer'], key)
+    else:
+      value = losses.in_batch_nce(query, key, temperature=temperature)
+    similarity = (query * key).sum(-1).mean()
+    return value.mean(), (aux, {'positive_similarity': similarity})
+
+  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
+    key = jax.tree.map(lambda k, q: momentum * k + (1 - momentum) * q, aux['key'], params)
+    return aux | {'key': key}
+
+  def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
+    pyramid = backbone.apply(
+      {'params': params['backbone'], 'batch_stats': aux['stats']},
+      colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
+      train=False,
+    )
+    return pyramid[:4]  # without the stem
+
+  def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
+    """Exact means over the frames of n + 1 batches, as `describe` sees them."""
+    image = regions.cut_centre(jnp.asarray(batch.image, float), margin)
+    _, changed = backbone.clone(norm_momentum=0.0).apply(
+      {'params': params['backbone'], 'batch_stats': aux['stats']},
+      colour.standardise(image, mean=mean, std=std),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    stats = jax.tree.map(
+      lambda old, new: old + (new - old) / (n + 1), aux['stats'], changed['batch_stats']
+    )
+    return aux | {'stats': stats}
+
+  def two_views(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B s s 3']:
+    return jnp.stack([random_view(one, batch.image) for one in jax.random.split(rng)])
+
+  return Method(init, loss, describe, after_update, calibrate=calibrate, views=two_views)

@@ -1,0 +1,118 @@
+"""ResNets (He et al. 2016) whose every stage is a level of the pyramid.
+
+Names, padding, strides and initialisation follow the PyTorch ones, so that published weights give
+the published numbers (interop/resnet.py).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Float
+
+from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.models.norm import GroupedBatchNorm
+
+
+def basic_block(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+  """The convolutions of a block of ResNet-18 and 34: (features, side, stride) each."""
+  return (width, 3, stride), (width, 3, 1)
+
+
+def bottleneck_block(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+  """The convolutions of a block of ResNet-50 and deeper; the stride is on the 3x3."""
+  return (width, 1, 1), (width, 3, stride), (4 * width, 1, 1)
+
+
+DEPTHS = {  # depth: (block, blocks in each of the four stages)
+  18: (basic_block, (2, 2, 2, 2)),
+  34: (basic_block, (3, 4, 6, 3)),
+  50: (bottleneck_block, (3, 4, 6, 3)),
+  101: (bottleneck_block, (3, 4, 23, 3)),
+  152: (bottleneck_block, (3, 8, 36, 3)),
+}
+
+
+def _conv(features: int, side: int, stride: int, *, dtype: Any, name: str) -> nn.Conv:
+  return nn.Conv(
+    features,
+    (side, side),
+    (stride, stride),
+    padding=side // 2,  # symmetric; 'SAME' shifts a stride-2 map by a pixel
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    name=name,
+  )
+
+
+class Block(nn.Module):
+  """A residual block: its convolutions, and a projection where they change the shape."""
+
+  convs: tuple[tuple[int, int, int], ...]  # (features, side, stride)
+  norm_groups: int = 1
+  norm_momentum: float = 0.9
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B i j D']:
+    """One block; `train` is that of GroupedBatchNorm."""
+    conv = functools.partial(_conv, dtype=self.dtype)
+    norm = functools.partial(GroupedBatchNorm, self.norm_groups, self.norm_momentum)
+    y = x
+    for i, (features, side, stride) in enumerate(self.convs, 1):
+      y = conv(features, side, stride, name=f'conv{i}')(y)
+      y = norm(name=f'bn{i}')(y, train)
+      y = nn.relu(y) if i < len(self.convs) else y
+    if x.shape != y.shape:
+      stride = math.prod(stride for _, _, stride in self.convs)
+      x = conv(y.shape[-1], 1, stride, name='downsample_conv')(x)
+      x = norm(name='downsample_bn')(x, train)
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """A ResNet without its head (specs/contrast.md section 2).
+
+  `depth` is one of 18, 34, 50, 101, 152; or None, with `block` and `stage_sizes` given. `width`
+  multiplies the stages; the stem has 64 channels at every width. `norm_groups`: GroupedBatchNorm's.
+  `dtype` is that of the computation (bfloat16: with float32 parameters and statistics); None
+  follows the parameters and the input.
+  """
+
+  depth: int | None = None
+  width: float | int = 1
+  norm_groups: int = 1
+  norm_momentum: float = 0.9
+  dtype: Any = None
+  block: Callable | None = None
+  stage_sizes: tuple[int, ...] | None = None
+
+  @nn.compact
+  def __call__(self, image: Float[Array, 'B H W 3'], train: bool) -> Pyramid:
+    """Normalised image -> (stage 4, 3, 2, 1, stem), at 1/32, 1/16, 1/8, 1/4 and 1/4 of its side."""
+    block, stage_sizes = self._architecture()
+    x = _conv(64, 7, 2, dtype=self.dtype, name='conv1')(image)
+    x = nn.relu(GroupedBatchNorm(self.norm_groups, self.norm_momentum, name='bn1')(x, train))
+    x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    maps = [x]
+    for i, blocks in enumerate(stage_sizes):
+      for j in range(blocks):
+        convs = block(int(64 * self.width * 2**i), 2 if i > 0 and j == 0 else 1)
+        norm = self.norm_groups, self.norm_momentum
+        x = Block(convs, *norm, self.dtype, name=f'layer{i + 1}_{j}')(x, train)
+      maps.append(x)
+    return tuple(reversed(maps))
+
+  def _architecture(self) -> tuple[Callable, tuple[int, ...]]:
+    explicit = self.block, self.stage_sizes
+    if self.depth is None and None not in explicit:
+      return explicit
+    if self.depth not in DEPTHS or explicit != (None, None):
+      raise ValueError(
+        f'ResNet: depth={self.depth}, block={self.block}, stage_sizes={self.stage_sizes}; expected '
+        f'a depth of {", ".join(map(str, DEPTHS))}, or both block and stage_sizes and no depth'
+      )
+    return DEPTHS[self.depth]

@@ -1,0 +1,1 @@
+"""Floor 4: optimiser, sharding, checkpoints, logs; one concern each."""

@@ -1,0 +1,160 @@
+"""What a run tells: a line on the screen, a line of JSON, TensorBoard, pictures."""
+
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+class Logs:
+  """Writes numbers and pictures under `workdir`; silent on processes that are not the main one.
+
+  A resumed run's `metrics.jsonl` equals an undisturbed one's, so keep times out of `values`: they
+  belong in `line`.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, *, is_main: bool = True) -> None:
+    self._workdir = pathlib.Path(workdir)
+    self._is_main = is_main
+    self._tensorboard: Any = None  # made at the first write
+    self._purge_step: int | None = None
+    if is_main:
+      self._workdir.mkdir(parents=True, exist_ok=True)
+
+  def write(
+    self, step: int, values: Mapping[str, SupportsFloat], *, line: str | None = None
+  ) -> None:
+    """Writes numbers with names such as 'train/loss'; prints `line`, or else the numbers.
+
+    Non-finite numbers are the strings 'nan', 'inf' and '-inf' in the file, since JSON has none.
+    """
+    if not self._is_main:
+      return
+    numbers = {name: float(value) for name, value in values.items()}
+    shown = (f'{name} {number:.4g}' for name, number in numbers.items())
+    print(line or '  '.join([f'step {step}', *shown]), flush=True)
+    safe = {k: v if math.isfinite(v) else str(v) for k, v in numbers.items()}
+    with open(self._workdir / 'metrics.jsonl', 'a') as file:
+      file.write(json.dumps({'step': step} | safe, allow_nan=False) + '\n')
+    for name, number in numbers.items():
+      self._writer().add_scalar(name, number, step)
+    self._writer().flush()
+
+  def write_picture(self, name: str, step: int, image: UInt8[np.ndarray, 'H W 3']) -> None:
+    """Writes pictures/<name>_<step>.png and shows it in TensorBoard; `name` may contain slashes."""
+    if not self._is_main:
+      return
+    folder = (self._workdir / 'pictures').resolve()
+    path = (folder / f'{name}_{step:08d}.png').resolve()
+    if not path.is_relative_to(folder):
+      raise ValueError(f'picture {name!r} would be written outside {folder}; give a relative name')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    self._writer().add_image(name, image, step, dataformats='HWC')
+    self._writer().flush()
+
+  def truncate(self, step: int) -> None:
+    """Forgets what was written beyond a restored `step` (-1: all); call it before any write."""
+    path = self._workdir / 'metrics.jsonl'
+    if not self._is_main or not path.exists():
+      return
+    lines = path.read_text().splitlines()
+    steps = [_step_of(line, path, last=i == len(lines)) for i, line in enumerate(lines, 1)]
+    kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step <= step]
+    draft = path.with_suffix('.tmp')
+    draft.write_text(''.join(f'{line}\n' for line in kept))
+    os.replace(draft, path)  # killed here, either file is whole
+    self._purge_step = step + 1
+
+  def close(self) -> None:
+    """Ends the TensorBoard file."""
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+
+  def _writer(self) -> Any:
+    if self._tensorboard is None:
+      import tensorboardX  # late: heavy
+
+      self._tensorboard = tensorboardX.SummaryWriter(
+        str(self._workdir / 'tensorboard'), purge_step=self._purge_step
+      )
+    return self._tensorboard
+
+
+class Progress:
+  """How fast a run goes, as a line: images a second, time left, memory.
+
+  The rate is that of the steps since the last `mark` or `line`: mark after the first (compiling)
+  step and after whatever else takes time, such as an evaluation.
+  """
+
+  def __init__(
+    self,
+    *,
+    steps: int,
+    images_per_step: int,
+    step: int = 0,
+    memory: Callable[[], int] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ) -> None:
+    self._steps, self._images_per_step = steps, images_per_step
+    self._memory, self._clock = memory or peak_memory, clock
+    self.mark(step)
+
+  def mark(self, step: int) -> None:
+    """Starts measuring here."""
+    self._since, self._began = step, self._clock()
+
+  def line(self, step: int, values: Mapping[str, SupportsFloat] | None = None) -> str:
+    """Such as: step 1200/5000  loss 3.41  812 images/s  ETA 4 min 10 s  memory 1.2 GiB."""
+    parts = [f'step {step}/{self._steps}']
+    parts += [f'{name} {float(value):.4g}' for name, value in (values or {}).items()]
+    seconds, done = self._clock() - self._began, step - self._since
+    if seconds > 0 and done > 0:
+      parts.append(f'{done * self._images_per_step / seconds:.4g} images/s')
+      parts.append(f'ETA {duration((self._steps - step) * seconds / done)}')
+    parts.append(f'memory {self._memory() / 2**30:.1f} GiB')
+    self.mark(step)
+    return '  '.join(parts)
+
+
+def peak_memory(devices: Sequence[Any] = ()) -> int:
+  """The most bytes used so far on the fullest of `devices`; of this process if they do not say."""
+  stats = [device.memory_stats() or {} for device in devices]
+  peaks = [one['peak_bytes_in_use'] for one in stats if 'peak_bytes_in_use' in one]
+  if peaks:
+    return max(peaks)
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def duration(seconds: float | int) -> str:
+  """A time for people, in its two largest units.
+
+  >>> duration(0.4), duration(59.7), duration(250), duration(7500), duration(100 * 3600)
+  ('0 s', '1 min 0 s', '4 min 10 s', '2 h 5 min', '4 d 4 h')
+  """
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  days, hour = divmod(hours, 24)
+  units = [(days, 'd'), (hour, 'h'), (minute, 'min'), (second, 's')]
+  first = next((i for i, (count, _) in enumerate(units) if count), 3)
+  return ' '.join(f'{count} {unit}' for count, unit in units[first : first + 2])
+
+
+def _step_of(line: str, path: pathlib.Path, *, last: bool) -> float | int:
+  try:
+    return json.loads(line)['step']
+  except (ValueError, KeyError, TypeError):
+    if last:  # a process died while it wrote
+      return math.inf
+    raise ValueError(f'{path} has a line that is no JSON with a step: {line[:60]!r}') from None

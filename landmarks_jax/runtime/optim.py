@@ -1,0 +1,157 @@
+"""Optimisers and learning rates with torch's formulas, written with optax and found by name.
+
+`build` and `rate` take the same page of a config, so that logs show the rate that the step used. A
+new optimiser is a function here and a line in the table below it.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float
+
+from landmarks_jax.contracts import Array
+
+Number = float | int  # a config may say 0
+Rate = optax.Schedule  # step (int, from 0) -> learning rate, a pure function
+
+
+def build(*, name: str = 'sgd', **options: Any) -> optax.GradientTransformation:
+  """The optimiser that a config names; `options` are those of `rate` and of the optimiser itself.
+
+  >>> tx = build(name='sgd', learning_rate=0.03, epochs=800, steps_per_epoch=600, weight_decay=1e-4)
+
+  Raises ValueError for an unknown name or option, listing the known ones.
+  """
+  make = find(name)
+  own = set(inspect.signature(make).parameters) - {'rate'}
+  schedule = set(inspect.signature(rate).parameters) - {'others'}
+  for option in options:
+    if option not in own | schedule:
+      known = ', '.join(sorted(own | schedule))
+      raise ValueError(f'optimizer {name!r} has no option {option!r}; it has {known}')
+  return make(rate(**options), **{k: v for k, v in options.items() if k in own})
+
+
+def find(name: str) -> Callable[..., optax.GradientTransformation]:
+  """The optimiser's function by its name in a config."""
+  if name not in OPTIMISERS:
+    raise ValueError(f'unknown optimizer {name!r}; known: {", ".join(OPTIMISERS)}')
+  return OPTIMISERS[name]
+
+
+def rate(
+  *,
+  learning_rate: Number,
+  schedule: str = 'cosine',
+  epochs: int | None = None,
+  steps_per_epoch: int = 1,
+  final: Number = 0.0,
+  milestones: Sequence[int] = (120, 160, 200),
+  factor: Number = 0.1,
+  warmup_epochs: int = 0,
+  **others: Any,
+) -> Rate:
+  """The learning rate as a function of the step; takes and ignores the optimiser's own options.
+
+  Epochs are the unit of `epochs`, `milestones` and `warmup_epochs`; with `steps_per_epoch=1` they
+  are steps. Raises ValueError for an unknown schedule or a schedule without an end.
+  """
+  if steps_per_epoch < 1:
+    raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
+  if schedule == 'constant':
+    after = constant(learning_rate)
+  elif schedule == 'cosine':
+    if epochs is None or epochs <= warmup_epochs:
+      raise ValueError(
+        f'schedule cosine needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
+      )
+    after = cosine_per_epoch(
+      learning_rate,
+      epochs=epochs - warmup_epochs,
+      steps_per_epoch=steps_per_epoch,
+      final=final,
+    )
+  elif schedule == 'step':
+    after = step_per_epoch(
+      learning_rate,
+      steps_per_epoch=steps_per_epoch,
+      milestones=[milestone - warmup_epochs for milestone in milestones],
+      factor=factor,
+    )
+  else:
+    raise ValueError(f'unknown schedule {schedule!r}; known: constant, cosine, step')
+  return warm_up(after, peak=learning_rate, steps=warmup_epochs * steps_per_epoch)
+
+
+def sgd(
+  rate: Rate | Number, *, momentum: Number = 0.9, weight_decay: Number = 0.0
+) -> optax.GradientTransformation:
+  """torch.optim.SGD without dampening: g += decay * p; m = momentum * m + g; p -= rate * m."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.trace(momentum),
+    optax.scale_by_learning_rate(rate),
+  )
+
+
+def adam(
+  rate: Rate | Number,
+  *,
+  betas: tuple[Number, Number] = (0.9, 0.999),
+  eps: Number = 1e-8,
+  weight_decay: Number = 0.0,
+) -> optax.GradientTransformation:
+  """torch.optim.Adam, not AdamW: the decay is added to the gradient; eps is outside the root."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.scale_by_adam(*betas, eps=eps),
+    optax.scale_by_learning_rate(rate),
+  )
+
+
+OPTIMISERS = {'adam': adam, 'sgd': sgd}
+
+
+def constant(learning_rate: Number) -> Rate:
+  """The same rate at every step."""
+  return lambda step: jnp.asarray(learning_rate, float)
+
+
+def cosine_per_epoch(
+  learning_rate: Number, *, epochs: int, steps_per_epoch: int, final: Number = 0.0
+) -> Rate:
+  """Cosine held for an epoch at a time, e = 1..epochs, then at its end (specs/contrast.md, 2).
+
+  rate = final + (learning_rate - final) * .5 * (1 + cos(pi * e / epochs)): the first epoch is
+  already below `learning_rate`, the last is exactly `final`.
+  """
+
+  def at(step: int | Array) -> Float[Array, '']:
+    epoch = jnp.minimum(step // steps_per_epoch + 1, epochs)
+    # .5 * (1 + cos) as sin^2 of half the angle left: near the end the sum cancels in float32.
+    left = jnp.sin(0.5 * jnp.pi * (epochs - epoch) / epochs) ** 2
+    return final + (learning_rate - final) * left
+
+  return at
+
+
+def step_per_epoch(
+  learning_rate: Number, *, steps_per_epoch: int, milestones: Sequence[int], factor: Number = 0.1
+) -> Rate:
+  """Times `factor` for every milestone that the epoch e = 1.. is beyond (e > milestone)."""
+
+  def at(step: int | Array) -> Float[Array, '']:
+    epoch = step // steps_per_epoch + 1
+    return learning_rate * factor ** jnp.sum(epoch > jnp.asarray(milestones))
+
+  return at
+
+
+def warm_up(rate: Rate, *, peak: Number, steps: int) -> Rate:
+  """Linear from peak / steps at step 0 to `peak`, then `rate` (Goyal et al. 2017)."""
+  if steps == 0:
+    return rate
+  return optax.join_schedules([lambda step: jnp.asarray(peak * (step + 1) / steps), rate], [steps])

@@ -1,0 +1,186 @@
+"""What comes back from disk is what was saved, bit for bit, or an error that says where not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from landmarks_jax.contracts import TrainState
+from landmarks_jax.runtime import checkpoint, optim, sharding
+
+tx = optim.build(name='adam', learning_rate=0.1, epochs=2, weight_decay=1e-4)
+
+
+def make_state(seed, *, width=3):
+  """Every type that a state holds, with the numbers that a conversion would lose."""
+  rng = np.random.default_rng(seed)
+  kernel = rng.normal(size=(8, width)).astype('f')
+  kernel[0] = [np.nan, -0.0, np.inf][:width]
+  params = {'stem': {'kernel': jnp.asarray(kernel)}, 'bias': jnp.asarray([1e-42, 3.0, seed], 'f')}
+  aux = {
+    'ema': params,
+    'queue': (jnp.asarray(rng.normal(size=(16, 4)), jnp.bfloat16), jnp.int32(seed)),
+    'seen': jnp.asarray(rng.random(5) > 0.5),
+    'frame': jnp.asarray(rng.integers(0, 255, 7), jnp.uint8),
+    'absent': None,
+  }
+  return TrainState(jnp.int32(seed), params, aux, tx.init(params))
+
+
+def assert_same_bits(one, other):
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def abstract(state, where):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Holds steps 10 and 20."""
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    for step in (10, 20):
+      checkpoints.save(step, make_state(step), {'method': 'moco', 'mean': [0.5, step]})
+  return tmp_path / 'checkpoints'
+
+
+def test_a_state_from_one_device_comes_back_on_eight_bit_for_bit(folder):
+  mesh = sharding.mesh()
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    state, metadata = checkpoints.restore(abstract(make_state(0), sharding.replicated(mesh)))
+    assert_same_bits(state, make_state(20))
+    assert all(x.sharding == sharding.replicated(mesh) for x in jax.tree.leaves(state))
+    assert metadata == {'method': 'moco', 'mean': [0.5, 20]}
+    older, metadata = checkpoints.restore(make_state(0), step=10)
+    assert_same_bits(older, make_state(10))
+    assert metadata['mean'] == [0.5, 10]
+
+
+def test_a_state_from_eight_devices_comes_back_on_one_and_cut_otherwise(tmp_path):
+  mesh, state = sharding.mesh(), make_state(5)
+  queue = jax.device_put(state.aux['queue'][0], sharding.sharded(mesh))
+  there = sharding.replicate(state, mesh)
+  there = there._replace(aux=there.aux | {'queue': (queue, there.aux['queue'][1])})
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(5, there)
+    back, metadata = checkpoints.restore(state)
+    two = sharding.sharded(sharding.mesh(jax.devices()[:2]))
+    wanted = state._replace(aux=state.aux | {'queue': abstract(state.aux['queue'], None)})
+    wanted.aux['queue'] = (abstract(queue, two), wanted.aux['queue'][1])
+    cut, _ = checkpoints.restore(wanted)
+  assert_same_bits(back, state)
+  assert metadata == {}
+  assert_same_bits(cut, state)
+  assert cut.aux['queue'][0].sharding == two
+  assert isinstance(cut.aux['queue'][1], np.ndarray | np.generic)
+
+
+def test_a_donating_step_right_after_save_does_not_reach_the_disk(tmp_path):
+  state = {'w': jnp.arange(1 << 18, dtype='f')}
+  step = jax.jit(lambda s: {'w': s['w'] * 2 + 1}, donate_argnums=0)
+  with checkpoint.Checkpoints(tmp_path, keep=5) as checkpoints:
+    expected = {}
+    for i in range(5):
+      expected[i] = np.array(state['w'])
+      checkpoints.save(i, state)
+      state = step(state)
+    for i in range(5):
+      restored, _ = checkpoints.restore(abstract(state, None), step=i)
+      np.testing.assert_array_equal(restored['w'], expected[i])
+
+
+def test_only_the_newest_are_kept(tmp_path):
+  with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert checkpoints.latest_step() is None
+    for step in (1, 2, 5, 9):
+      checkpoints.save(step, make_state(step))
+    assert checkpoints.latest_step() == 9
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['5', '9']
+
+
+def test_a_killed_save_leaves_the_step_before_usable(folder):
+  # What orbax leaves when it is killed: the name is not yet the final one.
+  (folder / '20').rename(folder / '20.orbax-checkpoint-tmp')
+  (folder / '20.orbax-checkpoint-tmp/commit_success.txt').unlink(missing_ok=True)
+  assert checkpoint.read_metadata(folder)['mean'] == [0.5, 10]
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    assert checkpoints.latest_step() == 10
+    state, _ = checkpoints.restore(make_state(0))
+    assert_same_bits(state, make_state(10))
+    checkpoints.save(21, make_state(21))
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '21']
+  np.testing.assert_array_equal(checkpoint.read_variables(folder)['params']['bias'][2], 21)
+
+
+def test_variables_are_read_without_the_code_that_made_them(folder):
+  variables = checkpoint.read_variables(folder, step=10)
+  assert sorted(variables) == ['aux', 'params']
+  assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(variables['params']))
+  expected = make_state(10)
+  assert_same_bits(variables['params'], expected.params)
+  assert_same_bits(variables['aux']['queue'], list(expected.aux['queue']))
+  assert_same_bits(checkpoint.read_variables(folder, ('step',)), {'step': np.int32(20)})
+  with pytest.raises(ValueError, match=r"has no \['param'\], it has \['aux', 'opt', 'params'"):
+    checkpoint.read_variables(folder, ('param',))
+
+
+def test_every_path_that_differs_is_named_with_both_sides(folder):
+  other = make_state(0)
+  other.params['head'] = other.params.pop('bias')
+  other.params['stem']['kernel'] = jnp.zeros((8, 2))
+  other.aux['frame'] = other.aux['frame'].astype('int32')
+  with checkpoint.Checkpoints(folder) as checkpoints, pytest.raises(ValueError) as error:
+    checkpoints.restore(other)
+  text = str(error.value)
+  assert f'{folder}, step 20 was made by another configuration' in text
+  for line in [
+    'params/bias: float32[3] in the checkpoint, absent here',
+    'params/head: absent in the checkpoint, float32[3] here',
+    'params/stem/kernel: float32[8, 3] in the checkpoint, float32[8, 2] here',
+    'aux/frame: uint8[7] in the checkpoint, int32[7] here',
+  ]:
+    assert f'\n  {line}' in text
+  assert 'aux/queue' not in text
+
+
+def test_another_optimiser_does_not_fit(folder):
+  state = make_state(0)
+  state = state._replace(opt=optax.sgd(0.1, 0.9).init(state.params))
+  text = r'opt/1/mu/bias: float32\[3\] in the checkpoint, absent here'
+  with checkpoint.Checkpoints(folder) as checkpoints, pytest.raises(ValueError, match=text):
+    checkpoints.restore(state)
+
+
+def test_long_lists_of_differences_are_cut(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {f'w{i:02d}': np.zeros(1) for i in range(30)})
+    with pytest.raises(ValueError) as error:
+      checkpoints.restore({'v': np.zeros(1)})
+  assert str(error.value).count('\n') == 21
+  assert str(error.value).endswith('and 11 more')
+
+
+def test_a_missing_checkpoint_is_named(folder, tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'no checkpoint in .*nowhere; .* none'):
+    checkpoint.read_variables(tmp_path / 'nowhere')
+  assert not (tmp_path / 'nowhere').exists()
+  with pytest.raises(FileNotFoundError, match=r'no step 15 in .*; complete steps .*\[10, 20\]'):
+    checkpoint.read_variables(folder, step=15)
+
+
+def test_a_step_is_written_once_and_never_before_a_later_one(folder):
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(20, make_state(99))
+    with pytest.raises(ValueError, match=r'holds step 20 and does not take step 15'):
+      checkpoints.save(15, make_state(15))
+  np.testing.assert_array_equal(checkpoint.read_variables(folder)['params']['bias'][2], 20)
+
+
+def test_reading_leaves_another_runs_folder_alone(folder):
+  (folder / '30.orbax-checkpoint-tmp').mkdir()
+  checkpoint.read_variables(folder)
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20', '30.orbax-checkpoint-tmp']

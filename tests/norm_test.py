@@ -1,0 +1,199 @@
+"""Grouped batch normalisation against a loop over groups in NumPy, on one device and on eight."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from landmarks_jax.models.norm import GroupedBatchNorm
+from landmarks_jax.models.resnet import ResNet, basic_block
+
+SHAPE = (16, 5, 3, 7)
+
+
+def example(dtype=np.float32):
+  """Every example has its own mean and spread, so that a wrong group shows."""
+  r = np.random.default_rng(1)
+  spread, mean = r.uniform(0.5, 2, (16, 1, 1, 7)), r.normal(size=(16, 1, 1, 7))
+  x = r.normal(size=SHAPE) * spread + mean
+  params = {'scale': r.uniform(0.5, 2, 7), 'bias': r.normal(size=7)}
+  stats = {'mean': r.normal(size=7), 'var': r.uniform(0.5, 2, 7)}
+  cast = lambda tree: jax.tree.map(lambda a: np.asarray(a, dtype), tree)  # noqa: E731
+  return cast({'params': params, 'batch_stats': stats}), cast(x)
+
+
+def slow_oracle(variables, x, groups):
+  """As one GPU per group would do it, running statistics averaged."""
+  scale, bias = variables['params']['scale'], variables['params']['bias']
+  y, means, variances = [], [], []
+  for part in np.split(x, groups):
+    values = part.reshape(-1, x.shape[-1])
+    mean, var = values.mean(0), values.var(0)
+    y.append((part - mean) / np.sqrt(var + 1e-5) * scale + bias)
+    means.append(mean)
+    variances.append(values.var(0, ddof=1))
+  old = variables['batch_stats']
+  new = {
+    'mean': 0.9 * old['mean'] + 0.1 * np.mean(means, 0),
+    'var': 0.9 * old['var'] + 0.1 * np.mean(variances, 0),
+  }
+  return np.concatenate(y), new
+
+
+def train(groups):
+  """(variables, x) -> (normalised x, running statistics)."""
+
+  def run(variables, x):
+    y, changed = GroupedBatchNorm(groups).apply(variables, x, train=True, mutable=['batch_stats'])
+    return y, changed['batch_stats']
+
+  return run
+
+
+@pytest.mark.parametrize('groups', [1, 2, 4, 16])
+def test_each_group_is_normalised_by_itself(groups):
+  variables, x = example()
+  y, stats = jax.jit(train(groups))(variables, x)
+  expected, expected_stats = slow_oracle(variables, x, groups)
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats)
+
+
+def test_vectors_are_normalised_as_maps_are():
+  variables, x = example()
+  y, stats = train(4)(variables, x[:, 2, 1])
+  expected, expected_stats = slow_oracle(variables, x[:, 2, 1], 4)
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats)
+
+
+def test_evaluation_uses_the_running_statistics_and_ignores_groups():
+  variables, x = example()
+  y = GroupedBatchNorm(5).apply(variables, x, train=False)  # 5 does not divide 16
+  mean, var = variables['batch_stats']['mean'], variables['batch_stats']['var']
+  expected = (x - mean) / np.sqrt(var + 1e-5) * variables['params']['scale']
+  np.testing.assert_allclose(y, expected + variables['params']['bias'], rtol=1e-5, atol=1e-5)
+
+
+def test_init_leaves_the_running_statistics_at_zero_and_one():
+  _, x = example()
+  variables = GroupedBatchNorm(4).init(jax.random.key(0), x, train=True)
+  expected = {
+    'params': {'scale': np.ones(7), 'bias': np.zeros(7)},
+    'batch_stats': {'mean': np.zeros(7), 'var': np.ones(7)},
+  }
+  jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_a_large_mean_does_not_cancel_the_variance():
+  variables, x = example()
+  y, _ = train(4)(variables, x + np.float32(1000))
+  expected, _ = slow_oracle(variables, (x + np.float32(1000)).astype(np.float64), 4)
+  np.testing.assert_allclose(y, expected, atol=1e-3)
+
+
+def test_bfloat16_has_float32_statistics():
+  variables, x = example()
+  x = jnp.asarray(x, jnp.bfloat16)
+  y, stats = train(4)(variables, x)
+  expected, expected_stats = slow_oracle(variables, np.asarray(x, np.float32), 4)
+  assert y.dtype == jnp.bfloat16
+  assert stats['var'].dtype == stats['mean'].dtype == np.float32
+  np.testing.assert_allclose(np.asarray(y, np.float32), expected, rtol=2**-8, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats)
+
+
+def test_float64_stays_float64():
+  with jax.enable_x64(True):
+    variables, x = example(np.float64)
+    y, stats = train(4)(variables, x)
+    expected, expected_stats = slow_oracle(variables, x, 4)
+    assert y.dtype == stats['mean'].dtype == stats['var'].dtype == np.float64
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), stats, expected_stats)
+    variables = GroupedBatchNorm(4).init(jax.random.key(0), x, train=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+    _, stats = train(4)(variables, x)  # the state keeps its dtype
+    assert stats['var'].dtype == np.float32
+
+
+def test_a_batch_that_does_not_split_is_an_error():
+  variables, x = example()
+  message = (
+    'batch of 14 does not split into 4 norm groups; use a batch that is a multiple of 4, or '
+    'another norm_groups'
+  )
+  with pytest.raises(ValueError, match=message):
+    train(4)(variables, x[:14])
+
+
+def test_one_value_a_channel_is_an_error():
+  variables, x = example()
+  with pytest.raises(ValueError, match=r'more than one value a channel: got shape \(16, 7\) in 16'):
+    train(16)(variables, x[:, 0, 0])
+
+
+def gradient(groups):
+  """The whole backward pass too: gradients of parameters and of x, beside the statistics."""
+
+  def loss(variables, x):
+    y, stats = train(groups)(variables, x)
+    return (jnp.sin(y) * jnp.arange(y[0].size).reshape(y.shape[1:])).mean(), (y, stats)
+
+  return jax.grad(loss, argnums=(0, 1), has_aux=True)
+
+
+@pytest.mark.parametrize('groups', [1, 4, 8])
+def test_eight_devices_give_the_numbers_of_one_and_exchange_only_statistics(groups):
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  split = NamedSharding(mesh, PartitionSpec('data'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  with jax.enable_x64(True):
+    variables, x = example(np.float64)
+    expected = jax.jit(gradient(groups))(variables, x)
+    # Gradient and value of x stay where their examples are; the rest is the same on every device.
+    shardings = ((everywhere, split), (split, everywhere))
+    step = jax.jit(gradient(groups), in_shardings=(everywhere, split), out_shardings=shardings)
+    compiled = step.lower(variables, x).compile()
+    found = compiled(jax.device_put(variables, everywhere), jax.device_put(x, split))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, expected)
+  assert_only_small_all_reduces(compiled.as_text(), at_most=groups * SHAPE[-1])
+
+
+@pytest.mark.parametrize('groups', [1, 4, 8])
+def test_a_network_on_eight_devices_exchanges_only_statistics(groups):
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  split = NamedSharding(mesh, PartitionSpec('data'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  model = ResNet(
+    block=basic_block, stage_sizes=(1, 1, 1, 1), width=1 / 16, norm_groups=groups, dtype=np.float64
+  )
+  x = np.random.default_rng(0).normal(size=(16, 32, 32, 3)) * np.arange(1, 17)[:, None, None, None]
+  apply = functools.partial(model.apply, train=True, mutable=['batch_stats'])
+  with jax.enable_x64(True):
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = init(jax.random.key(0), x[:1])
+    variables = jax.tree.map(lambda a: np.asarray(a, np.float64), variables)
+    expected = jax.jit(apply)(variables, x)
+    shardings = {'in_shardings': (everywhere, split), 'out_shardings': (split, everywhere)}
+    compiled = jax.jit(apply, **shardings).lower(variables, x).compile()
+    found = compiled(jax.device_put(variables, everywhere), jax.device_put(x, split))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, expected)
+  assert_only_small_all_reduces(compiled.as_text(), at_most=groups * 64)
+
+
+def assert_only_small_all_reduces(hlo, *, at_most):
+  """No collective but all-reduce, and none of an array of more than `at_most` numbers."""
+  pattern = r'= (.*?) (all-\w+|reduce-scatter|collective-\w+|ragged-all-\w+)(?:-start)?\('
+  collectives = re.findall(pattern, hlo)
+  assert collectives  # at least the mean over examples is one
+  for result, name in collectives:
+    assert name == 'all-reduce', (name, result)
+    shapes = re.findall(r'\[([\d,]*)\]', result)
+    sizes = [math.prod(int(n) for n in shape.split(',') if n) for shape in shapes]
+    assert max(sizes) <= at_most, (name, result)

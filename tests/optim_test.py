@@ -1,0 +1,168 @@
+"""torch's optimisers and the published schedules: the reference's numbers and slow loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from landmarks_jax.runtime import optim
+
+rng = np.random.default_rng(0)
+params = {'w': rng.normal(size=(3, 2)).astype('f'), 'bias': rng.normal(size=2).astype('f')}
+gradients = [
+  {name: rng.normal(size=p.shape).astype('f') * 10.0**-i for name, p in params.items()}
+  for i in range(6)
+]
+
+
+def run(tx):
+  """Parameters after every step."""
+  p, state, out = params, tx.init(params), []
+  for g in gradients:
+    updates, state = jax.jit(tx.update)(g, state, p)
+    p = optax.apply_updates(p, updates)
+    out.append(p)
+  return out
+
+
+def torch_sgd(rates, momentum, decay):
+  p, m, out = {k: v.astype('d') for k, v in params.items()}, {}, []
+  for rate, gradient in zip(rates, gradients, strict=True):
+    for k, g in gradient.items():
+      g = g + decay * p[k]
+      m[k] = momentum * m[k] + g if k in m else g
+      p[k] = p[k] - rate * m[k]
+    out.append(dict(p))
+  return out
+
+
+def torch_adam(rates, betas, eps, decay):
+  p, out = {k: v.astype('d') for k, v in params.items()}, []
+  m, v = ({k: np.zeros(x.shape) for k, x in params.items()} for _ in range(2))
+  for t, (rate, gradient) in enumerate(zip(rates, gradients, strict=True), 1):
+    for k, g in gradient.items():
+      g = g + decay * p[k]
+      m[k] = betas[0] * m[k] + (1 - betas[0]) * g
+      v[k] = betas[1] * v[k] + (1 - betas[1]) * g * g
+      denominator = np.sqrt(v[k]) / np.sqrt(1 - betas[1] ** t) + eps
+      p[k] = p[k] - rate / (1 - betas[0] ** t) * m[k] / denominator
+    out.append(dict(p))
+  return out
+
+
+SCHEDULES = {
+  'moco_cosine_800_lr0.03': (optim.cosine_per_epoch, 0.03, {'epochs': 800}),
+  'step_240_lr0.03': (optim.step_per_epoch, 0.03, {'milestones': (120, 160, 200)}),
+  'regress_cosine_200_lr0.001': (
+    optim.cosine_per_epoch,
+    1e-3,
+    {'epochs': 200, 'final': 1e-3 * 0.2**3 * 0.1},
+  ),
+  'projector_cosine_10_lr0.001': (
+    optim.cosine_per_epoch,
+    1e-3,
+    {'epochs': 10, 'final': 1e-3 * 0.2**3 * 0.1},
+  ),
+}
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_rates_are_the_published_ones_in_every_step_of_every_epoch(golden, name):
+  make, learning_rate, options = SCHEDULES[name]
+  expected = golden('lr_schedules')[name]
+  schedule = make(learning_rate, steps_per_epoch=3, **options)
+  rates = jax.jit(jax.vmap(schedule))(jnp.arange(3 * len(expected)))
+  np.testing.assert_allclose(rates, np.repeat(expected, 3), rtol=1e-6)
+
+
+def test_rates_in_float64_are_the_published_ones_to_float64(golden):
+  with jax.enable_x64(True):
+    schedule = optim.cosine_per_epoch(0.03, epochs=800, steps_per_epoch=1)
+    rates = jax.jit(jax.vmap(schedule))(jnp.arange(800))
+  np.testing.assert_allclose(rates, golden('lr_schedules')['moco_cosine_800_lr0.03'], atol=1e-16)
+
+
+def test_cosine_ends_at_exactly_its_final_rate_and_stays_there():
+  schedule = optim.cosine_per_epoch(0.03, epochs=5, steps_per_epoch=4)
+  assert schedule(15) > 0
+  assert [float(schedule(step)) for step in (16, 19, 20, 100000)] == [0.0] * 4
+  schedule = optim.cosine_per_epoch(0.5, epochs=5, steps_per_epoch=4, final=0.125)
+  assert [float(schedule(step)) for step in (16, 19, 20, 100000)] == [0.125] * 4
+
+
+def test_steps_stay_at_the_last_value_after_the_last_milestone():
+  schedule = optim.step_per_epoch(1.0, steps_per_epoch=2, milestones=(3, 5), factor=0.5)
+  assert [float(schedule(step)) for step in (5, 6, 9, 10, 10**6)] == [1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_warm_up_is_linear_then_the_cosine_has_the_epochs_that_are_left():
+  # specs/scrl.md section 7, per step: t = 1.. of T, W of warm-up
+  base, warm, total = 0.45, 4, 11
+  expected = [
+    base * t / warm if t <= warm else base * 0.5 * (1 + np.cos(np.pi * (t - warm) / (total - warm)))
+    for t in range(1, total + 1)
+  ]
+  schedule = optim.rate(learning_rate=base, epochs=total, warmup_epochs=warm)
+  rates = [float(schedule(step)) for step in range(total)]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_milestones_count_from_the_start_also_after_a_warm_up():
+  schedule = optim.rate(
+    learning_rate=1.0, schedule='step', steps_per_epoch=2, milestones=(3,), warmup_epochs=2
+  )
+  rates = [float(schedule(step)) for step in range(8)]
+  np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_sgd_is_torchs():
+  tx = optim.build(
+    name='sgd', learning_rate=0.3, epochs=3, steps_per_epoch=2, momentum=0.8, weight_decay=0.1
+  )
+  rates = [0.3 * 0.5 * (1 + np.cos(np.pi * e / 3)) for e in (1, 1, 2, 2, 3, 3)]
+  for ours, theirs in zip(run(tx), torch_sgd(rates, 0.8, 0.1), strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), ours, theirs)
+
+
+def test_adam_is_torchs():
+  options = {'betas': (0.5, 0.99), 'eps': 0.02, 'weight_decay': 0.1}
+  tx = optim.build(name='adam', learning_rate=0.3, schedule='constant', **options)
+  theirs = torch_adam([0.3] * 6, (0.5, 0.99), 0.02, 0.1)
+  for ours, expected in zip(run(tx), theirs, strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
+
+
+def test_the_defaults_are_torchs_and_decay_reaches_the_bias():
+  rate = [0.01] * 6
+  constant = {'learning_rate': 0.01, 'schedule': 'constant'}
+  for name, theirs in [
+    ('sgd', torch_sgd(rate, 0.9, 0.0)),
+    ('adam', torch_adam(rate, (0.9, 0.999), 1e-8, 0.0)),
+  ]:
+    ours = run(optim.build(name=name, **constant))[-1]
+    # float32 knows 1 - .999 ** t to 5e-5 of itself, so Adam's rate to half of that
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), ours, theirs[-1])
+    decayed = run(optim.build(name=name, **constant, weight_decay=0.5))[-1]
+    assert abs(decayed['bias'] - ours['bias']).max() > 1e-3
+
+
+def test_the_logged_rate_is_the_one_that_the_step_used():
+  page = {'name': 'sgd', 'learning_rate': 0.3, 'epochs': 6, 'momentum': 0.0, 'weight_decay': 0.0}
+  rate, states = optim.rate(**page), [params, *run(optim.build(**page))]
+  for step, (before, after, g) in enumerate(zip(states, states[1:], gradients, strict=False)):
+    moved = (before['w'] - after['w']) / g['w']
+    np.testing.assert_allclose(moved, rate(step), rtol=0.02, atol=1e-6 / abs(g['w']).min())
+
+
+def test_unknown_names_and_options_list_the_known():
+  with pytest.raises(ValueError, match=r"unknown optimizer 'adamw'; known: adam, sgd"):
+    optim.build(name='adamw', learning_rate=0.1)
+  with pytest.raises(ValueError, match=r"'sgd' has no option 'betas'; it has .*momentum"):
+    optim.build(name='sgd', learning_rate=0.1, epochs=1, betas=(0.5, 0.9))
+  with pytest.raises(ValueError, match=r"unknown schedule 'cos'; known: constant, cosine, step"):
+    optim.build(learning_rate=0.1, schedule='cos')
+  with pytest.raises(ValueError, match=r'needs epochs > warmup_epochs=0, got None'):
+    optim.build(learning_rate=0.1)
+  with pytest.raises(ValueError, match=r'steps_per_epoch is 0; is the batch larger'):
+    optim.build(learning_rate=0.1, epochs=1, steps_per_epoch=0)

@@ -1,0 +1,87 @@
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from landmarks_jax.data import source
+from landmarks_jax.data.source import BadImage, available, normaliser, open_source
+
+
+def test_datasets_are_found_by_their_files_and_helpers_are_not():
+  assert {'folder', 'youtube_faces_68'} <= set(available())
+  assert not {'source', 'images', 'pipeline', '__init__'} & set(available())
+  assert list(available()) == sorted(available())
+
+
+def test_an_unknown_name_lists_those_that_exist():
+  for name in ('foldr', '../folder', 'images', ''):
+    with pytest.raises(ValueError, match=r'no dataset named .* there are: .*folder.*youtube'):
+      open_source(name)
+
+
+class Opened(list):
+  info = None
+
+  def __init__(self, path, *, frame=3):
+    super().__init__([path, frame])
+
+
+def planted(monkeypatch, tmp_path, opener):
+  """A dataset 'made/up' whose file is elsewhere."""
+  (tmp_path / 'made').mkdir()
+  (tmp_path / 'made/up.py').write_text('def source(\n')
+  (tmp_path / 'made/helper.py').write_text('def sources(): ...\n')
+  monkeypatch.setattr(source, 'folder', tmp_path)
+  module = types.SimpleNamespace(source=opener)
+  for name in ('landmarks_jax.data.made', 'landmarks_jax.data.made.up'):
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_a_name_with_a_slash_is_a_file_below_and_its_options_are_passed(monkeypatch, tmp_path):
+  planted(monkeypatch, tmp_path, Opened)
+  assert available() == ('made/up',)
+  assert open_source('made/up', path='here') == ['here', 3]
+  assert open_source('made/up', path='here', frame=5) == ['here', 5]
+
+
+def test_unknown_and_missing_options_are_named(monkeypatch, tmp_path):
+  planted(monkeypatch, tmp_path, Opened)
+  with pytest.raises(ValueError, match="made/up: no option 'fram'; it accepts: path, frame"):
+    open_source('made/up', path='here', fram=5)
+  with pytest.raises(ValueError, match="made/up: option 'path' is needed"):
+    open_source('made/up', frame=5)
+
+
+def test_a_bad_image_survives_the_way_between_processes():
+  error = pickle.loads(pickle.dumps(BadImage('a/b.jpg', 'is torn')))
+  assert str(error) == 'a/b.jpg: is torn'
+  assert (error.path, error.reason) == ('a/b.jpg', 'is torn')
+  assert isinstance(error, ValueError)
+
+
+def test_the_normaliser_of_a_pair_is_its_distance():
+  points = np.random.default_rng(0).normal(size=(2, 3, 5, 2)).astype(np.float32)
+  scale = normaliser(points, (3, 1))
+  assert scale.dtype == np.float32
+  for index in np.ndindex(2, 3):
+    (x0, y0), (x1, y1) = points[index][3], points[index][1]
+    assert scale[index] == pytest.approx(((x0 - x1) ** 2 + (y0 - y1) ** 2) ** 0.5)
+  assert normaliser(points[0, 0], (3, 1)) == scale[0, 0]
+
+
+def test_the_normaliser_of_a_frame_or_box_is_its_side():
+  points = np.zeros((2, 5, 2), np.float32)
+  assert normaliser(points, 'frame').tolist() == [2, 2]
+  box = np.array([[-0.5, -1, 0.25, 1], [-1, 0, 0.5, 0.125]])
+  assert normaliser(points, 'box', box=box).tolist() == [2, 1.5]
+
+
+@pytest.mark.parametrize(
+  ('scale', 'text'),
+  [('box', 'needs box='), ('eyes', "scale='eyes'; expected a pair"), ((0, 5), 'there are 5')],
+)
+def test_a_normaliser_that_cannot_be_is_told(scale, text):
+  with pytest.raises(ValueError, match=text):
+    normaliser(np.zeros((5, 2), np.float32), scale)

@@ -35,7 +35,7 @@ def make_train_step(
     updates, opt = tx.update(grads, state.opt, state.params)
     params: PyTree = optax.apply_updates(state.params, updates)
     aux = method.after_update(params, aux, state.step)
-    metrics = {'loss': value, 'grad_norm': optax.global_norm(grads)} | metrics
+    metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads)} | metrics
     return TrainState(state.step + 1, params, aux, opt), metrics
 
   return train_step

@@ -91,6 +91,30 @@ def test_a_picture_s_maps_ignore_the_others_in_evaluation_and_not_in_training():
   assert np.abs(a[:2] - b[:2]).max() > 0.1
 
 
+def test_two_groups_are_two_batches_whose_running_statistics_are_averaged():
+  x = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+  x = x.at[2:].multiply(3)
+  variables = init(TINY, x[:1])
+  maps, changed = train(TINY.clone(norm_groups=2), variables, x)
+  halves, stats = zip(*(train(TINY, variables, half) for half in (x[:2], x[2:])), strict=True)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+  jax.tree.map(lambda whole, *parts: close(whole, np.concatenate(parts)), maps, *halves)
+  jax.tree.map(lambda whole, *parts: close(whole, np.mean(parts, 0)), changed, *stats)
+
+
+def test_norm_momentum_slows_every_running_statistic():
+  x = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+  variables = init(TINY, x[:1])
+  slow, fast = (train(TINY.clone(norm_momentum=m), variables, x)[1] for m in (0.9, 0.5))
+  jax.tree.map(
+    lambda old, a, b: np.testing.assert_allclose(5 * (a - old), b - old, rtol=1e-4, atol=1e-4),
+    {'batch_stats': variables['batch_stats']},
+    slow,
+    fast,
+  )
+  assert all(np.abs(leaf - 1).max() > 0.01 for leaf in jax.tree.leaves(fast))
+
+
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_statistics():
   model = TINY.clone(dtype=jnp.bfloat16)
   x = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))

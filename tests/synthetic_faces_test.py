@@ -38,15 +38,18 @@ def moved_by(face, side, **change):
 
 @pytest.mark.parametrize('side', [96, 191])
 def test_a_dot_in_the_eye_and_its_point_move_together(side):
-  offsets = []
+  found, truth = [], []
   for i in range(16):
     face = plain_face(i, iris_size=0.2, iris=painting.colour(0, 0, 0))
     shot, dots, change = moved_by(face, side, iris=painting.colour(1.5, 0, 0))
     eyes = shot.points[:2]
     nearest = np.linalg.norm(dots[:, None] - eyes, axis=-1).argmin(1)
     for k in (0, 1):
-      offsets.append(np.average(dots[nearest == k], 0, change[nearest == k]) - eyes[k])
-  assert np.abs(offsets).max() < 0.35 * 2 / (side - 1)  # a third of a pixel
+      found.append(np.average(dots[nearest == k], 0, change[nearest == k]))
+      truth.append(eyes[k])
+  found, truth = np.array(found), np.array(truth)
+  assert np.abs(found - truth).max() < 0.35 * 2 / (side - 1)  # a third of a pixel
+  assert (found * truth).sum() / (truth**2).sum() == pytest.approx(1, abs=0.2 / side)
 
 
 def test_the_lips_end_where_the_corners_are():
@@ -172,6 +175,14 @@ def test_the_mean_shape_is_as_wrong_as_on_photographs(rendered):
   assert 0.9 < rendered['visible'].mean() < 0.99
 
 
+def test_heads_turn_in_three_dimensions(rendered):
+  eyes, nose = rendered['points'][:, :2], rendered['points'][:, 2]
+  turn = ((nose - eyes.mean(1)) * (eyes[:, 1] - eyes[:, 0])).sum(-1) / rendered['scale'] ** 2
+  low, high = np.quantile(turn, [0.1, 0.9])
+  assert low < -0.2
+  assert high > 0.2  # of the distance between the eyes
+
+
 def test_neither_the_darkest_pixel_nor_a_thumbnail_solves_it(rendered):
   images = rendered['image'][:, 6:-7, 6:-7]  # the centre crop, 32 x 32
   points, scale = rendered['points'], rendered['scale']
@@ -232,3 +243,14 @@ def test_examples_are_what_a_source_promises(points, number):
 def test_an_option_that_does_not_exist_is_named(options, message):
   with pytest.raises(ValueError, match=message):
     faces.source(**options)
+
+
+def test_blur_is_a_gaussian_in_both_directions_and_keeps_the_sum():
+  picture = np.zeros((3, 21, 31), np.float32)
+  picture[1, 9, 14] = 1
+  blurred = painting.blur(picture, 1.3)
+  x, y = np.arange(31) - 14, np.arange(21)[:, None] - 9
+  expected = np.exp(-(x**2 + y**2) / (2 * 1.3**2)) * (np.abs(x) < 5) * (np.abs(y) < 5)
+  np.testing.assert_allclose(blurred[1], expected / expected.sum(), atol=1e-6)
+  assert not blurred[[0, 2]].any()
+  np.testing.assert_allclose(painting.blur(picture + 2, 0.7)[0], 2, rtol=1e-6)  # the border too

@@ -1,7 +1,7 @@
 """The checkpoint reader on pickles written by hand, honest and hostile, in both serialisations.
 
-Pickles are assembled from opcodes, because most of these no honest writer would write. Files of torch
-itself are in tests/golden (interop_resnet_test.py reads them).
+Pickles are assembled from opcodes, because most of these no honest writer would write. Files of
+torch itself are in tests/golden (interop_resnet_test.py reads them).
 """
 
 import pickle
@@ -98,7 +98,7 @@ def test_views_share_a_storage_and_keep_their_strides(write):
         columns=tensor((4, 3), (1, 4)),
         part=tensor((2, 2), (8, 2), offset=1),
         scalar=tensor((), (), offset=7),
-        one=tensor((1, 3), (999, 1), offset=9),
+        one=tensor((1, 3), (2**62, 1), offset=9),
       )
     )
   )
@@ -241,12 +241,9 @@ def test_a_stream_s_header_may_call_nothing_either(tmp_path, header):
     name('numpy.ndarray') + const((3,)) + b'\x81',
     name('collections.OrderedDict') + b')\x81',
     const('text') + const((1,)) + b'R',
-    b'(' + const('echo') + b'iposix\nsystem\n',  # INST
-    b'(' + name('argparse.Namespace') + b'o',  # OBJ
-    b'\x82\x01',  # EXT1
-    b'\x96' + struct.pack('<Q', 10**12),  # BYTEARRAY8: would allocate
     const([1, 2]) + const({'append': 3}) + b'b',
     const(None) + const((1, (2,), 3, False, b'')) + b'b',
+    call('_codecs.encode', const('text'), const('rot13')),
     b'\xff',
     b'',
   ],
@@ -257,26 +254,46 @@ def test_any_other_way_to_make_an_object_is_refused(write, body):
 
 
 @pytest.mark.parametrize(
-  'bad',
+  'body',
   [
-    tensor(offset=1),
-    tensor(offset=-1),
-    tensor((3, 4), (5, 1)),
-    tensor((3, 4), (-4, 1)),
-    tensor((12,), (2,)),
-    tensor((-3, 4)),
-    tensor((3, 4), (4,)),
-    tensor((3.0, 4)),
-    tensor((True, 4)),
-    tensor((2**40, 2**40), (0, 0)),  # fits, but is not in the file
-    tensor((13,), (0,)),
-    tensor((1,), (1,), offset=2**62),
-    tensor((0, 2**62, 2**62), (1, 1, 1)),
-    tensor(at=const(np.arange(12.0).tolist())),
+    b'(' + const('echo') + b'iposix\nsystem\n',  # INST
+    b'(' + name('argparse.Namespace') + b'o',  # OBJ
+    name('argparse.Namespace') + const(()) + const({}) + b'\x92',  # NEWOBJ_EX
+    b'\x82\x01',  # EXT1
+    b'\x96' + struct.pack('<Q', 10**12),  # BYTEARRAY8: would allocate
   ],
 )
-def test_a_tensor_outside_its_storage_is_refused(write, bad):
-  with pytest.raises(CheckpointError, match=r'x\.pth: '):
+def test_opcodes_that_torch_does_not_write_are_refused(write, body):
+  with pytest.raises(CheckpointError, match=r'x\.pth: a pickle opcode that torch'):
+    read(write(body))
+
+
+FIT = 'does not fit its storage of 12 elements'
+NATURAL = 'where a size, stride or offset was expected'
+
+
+@pytest.mark.parametrize(
+  ('bad', 'message'),
+  [
+    (tensor(offset=1), FIT),
+    (tensor(offset=-1), NATURAL),
+    (tensor((3, 4), (5, 1)), FIT),
+    (tensor((3, 4), (-4, 1)), NATURAL),
+    (tensor((12,), (2,)), FIT),
+    (tensor((-3, 4)), NATURAL),
+    (tensor((-3, -4)), NATURAL),
+    (tensor((3, 4), (4,)), r'size \(3, 4\), stride \(4,\)'),
+    (tensor((3.0, 4)), NATURAL),
+    (tensor((True, 4)), NATURAL),
+    (tensor((2**40, 2**40), (0, 0)), FIT),  # all in one element, but not in the file
+    (tensor((13,), (0,)), FIT),
+    (tensor((1,), (1,), offset=2**62), FIT),
+    (tensor((0, 2**62, 2**62), (1, 1, 1)), 'damaged'),
+    (tensor(at=const([0.0] * 12)), 'a tensor of list'),
+  ],
+)
+def test_a_tensor_outside_its_storage_is_refused(write, bad, message):
+  with pytest.raises(CheckpointError, match=rf'x\.pth: .*{message}'):
     read(write(bad))
 
 
@@ -289,22 +306,27 @@ def test_the_error_shows_the_tensor_that_does_not_fit(write):
 
 
 @pytest.mark.parametrize(
-  'bad',
+  ('bad', 'in_zip', 'in_stream'),
   [
-    storage(count=13),
-    storage(count=10**13),
-    storage(count=-12),
-    storage(count=11),
-    storage('1'),
-    storage(kind='torch.DoubleStorage'),
-    tuple_of(storage(), storage(count=6, kind='torch.DoubleStorage')),
-    const(('module', 1, 2, 3, 4)) + b'Q',
-    b'P0\n',  # a persistent id in text
+    (storage(count=13), 'expected 52 bytes, found 48 bytes', 'found 48 of 12 x float32'),
+    (storage(count=11), 'expected 44 bytes, found 48 bytes', 'found 44 of 12 x float32'),
+    (storage(count=10**13), 'found 48 bytes', '40000000000000 bytes in a file of .*truncated?'),
+    (storage(count=-12), NATURAL, NATURAL),
+    (storage('1'), 'found no record', "not those in the file: .'0', '1'"),
+    (storage(kind='torch.DoubleStorage'), 'found 48 bytes', 'found 48 of 12 x float64'),
+    (
+      tuple_of(storage(), storage(count=6, kind='torch.DoubleStorage')),
+      "storage '0' is declared twice, differently",
+      "storage '0' is declared twice, differently",
+    ),
+    (const(('module', 1, 2, 3, 4)) + b'Q', "persistent object 'module'", 'expected a storage'),
+    (b'P0\n', 'damaged', 'damaged'),  # a persistent id in text
   ],
 )
-def test_a_storage_of_another_size_is_refused(write, bad):
-  with pytest.raises(CheckpointError, match=r'x\.pth: '):
-    read(write(bad))
+def test_a_storage_of_another_size_is_refused(tmp_path, bad, in_zip, in_stream):
+  for write_file, message in ((zipped, in_zip), (streamed, in_stream)):
+    with pytest.raises(CheckpointError, match=rf'x\.pth: .*{message}'):
+      read(write_file(tmp_path / 'x.pth', bad))
 
 
 @pytest.mark.parametrize(
@@ -319,8 +341,14 @@ def test_a_numpy_array_of_other_contents_is_refused(write, dtype, shape, data):
   array += tuple_of(const(1), const(shape), made, const(False), content) + b'b'
   with pytest.raises(CheckpointError, match='NumPy'):
     read(write(array))
-  with pytest.raises(CheckpointError, match='NumPy'):
-    read(write(call('numpy.core.multiarray.scalar', made, const(data.decode()))))
+
+
+@pytest.mark.parametrize('data', ['1234', '1234567812345678', ''])
+def test_a_numpy_scalar_of_other_contents_is_refused(write, data):
+  made = call('numpy.dtype', const('f8'), const(0), const(1))
+  content = call('_codecs.encode', const(data), const('latin1'))
+  with pytest.raises(CheckpointError, match='a NumPy scalar of float64 from other contents'):
+    read(write(call('numpy.core.multiarray.scalar', made, content)))
 
 
 def test_a_small_file_cannot_build_much_larger_objects(write):
@@ -439,6 +467,10 @@ def test_a_stream_s_slices_of_storages_are_read_and_checked(tmp_path):
   np.testing.assert_array_equal(
     read(streamed(path, tensor(at=storage(view=(None,)))))[1], [4, 5, 6, 7]
   )
-  for bad in (view(5, 2), view(10, 3), view(-1, 5)):
-    with pytest.raises(CheckpointError):
+  for bad, message in (
+    (view(5, 2), 'does not fit its storage of 2 elements'),
+    (view(10, 3), "elements 10 to 13 of storage '0' of 12"),
+    (view(-1, 5), NATURAL),
+  ):
+    with pytest.raises(CheckpointError, match=message):
       read(streamed(path, bad))

@@ -26,11 +26,13 @@ def adjust(
   """Brightness, contrast, saturation: blends with black, the mean grey, the grey; 0..255.
 
   Args:
-    factors: of (brightness, contrast, saturation); 1 changes nothing.
+    image: [B, H, W, 3], 0..255.
+    factors: [B, 3], of (brightness, contrast, saturation); 1 changes nothing.
     order: [B, 3], which of the three comes first, second, third.
 
-  Each adjustment is a * x + b * grey(x) + c with its own (a, b, c), so a step costs one pass
-  whichever of the three it is. Clips to 0..255 after each, as 8-bit pictures do.
+  The blends of Pillow's ImageEnhance without its rounding to whole values, clipped to 0..255 after
+  each. Each is a * x + b * grey(x) + c with its own (a, b, c), so a step costs one pass whichever
+  of the three it is.
   """
   zero = jnp.zeros_like(factors[:, 0])
   for position in range(3):
@@ -50,7 +52,7 @@ def random_jitter(
 ) -> Float[Array, 'B H W 3']:
   """Brightness, contrast and saturation by factors U(1 - strength, 1 + strength), in random order.
 
-  Pictures are 0..255. Specification section 2, step 3: no hue, no grey.
+  Pictures are [B, H, W, 3], 0..255. Specification section 2, step 3: no hue, no grey.
   """
   rng_factors, rng_order = jax.random.split(rng)
   count = image.shape[0]
@@ -64,6 +66,7 @@ def add_pca_noise(
 ) -> Float[Array, 'B H W 3']:
   """Adds sum_j vector_j * (deviation * normals_j) * value_j to every pixel; pictures are 0..255.
 
+  Args: image: [B, H, W, 3]. normals: [B, 3], standard normal draws, one per picture and component.
   Not clipped, as published (specification section 2, step 4; fixture pca_aug).
   """
   shift = jnp.einsum('cj,bj->bc', EIGENVECTORS * EIGENVALUES, deviation * normals)
@@ -73,13 +76,16 @@ def add_pca_noise(
 def random_pca_noise(
   rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, deviation: float = 0.1
 ) -> Float[Array, 'B H W 3']:
-  """PCA lighting noise with one normal draw per picture and component."""
+  """PCA lighting noise with one normal draw per picture and component; pictures are 0..255."""
   return add_pca_noise(image, jax.random.normal(rng, (image.shape[0], 3)), deviation=deviation)
 
 
 def standardise(
   image: Float[Array, 'B H W 3'], *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, 'B H W 3']:
-  """0..255 pictures -> network input: (image / 255 - mean) / std per channel."""
+  """0..255 pictures [B, H, W, 3] -> network input: (image / 255 - mean) / std per channel.
+
+  Args: mean, std: of the three channels, in [0, 1] (specification section 1).
+  """
   scale = 1 / (255 * np.array(std))
   return image * scale.astype(image.dtype) - (np.array(mean) / std).astype(image.dtype)

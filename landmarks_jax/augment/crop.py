@@ -19,6 +19,10 @@ def random_boxes(
 ) -> Int[Array, '{count} 4']:
   """Boxes (x, y, width, height) of uniform relative area and log-uniform aspect, in whole pixels.
 
+  Args:
+    count: number of boxes. side: of the square frame in pixels. area: bounds of the box's share of
+    the frame. aspect: bounds of width / height. tries: draws for each box.
+
   The first of `tries` draws that fits into the frame is taken, else the whole frame (ICCV 2021,
   specification section 2, step 2).
   """
@@ -30,11 +34,11 @@ def random_boxes(
   drawn_aspect = jnp.exp(jax.random.uniform(rng_aspect, (count, tries), minval=low, maxval=high))
   width = jnp.round(jnp.sqrt(drawn_area * drawn_aspect)).astype(int)
   height = jnp.round(jnp.sqrt(drawn_area / drawn_aspect)).astype(int)
-  fits = (width <= side) & (height <= side)
+  fits = (width >= 1) & (width <= side) & (height >= 1) & (height <= side)
   first = jnp.argmax(fits, axis=1)[:, None]
   found = fits.any(axis=1)
 
-  def chosen(sizes: Int[Array, '{count} tries']) -> Int[Array, ' {count}']:
+  def chosen(sizes: Int[Array, 'B tries']) -> Int[Array, ' B']:
     return jnp.where(found, jnp.take_along_axis(sizes, first, axis=1)[:, 0], side)
 
   width, height = chosen(width), chosen(height)
@@ -50,7 +54,10 @@ def random_resized_crop(
   area: tuple[float, float] = (0.2, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Float[Array, 'B S S C']:
-  """A random box of every picture, stretched back to the frame's size."""
+  """A random box of every picture, stretched back to the frame's size.
+
+  Args: image: [B, S, S, C]. area, aspect: see `random_boxes`. Specification section 2, step 2.
+  """
   side = image.shape[1]
   boxes = random_boxes(rng, image.shape[0], side=side, area=area, aspect=aspect)
   return sampling.crop_resize(image, boxes, size=side)

@@ -26,7 +26,8 @@ def random_view(
     sampled never reaches the network, as published for faces.
     area, aspect: of the random resized crop. jitter, pca: strengths; 0 leaves the step out.
 
-  Returns float pictures, 0..255 before the unclipped PCA noise.
+  Returns float pictures of side S - 2 * margin, 0..255 before the unclipped PCA noise. Raises
+  ValueError where the margin leaves nothing.
   """
   rng_crop, rng_jitter, rng_pca = jax.random.split(rng, 3)
   view = jnp.asarray(image, float)

@@ -47,17 +47,17 @@ def _smoke(
     config.steps = min(config.steps, SMOKE_STEPS)
     config.batch_size = SMOKE_BATCH
     config.log_every = config.checkpoint_every = 1
-    config.data = _synthetic(config.data)
+    config.data = _synthetic(config.data.get('frame', 136))
     for options in config.get('evals', {}).values():
-      options.data = _synthetic(options.data)
+      options.data = _synthetic(options.data.get('frame', 136))
       if options.get('labels'):
         options.labels = min(options.labels, SMOKE_IMAGES // 2)
     config.update_from_flattened_dict(dict(changes))
   return config
 
 
-def _synthetic(data: Mapping[str, Any]) -> dict[str, Any]:
-  return {'name': 'synthetic/faces', 'count': SMOKE_IMAGES, 'frame': data.get('frame', 136)}
+def _synthetic(frame: int) -> dict[str, Any]:
+  return {'name': 'synthetic/faces', 'count': SMOKE_IMAGES, 'frame': frame}
 
 
 def defaults(*functions: Callable) -> dict[str, Any]:

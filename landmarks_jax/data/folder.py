@@ -18,7 +18,7 @@ imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Labels(NamedTuple):
-  """A CSV file of landmarks: pixels [N, K, 2] (nan = not visible) and line numbers, per file."""
+  """A CSV file of landmarks: per picture its pixels [K, 2] (nan = not visible), split and line."""
 
   path: pathlib.Path
   names: tuple[str, ...]

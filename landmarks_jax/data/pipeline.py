@@ -237,7 +237,7 @@ def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:
         fields = {name: np.array(value) for name, value in fields.items()}
       yield Batch(**({'valid': np.ones(len(fields['index']), bool)} | fields))
   finally:
-    pass
+    examples.close()
 
 
 def _rows(batch_size: int, shard: int, shards: int) -> int:

@@ -17,6 +17,9 @@ def to_normalised(
 ) -> Float[Array, '*shape 2']:
   """Pixel positions (x, y) -> corner-aligned [-1, 1]. NumPy in, NumPy out.
 
+  Args: pixels: [..., 2]. width, height: of the picture in pixels, at least 2.
+  Specification section 1; fixture kp_normalize.
+
   >>> to_normalised(np.array([0.0, 9.0]), width=10, height=10)
   array([-1.,  1.])
   """
@@ -26,18 +29,21 @@ def to_normalised(
 def to_pixels(
   points: Float[Array, '*shape 2'], *, width: int, height: int
 ) -> Float[Array, '*shape 2']:
-  """Corner-aligned [-1, 1] -> pixel positions (x, y), the inverse of `to_normalised`."""
+  """Corner-aligned [-1, 1] -> pixel positions (x, y), the inverse of `to_normalised`.
+
+  Args: points: [..., 2]. width, height: of the picture in pixels.
+  """
   return (points + 1) / 2 * np.array([width - 1, height - 1], np.float32)
 
 
 def pixel_grid(height: int, width: int) -> Float[Array, '{height} {width} 2']:
-  """The normalised (x, y) of every pixel centre of an image."""
+  """The normalised (x, y) of every pixel centre of an image, corner-aligned."""
   x, y = jnp.linspace(-1, 1, width), jnp.linspace(-1, 1, height)
   return jnp.stack(jnp.meshgrid(x, y, indexing='xy'), axis=-1)
 
 
 def cell_centres(height: int, width: int) -> Float[Array, '{height} {width} 2']:
-  """The position of every cell centre of a feature map, in a frame whose *edges* are -1 and +1.
+  """The (x, y) of every cell centre of a feature map, in a frame whose *edges* are -1 and +1.
 
   A map of h cells covers the frame from edge to edge, so cell i is centred at 2 * (i + .5) / h -
   1. This is half a pixel of the frame away from the corner-aligned convention: `edges_to_corners`
@@ -48,6 +54,8 @@ def cell_centres(height: int, width: int) -> Float[Array, '{height} {width} 2']:
 
 
 def edges_to_corners(points: Float[Array, '*shape 2'], *, side: int) -> Float[Array, '*shape 2']:
-  """Positions where +-1 are the frame's outer edges -> corner-aligned; `side` is the frame's in
-  pixels."""
+  """Positions where +-1 are the frame's outer edges -> corner-aligned.
+
+  Args: points: [..., 2]. side: of the square frame in pixels.
+  """
   return points * (side / (side - 1))

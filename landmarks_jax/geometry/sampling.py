@@ -5,6 +5,7 @@ from jaxtyping import Float, Num
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
+from landmarks_jax.geometry import coords
 
 
 def bilinear(
@@ -13,11 +14,13 @@ def bilinear(
   """Values at corner-aligned positions; zero outside (torch's grid_sample with align_corners=True).
 
   Args: image: [B, H, W, C]. points: [B, ..., 2], normalised (x, y). Returns: [B, ..., C].
+  On a whole pixel the gradient of `points` is the slope towards the next pixel, as in torch.
+  Raises ValueError where the batches differ. Fixture grid_sample.
   """
   batch, height, width, channels = image.shape
-  flat_points = points.reshape(batch, -1, 2)
+  flat_points = points.reshape(points.shape[0], -1, 2)
   shapes.check(image=(image, 'B H W C'), points=(flat_points, 'B P 2'))
-  position = (flat_points + 1) / 2 * jnp.array([width - 1, height - 1], points.dtype)
+  position = coords.to_pixels(flat_points, width=width, height=height)
   corner = jnp.floor(position)
   fraction = position - corner
   flat = image.reshape(batch, height * width, channels)
@@ -26,7 +29,10 @@ def bilinear(
     x, y = corner[..., 0].astype(int) + dx, corner[..., 1].astype(int) + dy
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     place = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
-    weight = jnp.abs(1 - dx - fraction[..., 0]) * jnp.abs(1 - dy - fraction[..., 1]) * inside
+    # Not |1 - dx - fraction|, whose gradient is zero on whole pixels.
+    x_weight = fraction[..., 0] if dx else 1 - fraction[..., 0]
+    y_weight = fraction[..., 1] if dy else 1 - fraction[..., 1]
+    weight = x_weight * y_weight * inside
     return jnp.take_along_axis(flat, place[..., None], axis=1) * weight[..., None]
 
   value = corner_value(0, 0) + corner_value(1, 0) + corner_value(0, 1) + corner_value(1, 1)
@@ -38,8 +44,10 @@ def interval_matrix(
 ) -> Float[Array, 'B {size} {side}']:
   """Matrices that cut [start, start + extent) pixels of a line and stretch it to `size` samples.
 
-  Bilinear with half-pixel centres and edges clamped to the interval, as Pillow resizes a crop that
-  it enlarges; no antialiasing, so it is for extents up to `size`.
+  Args: start, extent: [B], in pixels, inside the line. side: of the line. size: of the result.
+
+  Bilinear with half-pixel centres and edges clamped to the interval, as Pillow resizes a cropped
+  picture that it enlarges; no antialiasing, so it is for extents up to `size`.
   """
   samples = (jnp.arange(size) + 0.5) * (extent[:, None] / size) - 0.5
   position = start[:, None] + jnp.clip(samples, 0, extent[:, None] - 1)
@@ -51,8 +59,14 @@ def crop_resize(
 ) -> Float[Array, 'B {size} {size} C']:
   """Cuts one box from each picture and stretches it to a square of `size` pixels.
 
-  Args: boxes: [B, 4] as (x, y, width, height) in pixels, inside the picture.
+  Args:
+    image: [B, H, W, C].
+    boxes: [B, 4] as (x, y, width, height) in pixels, inside the picture, sides from 1 to `size`.
+    size: side of the result in pixels.
+
+  Raises ValueError where there is not one box for each picture.
   """
+  shapes.check(image=(image, 'B H W C'), boxes=(boxes, 'B 4'))
   x, y, width, height = (boxes[:, i] for i in range(4))
   rows = interval_matrix(y, height, side=image.shape[1], size=size).astype(image.dtype)
   columns = interval_matrix(x, width, side=image.shape[2], size=size).astype(image.dtype)

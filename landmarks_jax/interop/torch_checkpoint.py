@@ -175,8 +175,6 @@ class _DType:
     self.dtype = np.dtype(name)
 
   def build(self, state: Any) -> None:
-    if state[1] not in ('<', '>', '|', '='):
-      raise CheckpointError(f'NumPy byte order {state[1]!r}')
     self.dtype = self.dtype.newbyteorder(state[1])
 
 

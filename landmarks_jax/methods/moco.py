@@ -38,7 +38,8 @@ def enqueue(
   if count > size:
     raise ValueError(f'queue={size} is smaller than the batch of {count}: make it at least {count}')
   rows = (pointer + jnp.arange(count)) % size
-  return queue.at[rows].set(keys.astype(queue.dtype)), (pointer + count) % size
+  queue = jnp.asarray(queue).at[rows].set(keys.astype(queue.dtype))
+  return queue, jnp.asarray((pointer + count) % size)
 
 
 def build(

@@ -102,7 +102,8 @@ def fit_ridge(
   Raises ValueError for a landmark that no picture shows.
   """
   keep = np.flatnonzero(np.asarray(valid))
-  points, visible = np.asarray(points)[keep], np.asarray(visible)[keep]
+  visible = np.asarray(visible)[keep]
+  points = np.where(visible[..., None], np.asarray(points)[keep], 0)
   if not visible.any(0).all():
     never = np.flatnonzero(~visible.any(0)).tolist()
     raise ValueError(
@@ -116,7 +117,7 @@ def fit_ridge(
   targets *= visible[:, None]
 
   values, vectors, moments = _ridge_problem(columns, targets)
-  chosen = np.linspace(0, len(keep) - 1, min(held_out, len(keep))).astype(int)
+  chosen = np.linspace(0, len(keep) - 1, min(held_out, len(keep))).astype(int).tolist()
   strength, sharpness, gain = UNCHOSEN
   if len(keep) > 1:
     held_heat = _leave_one_out_heat(columns, targets, chosen, values, vectors, moments)
@@ -183,7 +184,7 @@ def _ridge_problem(
 def _leave_one_out_heat(
   columns: _Columns,
   targets: Float[np.ndarray, 'n P K'],
-  chosen: np.ndarray,
+  chosen: Sequence[int],
   values: Float[np.ndarray, ' C'],
   vectors: Float[np.ndarray, 'C C'],
   moments: Float[np.ndarray, 'C K'],
@@ -221,8 +222,8 @@ def _position_prior(
   if without is not None:
     weight[without] = 0
   count = np.maximum(weight.sum(0), 1)
-  mean = np.einsum('nk,nkc->kc', weight, np.where(visible[..., None], points, 0)) / count[:, None]
-  off = np.where(visible[..., None], points - mean, 0)
+  mean = np.einsum('nk,nkc->kc', weight, points) / count[:, None]
+  off = points - mean
   scatter = np.einsum('nk,nki,nkj->kij', weight, off, off)
   eye = np.eye(2)
   pooled = (scatter.sum(0) + 0.04 * eye) / ((count - 1).sum() + 1)
@@ -237,7 +238,7 @@ def _choose(
   priors: Sequence[tuple[np.ndarray, np.ndarray]],
   points: Float[np.ndarray, 'n K 2'],
   visible: Bool[np.ndarray, 'n K'],
-  chosen: np.ndarray,
+  chosen: Sequence[int],
   grid: Float[np.ndarray, 'P 2'],
 ) -> tuple[float, float, float]:
   """The (strength, sharpness, gain) of the smallest mean distance on the held-out pictures."""
@@ -258,5 +259,10 @@ def _choose(
 
 
 @jax.jit
-def _expectation(maps: Array, log_prior: Array, grid: Array, sharpness: float) -> Array:
+def _expectation(
+  maps: Float[Array, 'M P K'],
+  log_prior: Float[Array, 'M P K'],
+  grid: Float[Array, 'P 2'],
+  sharpness: Float[Array, ''],
+) -> Float[Array, 'M K 2']:
   return jnp.einsum('mpk,pc->mkc', jax.nn.softmax(sharpness * maps + log_prior, axis=1), grid)

@@ -77,9 +77,9 @@ class ResNet(nn.Module):
   """A ResNet without its head (specs/contrast.md section 2).
 
   `depth` is one of 18, 34, 50, 101, 152; or None, with `block` and `stage_sizes` given. `width`
-  multiplies the stages; the stem has 64 channels at every width. `norm_groups`: GroupedBatchNorm's.
-  `dtype` is that of the computation (bfloat16: with float32 parameters and statistics); None
-  follows the parameters and the input.
+  multiplies the stages; the stem has 64 channels at every width. `norm_groups`, `norm_momentum`:
+  GroupedBatchNorm's. `dtype` is that of the computation (bfloat16: with float32 parameters and
+  statistics); None follows the parameters and the input.
   """
 
   depth: int | None = None

@@ -20,7 +20,10 @@ def to_bytes(image: Shaped[Array, '... 3']) -> UInt8[np.ndarray, '... 3']:
 def montage(
   images: UInt8[np.ndarray, 'N H W 3'], *, columns: int, gap: int = 2
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """Pictures in rows of `columns`, white between them and where the last row ends early."""
+  """Pictures in rows of `columns`, white between them and where the last row ends early.
+
+  Args: images: uint8 [N, H, W, 3]. columns: pictures in a row. gap: pixels between pictures.
+  """
   count, height, width, _ = images.shape
   rows = -(-count // columns)
   sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -33,14 +36,17 @@ def montage(
 def landmarks(
   image: UInt8[np.ndarray, 'S S 3'],
   points: Float[np.ndarray, 'K 2'],
+  *,
   target: Float[np.ndarray, 'K 2'] | None = None,
   visible: Bool[np.ndarray, ' K'] | None = None,
-  *,
   side: int = 192,
 ) -> UInt8[np.ndarray, '{side} {side} 3']:
   """A picture, enlarged to `side`, with predicted (red) and true (green) landmarks, joined.
 
-  Points are normalised. Invisible true landmarks are left out, with their predictions kept.
+  Args:
+    image: uint8 [S, S, 3], not written into. points, target: [K, 2], normalised.
+    visible: [K], of the true landmarks; an invisible one is left out, its prediction is drawn.
+    side: of the result in pixels.
   """
   canvas = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
   pen = ImageDraw.Draw(canvas)
@@ -71,6 +77,13 @@ def landmark_sheet(
   *,
   columns: int = 6,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """Many pictures with their predicted and true landmarks on one sheet."""
-  drawn = [landmarks(*one) for one in zip(images, points, target, visible, strict=True)]
+  """Many pictures with their predicted and true landmarks on one sheet.
+
+  Args: images: N of uint8 [S, S, 3]. points, target: [N, K, 2], normalised. visible: [N, K]. See
+  `landmarks` and `montage`.
+  """
+  drawn = [
+    landmarks(image, predicted, target=true, visible=seen)
+    for image, predicted, true, seen in zip(images, points, target, visible, strict=True)
+  ]
   return montage(np.stack(drawn), columns=columns)

@@ -171,7 +171,7 @@ def _draw_light(face: SimpleNamespace, dice: Dice) -> None:
   face.gain, face.contrast = dice.uniform(0.7, 1.15), dice.uniform(0.75, 1.15)
   face.cast, face.offset = dice.near((1.0, 1.0, 1.0), 0.045), dice.bell(0.04)
   face.grey = dice.chance(0.06)
-  face.blur = round(dice.uniform(2, 7)) / 400 if dice.chance(0.3) else 0.0
+  face.blur = dice.uniform(0.004, 0.018) if dice.chance(0.3) else 0.0
   face.noise, face.noise_start = dice.uniform(0, 0.2) ** 2, dice.uniform(0, 1)
 
 
@@ -407,5 +407,5 @@ def _visible(
   if face.hair_style != 'bald':
     z, inside = solids['hair'].surface(x, y)
     gap, _, _ = hair_gap(face, rotation, origin, x, y, z)
-    hidden |= (inside > 0) & (gap > 9)
+    hidden |= (inside > 0) & (gap > 0) & (z > depth)
   return ~hidden

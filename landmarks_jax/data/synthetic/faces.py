@@ -343,8 +343,7 @@ def _develop(face: SimpleNamespace, picture: np.ndarray) -> UInt8[np.ndarray, 'S
   """Exposure, blur, sensor noise, eight bits."""
   side = picture.shape[1]
   if face.blur:
-    rows = painting.blur_matrix(side, face.blur)
-    picture = rows @ picture @ rows.T
+    picture = painting.blur(picture, face.blur * (side - 1) / 2)
   if face.grey:
     picture = np.repeat(picture.mean(0, keepdims=True), 3, 0)
   level = 255 * face.gain * face.contrast

@@ -1,0 +1,176 @@
+"""The embedding head, and the closed-form landmark head against slow refits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landmarks_jax.geometry import coords
+from landmarks_jax.models import heads, hypercolumn
+
+
+def blobs(count, *, side=32, landmarks=3, noise=0.05, seed=0):
+  """Pyramids whose channels are blurred dots at landmarks, mixed, with noise; the points."""
+  rng = np.random.default_rng(seed)
+  points = rng.uniform(-0.7, 0.7, (count, landmarks, 2)).astype(np.float32)
+  mix = np.random.default_rng(99).normal(size=(landmarks, 5))
+  pyramid = []
+  for h in (4, 8, 16):
+    centres = np.asarray(coords.edges_to_corners(coords.cell_centres(h, h), side=side))
+    away = ((centres[None, :, :, None] - points[:, None, None]) ** 2).sum(-1)
+    maps = np.exp(-away / (2 * (1.5 / h) ** 2)) @ mix
+    pyramid.append((maps + noise * rng.normal(size=maps.shape)).astype(np.float32))
+  return tuple(pyramid), points
+
+
+def fit(pyramid, points, visible=None, valid=None, **options):
+  visible = np.ones(points.shape[:2], bool) if visible is None else visible
+  valid = np.ones(len(points), bool) if valid is None else valid
+  return heads.fit_ridge(pyramid, points, visible, valid, side=32, **options)
+
+
+def error(head, pyramid, points):
+  found = np.asarray(head.predict(head.variables, pyramid))
+  return np.linalg.norm(found - points, axis=-1).mean()
+
+
+def test_landmarks_are_found_on_new_pictures():
+  head = fit(*blobs(40))
+  pyramid, points = blobs(30, seed=1)
+  mean = np.broadcast_to(blobs(40)[1].mean(0), points.shape)
+  assert error(head, pyramid, points) < 0.05
+  assert np.linalg.norm(mean - points, axis=-1).mean() > 0.4
+
+
+def test_features_without_information_give_the_mean_shape():
+  pyramid, points = blobs(40, noise=0.0)
+  lost = tuple(
+    np.random.default_rng(5).normal(size=level.shape).astype(np.float32) for level in pyramid
+  )
+  head = fit(lost, points)
+  found = np.asarray(head.predict(head.variables, lost))
+  np.testing.assert_allclose(found, np.broadcast_to(points.mean(0), found.shape), atol=0.12)
+
+
+def test_a_few_labels_are_never_much_worse_than_their_mean_shape():
+  noisy, points = blobs(60, noise=3.0)
+  for count in (2, 3, 5, 10):
+    head = fit(tuple(level[:count] for level in noisy), points[:count])
+    mean = np.linalg.norm(points[:count].mean(0) - points[20:], axis=-1).mean()
+    assert error(head, tuple(level[20:] for level in noisy), points[20:]) < 1.25 * mean
+
+
+def test_one_label_is_enough_to_fit():
+  pyramid, points = blobs(1)
+  head = fit(pyramid, points)
+  assert np.isfinite(np.asarray(head.predict(head.variables, pyramid))).all()
+
+
+def test_padding_changes_nothing():
+  pyramid, points = blobs(12)
+  padded = tuple(np.concatenate([level, 9 + level[:3]]) for level in pyramid)
+  valid = np.array([True] * 12 + [False] * 3)
+  a = fit(pyramid, points)
+  b = fit(padded, np.concatenate([points, np.full((3, 3, 2), 7, np.float32)]), valid=valid)
+  for x, y in zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_the_position_of_an_invisible_landmark_does_not_matter():
+  pyramid, points = blobs(12)
+  visible = np.ones((12, 3), bool)
+  visible[[2, 5, 7], 1] = False
+  moved = np.where(visible[..., None], points, np.float32(np.nan))
+  a, b = fit(pyramid, points, visible), fit(pyramid, moved, visible)
+  for x, y in zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_a_landmark_that_no_picture_shows_is_an_error():
+  pyramid, points = blobs(4)
+  visible = np.ones((4, 3), bool)
+  visible[:, 2] = False
+  with pytest.raises(ValueError, match=r'landmarks \[2\] are not visible in any of the 4 labelled'):
+    fit(pyramid, points, visible)
+
+
+def test_heat_without_a_picture_equals_a_refit_without_it():
+  """The hat-matrix shortcut against leaving the picture's rows out of the normal equations."""
+  pyramid, points = blobs(6, noise=0.3)
+  columns = heads._Columns(pyramid, 8)
+  grid = np.asarray(coords.edges_to_corners(coords.cell_centres(8, 8), side=32)).reshape(-1, 2)
+  targets = np.exp(-((grid[:, None] - points[:, None]) ** 2).sum(-1) / 0.02)
+  problem = heads._ridge_problem(columns, targets)
+  found = heads._leave_one_out_heat(columns, targets, [1, 4], *problem)
+  x = columns[0:6].astype(np.float64)
+  for m, i in enumerate((1, 4)):
+    rest = [n for n in range(6) if n != i]
+    a, y = x[rest].reshape(-1, x.shape[-1]), targets[rest].reshape(-1, 3)
+    for s, strength in enumerate(heads.STRENGTHS):
+      ridge = strength * problem[0].mean() * np.eye(x.shape[-1])
+      weights = np.linalg.solve(a.T @ a + ridge, a.T @ y)
+      np.testing.assert_allclose(found[s, m], x[i] @ weights, atol=2e-4)
+
+
+def test_predictions_follow_from_the_chosen_numbers():
+  """mean + gain * (E - mean) with E under prior * exp(sharpness * heat), in a slow loop."""
+  pyramid, points = blobs(8, noise=0.2)
+  head = fit(pyramid, points, size=8)
+  v = jax.tree.map(np.asarray, head.variables)
+  found = np.asarray(head.predict(head.variables, pyramid))
+  column = np.asarray(hypercolumn.stack(pyramid, 8), np.float64)
+  kernel = np.concatenate(v.kernels)
+  for n, k in ((0, 0), (3, 2)):
+    log = v.sharpness * column[n] @ kernel[:, k] + v.log_prior[..., k]
+    weight = np.exp(log - log.max())
+    expected = (weight[..., None] * v.positions).sum((0, 1)) / weight.sum()
+    shape = v.mean_shape[k]
+    np.testing.assert_allclose(found[n, k], shape + v.gain * (expected - shape), atol=1e-4)
+
+
+def test_the_position_prior_is_the_labels_gaussian_for_many_labels():
+  points = np.random.default_rng(0).normal(0.1, 0.2, (5000, 2, 2))
+  points[:, 1, 0] *= 2
+  grid = np.array([[0.0, 0.0], [0.3, -0.2], [0.5, 0.5]])
+  log, mean = heads._position_prior(points, np.ones((5000, 2), bool), grid)
+  np.testing.assert_allclose(mean, points.mean(0), atol=1e-12)
+  for k in range(2):
+    covariance = np.cov(points[:, k].T) + 0.03**2 * np.eye(2)
+    away = grid - mean[k]
+    expected = -0.5 * np.einsum('pi,ij,pj->p', away, np.linalg.inv(covariance), away)
+    np.testing.assert_allclose(log[:, k], expected, rtol=0.01)
+
+
+def test_the_prior_without_a_picture_equals_the_prior_of_the_others():
+  points = np.random.default_rng(1).normal(size=(5, 3, 2))
+  visible = np.random.default_rng(2).random((5, 3)) < 0.8
+  grid = np.random.default_rng(3).normal(size=(4, 2))
+  rest = [0, 1, 3, 4]
+  found = heads._position_prior(points, visible, grid, without=2)
+  expected = heads._position_prior(points[rest], visible[rest], grid)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize('layers', [1, 2])
+def test_embeddings_are_unit_rows_of_a_pooled_linear_map(layers):
+  maps = np.random.default_rng(0).normal(size=(3, 2, 4, 6)).astype(np.float32)
+  head = heads.EmbeddingHead(dim=5, layers=layers)
+  params = head.init(jax.random.key(0), maps)['params']
+  x = maps.mean((1, 2))
+  for i in range(layers):
+    layer = params[f'fc{i}']
+    x = np.maximum(x, 0) if i else x
+    x = x @ np.asarray(layer['kernel']) + np.asarray(layer['bias'])
+    bound = 6**-0.5
+    assert 0.5 * bound < np.abs(layer['kernel']).max() <= bound
+    assert 0.2 * bound < np.abs(layer['bias']).max() <= bound
+  expected = x / np.linalg.norm(x, axis=1, keepdims=True)
+  np.testing.assert_allclose(head.apply({'params': params}, maps), expected, atol=1e-6)
+
+
+def test_an_embedding_of_nothing_has_a_finite_gradient():
+  head = heads.EmbeddingHead(dim=3)
+  params = jax.tree.map(jnp.zeros_like, head.init(jax.random.key(0), jnp.ones((1, 2, 2, 4))))
+  grads = jax.grad(lambda p: head.apply(p, jnp.ones((2, 2, 2, 4))).sum())(params)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))

@@ -1,0 +1,190 @@
+"""What every method must do. A new file in methods/ inherits all of it by having a config.
+
+A method is built from the first `configs/<method>_*.py` that names it, made tiny by its `:smoke`.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landmarks_jax import training
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import experiment
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import open_source
+from landmarks_jax.runtime import checkpoint, optim, sharding
+
+ROOT = pathlib.Path(__file__).parents[1]
+METHODS = sorted(p.stem for p in (ROOT / 'landmarks_jax/methods').glob('*.py') if p.stem[0] != '_')
+# Options that make the test harder than the smoke config does.
+HARDER = {'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16}}
+BATCH = 16
+
+
+def build(name, **options):
+  """The method of the first config that names it, tiny."""
+  for path in sorted((ROOT / 'configs').glob('*.py')):
+    config = configs.load(f'{path}:smoke').to_dict()
+    if config['method']['name'] == name:
+      break
+  else:
+    raise AssertionError(f'no file of configs/ uses the method {name}')
+  chosen = {k: v for k, v in config['method'].items() if k != 'name'}
+  info = source(config['data']['frame']).info
+  chosen |= {'mean': info.mean, 'std': info.std, 'precision': 'float32'}
+  build = experiment.find('methods', name).build
+  known = configs.defaults(build).keys() | {'mean', 'std'}
+  given = {k: v for k, v in chosen.items() if k in known} | HARDER.get(name, {}) | options
+  return build(**given), config['data']['frame']
+
+
+@functools.cache
+def source(frame):
+  return pipeline.cached(open_source('synthetic/faces', count=48, frame=frame))
+
+
+def batches(frame, start_step=0):
+  return pipeline.training_batches(source(frame), seed=3, batch_size=BATCH, start_step=start_step)
+
+
+def wide(tree):
+  """Floating leaves in float64."""
+
+  def lift(x):
+    return x.astype('float64') if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+  return jax.tree.map(lift, tree)
+
+
+class Run:
+  """A tiny run of a method on some devices."""
+
+  def __init__(self, name, devices=1, lift=lambda tree: tree):
+    mesh = sharding.mesh(jax.devices()[:devices])
+    self.method, self.frame = build(name, constrain=sharding.constrain(mesh))
+    tx = optim.sgd(1e-3, momentum=0.9, weight_decay=1e-4)
+    example = next(batches(self.frame))
+    state = jax.jit(
+      lambda rng: training.init_state(self.method, tx, rng, example._replace(index=None))
+    )(jax.random.key(0))
+    self.state = sharding.replicate(lift(state), mesh)
+    self._step = sharding.compile_step(training.make_train_step(self.method, tx), mesh)
+    self._mesh, self._rng = mesh, jax.random.key(1)
+
+  def steps(self, count, start=0):
+    """Runs steps; returns their losses."""
+    losses, stream = [], batches(self.frame, start)
+    for _ in range(count):
+      batch = sharding.to_global(next(stream), self._mesh)
+      self.state, metrics = self._step(self.state, batch, self._rng)
+      losses.append(float(metrics['loss']))
+    return losses
+
+
+@pytest.fixture(scope='module', params=METHODS)
+def run(request):
+  """One compiled run on one device, and its host copy of the state before the first step."""
+  run = Run(request.param)
+  run.name, run.first = request.param, jax.device_get(run.state)
+  run.losses = run.steps(3)
+  run.after = jax.device_get(run.state)
+  return run
+
+
+def loss_at(run):
+  batch = next(batches(run.frame))
+  _, params, aux, _ = run.first
+
+  def value(params):
+    return run.method.loss(params, aux, batch, jax.random.key(7), jnp.int32(0))[0]
+
+  return params, jax.jit(jax.value_and_grad(value))
+
+
+def test_gradients_are_finite_and_reach_every_parameter(run):
+  params, value_and_grad = loss_at(run)
+  _, grads = value_and_grad(params)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    assert np.isfinite(grad).all(), jax.tree_util.keystr(path)
+    assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_a_small_step_against_the_gradient_lowers_the_loss(run):
+  """At fixed aux and rng: over training steps a contrastive loss may well rise."""
+  params, value_and_grad = loss_at(run)
+  before, grads = value_and_grad(params)
+  norm = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
+  after, _ = value_and_grad(jax.tree.map(lambda p, g: p - 1e-3 * g / norm, params, grads))
+  np.testing.assert_allclose(after - before, -1e-3 * norm, rtol=0.5)
+
+
+def test_a_step_keeps_structure_shapes_and_types_of_the_state(run):
+  first, after = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (run.first, run.after))
+  assert first == after
+  assert run.after.step == 3
+
+
+def test_describe_ignores_batch_mates_and_returns_a_pyramid(run):
+  side = run.frame - 2 * configs_margin(run)
+  images = np.random.default_rng(0).integers(0, 255, (4, side, side, 3), np.uint8)
+  describe = jax.jit(run.method.describe, static_argnums=3)
+  together = describe(run.after.params, run.after.aux, images, None)
+  sizes = [level.shape[1] for level in together]
+  assert sizes == sorted(sizes)  # coarse to fine
+  for i in (0, 3):
+    alone = describe(run.after.params, run.after.aux, images[i : i + 1], None)
+    for level, one in zip(together, alone, strict=True):
+      np.testing.assert_allclose(level[i], one[0], atol=1e-5 * np.abs(level).max())
+
+
+def configs_margin(run):
+  for path in sorted((ROOT / 'configs').glob('*.py')):
+    config = configs.load(f'{path}:smoke').to_dict()
+    if config['method']['name'] == run.name:
+      return config['method'].get('margin', 0)
+  raise AssertionError(run.name)
+
+
+def test_three_float32_steps_are_the_same_on_eight_devices(run):
+  spread = Run(run.name, devices=8)
+  np.testing.assert_allclose(spread.steps(3), run.losses, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_twenty_float64_steps_are_the_same_on_eight_devices(name):
+  with jax.enable_x64(True):
+    one, eight = Run(name, 1, wide), Run(name, 8, wide)
+    np.testing.assert_allclose(eight.steps(20), one.steps(20), atol=1e-9, rtol=0)
+    a, b = jax.device_get(one.state), jax.device_get(eight.state)
+    assert any(x.dtype == 'float64' for x in jax.tree.leaves(a.params))
+    for (path, x), y in zip(
+      jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+      np.testing.assert_allclose(x, y, atol=1e-8, rtol=0, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_resumed_run_is_the_undisturbed_run_bit_for_bit(run, tmp_path):
+  mesh = sharding.mesh(jax.devices()[:1])
+  run.state = sharding.replicate(run.first, mesh)
+  run.steps(1)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, run.state)
+    run.state, _ = checkpoints.restore(run.state)
+  assert run.steps(2, start=1) == run.losses[1:]
+  for x, y in zip(
+    jax.tree.leaves(jax.device_get(run.state)), jax.tree.leaves(run.after), strict=True
+  ):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_views_show_what_training_looks_at(run):
+  if run.method.views is None:
+    pytest.skip(f'{run.name} draws no views')
+  views = jax.jit(run.method.views)(next(batches(run.frame)), jax.random.key(0))
+  assert views.shape[1] == BATCH
+  assert views.ndim == 5
+  assert np.abs(np.asarray(views[0] - views[1])).mean() > 1

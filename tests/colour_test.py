@@ -15,6 +15,10 @@ ORDERS = list(itertools.permutations(range(3)))
 adjust = jax.jit(colour.adjust)
 
 
+jitter = jax.jit(colour.random_jitter, static_argnames='strength')
+add_pca_noise = jax.jit(colour.add_pca_noise, static_argnames='deviation')
+
+
 def pictures(count, *, low=0, high=255, seed=0):
   r = np.random.default_rng(seed)
   return r.uniform(low, high, (count, 5, 7, 3)).astype(np.float32)
@@ -114,14 +118,14 @@ def test_the_mean_grey_is_each_pictures_own():
   image, factor, order = pictures(6), factors(6), np.array(ORDERS)
   together = np.asarray(adjust(image, factor, order))
   for b in range(6):
-    alone = colour.adjust(image[b : b + 1], factor[b : b + 1], order[b : b + 1])
+    alone = adjust(image[b : b + 1], factor[b : b + 1], order[b : b + 1])
     np.testing.assert_allclose(together[b], alone[0], atol=1e-4)
 
 
 def test_jitter_draws_uniform_factors_and_every_order():
   # On a grey picture without clipping only brightness shows, whatever the order.
   image = np.full((3000, 1, 1, 3), 100, np.float32)
-  drawn = np.asarray(colour.random_jitter(jax.random.key(0), image, strength=0.3))[:, 0, 0, 0] / 100
+  drawn = np.asarray(jitter(jax.random.key(0), image, strength=0.3))[:, 0, 0, 0] / 100
   assert drawn.min() >= 0.7
   assert drawn.max() <= 1.3
   quantiles = np.quantile(drawn, [0.1, 0.25, 0.5, 0.75, 0.9])
@@ -132,7 +136,7 @@ def test_jitter_draws_uniform_factors_and_every_order():
 def test_jitter_is_one_of_the_six_orders_of_its_factors():
   count, rng = 120, jax.random.key(4)
   image = pictures(count)
-  out = np.asarray(colour.random_jitter(rng, image, strength=0.9))
+  out = np.asarray(jitter(rng, image, strength=0.9))
   # The factors, as the function draws them; the order is found by trying all six.
   rng_factors, _ = jax.random.split(rng)
   drawn = np.asarray(jax.random.uniform(rng_factors, (count, 3), minval=0.1, maxval=1.9))
@@ -146,7 +150,7 @@ def test_jitter_is_one_of_the_six_orders_of_its_factors():
 
 def test_jitter_of_no_strength_changes_nothing():
   image = pictures(5)
-  same = colour.random_jitter(jax.random.key(0), image, strength=0.0)
+  same = jitter(jax.random.key(0), image, strength=0.0)
   np.testing.assert_allclose(same, image, atol=1e-4)
 
 
@@ -154,7 +158,7 @@ def test_jitter_of_no_strength_changes_nothing():
 def test_matches_the_published_lighting_noise(golden, kind):
   g = golden('pca_aug')
   image = 255 * g[f'{kind}_x'].transpose(1, 2, 0)[None]
-  out = colour.add_pca_noise(image, g[f'{kind}_randn'][None])
+  out = add_pca_noise(image, g[f'{kind}_randn'][None])
   expected = g[f'{kind}_out'].transpose(1, 2, 0)[None]
   np.testing.assert_allclose(np.asarray(out) / 255, expected, atol=1e-6)
   np.testing.assert_array_equal(colour.EIGENVALUES, g['eigval'])
@@ -163,7 +167,7 @@ def test_matches_the_published_lighting_noise(golden, kind):
 
 def test_lighting_noise_is_the_slow_sum_and_not_clipped():
   image, normals = pictures(3), np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
-  out = np.asarray(colour.add_pca_noise(image, normals, deviation=0.7))
+  out = np.asarray(add_pca_noise(image, normals, deviation=0.7))
   for b in range(3):
     for c in range(3):
       shift = 0.0
@@ -172,7 +176,7 @@ def test_lighting_noise_is_the_slow_sum_and_not_clipped():
         shift += float(colour.EIGENVECTORS[c, j]) * weight
       np.testing.assert_allclose(out[b, ..., c], image[b, ..., c] + 255 * shift, atol=1e-3)
   edge = np.array([0, 255], np.float32)[:, None, None, None] * np.ones((2, 1, 1, 3), np.float32)
-  beyond = np.asarray(colour.add_pca_noise(edge, np.float32([[2, 0, 0], [-2, 0, 0]])))
+  beyond = np.asarray(add_pca_noise(edge, np.float32([[2, 0, 0], [-2, 0, 0]])))
   assert beyond.min() < 0
   assert beyond.max() > 255
 
@@ -210,9 +214,9 @@ def test_the_same_draws_give_the_same_colours_on_one_and_on_eight_devices():
 def test_float64_stays_float64():
   with jax.enable_x64(True):
     image, factor = pictures(6).astype(float), factors(6).astype(float)
-    adjusted = colour.adjust(image, factor, np.array(ORDERS))
+    adjusted = adjust(image, factor, np.array(ORDERS))
     noisy = colour.random_pca_noise(jax.random.key(0), image)
-    jittered = colour.random_jitter(jax.random.key(0), image)
+    jittered = jitter(jax.random.key(0), image)
     standard = colour.standardise(image, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert {x.dtype for x in (adjusted, noisy, jittered, standard)} == {np.dtype(float)}
     expected = (image / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.4, 0.5, 0.6])
@@ -223,5 +227,5 @@ def test_float64_stays_float64():
 
 def test_it_follows_the_type_of_the_picture():
   image = jnp.asarray(pictures(2), jnp.bfloat16)
-  out = colour.add_pca_noise(image, np.zeros((2, 3), np.float32))
+  out = add_pca_noise(image, np.zeros((2, 3), np.float32))
   np.testing.assert_array_equal(np.asarray(out, np.float32), np.asarray(image, np.float32))

@@ -13,6 +13,11 @@ from landmarks_jax import losses
 from landmarks_jax.methods import moco
 
 
+info_nce = jax.jit(losses.info_nce, static_argnames='temperature')
+in_batch_nce = jax.jit(losses.in_batch_nce, static_argnames='temperature')
+smooth_l1 = jax.jit(losses.smooth_l1_landmarks, static_argnames='magnification')
+
+
 def unit_rows(*shape, seed=0):
   rows = np.random.default_rng(seed).normal(size=shape)
   return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
@@ -59,7 +64,7 @@ def test_matches_the_published_contrast(golden, call):
   g = golden('moco_memory')
   query, key, temperature = g[f'q{call}'], g[f'k{call}'], float(g['T'])
   queue = g['queue_after'] if call else g['queue']
-  value = losses.info_nce(query, key, queue, temperature=temperature)
+  value = info_nce(query, key, queue, temperature=temperature)
   logits = g[f'logits{call}'].astype(np.float64)
   expected = np.log(np.exp(logits).sum(1)) - logits[:, 0]
   np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
@@ -69,10 +74,12 @@ def test_matches_the_published_contrast(golden, call):
 
 def test_matches_the_published_gradient(golden):
   g = golden('moco_memory')
-  loss = lambda q: losses.info_nce(  # noqa: E731
+  loss = lambda q: info_nce(  # noqa: E731
     q, g['k'], g['queue'], temperature=float(g['T'])
   ).mean()
-  np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(g['q'])), g['grad_q'], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    jax.jit(jax.grad(loss))(jnp.asarray(g['q'])), g['grad_q'], rtol=1e-5, atol=1e-6
+  )
 
 
 def test_the_queue_moves_as_published_through_both_calls(golden):
@@ -87,7 +94,7 @@ def test_the_queue_moves_as_published_through_both_calls(golden):
 
 def test_the_positive_competes_with_every_negative():
   query, key, negatives = contrast()
-  value = losses.info_nce(query, key, negatives, temperature=0.2)
+  value = info_nce(query, key, negatives, temperature=0.2)
   assert value.shape == (6,)
   for q, k, one in zip(query, key, value, strict=True):
     np.testing.assert_allclose(one, nce_oracle(q, k, negatives, 0.2), rtol=1e-5)
@@ -95,34 +102,34 @@ def test_the_positive_competes_with_every_negative():
 
 def test_other_keys_are_the_negatives_of_a_batch():
   query, key, _ = contrast()
-  value = losses.in_batch_nce(query, key, temperature=0.2)
+  value = in_batch_nce(query, key, temperature=0.2)
   assert value.shape == (6,)
   for i in range(6):
     others = np.delete(key, i, axis=0)
-    one = losses.info_nce(query[i : i + 1], key[i : i + 1], others, temperature=0.2)
+    one = info_nce(query[i : i + 1], key[i : i + 1], others, temperature=0.2)
     np.testing.assert_allclose(value[i], one[0], rtol=1e-5)
     np.testing.assert_allclose(value[i], nce_oracle(query[i], key[i], others, 0.2), rtol=1e-5)
 
 
 def test_no_gradient_is_stopped():
   query, key, negatives = (jnp.asarray(x) for x in contrast())
-  loss = lambda *x: losses.info_nce(*x, temperature=0.2).mean()  # noqa: E731
+  loss = lambda *x: info_nce(*x, temperature=0.2).mean()  # noqa: E731
   for grad in jax.grad(loss, argnums=(0, 1, 2))(query, key, negatives):
     assert np.abs(grad).max() > 1e-3
 
 
 def test_a_batch_equals_its_examples():
   query, key, negatives = contrast()
-  value = losses.info_nce(query, key, negatives, temperature=0.2)
+  value = info_nce(query, key, negatives, temperature=0.2)
   singles = [
-    losses.info_nce(query[i : i + 1], key[i : i + 1], negatives, temperature=0.2)[0]
+    info_nce(query[i : i + 1], key[i : i + 1], negatives, temperature=0.2)[0]
     for i in range(len(query))
   ]
   np.testing.assert_allclose(value, singles, rtol=1e-6)
   points, target, visible = landmark_example()
-  value = losses.smooth_l1_landmarks(points, target, visible)
+  value = smooth_l1(points, target, visible)
   singles = [
-    losses.smooth_l1_landmarks(points[i : i + 1], target[i : i + 1], visible[i : i + 1])[0]
+    smooth_l1(points[i : i + 1], target[i : i + 1], visible[i : i + 1])[0]
     for i in range(len(points))
   ]
   np.testing.assert_allclose(value, singles, rtol=1e-6)
@@ -132,18 +139,18 @@ def test_a_batch_equals_its_examples():
 def test_contrast_is_finite_at_extreme_inputs(size):
   query, key, negatives = (jnp.asarray(x * np.float32(size)) for x in contrast())
   for loss in (
-    lambda q, k, n: losses.info_nce(q, k, n, temperature=0.01).mean(),
-    lambda q, k, n: losses.in_batch_nce(q, k, temperature=0.01).mean(),
+    lambda q, k, n: info_nce(q, k, n, temperature=0.01).mean(),
+    lambda q, k, n: in_batch_nce(q, k, temperature=0.01).mean(),
   ):
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(query, key, negatives)
+    value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(query, key, negatives)
     assert all(np.isfinite(x).all() for x in (value, *grads))
-  assert losses.info_nce(query, query, -query, temperature=0.01).min() >= 0
+  assert info_nce(query, query, -query, temperature=0.01).min() >= 0
 
 
-@pytest.mark.parametrize('loss', [losses.info_nce, losses.in_batch_nce])
+@pytest.mark.parametrize('loss', [info_nce, in_batch_nce])
 def test_contrast_of_bfloat16_is_computed_in_float32(loss):
   arrays = [jnp.asarray(x, jnp.bfloat16) for x in contrast()]
-  arrays = arrays if loss is losses.info_nce else arrays[:2]
+  arrays = arrays if loss is info_nce else arrays[:2]
   value = loss(*arrays, temperature=0.07)
   assert value.dtype == jnp.float32
   exact = loss(*(np.asarray(x, np.float32) for x in arrays), temperature=0.07)
@@ -153,40 +160,39 @@ def test_contrast_of_bfloat16_is_computed_in_float32(loss):
 def test_a_wrong_shape_names_the_argument():
   # The shape hook speaks first in tests; the unhooked functions are what a user calls.
   query, key, negatives = contrast()
-  info_nce = losses.info_nce.__wrapped__
+  bare_nce, bare_l1 = losses.info_nce.__wrapped__, losses.smooth_l1_landmarks.__wrapped__
   with pytest.raises(
     ValueError, match=re.escape('negatives: C=8 in shape (14, 8), but query has C=9')
   ):
-    info_nce(query, key, negatives[:, :8], temperature=1.0)
+    bare_nce(query, key, negatives[:, :8], temperature=1.0)
   with pytest.raises(ValueError, match=re.escape('key: B=1 in shape (1, 9), but query has B=6')):
-    info_nce(query, key[:1], negatives, temperature=1.0)
+    bare_nce(query, key[:1], negatives, temperature=1.0)
   with pytest.raises(ValueError, match=re.escape('key: B=1 in shape (1, 9), but query has B=6')):
     losses.in_batch_nce.__wrapped__(query, key[:1], temperature=1.0)
   points, target, visible = landmark_example()
-  smooth_l1 = losses.smooth_l1_landmarks.__wrapped__
   with pytest.raises(
     ValueError, match=re.escape('target: K=1 in shape (4, 1, 2), but points has K=7')
   ):
-    smooth_l1(points, target[:, :1], visible)
+    bare_l1(points, target[:, :1], visible)
   with pytest.raises(ValueError, match=re.escape('visible: expected [B K], got shape (4, 7, 1)')):
-    smooth_l1(points, target, visible[..., None])
+    bare_l1(points, target, visible[..., None])
 
 
 # Smooth-L1.
 
 
 def grad_of_mean(points, target, visible, **options):
-  loss = lambda p: losses.smooth_l1_landmarks(p, target, visible, **options).mean()  # noqa: E731
-  return np.asarray(jax.grad(loss)(jnp.asarray(points)))
+  loss = lambda p: smooth_l1(p, target, visible, **options).mean()  # noqa: E731
+  return np.asarray(jax.jit(jax.grad(loss))(points))
 
 
 def test_matches_the_published_landmark_loss(golden):
   g = golden('regression_losses')
   everything = np.ones(g['visible'].shape, bool)
-  value = losses.smooth_l1_landmarks(g['pred'], g['target'], everything, magnification=10.0)
+  value = smooth_l1(g['pred'], g['target'], everything, magnification=10.0)
   np.testing.assert_allclose(value.mean(), g['plain_loss'], rtol=1e-6)
   np.testing.assert_allclose(
-    losses.smooth_l1_landmarks(g['pred'], g['target'], everything).mean(),
+    smooth_l1(g['pred'], g['target'], everything).mean(),
     g['plain_loss_default_alpha'],
     rtol=1e-6,
   )
@@ -197,7 +203,7 @@ def test_matches_the_published_landmark_loss(golden):
 
 def test_matches_the_published_loss_of_visible_landmarks(golden):
   g = golden('regression_losses')
-  value = losses.smooth_l1_landmarks(g['pred'], g['target'], g['visible'])
+  value = smooth_l1(g['pred'], g['target'], g['visible'])
   np.testing.assert_allclose(value.mean(), g['selected_loss'], rtol=1e-6)
   grad = grad_of_mean(g['pred'], g['target'], g['visible'])
   # The reference subtracts after magnifying: one more rounding, of the size of the coordinates.
@@ -209,7 +215,7 @@ def test_matches_the_published_loss_of_visible_landmarks(golden):
 @pytest.mark.parametrize('magnification', [1.0, 3.5, 10.0])
 def test_the_landmark_loss_is_the_slow_loop(magnification):
   points, target, visible = landmark_example()
-  value = losses.smooth_l1_landmarks(points, target, visible, magnification=magnification)
+  value = smooth_l1(points, target, visible, magnification=magnification)
   expected = smooth_l1_oracle(points, target, visible, magnification)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   assert value[1] == 0  # nothing visible
@@ -217,10 +223,10 @@ def test_the_landmark_loss_is_the_slow_loop(magnification):
 
 def test_what_is_invisible_may_hold_anything():
   points, target, visible = landmark_example()
-  value = losses.smooth_l1_landmarks(points, target, visible)
+  value = smooth_l1(points, target, visible)
   grad = grad_of_mean(points, target, visible)
   target[~visible] = np.nan
-  np.testing.assert_array_equal(losses.smooth_l1_landmarks(points, target, visible), value)
+  np.testing.assert_array_equal(smooth_l1(points, target, visible), value)
   np.testing.assert_array_equal(grad_of_mean(points, target, visible), grad)
   np.testing.assert_array_equal(grad[~visible], 0)
 
@@ -229,16 +235,14 @@ def test_a_masked_landmark_equals_its_removal_but_for_the_number_of_coordinates(
   points, target, visible = landmark_example()
   visible[:] = True
   visible[:, 3] = False
-  masked = losses.smooth_l1_landmarks(points, target, visible)
-  without = losses.smooth_l1_landmarks(
-    *(np.delete(x, 3, axis=1) for x in (points, target, visible))
-  )
+  masked = smooth_l1(points, target, visible)
+  without = smooth_l1(*(np.delete(x, 3, axis=1) for x in (points, target, visible)))
   np.testing.assert_allclose(masked * 7, without * 6, rtol=1e-6)
 
 
 def test_the_landmark_gradient_is_bounded_at_extreme_inputs():
   points = np.float32([[[1e30, -1e30], [1e15, 1e-30], [0, 0]]])
-  value = losses.smooth_l1_landmarks(points, np.zeros_like(points), np.ones((1, 3), bool))
+  value = smooth_l1(points, np.zeros_like(points), np.ones((1, 3), bool))
   assert np.isfinite(value).all()
   grad = grad_of_mean(points, np.zeros_like(points), np.ones((1, 3), bool))
   np.testing.assert_allclose(grad[0] * 6 / 10, [[1, -1], [1, 0], [0, 0]], atol=1e-6)
@@ -247,21 +251,19 @@ def test_the_landmark_gradient_is_bounded_at_extreme_inputs():
 def test_landmarks_in_bfloat16_are_compared_in_float32():
   points, target, visible = landmark_example()
   points, target = jnp.asarray(points, jnp.bfloat16), jnp.asarray(target, jnp.bfloat16)
-  value = losses.smooth_l1_landmarks(points, target, visible)
+  value = smooth_l1(points, target, visible)
   assert value.dtype == jnp.float32
-  exact = losses.smooth_l1_landmarks(
-    np.asarray(points, np.float32), np.asarray(target, np.float32), visible
-  )
+  exact = smooth_l1(np.asarray(points, np.float32), np.asarray(target, np.float32), visible)
   np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 
 def test_float64_stays_float64():
   with jax.enable_x64(True):
     query, key, negatives = (x.astype(np.float64) for x in contrast())
-    value = losses.info_nce(query, key, negatives, temperature=0.2)
-    others = losses.in_batch_nce(query, key, temperature=0.2)
+    value = info_nce(query, key, negatives, temperature=0.2)
+    others = in_batch_nce(query, key, temperature=0.2)
     points, target, visible = landmark_example()
-    cost = losses.smooth_l1_landmarks(points.astype(float), target.astype(float), visible)
+    cost = smooth_l1(points.astype(float), target.astype(float), visible)
     assert value.dtype == others.dtype == cost.dtype == np.float64
     expected = [nce_oracle(q, k, negatives, 0.2) for q, k in zip(query, key, strict=True)]
     np.testing.assert_allclose(value, expected, rtol=1e-12)

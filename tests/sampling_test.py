@@ -11,6 +11,10 @@ from PIL import Image
 from landmarks_jax.geometry import coords, sampling
 
 
+bilinear = jax.jit(sampling.bilinear)
+crop_resize = jax.jit(sampling.crop_resize, static_argnames='size')
+
+
 def random(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -52,34 +56,32 @@ BOXES = np.array([[0, 0, 13, 11], [3, 2, 5, 9], [12, 10, 1, 1], [4, 0, 9, 2], [0
 def test_matches_grid_sample_of_torch(golden):
   g = golden('grid_sample')
   image = g['x'].transpose(0, 2, 3, 1)
-  out = jax.jit(sampling.bilinear)(image, g['grid'])
+  out = bilinear(image, g['grid'])
   np.testing.assert_allclose(out, g['out_align_true'].transpose(0, 2, 3, 1), atol=1e-5)
 
 
 def test_a_sample_is_the_slow_sum_over_all_pixels():
   image, points = random(2, 4, 7, 3), random(2, 40, 2, seed=1)
-  np.testing.assert_allclose(
-    sampling.bilinear(image, points), bilinear_oracle(image, points), atol=1e-5
-  )
+  np.testing.assert_allclose(bilinear(image, points), bilinear_oracle(image, points), atol=1e-5)
 
 
 def test_points_may_form_any_grid():
   image, points = random(2, 4, 7, 3), random(2, 3, 5, 6, 2, seed=1)
-  out = sampling.bilinear(image, points)
+  out = bilinear(image, points)
   assert out.shape == (2, 3, 5, 6, 3)
-  flat = sampling.bilinear(image, points.reshape(2, 90, 2))
+  flat = bilinear(image, points.reshape(2, 90, 2))
   np.testing.assert_array_equal(out, flat.reshape(out.shape))
 
 
 def test_sampling_at_the_pixels_gives_the_picture():
   image = random(2, 5, 8, 3)
   grid = jnp.broadcast_to(coords.pixel_grid(5, 8), (2, 5, 8, 2))
-  np.testing.assert_allclose(sampling.bilinear(image, grid), image, atol=1e-5)
+  np.testing.assert_allclose(bilinear(image, grid), image, atol=1e-5)
 
 
 def test_far_outside_is_zero():
   points = np.float32([[[-1.5, 0], [1.5, 0], [0, -2], [0, 3], [1e30, 0], [0, -1e30]]])
-  np.testing.assert_array_equal(sampling.bilinear(random(1, 5, 8, 3), points), np.zeros((1, 6, 3)))
+  np.testing.assert_array_equal(bilinear(random(1, 5, 8, 3), points), np.zeros((1, 6, 3)))
 
 
 def test_a_dot_and_its_point_move_together():
@@ -88,7 +90,7 @@ def test_a_dot_and_its_point_move_together():
   shift = np.float32([4, -2])  # the new picture shows at u what the old one shows at u - shift
   pixels = np.stack(np.meshgrid(np.arange(12.0), np.arange(9.0)), -1) - shift
   grid = coords.to_normalised(pixels.astype(np.float32), width=12, height=9)[None]
-  moved = np.asarray(sampling.bilinear(image, grid))[0, ..., 0]
+  moved = np.asarray(bilinear(image, grid))[0, ..., 0]
   row, column = np.unravel_index(moved.argmax(), moved.shape)
   assert (column, row) == (3 + 4, 6 - 2)
   np.testing.assert_allclose(moved[row, column], 1, atol=1e-5)
@@ -99,7 +101,7 @@ def test_the_gradient_of_points_is_the_slope_between_pixels():
   pixels = np.array([[2.25, 1.5], [3.0, 2.0], [0.0, 0.0], [4.75, 3.0]])  # some on whole pixels
   points = coords.to_normalised(pixels, width=7, height=5).astype(np.float32)[None]
   points[0, 1] = [0, 0]  # exactly
-  grad = jax.grad(lambda p: sampling.bilinear(image, p)[..., 1].sum())(jnp.asarray(points))[0]
+  grad = jax.jit(jax.grad(lambda p: bilinear(image, p)[..., 1].sum()))(jnp.asarray(points))[0]
   channel = image[0, ..., 1].astype(float)
   for p, (x, y) in enumerate(pixels):
     i, j, u, v = int(y), int(x), x - int(x), y - int(y)
@@ -118,7 +120,7 @@ def test_another_number_of_pictures_than_of_point_sets_is_an_error():
 @pytest.mark.parametrize('size', [13, 17])
 def test_a_crop_is_the_slow_loop(size):
   image = random(len(BOXES), 11, 13, 3)
-  out = jax.jit(sampling.crop_resize, static_argnames='size')(image, BOXES, size=size)
+  out = crop_resize(image, BOXES, size=size)
   for picture, box, cut in zip(image, BOXES, out, strict=True):
     np.testing.assert_allclose(cut, crop_oracle(picture, box, size), atol=1e-5)
 
@@ -131,7 +133,7 @@ def pillow(picture, box, size):
 
 def test_an_enlarged_crop_is_pillows_without_rounding():
   image = random(len(BOXES), 11, 13, 1)
-  out = sampling.crop_resize(image, BOXES, size=16)
+  out = crop_resize(image, BOXES, size=16)
   for picture, box, cut in zip(image, BOXES, out, strict=True):
     expected = pillow(picture[..., 0], box, 16)  # mode F: Pillow in float
     np.testing.assert_allclose(cut[..., 0], expected, atol=1e-5)
@@ -139,7 +141,7 @@ def test_an_enlarged_crop_is_pillows_without_rounding():
 
 def test_an_enlarged_crop_of_bytes_is_within_one_of_pillow():
   image = np.random.default_rng(3).integers(0, 256, (len(BOXES), 11, 13, 3), np.uint8)
-  out = sampling.crop_resize(image.astype(np.float32), BOXES, size=16)
+  out = crop_resize(image.astype(np.float32), BOXES, size=16)
   for picture, box, cut in zip(image, BOXES, out, strict=True):
     assert np.abs(np.asarray(cut) - pillow(picture, box, 16)).max() <= 1  # it rounds twice
 
@@ -148,9 +150,7 @@ def test_inside_a_box_that_pillow_reads_around_the_pixels_agree():
   # resize(box=...) also blends pixels around the box into its border; a crop does not.
   image = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)
   x, y, width, height = 6, 9, 24, 17
-  cut = sampling.crop_resize(
-    image[None].astype(np.float32), np.array([[x, y, width, height]]), size=40
-  )
+  cut = crop_resize(image[None].astype(np.float32), np.array([[x, y, width, height]]), size=40)
   box = (x, y, x + width, y + height)
   whole = Image.fromarray(image).resize((40, 40), Image.Resampling.BILINEAR, box=box)
   inner = np.s_[2:-2, 2:-2]  # half a pixel of the box is 1.2 of the result
@@ -160,7 +160,7 @@ def test_inside_a_box_that_pillow_reads_around_the_pixels_agree():
 def test_the_whole_frame_is_left_as_it_is():
   image = random(2, 11, 11, 3)
   boxes = np.tile([0, 0, 11, 11], (2, 1))
-  np.testing.assert_allclose(sampling.crop_resize(image, boxes, size=11), image, atol=1e-6)
+  np.testing.assert_allclose(crop_resize(image, boxes, size=11), image, atol=1e-6)
 
 
 def test_a_dot_moves_with_its_crop():
@@ -168,7 +168,7 @@ def test_a_dot_moves_with_its_crop():
   rows, columns = np.mgrid[:30, :34]
   image[0, ..., 0] = np.exp(-((columns - spot[0]) ** 2 + (rows - spot[1]) ** 2) / 4)
   box, size = np.array([[9, 2, 21, 17]]), 34
-  cut = np.asarray(sampling.crop_resize(image, box, size=size))[0, ..., 0]
+  cut = np.asarray(crop_resize(image, box, size=size))[0, ..., 0]
   rows, columns = np.mgrid[:size, :size]
   found = np.array([(cut * columns).sum(), (cut * rows).sum()]) / cut.sum()
   expected = (spot - box[0, :2] + 0.5) * size / box[0, 2:] - 0.5
@@ -196,10 +196,10 @@ def test_one_box_for_two_pictures_is_an_error():
 def test_float64_stays_float64():
   with jax.enable_x64(True):
     image, points = random(2, 4, 7, 3).astype(float), random(2, 40, 2, seed=1).astype(float)
-    out = sampling.bilinear(image, points)
+    out = bilinear(image, points)
     assert out.dtype == np.float64
     np.testing.assert_allclose(out, bilinear_oracle(image, points), atol=1e-12)
     image = random(1, 11, 13, 2).astype(float)
-    cut = sampling.crop_resize(image, BOXES[1:2], size=13)
+    cut = crop_resize(image, BOXES[1:2], size=13)
     assert cut.dtype == np.float64
     np.testing.assert_allclose(cut[0], crop_oracle(image[0], BOXES[1], 13), atol=1e-12)

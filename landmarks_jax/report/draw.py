@@ -52,12 +52,13 @@ def landmarks(
   pen = ImageDraw.Draw(canvas)
   zoom, radius = side / image.shape[0], max(2, side // 80)
 
-  def place(xy: Float[np.ndarray, ' 2']) -> tuple[float, float]:
+  def place(xy: Float[np.ndarray, ' 2']) -> tuple[int, int]:
     # Pixel p of the picture is drawn at (p + .5) * zoom - .5 of the enlarged one.
     pixel = coords.to_pixels(xy, width=image.shape[1], height=image.shape[0])
-    return tuple((pixel + 0.5) * zoom - 0.5)
+    x, y = (pixel + 0.5) * zoom - 0.5
+    return round(float(x)), round(float(y))  # Pillow would truncate
 
-  def dot(xy: tuple[float, float], colour: tuple[int, int, int]) -> None:
+  def dot(xy: tuple[int, int], colour: tuple[int, int, int]) -> None:
     x, y = xy
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0))
 

@@ -1,0 +1,133 @@
+"""Pictures from arrays: where dots land, how sheets are laid out, and that inputs stay clean."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landmarks_jax.geometry import coords
+from landmarks_jax.report import draw
+
+
+def normalised(pixels, side):
+  return coords.to_normalised(np.asarray(pixels, np.float32), width=side, height=side)
+
+
+def dot_centre(picture, colour):
+  """The middle (x, y) of the pixels that have the colour."""
+  rows, columns = np.nonzero((picture == colour).all(-1))
+  assert len(rows), f'no pixel of colour {colour}'
+  return np.array([columns.mean(), rows.mean()])
+
+
+def noise(count, side=24):
+  # Never red, green or white: no pixel is mistaken for a dot.
+  return np.random.default_rng(0).integers(0, 40, (count, side, side, 3), np.uint8)
+
+
+@pytest.mark.parametrize('pixel', [(3, 17), (20, 5), (11, 12), (8.25, 14.75)])
+@pytest.mark.parametrize('side', [24, 96, 192, 250])
+def test_a_point_lands_on_its_pixel_of_the_enlarged_picture(pixel, side):
+  image = np.zeros((24, 24, 3), np.uint8)
+  drawn = draw.landmarks(image, normalised([pixel], 24), side=side)
+  assert drawn.shape == (side, side, 3)
+  # Pixel p of the picture becomes the pixels from p * zoom up to (p + 1) * zoom.
+  expected = (np.array(pixel) + 0.5) * side / 24 - 0.5
+  assert np.abs(dot_centre(drawn, draw.PREDICTION) - expected).max() <= 0.51
+
+
+def test_a_dot_and_its_point_move_together():
+  image = np.zeros((24, 24, 3), np.uint8)
+  image[17, 3] = 255
+  point = normalised([[3, 17]], 24)
+  plain = draw.landmarks(image, np.zeros((0, 2), np.float32), side=192).astype(float)
+  rows, columns = np.mgrid[:192, :192]
+  weight = plain.sum(-1)
+  spot = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+  marked = dot_centre(draw.landmarks(image, point, side=192), draw.PREDICTION)
+  np.testing.assert_allclose(marked, spot, atol=0.6)
+
+
+def test_truth_and_prediction_have_their_colours_and_a_line_between():
+  prediction, target = normalised([[5, 5]], 24), normalised([[18, 15]], 24)
+  drawn = draw.landmarks(noise(1)[0], prediction, target=target, side=240)
+  np.testing.assert_allclose(dot_centre(drawn, draw.PREDICTION), [54.5, 54.5], atol=0.6)
+  np.testing.assert_allclose(dot_centre(drawn, draw.TRUTH), [184.5, 154.5], atol=0.6)
+  middle = drawn[103:107, 118:122].reshape(-1, 3)
+  assert (middle == 255).all(1).any()
+
+
+def test_an_invisible_truth_is_left_out_and_its_prediction_kept():
+  prediction = normalised([[5, 5], [12, 18]], 24)
+  target = np.float32([[np.nan, np.nan], normalised([14, 10], 24)])
+  drawn = draw.landmarks(
+    noise(1)[0], prediction, target=target, visible=np.array([False, True]), side=240
+  )
+  np.testing.assert_allclose(dot_centre(drawn, draw.TRUTH), [144.5, 104.5], atol=0.6)
+  red = (drawn == draw.PREDICTION).all(-1)
+  assert red[54, 54]
+  assert red[184, 124]
+
+
+def test_the_picture_under_the_points_is_the_enlarged_one():
+  image = noise(1)[0]
+  point = normalised([[2, 2]], 24)
+  drawn = draw.landmarks(image, point, side=24)
+  np.testing.assert_array_equal(drawn[8:], image[8:])
+
+
+def test_nothing_is_written_into_the_inputs():
+  for side in (24, 48):
+    images, points = noise(3), normalised(np.full((3, 2, 2), 11), 24)
+    visible = np.ones((3, 2), bool)
+    draw.landmarks(images[0], points[0], target=-points[0], visible=visible[0], side=side)
+    draw.montage(images, columns=2)
+    draw.landmark_sheet(list(images), points, -points, visible)
+    np.testing.assert_array_equal(images, noise(3))
+    np.testing.assert_array_equal(points, normalised(np.full((3, 2, 2), 11), 24))
+
+
+def test_a_montage_fills_its_rows_from_the_left():
+  images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((5, 4, 7, 3), np.uint8)
+  sheet = draw.montage(images, columns=3, gap=2)
+  assert sheet.shape == (4 + 2 + 4, 7 + 2 + 7 + 2 + 7, 3)
+  expected = np.full(sheet.shape, 255, np.uint8)
+  for number, (y, x) in enumerate([(0, 0), (0, 9), (0, 18), (6, 0), (6, 9)], start=1):
+    expected[y : y + 4, x : x + 7] = number
+  np.testing.assert_array_equal(sheet, expected)
+
+
+def test_a_montage_without_gap_is_a_reshape():
+  images = noise(6, side=5)
+  sheet = draw.montage(images, columns=2, gap=0)
+  expected = images.reshape(3, 2, 5, 5, 3).swapaxes(1, 2).reshape(15, 10, 3)
+  np.testing.assert_array_equal(sheet, expected)
+
+
+def test_a_sheet_holds_every_picture_with_its_own_points():
+  images = noise(3)
+  points = normalised([[[4, 6]], [[12, 6]], [[20, 16]]], 24)
+  target = normalised([[[4, 18]], [[12, 18]], [[9, 4]]], 24)
+  visible = np.array([[True], [False], [True]])
+  sheet = draw.landmark_sheet(list(images), points, target, visible, columns=2)
+  assert sheet.shape == (2 * 192 + 2, 2 * 192 + 2, 3)
+  for i, (y, x) in enumerate([(0, 0), (0, 194), (194, 0)]):
+    alone = draw.landmarks(images[i], points[i], target=target[i], visible=visible[i])
+    np.testing.assert_array_equal(sheet[y : y + 192, x : x + 192], alone)
+  assert (sheet[194:, 194:] == 255).all()
+
+
+def test_a_sheet_of_unequal_lists_is_an_error():
+  points = normalised(np.ones((3, 1, 2)), 24)
+  with pytest.raises(ValueError, match='zip'):
+    draw.landmark_sheet(list(noise(2)), points, points, np.ones((3, 1), bool))
+
+
+def test_bytes_are_clipped_and_rounded():
+  image = np.array([[[-3.2, 0.4, 0.6]], [[254.7, 255.2, 300]]], np.float32)
+  expected = np.array([[[0, 0, 1]], [[255, 255, 255]]], np.uint8)
+  for given in (image, jnp.asarray(image), image.astype(float)):
+    out = draw.to_bytes(given)
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(out, expected)
+  image = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+  np.testing.assert_array_equal(draw.to_bytes(image), image)

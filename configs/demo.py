@@ -6,6 +6,7 @@ python -m landmarks_jax train --config configs/demo.py --workdir runs/demo
 from ml_collections import ConfigDict
 
 FACES = dict(name='synthetic/faces', frame=90)
+EVAL = dict(protocol='regression', data=dict(**FACES, count=500), margin=13, labels=50)
 
 SMOKE = {'method.width': 0.0625, 'method.norm_groups': 1}
 
@@ -14,7 +15,7 @@ def get_config():
   """A quarter-width ResNet-18 at 64 pixels."""
   return ConfigDict(
     dict(
-      data=FACES,
+      data=dict(**FACES, count=4000),
       method=dict(
         name='moco',
         depth=18,
@@ -31,6 +32,6 @@ def get_config():
       steps=300,
       batch_size=128,
       log_every=20,
-      evals=dict(faces=dict(protocol='regression', data=FACES, margin=13, labels=50)),
+      evals=dict(faces=EVAL),
     )
   )

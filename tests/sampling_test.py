@@ -10,7 +10,6 @@ from PIL import Image
 
 from landmarks_jax.geometry import coords, sampling
 
-
 bilinear = jax.jit(sampling.bilinear)
 crop_resize = jax.jit(sampling.crop_resize, static_argnames='size')
 

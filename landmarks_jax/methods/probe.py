@@ -1,0 +1,128 @@
+"""The landmark head of the ICCV 2021 system, trained on frozen features (specs/contrast.md, 5).
+
+For each of K landmarks some intermediate maps, linear in the hypercolumn; a sharp softmax turns
+each into a point; the landmark is linear in its own points. It learns from labels and trains by the
+one step, on cached pyramids (evaluation/probing.py) or on pictures through a frozen network. The
+closed-form head beside it is `heads.fit_ridge`, which also takes many landmarks on a CPU: here 68
+landmarks are 3,400 maps, 31 MB a picture at 48x48.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from landmarks_jax import losses
+from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
+from landmarks_jax.geometry import regions, softargmax
+from landmarks_jax.models import hypercolumn
+
+
+def random_params(
+  rng: PRNGKeyArray, channels: tuple[int, ...], *, landmarks: int, points_per_landmark: int
+) -> dict[str, Any]:
+  """The head before training.
+
+  Args: channels: of every level, in pyramid order.
+  Returns: inner: a kernel [C_l, K*P] for each level, N(0, 1); map k * P + p is point p of landmark
+  k. outer: [K, 2P, 2], uniform in +-1/sqrt(2P), from x0, y0, x1, y1, ... to (x, y).
+  """
+  rng_inner, rng_outer = jax.random.split(rng)
+  maps, inputs = landmarks * points_per_landmark, 2 * points_per_landmark
+  inner = jax.random.normal(rng_inner, (sum(channels), maps))
+  bound = inputs**-0.5
+  outer = jax.random.uniform(rng_outer, (landmarks, inputs, 2), minval=-bound, maxval=bound)
+  return {'inner': hypercolumn.split_rows(inner, channels), 'outer': outer}
+
+
+def intermediate_points(
+  params: PyTree, pyramid: Pyramid, *, size: int, sharpness: float
+) -> tuple[Float[Array, 'B K P 2'], Float[Array, 'B K P']]:
+  """Each map's expected position under a softmax over size x size positions, and its peak.
+
+  The hypercolumn is never built: levels are mapped at their own resolution (section 3).
+  """
+  # Features are bfloat16 already; the softmax multiplies what a product rounds by its sharpness.
+  with jax.default_matmul_precision('float32'):
+    maps = hypercolumn.project(pyramid, params['inner'], size)
+  points, peak = softargmax.soft_argmax(maps, sharpness=sharpness)
+  batch, landmarks = len(points), params['outer'].shape[0]
+  return points.reshape(batch, landmarks, -1, 2), peak.reshape(batch, landmarks, -1)
+
+
+def read_out(params: PyTree, points: Float[Array, 'B K P 2']) -> Float[Array, 'B K 2']:
+  """Landmarks from their own intermediate points: linear, without a constant."""
+  flat = points.reshape(*points.shape[:2], -1)
+  return jnp.einsum('bki,kic->bkc', flat, params['outer'], precision='float32')
+
+
+def build(
+  *,
+  landmarks: int,
+  points_per_landmark: int = 50,
+  size: int = 48,
+  sharpness: float = 100.0,
+  magnification: float = 10.0,
+  margin: int = 0,
+  base: Describer | None = None,
+  constrain: Callable[[Any], Any] = lambda x: x,
+) -> Method:
+  """The published landmark head; the defaults are the ICCV 2021 hyper-parameters.
+
+  Args:
+    landmarks: K. points_per_landmark: intermediate points of each. size: side of their maps.
+    sharpness: of the softmax over positions. magnification: of coordinates in the loss.
+    margin: pixels that the loss cuts from each side of a batch's pictures.
+    base: the frozen network, for batches of pictures; without it batches bring their `pyramid`,
+      with points in the frame that was described.
+    constrain: keeps a batch spread over the devices; the identity on one.
+
+  `describe` gives the base's own pyramid, so that a probed network still matches and is evaluated;
+  what the head adds is `landmarks`, of pictures at network size or of pyramids. Its confidence is
+  the mean peak probability of a landmark's maps. aux: `base`, a copy of the base's variables.
+  """
+
+  def look(aux: PyTree, image: Array, size: int | None) -> Pyramid:
+    if base is None:
+      raise ValueError('this probe has no network to describe pictures with: give it a base')
+    return base.apply(aux['base'], image, size)
+
+  def features(aux: PyTree, batch: Batch) -> Pyramid:
+    return look(aux, batch.image, size) if batch.pyramid is None else batch.pyramid
+
+  def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
+    return look(aux, image, size)
+
+  def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
+    # Copies: the step donates its state, and the describer stays in use.
+    aux = {} if base is None else {'base': jax.tree.map(jnp.copy, base.variables)}
+    if batch.image is not None:
+      batch = regions.centre_crop(Batch(image=batch.image[:1]), margin)
+    pyramid = jax.eval_shape(lambda aux: features(aux, batch), aux)
+    channels = tuple(level.shape[-1] for level in pyramid)
+    return random_params(
+      rng, channels, landmarks=landmarks, points_per_landmark=points_per_landmark
+    ), aux
+
+  def find(params: PyTree, aux: PyTree, batch: Batch) -> tuple[Array, Array]:
+    points, peak = intermediate_points(params, features(aux, batch), size=size, sharpness=sharpness)
+    return read_out(params, points), peak.mean(-1)
+
+  def loss(
+    params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
+  ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+    if batch.image is not None:
+      batch = regions.centre_crop(batch, margin)
+    batch = batch._replace(image=None, pyramid=constrain(features(aux, batch)))
+    points, _ = find(params, aux, batch)
+    visible = jnp.ones(points.shape[:2], bool) if batch.visible is None else batch.visible
+    cost = losses.smooth_l1_landmarks(points, batch.points, visible, magnification=magnification)
+    valid = jnp.ones(len(cost), bool) if batch.valid is None else batch.valid
+    return jnp.where(valid, cost, 0).sum() / jnp.maximum(jnp.sum(valid), 1), (aux, {})
+
+  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
+    return aux
+
+  return Method(init, loss, describe, after_update, landmarks=find)

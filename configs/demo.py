@@ -21,6 +21,7 @@ def get_config():
         depth=18,
         width=0.25,
         margin=13,
+        area=(0.4, 1.0),
         head_layers=2,
         queue=0,
         temperature=0.2,

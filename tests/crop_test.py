@@ -47,6 +47,23 @@ def test_boxes_are_whole_pixels_inside_the_frame(side):
   assert min(width.min(), height.min()) >= 1
   assert (x + width).max() == side
   assert (y + height).max() == side
+  if side > 5:  # the last place is reached, and not only by boxes that have no other
+    assert (x + width)[width < side].max() == (y + height)[height < side].max() == side
+
+
+@pytest.mark.parametrize(('area', 'aspect'), [(0.4, 0.7), (0.31, 1.3), (0.5, 0.9), (0.22, 1.1)])
+def test_sides_are_rounded_to_the_nearest_pixel(area, aspect):
+  width, height = boxes_of(3, side=61, area=(area, area), aspect=(aspect, aspect))[0, 2:]
+  expected = [round((61 * 61 * area * aspect) ** 0.5), round((61 * 61 * area / aspect) ** 0.5)]
+  assert [width, height] == expected
+
+
+def test_the_two_sides_of_a_place_are_drawn_independently():
+  # Equal ranges, so that equal draws would give equal numbers.
+  x, y, width, height = boxes_of(4000, side=96, area=(0.25, 0.25), aspect=(1.0, 1.0)).T
+  assert (width == 48).all()
+  assert (height == 48).all()
+  assert abs(np.corrcoef(x, y)[0, 1]) < 4 / np.sqrt(4000)
 
 
 def test_area_and_aspect_are_uniform_and_log_uniform_where_every_box_fits():

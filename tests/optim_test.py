@@ -97,7 +97,7 @@ def test_steps_stay_at_the_last_value_after_the_last_milestone():
 
 
 def test_warm_up_is_linear_then_the_cosine_has_the_epochs_that_are_left():
-  # specs/scrl.md section 7, per step: t = 1.. of T, W of warm-up
+  # SCRL, per step: t = 1.. of T, W of warm-up
   base, warm, total = 0.45, 4, 11
   expected = [
     base * t / warm if t <= warm else base * 0.5 * (1 + np.cos(np.pi * (t - warm) / (total - warm)))

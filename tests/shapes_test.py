@@ -37,7 +37,9 @@ def test_the_source_is_the_argument_that_bound_the_letter():
 
 
 def test_a_wrong_number_of_axes_shows_the_expected_ones():
-  assert message(points=(np.zeros((5, 2)), 'B K 2')) == 'points: expected [B K 2], got shape (5, 2)'
+  for shape in ((5, 2), (4, 5, 2, 1)):
+    given = message(points=(np.zeros(shape), 'B K 2'))
+    assert given == f'points: expected [B K 2], got shape {shape}'
 
 
 def test_a_wrong_exact_size_shows_the_expected_axes():

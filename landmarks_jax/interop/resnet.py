@@ -25,7 +25,7 @@ def from_torch(
   """A torch state dict -> {'params', 'batch_stats', 'head'}: the variables of ResNet, and its head.
 
   Args:
-    state: name -> array, as in a published checkpoint (specs/layouts.md). Names without `prefix`
+    state: name -> array, as in a published checkpoint. Names without `prefix`
       belong to something else and are ignored, and so is `num_batches_tracked`.
     prefix: what stands before `conv1.weight`.
     head: whether to read `fc`, as {'kernel' [C, D], 'bias' [D]}; None where the file has none. With

@@ -56,7 +56,7 @@ class Dropped:
 
 
 def read(path: str | os.PathLike) -> Any:
-  """Reads what `torch.save` wrote, as a zip or as the stream before torch 1.6 (DESIGN.md 3.10).
+  """Reads what `torch.save` wrote, as a zip or as the stream before torch 1.6.
 
   Returns: the saved tree: dicts (also for OrderedDict), lists, tuples, sets, numbers, strings,
   `Dropped`, and read-only NumPy arrays (views of one storage share memory; bfloat16 is

@@ -68,8 +68,10 @@ UNCHOSEN = (1e-1, 30.0, 0.5)
 
 
 def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, 'B K 2']:
-  """mean + gain * (E[u] - mean), where p(u) ~ prior(u) * exp(sharpness * heat(u)) over
-  positions."""
+  """Landmarks from linear heat maps under the labels' own position prior.
+
+  mean + gain * (E[u] - mean), with p(u) ~ prior(u) * exp(sharpness * heat(u)) over positions u.
+  """
   height, width = variables.log_prior.shape[:2]
   heat = hypercolumn.project(pyramid, variables.kernels, (height, width))
   probability = jax.nn.softmax(variables.sharpness * heat + variables.log_prior, axis=(1, 2))

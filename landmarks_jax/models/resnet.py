@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A ResNet without its head (specs/contrast.md section 2).
+  """A ResNet without its head (specification section 2).
 
   `depth` is one of 18, 34, 50, 101, 152; or None, with `block` and `stage_sizes` given. `width`
   multiplies the stages; the stem has 64 channels at every width. `norm_groups`, `norm_momentum`:

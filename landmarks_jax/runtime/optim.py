@@ -123,7 +123,7 @@ def constant(learning_rate: Number) -> Rate:
 def cosine_per_epoch(
   learning_rate: Number, *, epochs: int, steps_per_epoch: int, final: Number = 0.0
 ) -> Rate:
-  """Cosine held for an epoch at a time, e = 1..epochs, then at its end (specs/contrast.md, 2).
+  """Cosine held for an epoch at a time, e = 1..epochs, then at its end (specification section 2).
 
   rate = final + (learning_rate - final) * .5 * (1 + cos(pi * e / epochs)): the first epoch is
   already below `learning_rate`, the last is exactly `final`.

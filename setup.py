@@ -32,7 +32,8 @@ extras = {
   'notebooks': ['jupytext', 'nbmake'],
   'export': ['safetensors'],
 }
-extras['test'] = ['beartype', 'pytest', 'pytest-xdist', 'ruff'] + sum(extras.values(), [])
+everything = [package for packages in extras.values() for package in packages]
+extras['test'] = ['beartype', 'pytest', 'ruff', *everything]
 extras['cuda'] = ['jax[cuda13]>=0.10.2,<0.13']
 extras['tpu'] = ['jax[tpu]>=0.10.2,<0.13']
 

@@ -5,7 +5,8 @@ import pathlib
 
 root = pathlib.Path(__file__).resolve().parents[1]
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+devices = ' --xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + devices
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(root / '.cache/jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 

@@ -1,6 +1,7 @@
 """What every method must do. A new file in methods/ inherits all of it by having a config.
 
-A method is built from the first `configs/<method>_*.py` that names it, made tiny by its `:smoke`.
+A method is built from the first `configs/<method>_*.py` that names it, made tiny by its `:smoke`;
+one that learns from cached features inside an evaluation, from `ON_FEATURES`.
 """
 
 import functools
@@ -14,6 +15,7 @@ import pytest
 from landmarks_jax import training
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import experiment
+from landmarks_jax.contracts import Describer
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import open_source
 from landmarks_jax.runtime import checkpoint, optim, sharding
@@ -22,11 +24,28 @@ ROOT = pathlib.Path(__file__).parents[1]
 METHODS = sorted(p.stem for p in (ROOT / 'landmarks_jax/methods').glob('*.py') if p.stem[0] != '_')
 # Options that make the test harder than the smoke config does.
 HARDER = {'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16}}
+# Methods whose batches bring a pyramid: their options.
+ON_FEATURES = {'probe': {'landmarks': 5, 'points_per_landmark': 6, 'size': 12}}
 BATCH = 16
+
+
+def block_means(variables, image, size):
+  """A network for methods that need one: means of blocks, mixed, in three levels."""
+  n, side = image.shape[:2]
+  image = jnp.asarray(image, variables[0].dtype) / 255 - 0.5
+  levels = (image.reshape(n, h, side // h, h, side // h, 3).mean((2, 4)) for h in (2, 4, 8))
+  return tuple(level @ kernel for level, kernel in zip(levels, variables, strict=True))
+
+
+KERNELS = tuple(jax.random.normal(jax.random.key(i), (3, 4 + i)) for i in range(3))
+BASE = Describer(KERNELS, block_means)
 
 
 def build(name, **options):
   """The method of the first config that names it, tiny."""
+  if name in ON_FEATURES:
+    build = experiment.find('methods', name, section='method').build
+    return build(base=BASE, **ON_FEATURES[name], **options), 32
   for path in sorted((ROOT / 'configs').glob('*.py')):
     config = configs.load(f'{path}:smoke').to_dict()
     if config['method']['name'] == name:
@@ -36,7 +55,7 @@ def build(name, **options):
   chosen = {k: v for k, v in config['method'].items() if k != 'name'}
   info = source(config['data']['frame']).info
   chosen |= {'mean': info.mean, 'std': info.std, 'precision': 'float32'}
-  build = experiment.find('methods', name).build
+  build = experiment.find('methods', name, section='method').build
   known = configs.defaults(build).keys() | {'mean', 'std'}
   given = {k: v for k, v in chosen.items() if k in known} | HARDER.get(name, {}) | options
   return build(**given), config['data']['frame']
@@ -47,8 +66,16 @@ def source(frame):
   return pipeline.cached(open_source('synthetic/faces', count=48, frame=frame))
 
 
-def batches(frame, start_step=0):
-  return pipeline.training_batches(source(frame), seed=3, batch_size=BATCH, start_step=start_step)
+def batches(run, start_step=0):
+  stream = pipeline.training_batches(
+    source(run.frame), seed=3, batch_size=BATCH, start_step=start_step
+  )
+  return map(described, stream) if run.name in ON_FEATURES else stream
+
+
+def described(batch):
+  pyramid = (level.astype(jnp.bfloat16) for level in block_means(KERNELS, batch.image, None))
+  return batch._replace(image=None, pyramid=tuple(np.asarray(level) for level in pyramid))
 
 
 def wide(tree):
@@ -65,9 +92,10 @@ class Run:
 
   def __init__(self, name, devices=1, lift=lambda tree: tree):
     mesh = sharding.mesh(jax.devices()[:devices])
+    self.name = name
     self.method, self.frame = build(name, constrain=sharding.constrain(mesh))
     tx = optim.sgd(1e-3, momentum=0.9, weight_decay=1e-4)
-    example = next(batches(self.frame))
+    example = next(batches(self))
     state = jax.jit(
       lambda rng: training.init_state(self.method, tx, rng, example._replace(index=None))
     )(jax.random.key(0))
@@ -77,7 +105,7 @@ class Run:
 
   def steps(self, count, start=0):
     """Runs steps; returns their losses."""
-    losses, stream = [], batches(self.frame, start)
+    losses, stream = [], batches(self, start)
     for _ in range(count):
       batch = sharding.to_global(next(stream), self._mesh)
       self.state, metrics = self._step(self.state, batch, self._rng)
@@ -89,14 +117,14 @@ class Run:
 def run(request):
   """One compiled run on one device, and its host copy of the state before the first step."""
   run = Run(request.param)
-  run.name, run.first = request.param, jax.device_get(run.state)
+  run.first = jax.device_get(run.state)
   run.losses = run.steps(3)
   run.after = jax.device_get(run.state)
   return run
 
 
 def loss_at(run):
-  batch = next(batches(run.frame))
+  batch = next(batches(run))
   _, params, aux, _ = run.first
 
   def value(params):
@@ -142,6 +170,8 @@ def test_describe_ignores_batch_mates_and_returns_a_pyramid(run):
 
 
 def configs_margin(run):
+  if run.name in ON_FEATURES:
+    return 0
   for path in sorted((ROOT / 'configs').glob('*.py')):
     config = configs.load(f'{path}:smoke').to_dict()
     if config['method']['name'] == run.name:
@@ -184,7 +214,7 @@ def test_a_resumed_run_is_the_undisturbed_run_bit_for_bit(run, tmp_path):
 def test_views_show_what_training_looks_at(run):
   if run.method.views is None:
     pytest.skip(f'{run.name} draws no views')
-  views = jax.jit(run.method.views)(next(batches(run.frame)), jax.random.key(0))
+  views = jax.jit(run.method.views)(next(batches(run)), jax.random.key(0))
   assert views.shape[1] == BATCH
   assert views.ndim == 5
   assert np.abs(np.asarray(views[0] - views[1])).mean() > 1

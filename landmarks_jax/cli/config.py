@@ -2,18 +2,25 @@
 
 A config file defines `get_config() -> ConfigDict`, and `SMOKE`, the changes that make its method
 tiny. `FILE:smoke` applies them and replaces data and steps, so that it runs anywhere in seconds.
+Changes from the command line are read by the annotation of the argument that they become.
 """
 
+import ast
+import collections.abc
+import difflib
 import importlib.util
 import inspect
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 # Arguments that commands hand over themselves; they are no part of a config.
 INJECTED = frozenset(
@@ -23,21 +30,41 @@ INJECTED = frozenset(
 SMOKE_STEPS, SMOKE_BATCH, SMOKE_IMAGES = 3, 8, 32
 
 
+class Text(str):
+  """A value from the command line: text until the annotation of its argument says what it is."""
+
+
 def load(spec: str) -> ml_collections.ConfigDict:
   """Reads `PATH` or `PATH:smoke`. Raises FileNotFoundError or ValueError that say what to do."""
   path, _, variant = spec.partition(':')
-  file = pathlib.Path(path)
+  file = pathlib.Path(path).expanduser()
   if not file.is_file():
-    near = sorted(p.stem for p in file.parent.glob('*.py')) if file.parent.is_dir() else []
-    there = f'; in {file.parent} there are: {", ".join(near)}' if near else ''
-    raise FileNotFoundError(f'no config file {path}{there}')
+    folder = file if file.is_dir() else file.parent
+    near = sorted(p.name for p in folder.glob('*.py'))
+    there = f'; in {folder} there are: {", ".join(near)}' if near else ''
+    raise FileNotFoundError(f'no config file {path}{hint(file.name, near)}{there}')
   if variant not in ('', 'smoke'):
     raise ValueError(f'no variant {variant!r} of {path}; there is: smoke')
-  module_spec = importlib.util.spec_from_file_location(file.stem, file)
-  module = importlib.util.module_from_spec(module_spec)
-  module_spec.loader.exec_module(module)
-  config = module.get_config()
-  return _smoke(config, getattr(module, 'SMOKE', {})) if variant else config
+  config, changes = _import(file)
+  return _smoke(config, changes) if variant else config
+
+
+def _import(file: pathlib.Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  spec = importlib.util.spec_from_file_location(file.stem, file)
+  if spec is None:
+    raise ValueError(f'{file} is no Python file; a config is one that defines get_config()')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+      raise ValueError('it defines no get_config()')
+    return module.get_config(), getattr(module, 'SMOKE', {})
+  except Exception as error:  # whatever a user's file does
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file.absolute())]
+    line = getattr(error, 'lineno', None) or (lines[-1] if lines else 1)
+    name = type(error).__name__
+    raise ValueError(f'{file}, line {line} is no config: {name}: {error}') from error
 
 
 def _smoke(
@@ -71,11 +98,17 @@ def defaults(*functions: Callable) -> dict[str, Any]:
 
 
 def complete(
-  section: str, given: Mapping[str, Any], *functions: Callable, also: tuple[str, ...] = ()
+  section: str,
+  given: Mapping[str, Any],
+  *functions: Callable,
+  also: tuple[str, ...] = (),
+  later: tuple[str, ...] = (),
 ) -> dict[str, Any]:
   """A section of a config with the defaults of the functions that will take it.
 
-  Raises ValueError for a key that none of them takes, and for one that is missing.
+  also: keys that are nobody's argument. later: arguments that may stay None, for the data to say.
+  Raises ValueError for a key that none of them takes, one that is missing, and a value that is not
+  of the type that the argument is annotated with.
   """
   parameters = {
     name: p
@@ -83,22 +116,103 @@ def complete(
     for name, p in inspect.signature(f).parameters.items()
     if name not in INJECTED and p.kind is not p.VAR_KEYWORD
   }
-  unknown = [key for key in given if key not in parameters and key not in also]
-  if unknown:
-    raise ValueError(
-      f'{section}: unknown {", ".join(unknown)}; known are {", ".join(sorted(parameters))}'
-    )
-  missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
-  if missing:
-    raise ValueError(f'{section}: {", ".join(missing)} is missing')
-  return {**defaults(*functions), **given}
+  for key in given:
+    if key not in parameters and key not in also:
+      known = sorted({*parameters, *also})
+      raise ValueError(f'{section} has no {key!r}{hint(key, known)}; it has: {", ".join(known)}')
+  values = defaults(*functions) | {name: None for name in later if name in parameters} | dict(given)
+  for name, parameter in parameters.items():
+    if name not in values:
+      raise ValueError(f'{section}.{name} is missing; give it as {section}.{name}=VALUE')
+    kind = parameter.annotation
+    values[name] = typed(f'{section}.{name}', values[name], kind | None if name in later else kind)
+  return plain(values)
+
+
+def typed(name: str, value: Any, kind: Any) -> Any:
+  """A value that fits an annotation; Text is read as one. Raises ValueError that names both."""
+  tried = _readings(value) if isinstance(value, Text) else [value]
+  for one in tried:
+    if _fits(one, kind):
+      return one
+  raise ValueError(f'{name}={value!r}: expected {_spell(kind)}')
+
+
+def _readings(text: Text) -> list[Any]:
+  def literal(part: str) -> Any:
+    words = {'true': True, 'false': False, 'none': None}
+    try:
+      return ast.literal_eval(part.strip())
+    except (ValueError, SyntaxError):
+      return words.get(part.strip().lower(), part.strip())
+
+  found = [literal(text), [literal(part) for part in text.split(',')], str(text)]
+  return sorted(map(plain, found), key=lambda one: isinstance(one, str))  # text fits nearly all
+
+
+def _fits(value: Any, kind: Any) -> bool:
+  origin, args = typing.get_origin(kind), typing.get_args(kind)
+  if origin in (types.UnionType, typing.Union):
+    return any(_fits(value, one) for one in args)
+  if origin is typing.Literal:
+    return value in args
+  if origin is tuple and args[-1:] != (...,):
+    lists = isinstance(value, list | tuple) and len(value) == len(args)
+    return lists and all(map(_fits, value, args))
+  if origin in (tuple, list, collections.abc.Sequence):
+    return isinstance(value, list | tuple) and all(_fits(one, args[0]) for one in value)
+  if origin in (dict, collections.abc.Mapping):
+    return isinstance(value, Mapping) and all(_fits(one, args[1]) for one in value.values())
+  if kind in (int, float):
+    numbers = int if kind is int else (int, float)
+    return isinstance(value, numbers) and not isinstance(value, bool)
+  if kind in (Any, inspect.Parameter.empty) or not (kind is None or isinstance(kind, type)):
+    return True
+  return value is None if kind is None else isinstance(value, kind)
+
+
+def _spell(kind: Any) -> str:
+  origin, args = typing.get_origin(kind), typing.get_args(kind)
+  if origin in (types.UnionType, typing.Union):
+    return ' or '.join(dict.fromkeys(map(_spell, args)))
+  if origin is typing.Literal:
+    return ' or '.join(map(repr, args))
+  if origin is tuple and args[-1:] != (...,):
+    return f'{len(args)} values ({", ".join(map(_spell, args))})'
+  if origin in (tuple, list, collections.abc.Sequence):
+    return f'a list, each {_spell(args[0])}'
+  if origin in (dict, collections.abc.Mapping):
+    return 'a section, with KEY=VALUE in it'
+  words = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'True or False'}
+  return words.get(kind, 'None' if kind in (None, type(None)) else inspect.formatannotation(kind))
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+  """' (did you mean ...?)' where a known word is near, else nothing."""
+  near = difflib.get_close_matches(word, list(known), n=1)
+  return f' (did you mean {near[0]!r}?)' if near else ''
 
 
 def plain(config: Any) -> Any:
-  """A config as JSON has it: dicts, lists, numbers, strings, None."""
+  """A config as JSON has it: dicts, lists, numbers, strings, None. Raises ValueError for others."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
-  return json.loads(json.dumps(config))
+  if isinstance(config, Mapping):
+    return {str(key): plain(value) for key, value in config.items()}
+  if isinstance(config, list | tuple):
+    return [plain(value) for value in config]
+  if config is None or isinstance(config, bool | int | float | str):
+    return config
+  raise ValueError(f'a config holds numbers, texts, lists and sections; not {config!r}')
+
+
+def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """The leaves of a plain config by their dotted names."""
+  leaves = {}
+  for key, value in config.items():
+    inner = isinstance(value, Mapping) and value
+    leaves |= flat(value, f'{prefix}{key}.') if inner else {f'{prefix}{key}': value}
+  return leaves
 
 
 def differences(old: Any, new: Any, prefix: str = '') -> list[str]:
@@ -114,49 +228,85 @@ def differences(old: Any, new: Any, prefix: str = '') -> list[str]:
   return [] if old == new else [f'{prefix[:-1]}: {old!r} -> {new!r}']
 
 
-def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Writes config.json into a new workdir; accepts one made by the same config, refuses others.
+def read(file: pathlib.Path) -> dict[str, Any]:
+  """The config.json of a run. Raises FileNotFoundError or ValueError that say what is wrong."""
+  if not file.is_file():
+    raise FileNotFoundError(f'{file.parent} holds no run: it has no {file.name}')
+  try:
+    config = json.loads(file.read_text())
+  except ValueError as error:
+    raise ValueError(f'{file} is damaged ({error}); the run cannot be read without it') from error
+  if not isinstance(config, dict):
+    raise ValueError(f'{file} is damaged: it holds no keys; the run cannot be read without it')
+  return config
+
+
+def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Accepts a workdir that is new, or empty, or made by the same config; refuses others.
 
   Raises ValueError that lists both values of every key that differs.
   """
+  if not workdir.exists():
+    return
+  if not workdir.is_dir():
+    raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
   file = workdir / 'config.json'
   if file.exists():
-    changed = differences(json.loads(file.read_text()), config)
+    changed = differences(read(file), config)
     if changed:
       raise ValueError(
         f'{workdir} was made by another config (there -> here):\n  '
         + '\n  '.join(changed)
         + '\nUse another --workdir, or the same config to continue.'
       )
+  elif any(p.name != 'config.json.tmp' for p in workdir.iterdir()):
+    raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
+
+
+def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Writes config.json into a new workdir, after `check_workdir`."""
+  check_workdir(workdir, config)
+  file = workdir / 'config.json'
+  if file.exists():
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  if any(p.name != 'config.json.tmp' for p in workdir.iterdir()):
-    raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
   draft = file.with_suffix('.json.tmp')
   draft.write_text(json.dumps(config, indent=2) + '\n')
   draft.replace(file)
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Declares --config: reads the file that `argv` names, so that its keys can be changed there.
+  """Declares --config and --config.KEY; returns `argv` with every change as absl can read it."""
+  what = 'Config file, or FILE:smoke.'
+  flags.DEFINE_string('config', None, what, flag_values=values)
+  what = 'VALUE changes a key, as in --config.steps=100; listed with --config=FILE --help.'
+  flags.DEFINE_multi_string('config.KEY', [], what, flag_values=values)
+  argv, rest = list(argv), []
+  while argv:
+    argument = argv.pop(0)
+    match = re.match(r'--?config\.([^=]+)(=?)(.*)', argument, re.S)
+    if match is None:
+      rest.append(argument)
+      continue
+    key, given, value = match.groups()
+    if not given:
+      if not argv or argv[0].startswith('--'):
+        raise ValueError(f'{argument} needs a value: {argument}=VALUE')
+      value = argv.pop(0)
+    rest.append(f'--config.KEY={key}={value}')
+  return rest
 
-  Returns `argv` without the file; raises what `load` raises.
-  """
-  argv, spec = list(argv), None
-  for i, argument in enumerate(argv):
-    if argument in ('--config', '-config') and i + 1 < len(argv):
-      spec = argv.pop(i + 1)
-      argv.pop(i)
-      break
-    if argument.startswith(('--config=', '-config=')):
-      spec = argv.pop(i).partition('=')[2]
-      break
-  what = 'Config file, or FILE:smoke; --config.KEY=VALUE changes a key.'
-  if spec is None:
-    flags.DEFINE_string('config', None, what, flag_values=values)
-    return argv
-  from landmarks_jax.cli import experiment, train  # late: this reads methods and data
 
-  config = ml_collections.ConfigDict(experiment.complete(load(spec), train.train))
-  config_flags.DEFINE_config_dict('config', config, what, flag_values=values, sys_argv=argv)
-  return argv
+def changed(config: Any, changes: Sequence[str]) -> dict[str, Any]:
+  """A plain config with 'KEY=VALUE' changes, the values as Text. Raises ValueError."""
+  config = plain(config)
+  for change in changes:
+    key, _, value = change.partition('=')
+    *path, last = key.split('.')
+    section = config
+    for i, part in enumerate(path):
+      section = section.setdefault(part, {})
+      if not isinstance(section, dict):
+        raise ValueError(f'--config.{key}: {".".join(path[: i + 1])} is no section')
+    section[last] = Text(value)
+  return config

@@ -1,13 +1,15 @@
 """Evaluates the checkpoint of a run again, or with other evaluations.
 
---workdir is the folder of a run; nothing in it changes but evaluations/STEP.json and its pictures.
-The evaluations are the run's own, or those of another config file (--config), whose keys are
-changed with --config.evals.KEY=VALUE.
+--workdir is the folder of a run; nothing in it changes but its folder evaluations, where nothing is
+overwritten. The evaluations are the run's own, or those of another config file (--config), changed
+with --config.evals.KEY=VALUE; --config.data.path=DIR says where the training pictures are now.
 """
 
+import itertools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -24,35 +26,60 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if values.workdir is None:
+  if not values.workdir:
     raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
-  evaluate(
-    pathlib.Path(values.workdir), step=values.step, evals=values.config and values.config.evals
-  )
+  workdir, changes = pathlib.Path(values.workdir).expanduser(), values['config.KEY'].value
+  given = configs.read(workdir / 'config.json')
+  if values.config:
+    given = configs.plain(configs.load(values.config))
+  moved = [change for change in changes if change.startswith('data.path=')]
+  changes = [change for change in changes if change not in moved]
+  for change in changes:
+    if not change.startswith(('evals.', 'evals=')):
+      key = change.partition('=')[0]
+      raise ValueError(f'evaluate changes config.evals.* and config.data.path, not config.{key}')
+  evals = configs.changed({'evals': given.get('evals', {})}, changes)['evals']
+  evals = configs.typed('config.evals', evals, Mapping[str, Any])
+  path = moved[-1].partition('=')[2] if moved else None
+  evaluate(workdir, step=values.step, evals=evals, path=path)
   return 0
 
 
 def evaluate(
-  workdir: pathlib.Path, *, step: int | None = None, evals: dict | None = None
+  workdir: pathlib.Path,
+  *,
+  step: int | None = None,
+  evals: Mapping[str, Mapping[str, Any]] | None = None,
+  path: str | None = None,
 ) -> dict[str, float]:
-  """Scores of a run's checkpoint by full name; prints the table and writes it beside the run."""
-  from landmarks_jax.cli import experiment  # late: heavy
+  """Scores of a run's checkpoint by full name; prints the table and writes it beside the run.
+
+  Args: step: of the checkpoint, the newest if None. evals: instead of the run's own. path: where
+  the training pictures are now, and those of evaluations that were in the same place.
+  """
+  from landmarks_jax.cli import experiment, train  # late: heavy
   from landmarks_jax.report import draw
   from landmarks_jax.runtime import checkpoint, logs
 
-  file = workdir / 'config.json'
-  if not file.is_file():
-    raise FileNotFoundError(f'{workdir} holds no run: it has no config.json')
-  config = json.loads(file.read_text())
-  config['evals'] = configs.plain(evals) if evals else config['evals']
+  config = configs.read(workdir / 'config.json')
+  config = experiment.complete(config | ({} if evals is None else {'evals': evals}), train.train)
+  before = config['data'].get('path')
+  for data in (config['data'], *(options['data'] for options in config['evals'].values())):
+    if path is not None and data.get('path') == before:
+      data['path'] = path
   if not config['evals']:
-    raise ValueError(f'{file} names no evaluations; give some with --config=FILE')
+    raise ValueError(f'{workdir} names no evaluations; give some with --config=FILE')
+  folder = workdir / 'checkpoints'
+  if not folder.is_dir():
+    raise FileNotFoundError(f'{workdir} has no checkpoints yet; train it first')
   parts = experiment.Experiment(config)
-  with checkpoint.Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+  parts.check_evals()
+  with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
+  result = _unused(workdir / 'evaluations', step, config['evals'])
   describer, scores = parts.describer(state.params, state.aux), {}
-  pictures = logs.Logs(workdir / 'evaluations')
+  pictures = logs.Logs(result.with_suffix(''))
   for name, options in config['evals'].items():
     print(f'evaluating {name} at step {step}', flush=True)
     predictions, found = parts.evaluate(name, describer)
@@ -60,7 +87,15 @@ def evaluate(
     sheet = draw.landmark_sheet(**parts.pictures(name, next(iter(predictions.values()))))
     pictures.write_picture(f'landmarks/{name}', step, sheet)
   pictures.close()
-  result = workdir / 'evaluations' / f'{step}.json'
   result.write_text(json.dumps({'evals': config['evals'], 'scores': scores}, indent=2) + '\n')
   print(table.of_scores(config['evals'], scores))
+  print(f'written to {result}')
   return scores
+
+
+def _unused(folder: pathlib.Path, step: int, evals: dict[str, Any]) -> pathlib.Path:
+  """STEP.json, or STEP_2.json, ...: the first that is free or holds the same evaluations."""
+  for number in itertools.count(1):
+    file = folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
+    if not file.exists() or configs.read(file).get('evals') == configs.plain(evals):
+      return file

@@ -3,56 +3,97 @@
 import functools
 import importlib
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from landmarks_jax import training
 from landmarks_jax.cli import config as configs
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source, open_source, source_function
+from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import optim, sharding
 
 CALIBRATION_BATCHES = 10
+FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what a file of them defines
+LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
+LEAST |= {'keep': 1, 'workers': 0}
 
 
-def find(folder: str, name: str) -> ModuleType:
+def find(folder: str, name: str, *, section: str) -> ModuleType:
   """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
-  here = pathlib.Path(__file__).parents[1] / folder
-  there = sorted(p.stem for p in here.glob('*.py') if p.stem != '__init__')
+  here, defines = pathlib.Path(__file__).parents[1] / folder, FOLDERS[folder]
+  files = (f for f in here.glob('*.py') if re.search(rf'^def {defines}\(', f.read_text(), re.M))
+  there = sorted(f.stem for f in files)
   if name not in there:
-    raise ValueError(f'no {name!r} in {folder}; there are: {", ".join(there)}')
+    near = configs.hint(name, there)
+    raise ValueError(f'{section}={name!r} is not known{near}; there are: {", ".join(there)}')
   return importlib.import_module(f'landmarks_jax.{folder}.{name}')
 
 
 def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
-  """A config with every default that it leaves to the functions it calls; no unknown keys."""
+  """A config with every default that it leaves to the functions it calls.
+
+  Raises ValueError that names the key and says what was expected.
+  """
   config = configs.complete('config', configs.plain(config), command)
-  config['data'] = _data('data', config['data'])
+  for key, least in LEAST.items():
+    if config[key] < least:
+      raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
+  config['data'] = _data('config.data', config['data'])
   method = config['method']
-  build = find('methods', method['name']).build
-  given = {'mean': None, 'std': None} | method
-  config['method'] = configs.complete('method', given, build, also=('name',))
-  optimizer = {'epochs': None, 'steps_per_epoch': None} | config['optimizer']
-  functions = optim.rate, optim.find(optimizer['name'])
-  config['optimizer'] = configs.complete('optimizer', optimizer, *functions, also=('name',))
-  config['evals'] = {name: _eval(name, options) for name, options in config['evals'].items()}
-  return configs.plain(config)
+  name = _named('config.method', method, 'name')
+  build = find('methods', name, section='config.method.name').build
+  config['method'] = configs.complete(
+    'config.method', method, build, also=('name',), later=('mean', 'std')
+  )
+  optimizer = config['optimizer']
+  functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
+  later = 'epochs', 'steps_per_epoch'
+  config['optimizer'] = configs.complete(
+    'config.optimizer', optimizer, *functions, also=('name',), later=later
+  )
+  return config | {'evals': _evals(config['evals'], config['data'])}
+
+
+def _evals(
+  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  done = {}
+  for name, options in evals.items():
+    section = f'config.evals.{name}'
+    if 'protocol' not in options:
+      there = [other for other in evals if 'protocol' in evals[other]]
+      near = configs.hint(name, there)
+      raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
+    protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
+    own = ('protocol', 'data', 'every')
+    options = {'every': 0} | configs.complete(section, options, protocol.run, also=own)
+    options['every'] = configs.typed(f'{section}.every', options['every'], int)
+    if options['every'] < 0:
+      raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
+    data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
+    if data.get('name') == training['name'] and 'path' in training:  # said once, changed once
+      data = {'path': training['path']} | data
+    done[name] = options | {'data': _data(f'{section}.data', data)}
+  return done
 
 
 def _data(section: str, data: Mapping[str, Any]) -> dict[str, Any]:
-  return configs.complete(section, data, source_function(data['name']), also=('name', 'split'))
+  source = source_function(_named(section, data, 'name'))
+  return configs.complete(section, data, source, also=('name', 'split'))
 
 
-def _eval(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  protocol = find('evaluation', options['protocol']).run
-  own = ('protocol', 'data', 'every')
-  options = {'every': 0} | configs.complete(f'evals.{name}', options, protocol, also=own)
-  return options | {'data': _data(f'evals.{name}.data', options['data'])}
+def _named(section: str, options: Mapping[str, Any], key: str) -> str:
+  if not isinstance(options.get(key), str):
+    raise ValueError(f'{section}.{key}={options.get(key)!r}: expected a name')
+  return str(options[key])
 
 
 class Experiment:
@@ -64,6 +105,7 @@ class Experiment:
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._sources: dict[str, Source] = {}
+    self._cached: dict[str, Source] = {}
 
   @functools.cached_property
   def source(self) -> Source:
@@ -71,43 +113,84 @@ class Experiment:
     return self._open(**self.config['data'])
 
   def _open(self, **options: Any) -> Source:
+    if not self.config['cache']:
+      return self._on_disk(**options)
+    key = repr(sorted(options.items()))
+    if key not in self._cached:
+      bad, source = self.config['on_bad_image'], self._on_disk(**options)
+      self._cached[key] = pipeline.cached(source, on_bad_image=bad, report=self.report)
+    return self._cached[key]
+
+  def _on_disk(self, **options: Any) -> Source:
     key = repr(sorted(options.items()))
     if key not in self._sources:
-      options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-      source = open_source(**options)
-      if self.config['cache']:
-        bad = self.config['on_bad_image']
-        source = pipeline.cached(source, on_bad_image=bad, report=self.report)
-      self._sources[key] = source
+      self._sources[key] = open_source(**_tuples(options))
     return self._sources[key]
 
   def resolve(self) -> None:
     """Fills what only the data can say: mean and std of the method, steps of an epoch."""
     method, optimizer = self.config['method'], self.config['optimizer']
+    info = self._on_disk(**self.config['data']).info
     for name in ('mean', 'std'):
-      if method[name] is None:
-        method[name] = list(getattr(self.source.info, name))
+      if name in method and method[name] is None:
+        method[name] = list(getattr(info, name))
+      if name in method and len(method[name]) != 3:
+        raise ValueError(f'config.method.{name}={method[name]}: expected three numbers, R, G and B')
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
-      optimizer |= {'epochs': self.config['steps'], 'steps_per_epoch': 1}
+      optimizer |= {'epochs': max(1, self.config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
       optimizer['steps_per_epoch'] = max(1, len(self.source) // self.config['batch_size'])
+
+  def check_evals(self) -> None:
+    """Raises, before anything is computed, what would stop an evaluation after hours."""
+    for name, options in self.config['evals'].items():
+      margin, frame = options.get('margin', 0), options['data'].get('frame')
+      if frame is not None and not 0 <= 2 * margin <= frame - 2:
+        raise ValueError(f'config.evals.{name}.margin={margin} leaves nothing of frame={frame}')
+      protocol, data, options = self._protocol(name)
+      try:
+        protocol.check(lambda split, data=data: self._on_disk(**data, split=split), **options)
+      except ValueError as error:
+        raise ValueError(f'config.evals.{name}: {error}') from error
+
+  def check_step(self) -> None:
+    """Raises, before anything is written, what would stop the first training step."""
+    count, examples = self.config['batch_size'], len(self._on_disk(**self.config['data']))
+    if count > examples:
+      raise ValueError(
+        f'config.batch_size={count}, but there are {examples} pictures; choose a smaller batch'
+      )
+    if count % self.mesh.size:
+      raise ValueError(
+        f'config.batch_size={count} does not divide over {self.mesh.size} devices; '
+        f'use a multiple of {self.mesh.size}'
+      )
+    example = {'valid': np.True_} | self._example
+    arrays = {name: np.asarray(value) for name, value in example.items()}
+    shapes = {k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype) for k, v in arrays.items()}
+    state = jax.eval_shape(self._init, self.rng_init)
+    step = training.make_train_step(self.method, self.optimizer)
+    jax.eval_shape(step, state, Batch(**shapes), self.rng_train)
+
+  @functools.cached_property
+  def _example(self) -> dict[str, Any]:
+    return features.first_readable(self._on_disk(**self.config['data']))
 
   @functools.cached_property
   def method(self) -> Method:
     """The method, with its batches kept spread over the devices."""
-    options = dict(self.config['method'])
-    build = find('methods', options.pop('name')).build
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    options = _tuples(self.config['method'])
+    build = find('methods', options.pop('name'), section='config.method.name').build
     return build(**options, constrain=sharding.constrain(self.mesh))
 
   @functools.cached_property
   def optimizer(self) -> Any:
     """The optax transformation."""
-    return optim.build(**self.config['optimizer'])
+    return optim.build(**_tuples(self.config['optimizer']))
 
   def learning_rate(self, step: int) -> float:
     """Of the step that follows `step` updates."""
-    return float(optim.rate(**self.config['optimizer'])(step))
+    return float(optim.rate(**_tuples(self.config['optimizer']))(step))
 
   def batches(self, start_step: int) -> Any:
     """Training batches from a step on, this process's rows."""
@@ -125,11 +208,11 @@ class Experiment:
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
-    example = self.source[0]['image'][None]
-    state = jax.jit(
-      lambda rng: training.init_state(self.method, self.optimizer, rng, Batch(image=example))
-    )(self.rng_init)
-    return sharding.replicate(state, self.mesh)
+    return sharding.replicate(jax.jit(self._init)(self.rng_init), self.mesh)
+
+  def _init(self, rng: PRNGKeyArray) -> TrainState:
+    batch = Batch(image=self._example['image'][None])
+    return training.init_state(self.method, self.optimizer, rng, batch)
 
   @functools.cached_property
   def _apply(self) -> Callable:
@@ -156,10 +239,7 @@ class Experiment:
 
   def evaluate(self, name: str, describer: Describer) -> tuple[dict[str, Predictions], dict]:
     """Runs one of the config's evaluations: its predictions, and its scores by metric."""
-    options = dict(self.config['evals'][name])
-    protocol = find('evaluation', options.pop('protocol'))
-    data, _ = options.pop('data'), options.pop('every')
-    data.pop('split', None)
+    protocol, data, options = self._protocol(name)
     devices = self.mesh.size
     options['batch_size'] = -(-options['batch_size'] // devices) * devices
     predictions = protocol.run(
@@ -173,13 +253,21 @@ class Experiment:
     self._baselines[name] = predictions
     return predictions, protocol.score(predictions)
 
+  def _protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
+    """The module of an evaluation, the options of its data, and its own."""
+    options = _tuples(self.config['evals'][name])
+    data, _ = options.pop('data'), options.pop('every')
+    data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses
+    section = f'config.evals.{name}.protocol'
+    return find('evaluation', options.pop('protocol'), section=section), data, options
+
   def pictures(self, name: str, predictions: Predictions, *, count: int = 12) -> dict[str, Any]:
     """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes."""
-    options = self.config['evals'][name]
-    data = {k: v for k, v in options['data'].items() if k != 'split'}
+    _, data, options = self._protocol(name)
     source = self._open(**data, split=options['test'])
     chosen = np.unique(np.linspace(0, len(predictions.index) - 1, count).astype(int))
-    place = {int(source[i]['index']): i for i in range(len(source))}
+    kept = source.arrays['index'] if isinstance(source, pipeline.Cached) else range(len(source))
+    place = {int(number): i for i, number in enumerate(kept)}
     margin = options['margin']
     images = [source[place[int(predictions.index[i])]]['image'] for i in chosen]
     side = images[0].shape[0] - margin
@@ -189,3 +277,8 @@ class Experiment:
       'target': predictions.target[chosen],
       'visible': predictions.visible[chosen],
     }
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+  """JSON has lists where functions take tuples."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

@@ -6,8 +6,11 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from absl import flags, logging
+
+from landmarks_jax.cli import config as configs
 
 USAGE = 'python -m landmarks_jax COMMAND [--options]'
 
@@ -17,7 +20,7 @@ def commands() -> dict[str, str]:
   found = {}
   for file in sorted(pathlib.Path(__file__).parent.glob('*.py')):
     text = file.read_text()
-    if re.search(r'^def define_flags\(', text, re.M):
+    if re.search(r'^def run\(', text, re.M):
       found[file.stem] = text.removeprefix('"""').splitlines()[0].removesuffix('"""')
   return found
 
@@ -31,50 +34,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     print('\n'.join([USAGE, '', *lines, '', 'Options: python -m landmarks_jax COMMAND --help']))
     return 0
   if name not in commands():
-    return _fail(f'no command {name!r}; there are: {", ".join(commands())}')
+    near = configs.hint(name, commands())
+    return _fail(f'no command {name!r}{near}; there are: {", ".join(commands())}')
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
   values = flags.FlagValues()
-  flags.DEFINE_boolean('help', False, 'Shows these options.', flag_values=values)
-  flags.DEFINE_boolean(
-    'traceback', False, 'Shows where in the code an error arose.', flag_values=values
-  )
+  what = 'Shows these options; with --config=FILE also its keys.'
+  flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
+  what = 'Shows where in the code an error arose.'
+  flags.DEFINE_boolean('traceback', False, what, flag_values=values)
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax ask for it; ours are not global
   logging.set_verbosity(logging.ERROR)  # what matters is printed, not logged
   try:
-    arguments = command.define_flags(argv[2:], values)
-    rest = values([name, *arguments])[1:]
+    rest = values([name, *command.define_flags(argv[2:], values)])[1:]
     if rest and not values.help:
       raise ValueError(f'{name}: unexpected {" ".join(rest)!r}; options start with --')
-  except (flags.Error, ValueError, OSError) as error:
+  except (flags.Error, ValueError) as error:
     return _fail(f'{error}\nOptions: python -m landmarks_jax {name} --help')
-  if values.help:
-    print(f'{commands()[name]}\n\n{command.__doc__.partition(chr(10))[2].strip()}\n')
-    print(_describe(values))
-    return 0
   try:
-    return command.run(values) or 0
+    return _help(name, command, values) if values.help else command.run(values) or 0
   except KeyboardInterrupt:
+    print('\ninterrupted', file=sys.stderr)
     return 130
   except (ValueError, OSError) as error:
     if values.traceback or os.environ.get('LANDMARKS_JAX_TRACEBACK'):
       raise
-    return _fail(str(error))
+    return _fail(_spell(error))
 
 
-def _describe(values: flags.FlagValues) -> str:
-  lines = []
-  for name in values:
-    flag = values[name]
-    default = '' if flag.default is None or name in ('config', 'help') else f' [{flag.default}]'
-    lines.append(f'  --{name}: {flag.help}{default}')
-  return 'Options:\n' + '\n'.join(sorted(lines))
+def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
+  """Prints what a command says of itself, its options, and the keys of the config if one is named.
+
+  Only the last reads more than flags, so that help comes at once.
+  """
+  lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']
+  for key in sorted(set(values) - {'h'}):
+    flag = values[key]
+    default = f' [{flag.default}]' if flag.default and key != 'help' else ''
+    lines.append(f'  --{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
+  if 'config' in values and values.config:
+    from landmarks_jax.cli import experiment, train  # late: heavy
+
+    given = configs.changed(configs.load(values.config), values['config.KEY'].value)
+    keys = configs.flat(experiment.complete(given, train.train))
+    lines += ['', f'Keys of {values.config} and their values:']
+    lines += [f'  --config.{key}={value}' for key, value in sorted(keys.items())]
+  print('\n'.join(lines))
+  return 0
+
+
+def _spell(error: Exception) -> str:
+  if isinstance(error, OSError) and error.strerror and error.filename:
+    return f'{error.filename}: {error.strerror}'
+  return str(error)
 
 
 def _fail(message: str) -> int:
   print(f'error: {message}', file=sys.stderr)
   return 2
-
-
-def console() -> None:
-  """The console script `landmarks-jax`."""
-  sys.exit(main())

@@ -9,12 +9,11 @@ import json
 import math
 import os
 import pathlib
+import sys
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import jax
-import numpy as np
 from absl import flags
 
 from landmarks_jax.cli import config as configs
@@ -22,7 +21,7 @@ from landmarks_jax.cli import table
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Declares the options, those of the config file named in `argv` included; returns the rest."""
+  """Declares the options; returns the rest of `argv`."""
   flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', flag_values=values)
   return configs.define_flags(argv, values)
 
@@ -42,7 +41,7 @@ def train(
   keep: int = 2,
   cache: bool = True,
   workers: int = 0,
-  on_bad_image: str = 'skip',
+  on_bad_image: Literal['skip', 'error'] = 'skip',
   deterministic: bool = False,
 ) -> dict[str, float]:
   """Trains from the newest checkpoint of `workdir`, or from the start; returns the final scores.
@@ -76,12 +75,14 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if values.config is None or values.workdir is None:
+  if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
+  config = configs.changed(configs.load(values.config), values['config.KEY'].value)
   try:
-    run_config(values.config, pathlib.Path(values.workdir))
+    run_config(config, pathlib.Path(values.workdir).expanduser())
   except KeyboardInterrupt:
-    print('\ninterrupted; the same command continues from the last checkpoint')
+    told = 'the same command continues from the last checkpoint'
+    print(f'\ninterrupted; {told}', file=sys.stderr)
     return 130
   return 0
 
@@ -94,6 +95,9 @@ class _Run:
 
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.resolve()
+    configs.check_workdir(workdir, self.config)
+    experiment.check_evals()
+    experiment.check_step()
     configs.claim(workdir, self.config)
     self.mesh = experiment.mesh
     self.to_global = sharding.to_global
@@ -132,6 +136,8 @@ class _Run:
     return state, start
 
   def _train(self, state: Any, start: int) -> tuple[Any, dict[str, float]]:
+    import jax
+
     from landmarks_jax import training
     from landmarks_jax.runtime import sharding
 
@@ -163,20 +169,27 @@ class _Run:
 
   def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
     values = {name: float(value) for name, value in metrics.items()}
+    self._check_finite(step, values)
     shown = {name: values[name] for name in ('loss',)}
     values['learning_rate'] = self.experiment.learning_rate(step - 1)
     line = self.progress.line(step, shown)
     self.logs.write(step, {f'train/{name}': v for name, v in values.items()}, line=line)
 
   def _save(self, step: int, state: Any, metrics: Mapping[str, Any]) -> None:
-    loss = float(metrics['loss'])
-    if not math.isfinite(loss):
-      rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
-      raise ValueError(
-        f'the loss is {loss} at step {step}, learning rate {rate:.3g}; the last good checkpoint is '
-        f'of step {last}. Try a smaller optimizer.learning_rate.'
-      )
+    self._check_finite(step, metrics)
     self.checkpoints.save(step, state)
+
+  def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
+    for name in ('loss', 'grad_norm'):
+      if not math.isfinite(value := float(metrics[name])):
+        rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
+        good = (
+          'there is no checkpoint' if last is None else f'the last checkpoint is of step {last}'
+        )
+        raise ValueError(
+          f'{name} is {value} at step {step}, learning rate {rate:.3g}; {good}. '
+          'Try a smaller optimizer.learning_rate.'
+        )
 
   def _evaluate(self, state: Any, step: int) -> dict[str, float]:
     """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name."""
@@ -207,6 +220,9 @@ class _Run:
     return {k: v for row in at_step for k, v in row.items() if k.startswith(prefix)}
 
   def _draw_views(self, batch: Any) -> None:
+    import jax
+    import numpy as np
+
     from landmarks_jax.report import draw
 
     views = self.experiment.method.views

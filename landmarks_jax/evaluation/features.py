@@ -1,5 +1,6 @@
 """Frozen features, computed once: a labelled set becomes one Batch whose pictures are a pyramid."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landmarks_jax.contracts import Array, Batch, Describer, Pyramid
+from landmarks_jax.data.source import BadImage, Source
 from landmarks_jax.geometry import regions
 
 
@@ -20,6 +22,14 @@ def compiled(apply: Callable) -> Callable[[Any, Array], Pyramid]:
     return tuple(level.astype(jnp.bfloat16) for level in apply(variables, image, None))
 
   return jax.jit(describe)
+
+
+def first_readable(source: Source) -> dict[str, Any]:
+  """The first example that can be read: shapes are those of all. Raises ValueError without one."""
+  for i in range(len(source)):
+    with contextlib.suppress(BadImage):
+      return source[i]
+  raise ValueError(f'none of the {len(source)} pictures can be read')
 
 
 def gather(

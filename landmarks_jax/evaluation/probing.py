@@ -24,30 +24,30 @@ def fit(
   labelled: Batch,
   rows: Int[np.ndarray, ' n'],
   *,
-  size: int = 48,
-  epochs: int = 200,
+  size: int,
+  epochs: int,
+  learning_rate: float,
+  weight_decay: float,
   stop_epoch: int | None = None,
   epoch_size: int = 0,
   batch_size: int = 32,
-  learning_rate: float = 1e-3,
-  weight_decay: float = 5e-4,
   seed: int = 0,
   report: Callable[[str], None] = print,
 ) -> heads.LandmarkHead:
-  """The head of methods/probe.py, trained on some rows of a labelled set (specs/contrast.md, 5).
+  """The head of methods/probe.py, trained on some rows of a labelled set.
 
   Args:
     labelled: NumPy arrays with `pyramid`, `points`, `visible`. rows: those to learn from.
-    size: side of the maps. epochs: that the cosine is made for.
+    size: side of the maps. epochs: that the cosine is made for; the paper has 48 and 200.
+    learning_rate, weight_decay: of Adam; 1e-3 and 5e-4, few-shot .01 and .05.
     stop_epoch: ends earlier, as the published numbers do: 120 of 200 on MAFL, 45 on AFLW, 80 on
       300W; None goes to the end.
     epoch_size: labels are repeated up to so many an epoch (few-shot: 1000), and in any case up to a
       batch. The rest of an epoch, less than a batch, is left out.
-    learning_rate, weight_decay: of Adam; few-shot: .01 and .05.
     report: gets a line every 20 seconds.
 
-  The numbers follow from the labels and the seed alone. Raises ValueError for sizes that do not
-  fit together, and for a loss that is not finite.
+  The numbers follow from the labels and the seed alone. Raises ValueError for an end outside the
+  schedule, without labels, and for a loss that is not finite. Specification section 5.
   """
   stop = epochs if stop_epoch is None else stop_epoch
   if not 1 <= stop <= epochs:
@@ -63,13 +63,13 @@ def fit(
   state = init(rng, _take(labelled, rows[:1]))
   progress = logs.Progress(steps=stop * steps_per_epoch, images_per_step=batch_size)
   for epoch in range(stop):
-    for chosen in draw(epoch):
+    for done, chosen in enumerate(draw(epoch), epoch * steps_per_epoch + 1):
       batch = _take(labelled, chosen)
       jax.block_until_ready(metrics)  # one step ahead at most: batches in a queue take memory
       state, metrics = step(state, batch, rng)
-    if time.monotonic() - told > TELL_EVERY:
-      report(progress.line((epoch + 1) * steps_per_epoch, {'probe loss': metrics['loss']}))
-      told = time.monotonic()
+      if time.monotonic() - told > TELL_EVERY:
+        report(progress.line(done, {'probe loss': metrics['loss']}))
+        told = time.monotonic()
   loss = float(metrics['loss'])
   if not np.isfinite(loss):
     raise ValueError(f"the probe's loss is {loss}; try a smaller learning rate: {learning_rate=}")
@@ -97,7 +97,7 @@ def _compiled(
   epochs: int,
   steps_per_epoch: int,
 ) -> tuple[Callable[..., TrainState], Callable[..., Any], Callable[..., Any]]:
-  """Compiled (rng, batch) -> state and (state, batch, rng) -> (state, metrics); the head's predict."""
+  """Compiled init (rng, batch) -> state and train step; the predict of a LandmarkHead."""
   method = probe.build(landmarks=landmarks, size=size)
   rate = optim.rate(
     learning_rate=learning_rate,

@@ -1,10 +1,10 @@
-"""The landmark head of the ICCV 2021 system, trained on frozen features (specs/contrast.md, 5).
+"""The landmark head of the ICCV 2021 system, trained on frozen features.
 
 For each of K landmarks some intermediate maps, linear in the hypercolumn; a sharp softmax turns
-each into a point; the landmark is linear in its own points. It learns from labels and trains by the
-one step, on cached pyramids (evaluation/probing.py) or on pictures through a frozen network. The
-closed-form head beside it is `heads.fit_ridge`, which also takes many landmarks on a CPU: here 68
-landmarks are 3,400 maps, 31 MB a picture at 48x48.
+each into a point; the landmark is linear in its own points (specification section 5). It learns
+from labels and trains by the one step, on cached pyramids (evaluation/probing.py) or on pictures
+through a frozen network. The closed-form head beside it is `heads.fit_ridge`, which also takes many
+landmarks on a CPU: here 68 landmarks are 3,400 maps, 31 MB a picture at 48x48.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,9 @@ def build(
 
   `describe` gives the base's own pyramid, so that a probed network still matches and is evaluated;
   what the head adds is `landmarks`, of pictures at network size or of pyramids. Its confidence is
-  the mean peak probability of a landmark's maps. aux: `base`, a copy of the base's variables.
+  the mean peak probability of a landmark's maps: how sharply they are placed, near 1 at sharpness
+  100, not how right the landmark is (on real faces, rank correlation with its error: 0). aux:
+  `base`, a copy of the base's variables.
   """
 
   def look(aux: PyTree, image: Array, size: int | None) -> Pyramid:
@@ -96,6 +98,8 @@ def build(
     return look(aux, image, size)
 
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
+    if batch.points is not None and batch.points.shape[1] != landmarks:
+      raise ValueError(f'landmarks={landmarks}, but the labels have {batch.points.shape[1]}')
     # Copies: the step donates its state, and the describer stays in use.
     aux = {} if base is None else {'base': jax.tree.map(jnp.copy, base.variables)}
     if batch.image is not None:
@@ -118,9 +122,10 @@ def build(
     batch = batch._replace(image=None, pyramid=constrain(features(aux, batch)))
     points, _ = find(params, aux, batch)
     visible = jnp.ones(points.shape[:2], bool) if batch.visible is None else batch.visible
+    valid = jnp.ones(len(points), bool) if batch.valid is None else batch.valid
+    visible = visible & valid[:, None]  # padding costs nothing
     cost = losses.smooth_l1_landmarks(points, batch.points, visible, magnification=magnification)
-    valid = jnp.ones(len(cost), bool) if batch.valid is None else batch.valid
-    return jnp.where(valid, cost, 0).sum() / jnp.maximum(jnp.sum(valid), 1), (aux, {})
+    return cost.sum() / jnp.maximum(valid.sum(), 1), (aux, {})
 
   def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
     return aux

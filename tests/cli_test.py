@@ -1,0 +1,230 @@
+"""What people type, and what they are told: one clear line, exit code 2, no traceback."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from landmarks_jax.cli import evaluate, train
+from landmarks_jax.cli.main import commands, main
+
+root = pathlib.Path(__file__).parents[1]
+smoke = f'--config={root}/configs/demo.py:smoke'
+page = """
+from ml_collections import ConfigDict
+def get_config():
+  return ConfigDict(dict({}))
+"""
+
+
+def run(*arguments):
+  return main(['landmarks_jax', *map(str, arguments)])
+
+
+def process(*arguments):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=root,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'COLUMNS': '80'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+
+
+@pytest.mark.parametrize('arguments', [(), ('--help',), ('-h',), ('help',)])
+def test_without_a_command_the_commands_are_listed(capsys, arguments):
+  assert run(*arguments) == 0
+  out, err = capsys.readouterr()
+  listed = [line.split()[0] for line in out.splitlines() if line.startswith('  ')]
+  files = (root / 'landmarks_jax/cli').glob('*.py')
+  assert listed == sorted(commands()) == sorted(f.stem for f in files if is_command(f))
+  assert {'train', 'evaluate'} <= set(listed)
+  assert err == ''
+
+
+def is_command(file):
+  return '\ndef run(values: flags.FlagValues) -> int:\n' in file.read_text()
+
+
+@pytest.mark.parametrize('command', sorted(commands()))
+@pytest.mark.parametrize('flag', ['--help', '-h'])
+def test_every_command_prints_its_options(capsys, command, flag):
+  assert run(command, flag) == 0
+  out, err = capsys.readouterr()
+  assert out.startswith(commands()[command])
+  assert '\n  --workdir: ' in out
+  assert '\n  --help: ' in out
+  assert err == ''
+
+
+def test_help_with_a_config_lists_its_keys_and_values(capsys):
+  assert run('train', smoke, '--config.steps=7', '--config.method.area=.5,1', '--help') == 0
+  lines = capsys.readouterr().out.splitlines()
+  for key in ('steps=7', 'method.area=[0.5, 1]', 'method.mean=None', 'evals.faces.draws=1'):
+    assert f'  --config.{key}' in lines
+  assert run('train', smoke, '--config.stepz=7', '--help') == 2
+
+
+def test_exit_codes_and_streams_of_the_process():
+  listed = process('-m', 'landmarks_jax')
+  assert (listed.returncode, listed.stderr) == (0, '')
+  assert '  train ' in listed.stdout
+  wrong = process('-m', 'landmarks_jax', 'train', '--wrkdir=x')
+  assert (wrong.returncode, wrong.stdout) == (2, '')
+  assert wrong.stderr == (
+    "error: Unknown command line flag 'wrkdir'. Did you mean: workdir ?\n"
+    'Options: python -m landmarks_jax train --help\n'
+  )
+
+
+def test_help_and_the_import_come_at_once():
+  code = """
+import sys, time
+began = time.monotonic()
+import landmarks_jax
+from landmarks_jax.cli.main import main
+codes = [main(['x', command, '--help']) for command in ('train', 'evaluate')] + [main(['x'])]
+heavy = {'jax', 'flax', 'orbax', 'grain', 'numpy'} & set(sys.modules)
+print(codes, time.monotonic() - began < 2, sorted(heavy))
+"""
+  done = process('-c', code)
+  assert done.stdout.splitlines()[-1] == '[0, 0, 0] True []'
+
+
+# What is typed after `train smoke --workdir=NEW`, and what is said.
+mistakes = {
+  '--wrkdir=x': "Unknown command line flag 'wrkdir'. Did you mean: workdir ?",
+  'extra': "train: unexpected 'extra'; options start with --",
+  '--config.stepz=3': "config has no 'stepz' (did you mean 'steps'?); it has: batch_size, ",
+  '--config.method.widht=3': "config.method has no 'widht' (did you mean 'width'?); it has: area, ",
+  '--config.metod.width=3': "config has no 'metod' (did you mean 'method'?)",
+  '--config.data.fram=90': "config.data has no 'fram' (did you mean 'frame'?)",
+  '--config.optimizer.rate=1': "config.optimizer has no 'rate'",
+  '--config.evals.faces.lables=3': "config.evals.faces has no 'lables' (did you mean 'labels'?)",
+  '--config.evals.faces.data.fram=90': "config.evals.faces.data has no 'fram'",
+  '--config.evals.fces.labels=3': "config.evals.fces.protocol is missing (did you mean 'faces'?)",
+  '--config.steps': '--config.steps needs a value: --config.steps=VALUE',
+  '--config.steps.a=3': '--config.steps.a: steps is no section',
+  '--config.steps=abc': "config.steps='abc': expected a whole number",
+  '--config.steps=1.5': "config.steps='1.5': expected a whole number",
+  '--config.steps=-1': 'config.steps=-1: expected at least 0',
+  '--config.log_every=0': 'config.log_every=0: expected at least 1',
+  '--config.cache=maybe': "config.cache='maybe': expected True or False",
+  '--config.on_bad_image=stop': "config.on_bad_image='stop': expected 'skip' or 'error'",
+  '--config.method.area=0.1': "config.method.area='0.1': expected 2 values (a number, a number)",
+  '--config.method.mean=.1,.2': 'config.method.mean=[0.1, 0.2]: expected three numbers',
+  '--config.method.name=moko': "config.method.name='moko' is not known (did you mean 'moco'?)",
+  '--config.method.norm_groups=3': 'batch of 8 does not split into 3 norm groups',
+  '--config.method.margin=60': 'margin=60: a frame of (90, 90) pixels can lose',
+  '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, sgd",
+  '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, step",
+  '--config.data.name=foldr': "no dataset named 'foldr'; there are: folder, ",
+  '--config.data.split=tset': "split='tset'; there are: train, ",
+  '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
+  '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',
+  '--config.evals.faces.protocol=features': "protocol='features' is not known; there are: ",
+  '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or None",
+  '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
+  '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',
+  '--config.evals.faces.margin=45': 'config.evals.faces.margin=45 leaves nothing of frame=90',
+  '--config.evals.faces.test=tset': "config.evals.faces: split='tset'; there are: train, ",
+  '--config.evals.faces.every=-1': 'config.evals.faces.every=-1: expected 0 or more',
+}
+
+
+@pytest.mark.parametrize('argument', mistakes)
+def test_a_mistake_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, argument):
+  assert run('train', smoke, f'--workdir={tmp_path}/new', argument) == 2
+  told(capsys, mistakes[argument])
+  assert list(tmp_path.iterdir()) == []
+
+
+def told(capsys, *expected):
+  """Standard error is one line, perhaps with where to find the options; its parts."""
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0].startswith('error: ')
+  for part in expected:
+    assert part in lines[0]
+  assert lines[1:] in ([], [f'Options: python -m landmarks_jax {c} --help' for c in ('train',)])
+
+
+def test_what_must_be_given_is_said(tmp_path, capsys):
+  for arguments in ([], [smoke], [f'--workdir={tmp_path}/x'], [smoke, '--workdir=']):
+    assert run('train', *arguments) == 2
+    told(capsys, 'train needs --config=FILE and --workdir=DIR')
+  assert run('evaluate') == 2
+  told(capsys, 'evaluate needs --workdir=DIR')
+  assert run('trian') == 2
+  told(capsys, "no command 'trian' (did you mean 'train'?); there are: evaluate, ")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_pictures_are_found_before_anything_is_written(tmp_path, capsys):
+  (tmp_path / 'empty').mkdir()
+  folder = f"name='folder', path='{tmp_path}/empty'"
+  faces = "name='synthetic/faces', count=8, frame=16"
+  rest = "method=dict(name='moco'), optimizer=dict(name='sgd', learning_rate=.1), steps=3"
+  eval_ = f"evals=dict(mine=dict(protocol='regression', data=dict({folder})))"
+  (tmp_path / 'train.py').write_text(page.format(f'data=dict({folder}), {rest}'))
+  (tmp_path / 'test.py').write_text(
+    page.format(f'data=dict({faces}), batch_size=8, {rest}, {eval_}')
+  )
+  for name in ('train', 'test'):
+    assert run('train', f'--config={tmp_path}/{name}.py', f'--workdir={tmp_path}/run') == 2
+    told(capsys, f'{tmp_path}/empty has no pictures in it or below it')
+    change = '--config.data.path' if name == 'train' else '--config.evals.mine.data.path'
+    arguments = f'--config={tmp_path}/{name}.py', f'--workdir={tmp_path}/run'
+    assert run('train', *arguments, f'{change}=/nowhere') == 2
+    told(capsys, '/nowhere is not a folder')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_workdir_that_is_no_new_folder_is_left_alone(tmp_path, capsys):
+  (tmp_path / 'file').write_text('mine')
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full/notes').write_text('mine')
+  assert run('train', smoke, f'--workdir={tmp_path}/file') == 2
+  told(capsys, f'--workdir={tmp_path}/file is a file; expected a folder')
+  assert run('train', smoke, f'--workdir={tmp_path}/file/below') == 2
+  told(capsys, f'{tmp_path}/file/below: Not a directory')
+  assert run('train', smoke, f'--workdir={tmp_path}/full') == 2
+  told(capsys, f'{tmp_path}/full is not empty and has no config.json; use a new --workdir')
+  assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*')) == [
+    'file',
+    'full',
+    'full/notes',
+  ]
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_errors_of_the_system_name_the_file(tmp_path, capsys, monkeypatch):
+  def refuse(*_, **__):
+    raise PermissionError(13, 'Permission denied', f'{tmp_path}/run')
+
+  monkeypatch.setattr(train, 'run_config', refuse)
+  assert run('train', smoke, f'--workdir={tmp_path}/run') == 2
+  assert capsys.readouterr().err == f'error: {tmp_path}/run: Permission denied\n'
+
+
+@pytest.mark.parametrize('command', ['train', 'evaluate'])
+def test_an_interrupt_is_no_error(tmp_path, capsys, monkeypatch, command):
+  def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+  (tmp_path / 'config.json').write_text('{"evals": {}}')
+  monkeypatch.setattr(train, 'run_config', interrupt)
+  monkeypatch.setattr(evaluate, 'evaluate', interrupt)
+  arguments = [smoke] if command == 'train' else []
+  assert run(command, *arguments, f'--workdir={tmp_path}') == 130
+  err = capsys.readouterr().err
+  assert 'interrupted' in err
+  assert ('same command continues' in err) == (command == 'train')
+
+
+def test_a_traceback_is_shown_on_request(tmp_path):
+  with pytest.raises(ValueError, match='stepz'):
+    run('train', smoke, f'--workdir={tmp_path}/x', '--config.stepz=1', '--traceback')

@@ -1,0 +1,271 @@
+"""Configs: read, changed, completed, compared; every page of configs/ is complete."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import experiment, train
+
+root = pathlib.Path(__file__).parents[1]
+pages = sorted((root / 'configs').glob('*.py'))
+
+
+def smoke():
+  return configs.plain(configs.load(f'{root}/configs/demo.py:smoke'))
+
+
+def completed(*changes):
+  return experiment.complete(configs.changed(smoke(), changes), train.train)
+
+
+def taker(
+  *,
+  steps: int,
+  speed: float = 0.5,
+  name: str | None = None,
+  area: tuple[float, float] = (0.2, 1.0),
+  mean: tuple[float, ...] = (1.0,),
+  stones: Sequence[int] = (1, 2),
+  mode: Literal['skip', 'error'] = 'skip',
+  scale: tuple[str, str] | str = 'frame',
+  points: int | str = 5,
+  cache: bool = True,
+  table: Mapping[str, Any] = {},
+  workdir: str = 'injected',
+  **others: int,
+) -> None:
+  """Takes what a config may hold."""
+
+
+@pytest.mark.parametrize('page', pages, ids=lambda page: page.stem)
+@pytest.mark.parametrize('variant', ['', ':smoke'])
+def test_every_page_is_complete_and_survives_json(page, variant):
+  config = experiment.complete(configs.plain(configs.load(f'{page}{variant}')), train.train)
+  assert json.loads(json.dumps(config)) == config
+  assert experiment.complete(config, train.train) == config
+  assert config['method'].keys() >= {'name', 'mean', 'std'}
+  if variant:
+    assert config['steps'] <= 3
+    sets = [config['data'], *(options['data'] for options in config['evals'].values())]
+    assert all(data['name'].startswith('synthetic/') and data['count'] <= 32 for data in sets)
+
+
+def test_defaults_live_in_the_functions_that_take_them():
+  config = completed()
+  assert config['optimizer']['momentum'] == 0.9
+  assert config['method']['jitter'] == 0.4
+  assert config['evals']['faces']['every'] == 0
+  assert config['on_bad_image'] == 'skip'
+  assert 'workdir' not in config
+  assert 'split' not in config['data']
+
+
+@pytest.mark.parametrize(
+  ('key', 'text', 'value'),
+  [
+    ('steps', '300', 300),
+    ('steps', '3_000', 3000),
+    ('speed', '1e-3', 0.001),
+    ('speed', '2', 2),
+    ('name', '2020', '2020'),
+    ('name', '/a,b=c', '/a,b=c'),
+    ('name', 'None', None),
+    ('area', '0.1,0.3', [0.1, 0.3]),
+    ('area', '(0.1, 0.3)', [0.1, 0.3]),
+    ('area', '[0.1,1]', [0.1, 1]),
+    ('mean', '.1,.2,.3', [0.1, 0.2, 0.3]),
+    ('stones', '7', [7]),
+    ('mode', 'error', 'error'),
+    ('scale', 'left,right', ['left', 'right']),
+    ('scale', 'box', 'box'),
+    ('points', '68', 68),
+    ('points', 'all', 'all'),
+    ('cache', 'false', False),
+    ('cache', 'True', True),
+    ('table', "{'a': (1, None)}", {'a': [1, None]}),
+  ],
+)
+def test_text_becomes_what_its_argument_is(key, text, value):
+  given = configs.changed({'steps': 1}, [f'{key}={text}'])
+  found = configs.complete('config', given, taker)[key]
+  assert found == value
+  assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'expected'),
+  [
+    ('steps', '3.0', 'a whole number'),
+    ('steps', 'True', 'a whole number'),
+    ('speed', 'fast', 'a number'),
+    ('area', '1,2,3', r'2 values \(a number, a number\)'),
+    ('area', 'a,b', r'2 values \(a number, a number\)'),
+    ('mean', 'a', 'a list, each a number'),
+    ('stones', '1.5', 'a list, each a whole number'),
+    ('mode', 'stop', "'skip' or 'error'"),
+    ('cache', '1', 'True or False'),
+    ('table', 'x', 'a section, with KEY=VALUE in it'),
+  ],
+)
+def test_text_of_another_type_is_refused(key, value, expected):
+  given = configs.changed({'steps': 1}, [f'{key}={value}'])
+  with pytest.raises(ValueError, match=f"^page.{key}='{value}': expected {expected}$"):
+    configs.complete('page', given, taker)
+
+
+def test_a_page_with_a_wrong_type_is_refused_too():
+  with pytest.raises(ValueError, match=r"^config.steps='3': expected a whole number$"):
+    configs.complete('config', {'steps': '3'}, taker)
+  with pytest.raises(ValueError, match=r'^config.name=5: expected a text or None$'):
+    configs.complete('config', {'steps': 3, 'name': 5}, taker)
+
+
+def test_unknown_and_missing_keys_are_named():
+  with pytest.raises(ValueError, match=r"^c has no 'stpes' \(did you mean 'steps'\?\); it has: a"):
+    configs.complete('c', {'stpes': 3}, taker)
+  for hidden in ('workdir', 'others'):  # not for configs
+    with pytest.raises(ValueError, match=f"^c has no '{hidden}'; it has: area, cache, mean, "):
+      configs.complete('c', {'steps': 3, hidden: 'x'}, taker)
+  with pytest.raises(ValueError, match=r'^c.steps is missing; give it as c.steps=VALUE$'):
+    configs.complete('c', {}, taker)
+
+
+def test_keys_whose_default_is_none_can_be_changed():
+  config = completed(
+    'evals.faces.labels=10', 'method.mean=.1,.2,.3', 'data.count=None', 'optimizer.epochs=7'
+  )
+  assert config['evals']['faces']['labels'] == 10
+  assert config['method']['mean'] == [0.1, 0.2, 0.3]
+  assert config['method']['std'] is None
+  assert config['data']['count'] is None
+  assert config['optimizer']['epochs'] == 7
+
+
+def test_another_method_or_optimizer_comes_with_its_own_keys():
+  config = completed('optimizer.name=adam', 'optimizer.eps=1e-6')
+  assert config['optimizer']['betas'] == [0.9, 0.999]
+  assert config['optimizer']['eps'] == 1e-6
+  assert 'momentum' not in config['optimizer']
+
+
+def test_an_evaluation_can_be_added_and_all_removed():
+  more = ('evals.few.protocol=regression', 'evals.few.data.name=synthetic/faces')
+  config = completed(*more, 'evals.few.labels=5')
+  assert sorted(config['evals']) == ['faces', 'few']
+  assert config['evals']['few']['labels'] == 5
+  assert completed('evals={}')['evals'] == {}
+
+
+def test_where_the_pictures_are_is_said_once(tmp_path):
+  page = smoke() | {'data': {'name': 'youtube_faces_68', 'path': 'here'}}
+  page['evals'] = {
+    'mine': {'protocol': 'regression', 'data': {'name': 'youtube_faces_68'}},
+    'other': {'protocol': 'regression', 'data': {'name': 'youtube_faces_68', 'path': 'there'}},
+    'faces': {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}},
+  }
+  config = experiment.complete(configs.changed(page, ['data.path=elsewhere']), train.train)
+  paths = {name: options['data']['path'] for name, options in config['evals'].items()}
+  assert config['data']['path'] == 'elsewhere'
+  assert paths == {'mine': 'elsewhere', 'other': 'there', 'faces': None}
+
+
+def test_changes_leave_the_page_alone_and_the_last_one_holds():
+  page = ConfigDict({'a': {'b': 1}, 'c': (1, 2)})
+  assert configs.changed(page, ['a.b=2', 'a.b=3', 'a.d.e=4']) == {
+    'a': {'b': '3', 'd': {'e': '4'}},
+    'c': [1, 2],
+  }
+  assert page.to_dict() == {'a': {'b': 1}, 'c': (1, 2)}
+
+
+def flagged(*argv):
+  values = flags.FlagValues()
+  rest = values(['train', *configs.define_flags(list(argv), values)])
+  return values.config, values['config.KEY'].value, rest[1:]
+
+
+def test_the_command_line_is_split_into_file_changes_and_the_rest():
+  assert flagged('--config', 'a.py:smoke', '--config.b.c', '3', 'x', '-config.d=e=f g') == (
+    'a.py:smoke',
+    ['b.c=3', 'd=e=f g'],
+    ['x'],
+  )
+  assert flagged('--config.b=', '--config=a.py') == ('a.py', ['b='], [])
+  for argv in (['--config.b'], ['--config.b', '--config.c=3']):
+    with pytest.raises(ValueError, match=r'^--config.b needs a value: --config.b=VALUE$'):
+      flagged(*argv)
+
+
+def test_a_file_that_is_no_config_is_named_with_its_line(tmp_path):
+  texts = {
+    'syntax': ('x = 1\ny = (', r"syntax.py, line 2 is no config: SyntaxError: '\(' was never"),
+    'missing': ('\n\nimport nope', "missing.py, line 3 is no config: .* named 'nope'"),
+    'empty': ('x = 1', r'empty.py, line 1 is no config: .*it defines no get_config\(\)'),
+    'late': ('def get_config():\n  return 1 / 0', 'late.py, line 2 is no config: ZeroDivision'),
+  }
+  for name, (text, expected) in texts.items():
+    (tmp_path / f'{name}.py').write_text(text)
+    with pytest.raises(ValueError, match=expected):
+      configs.load(f'{tmp_path}/{name}.py')
+  with pytest.raises(FileNotFoundError, match=r"mising.py \(did you mean 'missing.py'\?\); in"):
+    configs.load(f'{tmp_path}/mising.py')
+  with pytest.raises(FileNotFoundError, match=r'there are: empty.py, late.py, missing.py, syntax'):
+    configs.load(str(tmp_path))
+  with pytest.raises(ValueError, match=r"no variant 'smok' of .*demo.py; there is: smoke"):
+    configs.load(f'{root}/configs/demo.py:smok')
+  (tmp_path / 'notes.txt').write_text('x')
+  with pytest.raises(ValueError, match=r'notes.txt is no Python file'):
+    configs.load(f'{tmp_path}/notes.txt')
+
+
+def test_only_what_json_has_is_a_config():
+  with pytest.raises(ValueError, match=r'a config holds numbers, texts, lists and sections; not <'):
+    configs.plain({'a': [len]})
+
+
+def test_differences_name_every_leaf_with_both_values():
+  old = {'a': {'b': 1, 'c': [1, 2], 'gone': None}, 'same': {'x': 1}}
+  new = {'a': {'b': 2, 'c': [1, 3], 'new': 'y'}, 'same': {'x': 1}}
+  assert configs.differences(old, new) == [
+    'a.b: 1 -> 2',
+    'a.c: [1, 2] -> [1, 3]',
+    "a.gone: None -> '(absent)'",
+    "a.new: '(absent)' -> 'y'",
+  ]
+  assert configs.differences(old, json.loads(json.dumps(old))) == []
+
+
+def test_a_workdir_belongs_to_its_config(tmp_path):
+  workdir, config = tmp_path / 'deep/run', {'steps': 3, 'method': {'width': 0.5}}
+  configs.claim(workdir, config)
+  text = (workdir / 'config.json').read_text()
+  configs.claim(workdir, config)
+  with pytest.raises(ValueError, match=r'(?s)deep/run was made by another.*width: 0.5 -> 1'):
+    configs.claim(workdir, {'steps': 3, 'method': {'width': 1}})
+  assert (workdir / 'config.json').read_text() == text
+  assert [p.name for p in workdir.iterdir()] == ['config.json']
+
+
+def test_a_workdir_that_was_killed_while_claimed_is_still_new(tmp_path):
+  (tmp_path / 'config.json.tmp').write_text('{"st')
+  configs.claim(tmp_path, {'steps': 3})
+  assert json.loads((tmp_path / 'config.json').read_text()) == {'steps': 3}
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  for text in ('{"a', '[]'):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match=r'config.json is damaged'):
+      configs.claim(tmp_path, {'steps': 3})
+    assert (tmp_path / 'config.json').read_text() == text
+
+
+def test_what_the_data_says_is_left_open_only_where_it_is_taken():
+  assert configs.complete('c', {'steps': 3}, taker, later=('mean', 'std'))['mean'] is None
+  assert 'std' not in configs.complete('c', {'steps': 3}, taker, later=('mean', 'std'))

@@ -1,0 +1,162 @@
+"""Evaluating a run again: the same numbers, others on request, nothing overwritten."""
+
+import json
+
+import numpy as np
+import pytest
+from train_test import command, copied, on_devices, page, plant, rows, whole
+
+from landmarks_jax.cli import evaluate
+from landmarks_jax.cli.main import main
+
+
+@pytest.fixture
+def again(monkeypatch, tmp_path):
+  """again('--step=2') evaluates a copy of the shared run, tmp_path/run: its exit code."""
+  plant(monkeypatch)
+  on_devices(monkeypatch, 1)
+  copied(tmp_path)
+  return lambda *changes: command('evaluate', tmp_path, 'run', *changes)
+
+
+def written(tmp_path, name):
+  return json.loads((tmp_path / f'run/evaluations/{name}.json').read_text())
+
+
+def contents(folder):
+  return {
+    p.relative_to(folder): p.read_bytes()
+    for p in folder.rglob('*')
+    if p.is_file() and 'evaluations' not in p.parts
+  }
+
+
+def test_the_scores_are_those_of_the_run_and_the_run_is_left_alone(again, tmp_path, capsys):
+  assert again() == 0
+  out, err = capsys.readouterr()
+  assert err == ''
+  last = {k: v for row in rows(whole()[0]) if row['step'] == 6 for k, v in row.items()}
+  expected = {k: v for k, v in last.items() if k.startswith(('few/', 'all/'))}
+  found = written(tmp_path, 6)
+  assert len(expected) == 9
+  assert found['scores'] == expected
+  assert found['evals'] == json.loads((whole()[0] / 'config.json').read_text())['evals']
+  lines = out.splitlines()
+  assert lines[-4:-1] == whole()[1].splitlines()[-3:]
+  assert lines[-1] == f'written to {tmp_path}/run/evaluations/6.json'
+  for name in ('few', 'all'):
+    sheet = f'pictures/landmarks/{name}_00000006.png'
+    mine, runs = tmp_path / 'run/evaluations/6' / sheet, whole()[0] / sheet
+    assert mine.read_bytes() == runs.read_bytes()
+  assert contents(tmp_path / 'run') == contents(whole()[0])
+
+
+def test_an_earlier_step_is_that_step(again, tmp_path):
+  assert (
+    again(
+      '--step=2',
+      '--config.evals={"all": {"protocol": "regression", "size": 4, '
+      '"data": {"name": "synthetic/faces", "frame": 16, "count": 20}}}',
+    )
+    == 0
+  )
+  first = written(tmp_path, 2)['scores']['all/regression/inter_ocular']
+  last = next(r for r in rows(whole()[0]) if 'all/regression/inter_ocular' in r)
+  assert first != last['all/regression/inter_ocular']
+  still = 'all/regression/inter_ocular_mean_shape'
+  assert written(tmp_path, 2)['scores'][still] == last[still]
+
+
+def test_other_evaluations_get_another_file_and_the_same_ones_the_same(again, tmp_path):
+  assert again() == 0
+  before = (tmp_path / 'run/evaluations/6.json').read_bytes()
+  for _ in range(2):
+    assert again('--config.evals.few.labels=5') == 0
+  assert (tmp_path / 'run/evaluations/6.json').read_bytes() == before
+  names = sorted(p.name for p in (tmp_path / 'run/evaluations').iterdir())
+  assert names == ['6', '6.json', '6_2', '6_2.json']
+  one, other = written(tmp_path, 6), written(tmp_path, '6_2')
+  assert (one['evals']['few']['labels'], other['evals']['few']['labels']) == (9, 5)
+  key = 'few/regression/inter_ocular_mean_shape'
+  assert one['scores'][key] != other['scores'][key]
+  assert (
+    one['scores']['all/regression/inter_ocular'] == (other['scores']['all/regression/inter_ocular'])
+  )
+
+
+def test_the_evaluations_of_another_page_can_be_run(again, tmp_path):
+  other = (
+    page.replace('few=', 'five=').replace('labels=9', 'labels=5').replace('steps=6', 'steps=1')
+  )
+  (tmp_path / 'other.py').write_text(other)
+  assert again(f'--config={tmp_path}/other.py', '--config.evals.five.draws=3') == 0
+  found = written(tmp_path, 6)
+  assert sorted(found['evals']) == ['all', 'five']
+  assert (found['evals']['five']['labels'], found['evals']['five']['draws']) == (5, 3)
+  scores = evaluate.evaluate(tmp_path / 'run', evals=found['evals'])
+  assert scores == found['scores']
+
+
+def test_moved_pictures_are_found_where_they_are(again, tmp_path, monkeypatch):
+  configs = []
+
+  def note(config):
+    configs.append(config)
+    raise ValueError('enough')
+
+  monkeypatch.setattr('landmarks_jax.cli.experiment.Experiment', note)
+  assert again('--config.data.path=/new', '--config.evals.all.data.path=/other') == 2
+  (config,) = configs
+  assert config['data']['path'] == '/new'
+  assert config['evals']['few']['data']['path'] == '/new'
+  assert config['evals']['all']['data']['path'] == '/other'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'expected'),
+  [
+    (['--step=77'], 'no step 77 in {}/checkpoints; complete steps there: [2, 4, 6]'),
+    (['--config.steps=1'], 'evaluate changes config.evals.* and config.data.path, not config.ste'),
+    (['--config.evals={{}}'], '{} names no evaluations; give some with --config=FILE'),
+    (['--config.evals=3'], "config.evals='3': expected a section"),
+    (['--config.evals.fw.labels=3'], "config.evals.fw.protocol is missing (did you mean 'few'?)"),
+    (['--config.evals.few.labels=99'], 'config.evals.few: labels=99: expected 1 to 20'),
+    (['--config=/nowhere.py'], 'no config file /nowhere.py'),
+  ],
+)
+def test_a_mistake_is_one_clear_line_and_nothing_is_written(
+  again, tmp_path, capsys, arguments, expected
+):
+  run = tmp_path / 'run'
+  assert again(*(argument.format(run) for argument in arguments)) == 2
+  err = capsys.readouterr().err
+  assert err.startswith(f'error: {expected.format(run)}')
+  assert err.count('\n') == 1
+  assert not (run / 'evaluations').exists()
+
+
+def test_a_folder_without_a_run_is_said(tmp_path, capsys, monkeypatch):
+  plant(monkeypatch)
+
+  def told():
+    assert main(['x', 'evaluate', f'--workdir={tmp_path}']) == 2
+    return capsys.readouterr().err
+
+  assert told() == f'error: {tmp_path} holds no run: it has no config.json\n'
+  config = tmp_path / 'config.json'
+  config.write_text('{"steps": 3, "da')
+  assert told().startswith(f'error: {config} is damaged (')
+  config.write_bytes((whole()[0] / 'config.json').read_bytes())
+  assert told() == f'error: {tmp_path} has no checkpoints yet; train it first\n'
+  (tmp_path / 'checkpoints').mkdir()
+  assert told() == (f'error: no checkpoint in {tmp_path}/checkpoints; complete steps there: none\n')
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoints', 'config.json']
+
+
+def test_scores_on_eight_devices_are_those_on_one(again, tmp_path, monkeypatch):
+  assert again() == 0
+  one = written(tmp_path, 6)['scores']
+  on_devices(monkeypatch, 8)
+  eight = evaluate.evaluate(tmp_path / 'run')
+  assert eight.keys() == one.keys()
+  np.testing.assert_allclose(list(eight.values()), list(one.values()), rtol=1e-3)

@@ -1,0 +1,134 @@
+"""Frozen features gathered in batches against describing one picture at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landmarks_jax.contracts import Describer
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import BadImage, Info
+from landmarks_jax.evaluation import features
+from landmarks_jax.runtime import sharding
+
+info = Info(('a', 'b', 'c'), (), (0, 1), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+class Noise:
+  """Pictures, points and normalisers at random; those in `bad` cannot be read."""
+
+  info = info
+
+  def __init__(self, count, side=10, bad=()):
+    self.count, self.side, self.bad = count, side, bad
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, index):
+    if index in self.bad:
+      raise BadImage(f'{index}.png', 'is broken')
+    rng = np.random.default_rng(index)
+    return {
+      'image': rng.integers(0, 256, (self.side, self.side, 3), np.uint8),
+      'index': np.int32(index),
+      'points': rng.uniform(-1, 1, (3, 2)).astype(np.float32),
+      'visible': rng.uniform(size=3) < 0.7,
+      'scale': np.float32(rng.uniform(1, 2)),
+    }
+
+
+def apply(variables, image, size):
+  """Two levels of different size: all of the picture, and each pixel."""
+  x = jnp.asarray(image, jnp.float32) / 255
+  return x.mean((1, 2), keepdims=True) @ variables['coarse'], x @ variables['fine']
+
+
+def describer(seed=0):
+  rng = np.random.default_rng(seed)
+  variables = {'coarse': rng.normal(size=(3, 5)), 'fine': rng.normal(size=(3, 2))}
+  return Describer(jax.tree.map(lambda x: x.astype(np.float32), variables), apply)
+
+
+@pytest.mark.parametrize('margin', [0, 2])
+@pytest.mark.parametrize('batch_size', [1, 3, 7, 16])
+def test_gathering_is_describing_one_by_one(batch_size, margin):
+  source, given = Noise(7), describer()
+  batches = pipeline.evaluation_batches(source, batch_size=batch_size)
+  found = features.gather(given, batches, margin=margin)
+  assert found.image is None
+  assert [level.shape for level in found.pyramid] == [
+    (7, 1, 1, 5),
+    (7, 10 - 2 * margin, 10 - 2 * margin, 2),
+  ]
+  assert all(level.dtype == jnp.bfloat16 for level in found.pyramid)
+  zoom = 9 / (9 - 2 * margin)
+  for i in range(7):
+    example = source[i]
+    image = example['image'][margin : 10 - margin, margin : 10 - margin]
+    for level, expected in zip(
+      found.pyramid, apply(given.variables, image[None], None), strict=True
+    ):
+      np.testing.assert_allclose(level[i].astype(np.float32), expected[0], rtol=8e-3, atol=1e-3)
+    np.testing.assert_allclose(found.points[i], example['points'] * zoom, rtol=1e-6)
+    np.testing.assert_allclose(found.scale[i], example['scale'] * zoom, rtol=1e-6)
+    np.testing.assert_array_equal(found.visible[i], example['visible'])
+  np.testing.assert_array_equal(found.index, np.arange(7))
+  assert found.valid.all()
+
+
+def test_padding_and_broken_pictures_are_dropped():
+  batches = pipeline.evaluation_batches(Noise(7, bad=(0, 4)), batch_size=4)
+  found = features.gather(describer(), batches)
+  np.testing.assert_array_equal(found.index, [1, 2, 3, 5, 6])
+  whole = features.gather(describer(), pipeline.evaluation_batches(Noise(7), batch_size=4))
+  for one, all_ in zip(found.pyramid, whole.pyramid, strict=True):
+    np.testing.assert_array_equal(one, all_[[1, 2, 3, 5, 6]])
+
+
+def test_weights_are_arguments_and_compile_once():
+  traced = []
+
+  def noted(variables, image, size):
+    traced.append(size)
+    return apply(variables, image, size)
+
+  found = [
+    features.gather(
+      describer(seed)._replace(apply=noted),
+      pipeline.evaluation_batches(Noise(5), batch_size=5),
+    )
+    for seed in (0, 1)
+  ]
+  assert traced == [None]
+  assert np.abs(found[0].pyramid[1] - found[1].pyramid[1]).max() > 0.1
+
+
+def test_eight_devices_gather_what_one_does():
+  one, eight = (sharding.mesh(jax.devices()[:n]) for n in (1, 8))
+  found = []
+  for mesh in (one, eight):
+    placed = []
+
+    def place(image, mesh=mesh, placed=placed):
+      placed.append(sharding.to_global(image, mesh))
+      return placed[-1]
+
+    batches = pipeline.evaluation_batches(Noise(11), batch_size=8)
+    found.append(features.gather(describer(), batches, margin=1, place=place))
+    assert [len(x.devices()) for x in placed] == [mesh.size] * 2
+  for a, b in zip(*(jax.tree.leaves(x) for x in found), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_the_first_readable_picture_stands_for_all():
+  assert features.first_readable(Noise(4, bad=(0, 1)))['index'] == 2
+  with pytest.raises(ValueError, match='none of the 2 pictures can be read'):
+    features.first_readable(Noise(2, bad=(0, 1)))
+
+
+def test_nothing_to_describe_is_an_error():
+  blank = next(iter(pipeline.evaluation_batches(Noise(2), batch_size=2)))
+  for batches in ([], [blank._replace(valid=np.zeros(2, bool))]):
+    with pytest.raises(ValueError, match='there are no readable examples to describe'):
+      features.gather(describer(), batches)

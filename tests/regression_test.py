@@ -1,0 +1,227 @@
+"""The protocol against describers whose score is known: one that marks the landmarks, one blind."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landmarks_jax import metrics
+from landmarks_jax.contracts import Describer, Predictions
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import BadImage, Info
+from landmarks_jax.evaluation import features, regression
+from landmarks_jax.geometry import coords
+from landmarks_jax.runtime import sharding
+
+side, margin, spread = 36, 2, 4.0
+info = Info(('left', 'right', 'nose'), ((0, 1),), (0, 1), (0.5,) * 3, (0.2,) * 3)
+counts = {'train': 13, 'test': 11}
+
+
+class Marked:
+  """Pictures with a soft dot at each of three landmarks, each in a colour of its own."""
+
+  def __init__(self, split, bad=(), names=info.names):
+    self.split, self.bad, self.info = split, bad, info._replace(names=names)
+
+  def __len__(self):
+    return counts[self.split]
+
+  def __getitem__(self, index):
+    if index in self.bad:
+      raise BadImage(f'{index}.png', 'is broken')
+    rng = np.random.default_rng((len(self.split), int(index)))
+    centres = [(-0.4, -0.2), (0.4, -0.3), (0.1, 0.4)]
+    points = (rng.uniform(-0.35, 0.35, (3, 2)) + centres).astype(np.float32)
+    pixels = coords.to_pixels(points, width=side, height=side)
+    away = np.arange(side) - np.asarray(pixels)[..., None]
+    dots = np.exp(-(away[:, 1, :, None] ** 2 + away[:, 0, None] ** 2) / (2 * spread**2))
+    return {
+      'image': np.rint(255 * dots).astype(np.uint8).transpose(1, 2, 0),
+      'index': np.int32(index),
+      'points': points,
+      'visible': np.ones(3, bool),
+      'scale': np.linalg.norm(points[0] - points[1]),
+    }
+
+
+def planted(variables, image, size):
+  """Features that are the landmarks' own maps."""
+  return (jnp.asarray(image, jnp.float32) * variables,)
+
+
+seeing = Describer(np.float32(1), planted)
+blind = Describer(np.float32(0), planted)
+
+
+def run(describer=seeing, *, open_split=Marked, random_init=None, **options):
+  options = {'margin': margin, 'size': 8, 'batch_size': 4} | options
+  random_init = {'raw': blind} if random_init is None else random_init
+  return regression.run(describer, open_split, random_init=random_init, **options)
+
+
+def errors(predictions, row):
+  found = [p for name, p in sorted(predictions.items()) if name.split('/')[0] == row]
+  return [metrics.inter_ocular_error(p) for p in found]
+
+
+def test_features_that_mark_the_landmarks_score_near_zero():
+  predictions = run(size=12, labels=6)
+  (seen,) = errors(predictions, 'trained')
+  (mean,) = errors(predictions, 'mean_shape')
+  assert seen < 5  # percent; half a cell of the maps is 10
+  assert mean > 45
+  points = predictions['trained/0']
+  np.testing.assert_array_equal(points.index, np.arange(counts['test']))
+  zoom = (side - 1) / (side - 2 * margin - 1)
+  truth = np.stack([Marked('test')[i]['points'] for i in range(counts['test'])])
+  np.testing.assert_allclose(points.target, truth * zoom, rtol=1e-6)
+
+
+@pytest.mark.parametrize('labels', [None, 5])
+def test_features_that_see_nothing_score_the_mean_shape(labels):
+  predictions = run(blind, labels=labels)
+  np.testing.assert_allclose(
+    predictions['trained/0'].points, predictions['mean_shape/0'].points, atol=0.02
+  )
+  (blindly,), (mean,) = (errors(predictions, row) for row in ('trained', 'mean_shape'))
+  assert blindly == pytest.approx(mean, rel=0.02)
+
+
+def test_the_mean_shape_is_that_of_the_labels_drawn():
+  labels, draws, seed = 4, 3, 7
+  predictions = run(labels=labels, draws=draws, seed=seed)
+  zoom = (side - 1) / (side - 2 * margin - 1)
+  truth = np.stack([Marked('train')[i]['points'] for i in range(counts['train'])]) * zoom
+  chosen = regression.draw_labels(counts['train'], labels=labels, draws=draws, seed=seed)
+  assert len({tuple(rows) for rows in chosen}) == draws
+  for draw, drawn in enumerate(chosen):
+    expected = truth[drawn].mean(0)
+    for points in predictions[f'mean_shape/{draw}'].points:
+      np.testing.assert_allclose(points, expected, atol=1e-6)
+
+
+def test_labels_that_are_not_visible_have_no_part_in_the_mean_shape():
+  labelled, target = (features.gather(seeing, batches(split)) for split in ('train', 'test'))
+  labelled.visible[3, 1] = False
+  labelled.points[3, 1] = 1e6
+  rows = np.array([3, 5, 8])
+  found = regression.mean_shape(labelled, target, rows).points[0]
+  np.testing.assert_allclose(found[1], labelled.points[[5, 8], 1].mean(0), rtol=1e-6)
+  np.testing.assert_allclose(found[0], labelled.points[rows, 0].mean(0), rtol=1e-6)
+
+
+def batches(split):
+  return pipeline.evaluation_batches(Marked(split), batch_size=4)
+
+
+def test_draws_follow_from_seed_and_draw_alone():
+  def draw(**options):
+    return [tuple(rows) for rows in regression.draw_labels(50, **options)]
+
+  three = draw(labels=9, draws=3, seed=1)
+  np.random.seed(0)
+  assert draw(labels=9, draws=2, seed=1) == three[:2]
+  assert len({*three, *draw(labels=9, draws=3, seed=2)}) == 6
+  for rows in three:
+    assert sorted(set(rows)) == list(rows)
+    assert len(rows) == 9
+    assert 0 <= rows[0] <= rows[-1] < 50
+  assert draw(labels=None, draws=1, seed=1) == [tuple(range(50))]
+  assert draw(labels=50, draws=1, seed=1) == [tuple(range(50))]
+
+
+@pytest.mark.parametrize('order', [('good', 'bad'), ('bad', 'good')])
+def test_the_random_row_is_the_better_of_its_variants(order):
+  variants = {'good': seeing, 'bad': blind}
+  predictions = run(blind, random_init={name: variants[name] for name in order}, labels=6, draws=2)
+  assert max(errors(predictions, 'random_init')) < 15
+  assert min(errors(predictions, 'trained')) > 45
+
+
+def test_baselines_are_not_computed_twice():
+  def never(variables, image, size):
+    raise AssertionError('an untrained network was described')
+
+  first = run(blind, labels=6, draws=2, random_init={'raw': seeing})
+  again = run(
+    labels=6, draws=2, random_init={'raw': Describer(np.float32(1), never)}, baselines=first
+  )
+  assert again.keys() == first.keys()
+  for name in first:
+    same = np.array_equal(first[name].points, again[name].points)
+    assert same == (not name.startswith('trained'))
+  assert max(errors(again, 'trained')) < 15
+
+
+def predictions(error):
+  target = np.zeros((2, 1, 2), np.float32)
+  points = target + np.float32([error, 0])
+  return Predictions(points, target, np.ones((2, 1), bool), np.ones(2), np.arange(2))
+
+
+def test_scores_are_percent_by_row_with_their_spread():
+  one = {'trained/0': predictions(0.1), 'mean_shape/0': predictions(0.3)}
+  assert regression.score(one) == pytest.approx(
+    {'inter_ocular': 10, 'inter_ocular_mean_shape': 30}, rel=1e-6
+  )
+  two = one | {'trained/1': predictions(0.2), 'random_init/0': predictions(0.25)}
+  two |= {'mean_shape/1': predictions(0.3), 'random_init/1': predictions(0.75)}
+  assert regression.score(two) == pytest.approx(
+    {
+      'inter_ocular': 15,
+      'inter_ocular_std': 50**0.5,
+      'inter_ocular_mean_shape': 30,
+      'inter_ocular_mean_shape_std': 0,
+      'inter_ocular_random_init': 50,
+      'inter_ocular_random_init_std': 1250**0.5,
+    },
+    rel=1e-6,
+    abs=1e-5,
+  )
+
+
+@pytest.mark.parametrize('labels', [None, 10])
+def test_pictures_that_cannot_be_read_are_left_out(labels):
+  bad = {'train': (0, 6), 'test': (10,)}
+  predictions = run(open_split=lambda split: Marked(split, bad[split]), labels=labels)
+  np.testing.assert_array_equal(predictions['trained/0'].index, np.arange(10))
+  assert errors(predictions, 'trained')[0] < 15
+
+
+def test_one_device_and_eight_agree():
+  found = []
+  for count in (1, 8):
+    mesh = sharding.mesh(jax.devices()[:count])
+    place = lambda image, mesh=mesh: sharding.to_global(image, mesh)  # noqa: E731
+    found.append(run(batch_size=8, labels=6, draws=2, place=place))
+  for name in found[0]:
+    np.testing.assert_allclose(found[0][name].points, found[1][name].points, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('options', 'expected'),
+  [
+    ({'labels': 14}, 'labels=14: expected 1 to 13, the number of labelled pictures'),
+    ({'labels': 0}, 'labels=0: expected 1 to 13, the number of labelled pictures'),
+    ({'labels': 3, 'draws': 0}, 'draws=0: expected 1 or more, and 1 without labels=N'),
+    ({'draws': 2}, 'draws=2: expected 1 or more, and 1 without labels=N'),
+    ({'head': 'ridg'}, "head='ridg': choose from ridge, probe"),
+  ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is_described(options, expected):
+  for function in (lambda: run(**options), lambda: regression.check(Marked, **options)):
+    with pytest.raises(ValueError, match=f'^{re.escape(expected)}$'):
+      function()
+
+
+def test_a_set_without_landmarks_is_said():
+  for split in ('train', 'test'):
+
+    def open_split(name, split=split):
+      return Marked(name, names=() if name == split else info.names)
+
+    with pytest.raises(ValueError, match=f"^regression needs landmarks; the split '{split}' has"):
+      run(open_split=open_split)

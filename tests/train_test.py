@@ -1,0 +1,369 @@
+"""Runs from the command line: what they leave behind, how they resume, what stops them.
+
+Most use a tiny method that is planted here; the pages of configs/ run with their own.
+"""
+
+import atexit
+import contextlib
+import functools
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import experiment, train
+from landmarks_jax.cli.main import main
+from landmarks_jax.contracts import Method
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.synthetic import faces
+from landmarks_jax.runtime import checkpoint, logs, sharding
+
+root, mesh = pathlib.Path(__file__).parents[1], sharding.mesh
+page = """
+from ml_collections import ConfigDict
+
+FACES = dict(name='synthetic/faces', frame=16, count=20)
+
+def get_config():
+  return ConfigDict(dict(
+    data=FACES,
+    method=dict(name='tiny'),
+    optimizer=dict(name='sgd', learning_rate=.3),
+    steps=6,
+    batch_size=8,
+    log_every=2,
+    checkpoint_every=2,
+    keep=9,
+    evals=dict(
+      few=dict(protocol='regression', data=FACES, labels=9, draws=2, size=4, every=3),
+      all=dict(protocol='regression', data=FACES, size=4),
+    ),
+  ))
+"""
+
+
+def build(*, mean, std, width: int = 3, margin: int = 0, constrain=lambda x: x):
+  """Colours mapped linearly and chased by noise: every part of a method, in milliseconds."""
+
+  def init(rng, batch):
+    return {'w': jax.random.normal(rng, (3, width))}, {'seen': jnp.zeros(())}
+
+  def maps(params, image):
+    x = (jnp.asarray(image, float) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+    return x.reshape(len(x), 4, x.shape[1] // 4, 4, -1, 3).mean((2, 4)) @ params['w']
+
+  def loss(params, aux, batch, rng, step):
+    y = maps(params, batch.image)
+    value = ((y - jax.random.normal(rng, y.shape)) ** 2).mean()
+    return value, ({'seen': aux['seen'] + y.mean()}, {'size': jnp.abs(y).mean()})
+
+  return Method(
+    init,
+    loss,
+    lambda params, aux, image, size: (maps(params, image) + aux['seen'],),
+    lambda params, aux, step: aux,
+    calibrate=lambda params, aux, batch, rng, n: {'seen': aux['seen'] - 1.0},
+    views=lambda batch, rng: jnp.stack([jnp.asarray(batch.image, float)] * 2),
+  )
+
+
+@functools.cache
+def face(split, frame, index):
+  """A picture is rendered once for all tests: that is what takes time."""
+  return render(faces.source(split=split, frame=frame), index)
+
+
+render = faces.Faces.__getitem__
+
+
+def plant(monkeypatch):
+  """Makes `method=dict(name='tiny')` known."""
+  real = experiment.find
+
+  def find(folder, name, *, section):
+    if (folder, name) == ('methods', 'tiny'):
+      return types.SimpleNamespace(build=build)
+    return real(folder, name, section=section)
+
+  monkeypatch.setattr(experiment, 'find', find)
+  remembered = lambda self, index: dict(face(self.split, self.frame, int(index)))  # noqa: E731
+  monkeypatch.setattr(faces.Faces, '__getitem__', remembered)
+
+
+def on_devices(monkeypatch, count):
+  """Runs from here on use so many devices."""
+  monkeypatch.setattr(sharding, 'mesh', functools.partial(mesh, jax.devices()[:count]))
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+  """tiny('name', '--config.KEY=VALUE') trains in tmp_path/name, on one device: its exit code."""
+  plant(monkeypatch)
+  on_devices(monkeypatch, 1)
+  (tmp_path / 'page.py').write_text(page)
+  return lambda name, *changes: command('train', tmp_path, name, *changes)
+
+
+@functools.cache
+def whole():
+  """One undisturbed run, shared: its folder (in the folder of its page) and what it printed."""
+  folder = pathlib.Path(tempfile.mkdtemp())
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  (folder / 'page.py').write_text(page)
+  out, err = io.StringIO(), io.StringIO()
+  with pytest.MonkeyPatch.context() as patch:
+    plant(patch)
+    on_devices(patch, 1)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      assert command('train', folder, 'run') == 0, err.getvalue()
+  assert err.getvalue() == ''
+  return folder / 'run', out.getvalue()
+
+
+def copied(tmp_path):
+  """A copy of it, as tmp_path/run."""
+  return shutil.copytree(whole()[0], tmp_path / 'run')
+
+
+def command(name, folder, workdir, *changes):
+  config = [f'--config={folder}/page.py'] if name == 'train' else []
+  return main(['x', name, *config, f'--workdir={folder}/{workdir}', *changes])
+
+
+def rows(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def arrays(workdir, step=None):
+  tree = checkpoint.read_variables(workdir / 'checkpoints', ('params', 'aux', 'opt'), step=step)
+  return jax.tree.leaves(tree)
+
+
+def assert_same_run(one, other):
+  assert (one / 'metrics.jsonl').read_text() == (other / 'metrics.jsonl').read_text()
+  for a, b in zip(arrays(one), arrays(other), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_leaves_numbers_pictures_config_and_checkpoints():
+  run, out = whole()
+  names = {str(path.relative_to(run)) for path in run.rglob('*')}
+  assert names >= {
+    'config.json',
+    'metrics.jsonl',
+    'pictures/views_00000000.png',
+    'pictures/landmarks/few_00000003.png',
+    'pictures/landmarks/few_00000006.png',
+    'pictures/landmarks/all_00000006.png',
+    *(f'checkpoints/{step}' for step in (2, 4, 6)),
+  }
+  assert any(name.startswith('tensorboard/') for name in names)
+  config = json.loads((run / 'config.json').read_text())
+  assert config['method']['mean'] == [0.443, 0.402, 0.375]  # the data's, saved with the weights
+  assert config['seed'] == 0
+  views = np.asarray(Image.open(run / 'pictures/views_00000000.png'))
+  assert views.shape == (2 * 16 + 2, 8 * (16 + 2) - 2, 3)
+  told = r'step 4/6  loss [\d.]+  [\d.]+ images/s  ETA \d+ s  memory [\d.]+ GiB'
+  assert sum(re.fullmatch(told, line) is not None for line in out.splitlines()) == 1
+
+
+def test_losses_and_three_rows_are_logged_and_printed():
+  run, out = whole()
+  found = rows(run)
+  losses = {row['step']: row['train/loss'] for row in found if 'train/loss' in row}
+  assert sorted(losses) == [2, 4, 6]
+  assert np.isfinite(list(losses.values())).all()
+  evals = [(row['step'], min(row).split('/')[0]) for row in found if 'train/loss' not in row]
+  assert evals == [(3, 'few'), (6, 'all'), (6, 'few')]
+  metrics = ['inter_ocular', 'inter_ocular_mean_shape', 'inter_ocular_random_init']
+  spread = {f'few/regression/{m}{end}' for m in metrics for end in ('', '_std')}
+  assert found[-1].keys() == {'step', *spread}
+  assert found[-2].keys() == {'step', *(f'all/regression/{m}' for m in metrics)}
+  order = metrics[1], metrics[2], metrics[0]
+  cells = [f'{found[-2]["all/regression/" + m]:.2f}' for m in order]
+  head, line, _ = out.splitlines()[-3:]
+  assert re.split('  +', head) == ['inter-ocular error, %', 'mean shape', 'random init', 'trained']
+  assert re.split('  +', line) == ['all (all labels)', *cells]
+
+
+def test_the_last_step_is_logged_however_short_the_run(tiny, tmp_path):
+  assert tiny('run', '--config.steps=1', '--config.log_every=50', '--config.evals={}') == 0
+  (row,) = rows(tmp_path / 'run')
+  assert row.keys() >= {'step', 'train/loss', 'train/learning_rate', 'train/size'}
+  assert row['step'] == 1
+
+
+def test_the_same_command_again_prints_the_table_and_trains_nothing(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  def never(*_, **__):
+    raise AssertionError('pictures were read')
+
+  run = copied(tmp_path)
+  monkeypatch.setattr(pipeline, 'training_batches', never)
+  monkeypatch.setattr(pipeline, 'cached', never)
+  assert tiny('run') == 0
+  assert capsys.readouterr().out.splitlines() == [
+    f'resuming {run} from step 6',
+    *whole()[1].splitlines()[-3:],
+  ]
+  assert_same_run(whole()[0], run)
+
+
+def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
+  run = copied(tmp_path)
+  assert tiny('run', '--config.method.width=5', '--config.optimizer.learning_rate=.1') == 2
+  assert capsys.readouterr().err == (
+    f'error: {run} was made by another config (there -> here):\n'
+    '  method.width: 3 -> 5\n'
+    '  optimizer.learning_rate: 0.3 -> 0.1\n'
+    'Use another --workdir, or the same config to continue.\n'
+  )
+  files = [path.relative_to(run) for path in run.rglob('*') if path.is_file()]
+  assert files
+  assert all((run / f).read_bytes() == (whole()[0] / f).read_bytes() for f in files)
+
+
+def test_a_run_that_stops_anywhere_resumes_as_if_it_had_not(tiny, tmp_path, capsys, monkeypatch):
+  calls, stops = itertools.count(), set()
+
+  def stopping(function):
+    def wrapped(*args, **kwargs):
+      if (call := next(calls)) in stops:
+        stops.remove(call)
+        raise KeyboardInterrupt
+      return function(*args, **kwargs)
+
+    return wrapped
+
+  monkeypatch.setattr(logs.Logs, 'write', stopping(logs.Logs.write))
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', stopping(checkpoint.Checkpoints.save))
+  # Counted over all tries: before step 2's line; before its checkpoint; in step 3's evaluation;
+  # between the last checkpoint and its evaluations; between those two.
+  stops |= {0, 2, 5, 11, 13}
+  codes = []
+  while not codes or codes[-1] == 130:
+    codes.append(tiny('stopped'))
+  assert codes == [130] * 5 + [0]
+  assert stops == set()
+  assert capsys.readouterr().err.count('the same command continues') == 5
+  assert_same_run(whole()[0], tmp_path / 'stopped')
+
+
+def test_one_device_and_eight_give_one_result(tiny, tmp_path, monkeypatch):
+  on_devices(monkeypatch, 8)
+  assert tiny('eight', '--config.keep=1') == 0
+  for a, b in zip(rows(tmp_path / 'eight'), rows(whole()[0]), strict=True):
+    assert a.keys() == b.keys()
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-3)
+  assert [p.name for p in (tmp_path / 'eight/checkpoints').iterdir()] == ['6']
+
+
+def test_pictures_from_memory_or_from_disk_give_one_result(tiny, tmp_path):
+  assert tiny('disk', '--config.cache=False') == 0
+  assert_same_run(whole()[0], tmp_path / 'disk')
+  for name in ('few_00000003', 'all_00000006'):
+    sheets = [run / f'pictures/landmarks/{name}.png' for run in (whole()[0], tmp_path / 'disk')]
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
+  wild = '--config.optimizer.learning_rate=1e30', '--config.optimizer.schedule=constant'
+  assert tiny('run', *wild, '--config.checkpoint_every=1') == 2
+  assert capsys.readouterr().err == (
+    'error: loss is inf at step 2, learning rate 1e+30; the last checkpoint is of step 1. '
+    'Try a smaller optimizer.learning_rate.\n'
+  )
+  assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'run'))
+
+
+def test_without_steps_only_the_evaluations_run(tiny, tmp_path, capsys):
+  assert tiny('run', '--config.steps=0', '--config.batch_size=8') == 0
+  found = rows(tmp_path / 'run')
+  assert [row['step'] for row in found] == [0, 0]
+  assert 'compiling' not in capsys.readouterr().out
+
+
+def test_the_function_takes_what_the_command_takes(monkeypatch, tmp_path):
+  plant(monkeypatch)
+  data = {'name': 'synthetic/faces', 'frame': 16, 'count': 20}
+  scores = train.train(
+    tmp_path / 'run',
+    data=data,
+    method={'name': 'tiny', 'width': 2},
+    optimizer={'name': 'adam', 'learning_rate': 0.01},
+    steps=1,
+    batch_size=8,
+    evals={'mine': {'protocol': 'regression', 'data': data, 'size': 4}},
+  )
+  assert scores == {k: v for k, v in rows(tmp_path / 'run')[-1].items() if k != 'step'}
+  assert 'mine/regression/inter_ocular' in scores
+
+
+# One compiled step serves the killed run and the pages that train alike.
+changed = {'frame': 32, 'margin': 0, 'size': 8, 'epochs': 12, 'steps_per_epoch': 1}
+
+
+def start(page, workdir, *changes):
+  """Trains `:smoke` of a page in a process of its own, on one device."""
+  config = experiment.complete(configs.plain(configs.load(f'{page}:smoke')), train.train)
+  keys = [key for key in configs.flat(config) if key.split('.')[-1] in changed]
+  changes = *(f'--config.{key}={changed[key.split(".")[-1]]}' for key in keys), *changes
+  command = 'train', f'--config={page}:smoke', f'--workdir={workdir}', *changes
+  return subprocess.Popen(
+    [sys.executable, '-u', '-m', 'landmarks_jax', *command],
+    cwd=root,
+    env=os.environ | {'XLA_FLAGS': '', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  """What a process printed, which ended well and without noise."""
+  out, err = process.communicate(timeout=300)
+  assert (process.returncode, err) == (0, '')
+  return out
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+  more = '--config.steps=10', '--config.checkpoint_every=2', '--config.evals.faces.every=6'
+  demo = root / 'configs/demo.py'
+  killed = start(demo, tmp_path / 'killed', *more)
+  next(line for line in killed.stdout if line.startswith('step 5/10'))
+  killed.kill()
+  killed.communicate(timeout=60)
+  assert killed.returncode == -signal.SIGKILL
+  resumed = start(demo, tmp_path / 'killed', *more)
+  whole = start(demo, tmp_path / 'whole', *more)
+  assert re.search(r'resuming .*killed from step [24]\n', finish(resumed))
+  finish(whole)
+  assert_same_run(tmp_path / 'whole', tmp_path / 'killed')
+  losses = [row['step'] for row in rows(tmp_path / 'killed') if 'train/loss' in row]
+  assert losses == [*range(1, 11)]
+
+
+@pytest.mark.parametrize('page', sorted((root / 'configs').glob('*.py')), ids=lambda p: p.stem)
+def test_every_page_runs_as_smoke(tmp_path, page):
+  finish(start(page, tmp_path))
+  found = rows(tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert found[-1]['step'] == config['steps'] <= 3
+  names = {key.split('/')[0] for row in found for key in row} - {'step', 'train'}
+  assert names == config['evals'].keys()

@@ -74,7 +74,7 @@ def test_other_evaluations_get_another_file_and_the_same_ones_the_same(again, tm
     assert again('--config.evals.few.labels=5') == 0
   assert (tmp_path / 'run/evaluations/6.json').read_bytes() == before
   names = sorted(p.name for p in (tmp_path / 'run/evaluations').iterdir())
-  assert names == ['6', '6.json', '6_2', '6_2.json']
+  assert names == ['6', '6.html', '6.json', '6_2', '6_2.html', '6_2.json']
   one, other = written(tmp_path, 6), written(tmp_path, '6_2')
   assert (one['evals']['few']['labels'], other['evals']['few']['labels']) == (9, 5)
   key = 'few/regression/inter_ocular_mean_shape'

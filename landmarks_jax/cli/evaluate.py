@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import table
+from landmarks_jax.cli import report, table
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -78,16 +78,26 @@ def evaluate(
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
   result = _unused(workdir / 'evaluations', step, config['evals'])
-  describer, scores = parts.describer(state.params, state.aux), {}
+  describer, scores, shown = parts.describer(state.params, state.aux), {}, {}
   pictures = logs.Logs(result.with_suffix(''))
   for name, options in config['evals'].items():
     print(f'evaluating {name} at step {step}', flush=True)
     predictions, found = parts.evaluate(name, describer)
     scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
+    shown[name] = predictions
     sheet = draw.landmark_sheet(**parts.pictures(name, next(iter(predictions.values()))))
     pictures.write_picture(f'landmarks/{name}', step, sheet)
   pictures.close()
   result.write_text(json.dumps({'evals': config['evals'], 'scores': scores}, indent=2) + '\n')
+  report.write(
+    result.with_suffix('.html'),
+    parts,
+    workdir=workdir,
+    step=step,
+    scores=scores,
+    predictions=shown,
+    cost={},
+  )
   print(table.of_scores(config['evals'], scores))
   print(f'written to {result}')
   return scores

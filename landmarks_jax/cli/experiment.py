@@ -261,6 +261,11 @@ class Experiment:
     section = f'config.evals.{name}.protocol'
     return find('evaluation', options.pop('protocol'), section=section), data, options
 
+  def landmark_names(self, name: str) -> tuple[str, ...]:
+    """Of the dataset of one evaluation."""
+    _, data, options = self._protocol(name)
+    return self._on_disk(**data, split=options['test']).info.names
+
   def pictures(self, name: str, predictions: Predictions, *, count: int = 12) -> dict[str, Any]:
     """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes."""
     _, data, options = self._protocol(name)

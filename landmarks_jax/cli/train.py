@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import sys
+import time
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import table
+from landmarks_jax.cli import report, table
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -99,9 +100,10 @@ class _Run:
     experiment.check_evals()
     experiment.check_step()
     configs.claim(workdir, self.config)
-    self.mesh = experiment.mesh
+    self.mesh, self.is_main = experiment.mesh, sharding.is_main()
+    self.predictions, self.began = {}, time.monotonic()  # what the report shows
     self.to_global = sharding.to_global
-    self.logs = logs.Logs(workdir, is_main=sharding.is_main())
+    self.logs = logs.Logs(workdir, is_main=self.is_main)
     self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
     self.progress = logs.Progress(
       steps=self.config['steps'],
@@ -115,6 +117,8 @@ class _Run:
     scores = self._evaluate(state, start)
     if start < steps:
       state, scores = self._train(state, start)
+    if self.is_main:
+      self._report(start, scores)
     if scores:
       print(table.of_scores(self.config['evals'], scores))
     return scores
@@ -207,6 +211,8 @@ class _Run:
       describer = self.experiment.describer(state.params, state.aux)
       predictions, found = self.experiment.evaluate(name, describer)
       found = {prefix + metric: value for metric, value in found.items()}
+      if final:
+        self.predictions[name] = predictions
       self._draw_landmarks(name, step, predictions)
       self.logs.write(step, found)
       scores |= found
@@ -214,10 +220,32 @@ class _Run:
     return scores
 
   def _written(self, step: int, prefix: str) -> dict[str, float]:
-    file = self.workdir / 'metrics.jsonl'
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    at_step = (row for row in rows if row['step'] == step)
+    at_step = (row for row in self._logged() if row['step'] == step)
     return {k: v for row in at_step for k, v in row.items() if k.startswith(prefix)}
+
+  def _logged(self) -> list[dict[str, Any]]:
+    file = self.workdir / 'metrics.jsonl'
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+  def _report(self, start: int, scores: Mapping[str, float]) -> None:
+    from landmarks_jax.runtime import logs
+
+    seconds = logs.duration(time.monotonic() - self.began)
+    memory = logs.peak_memory(self.mesh.local_devices)
+    report.write(
+      self.workdir / 'report' / 'index.html',
+      self.experiment,
+      workdir=self.workdir,
+      step=self.config['steps'],
+      scores=scores,
+      predictions=self.predictions,
+      log=self._logged(),
+      cost={
+        'Time': f'{seconds} from step {start}' if start else seconds,
+        'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
+        'Memory': f'{memory / 2**30:.1f} GiB',
+      },
+    )
 
   def _draw_views(self, batch: Any) -> None:
     import jax

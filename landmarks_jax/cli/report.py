@@ -1,0 +1,81 @@
+"""Where `train` and `evaluate` write the page of a run."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import landmarks_jax
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def write(
+  file: pathlib.Path,
+  experiment: Any,
+  *,
+  workdir: pathlib.Path,
+  step: int,
+  scores: Mapping[str, float],
+  predictions: Mapping[str, Mapping[str, Any]],
+  log: Sequence[Mapping[str, Any]] = (),
+  cost: Mapping[str, str],
+) -> None:
+  """Writes the page, unless nothing was scored now and an earlier page, with curves, is there."""
+  if file.exists() and not predictions:
+    return
+  from landmarks_jax.report import page  # late: only at the end
+
+  examples = {n: experiment.pictures(n, next(iter(p.values()))) for n, p in predictions.items()}
+  text = page.render(
+    title=workdir.resolve().name,
+    config=experiment.config,
+    step=step,
+    scores=scores,
+    log=log,
+    predictions=predictions,
+    names={name: experiment.landmark_names(name) for name in predictions},
+    examples=examples,
+    pictures=_newest(workdir / 'pictures', drawn=predictions),
+    command=command(),
+    cost=cost,
+    versions={'Python': platform.python_version(), 'landmarks_jax': landmarks_jax.__version__}
+    | {name: importlib.metadata.version(name) for name in PACKAGES},
+    files={
+      name: os.path.relpath(workdir / name, file.parent)
+      for name in ('config.json', 'metrics.jsonl', 'pictures', 'checkpoints', 'tensorboard')
+      if (workdir / name).exists()
+    },
+  )
+  file.parent.mkdir(parents=True, exist_ok=True)
+  draft = file.with_suffix('.tmp')
+  draft.write_text(text, encoding='utf-8')
+  draft.replace(file)
+  print(f'the report is {file}')
+
+
+def command() -> str | None:
+  """The command line as typed; None where Python, not the console, called."""
+  program = pathlib.Path(sys.argv[0]).name
+  if program == 'landmarks-jax':
+    return shlex.join([program, *sys.argv[1:]])
+  return (
+    shlex.join(['python', '-m', 'landmarks_jax', *sys.argv[1:]])
+    if program == '__main__.py'
+    else None
+  )
+
+
+def _newest(folder: pathlib.Path, *, drawn: Mapping[str, Any]) -> dict[str, bytes]:
+  """The last picture of each name; those of evaluations that the page draws itself are not read."""
+  last = {}
+  for file in sorted(folder.rglob('*.png')):
+    name = file.relative_to(folder).with_suffix('').as_posix()
+    last[re.sub(r'_\d{8,}$', '', name)] = name
+  skipped = {f'landmarks/{name}' for name in drawn}
+  return {n: (folder / f'{n}.png').read_bytes() for base, n in last.items() if base not in skipped}

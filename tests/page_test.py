@@ -1,0 +1,441 @@
+"""The report: what was given is on the page, once escaped, and nothing is loaded or run."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from landmarks_jax import metrics
+from landmarks_jax.contracts import Predictions
+from landmarks_jax.report import page, plot, results
+from landmarks_jax.report.markup import breakable, element
+
+HOSTILE = '</title></style>"\'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'
+CONFIG = {
+  'steps': 30,
+  'batch_size': 8,
+  'method': {'name': 'moco', 'area': [0.4, 1.0], 'queue': 0},
+  'data': {'name': 'birds', 'path': None},
+  'evals': {
+    'few': {'protocol': 'regression', 'labels': 5, 'draws': 2, 'data': {'name': 'birds'}},
+    'all': {'protocol': 'regression', 'labels': None, 'draws': 1, 'data': {'name': 'gulls'}},
+  },
+}
+
+
+class Tree(HTMLParser):
+  """Elements as (name, attributes, text of their own and of those inside), all tags closed."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self._open = [], []
+    self.feed(text)
+    self.close()
+    assert not self._open, f'not closed: {self._open}'
+
+  def handle_starttag(self, name, attributes):
+    self.elements.append([name, dict(attributes), ''])
+    if name not in ('img', 'meta', 'wbr'):
+      self._open.append(self.elements[-1])
+
+  def handle_endtag(self, name):
+    assert self._open.pop()[0] == name
+
+  def handle_data(self, data):
+    for opened in self._open:
+      opened[2] += data
+
+  def all(self, name, **attributes):
+    wanted = {key.rstrip('_'): value for key, value in attributes.items()}
+    return [e for e in self.elements if e[0] == name and wanted.items() <= e[1].items()]
+
+  def texts(self, name, **attributes):
+    return [text for _, _, text in self.all(name, **attributes)]
+
+
+def predictions(seed, count=7, landmarks=3, spread=0.1):
+  """Some are invisible, one landmark and one picture wholly."""
+  rng = np.random.default_rng(seed)
+  target = np.random.default_rng(99).uniform(-1, 1, (count, landmarks, 2)).astype(np.float32)
+  visible = np.random.default_rng(98).random((count, landmarks)) < 0.7
+  visible[:, 1], visible[2], visible[3] = False, False, [True, False, True]
+  points = target + spread * rng.normal(size=target.shape).astype(np.float32)
+  scale = np.random.default_rng(97).uniform(0.3, 1.2, count).astype(np.float32)
+  return Predictions(points, target, visible, scale, np.arange(count))
+
+
+def two_draws():
+  return {
+    'trained/0': predictions(0, spread=0.1),
+    'trained/1': predictions(1, spread=0.13),
+    'mean_shape/0': predictions(2, spread=0.4),
+    'mean_shape/1': predictions(3, spread=0.45),
+    'random_init/0': predictions(4, spread=0.3),
+    'random_init/1': predictions(5, spread=0.2),
+  }
+
+
+def examples(given):
+  images = [np.full((16, 16, 3), 20 * i, np.uint8) for i in range(len(given.points))]
+  return {'images': images, **{k: getattr(given, k) for k in ('points', 'target', 'visible')}}
+
+
+SCORES = {
+  'few/regression/inter_ocular': 11.234,
+  'few/regression/inter_ocular_std': 0.456,
+  'few/regression/inter_ocular_mean_shape': 31.5,
+  'few/regression/inter_ocular_mean_shape_std': 0.125,
+  'few/regression/inter_ocular_random_init': 21.75,
+  'few/regression/inter_ocular_random_init_std': 0.875,
+  'all/regression/inter_ocular': 9.5,
+  'all/regression/inter_ocular_mean_shape': 7.25,
+}
+LOG = [
+  {'step': 10, 'train/rate': 0.25, 'train/loss': 4.5},
+  {'step': 20, 'train/rate': 0.125, 'train/loss': 3.5},
+  {'step': 30, 'train/rate': 0.0625, 'train/loss': 3.25},
+  {'step': 30} | SCORES,
+]
+
+
+def everything():
+  given = two_draws()
+  return {
+    'title': 'run 7',
+    'config': CONFIG,
+    'step': 30,
+    'scores': SCORES,
+    'log': LOG,
+    'predictions': {'few': given},
+    'names': {'few': ['beak', 'left_wing', 'tail']},
+    'examples': {'few': examples(given['trained/0'])},
+    'pictures': {'views_00000000': b'\x89PNG one', 'landmarks/all_00000030': b'\x89PNG two'},
+    'command': 'python -m landmarks_jax train --config configs/x.py',
+    'cost': {'Time': '3 min 7 s'},
+    'versions': {'jax': '0.10.2'},
+    'files': {'metrics': '../metrics.jsonl'},
+  }
+
+
+def without(*names):
+  return {k: v for k, v in everything().items() if k not in names}
+
+
+def rows(tree, class_):
+  """The cells of a table's body, by line."""
+  text = ''.join(tree.texts('table', class_=class_))
+  assert text, f'no table {class_}'
+  cells, inside = [], False
+  for name, attributes, text in tree.elements:
+    if name == 'table':
+      inside = attributes.get('class') == class_
+    elif inside and name == 'tr':
+      cells.append([])
+    elif inside and name in ('td', 'th'):
+      cells[-1].append(text)
+  return cells
+
+
+def test_every_score_is_in_its_row_and_column():
+  lines = rows(Tree(page.render(**everything())), 'scores')
+  assert lines == [
+    ['', 'Mean shape', 'Random init', 'Trained', 'Ratio'],
+    ['few5 labels, 2 draws', '31.50± 0.12', '21.75± 0.88', '11.23± 0.46', '0.52'],
+    ['allall labels', '7.25', '–', '9.50', '1.31'],
+  ]
+
+
+def test_scores_of_other_protocols_are_listed_by_their_full_name():
+  more = {'pairs/matching/same': 1.5, 'few/regression/failures': 12}
+  tree = Tree(page.render(**without('scores'), scores=SCORES | more))
+  assert ['pairs/matching/same', '1.5'] in rows(tree, 'options')
+  assert ['few/regression/failures', '12'] in rows(tree, 'options')
+
+
+def test_hostile_names_are_text_wherever_they_appear():
+  bad, given = HOSTILE, two_draws()
+  text = page.render(
+    title=bad,
+    config={bad: bad, 'method': {'name': bad}, 'evals': {bad: {'protocol': bad, bad: {bad: 1}}}},
+    scores={f'{bad}/{bad}/inter_ocular': 1.0, bad: 2.0},
+    log=[{'step': s, bad: s, f'{bad}/{bad}/inter_ocular': s, f'{bad}/{bad}/x': s} for s in (1, 2)],
+    predictions={bad: {bad: given['trained/0'], f'{bad}/0': given['trained/1']}},
+    names={bad: [bad] * 3},
+    examples={bad: examples(given['trained/0'])},
+    pictures={bad: b'1', f'landmarks/{bad}_00000001': b'2'},
+    command=bad,
+    cost={bad: bad},
+    versions={bad: bad},
+    files={bad: f'javascript:alert(1)//{bad}'},
+  )
+  tree = Tree(text)
+  assert (
+    len(
+      tree.texts(
+        'title',
+      )
+      + tree.texts(
+        'h1',
+      )
+    )
+    > 1
+  )
+  assert tree.texts('h1') == [bad]
+  assert text.count('alert(2)') > 30
+  assert not tree.all('script')
+  for name, attributes, _ in tree.elements:
+    assert not [key for key in attributes if key.startswith('on')], name
+    for key in ('src', 'href'):
+      assert re.match(r'#|data:image/(png|jpeg);base64,|javascript%3A', attributes.get(key, '#'))
+  assert len(tree.all('img')) == 2
+
+
+def test_nothing_is_loaded_from_elsewhere():
+  tree = Tree(page.render(**everything()))
+  policy = [
+    a['content'] for _, a, _ in tree.all('meta') if a.get('http-equiv') == 'Content-Security-Policy'
+  ]
+  assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+  addresses = [a[k] for _, a, _ in tree.elements for k in ('src', 'href') if k in a]
+  assert {a.split(',')[0] for a in addresses if not a.startswith('#')} == {
+    'data:image/png;base64',
+    'data:image/jpeg;base64',
+    '../metrics.jsonl',
+  }
+  assert not tree.all('link') + tree.all('script') + tree.all('iframe')
+  assert not re.search(r'url\(|@import', page.CSS)
+
+
+def test_links_lead_somewhere_and_anchors_are_unique():
+  tree = Tree(page.render(**everything()))
+  anchors = [a['id'] for _, a, _ in tree.elements if 'id' in a]
+  links = [a['href'][1:] for _, a, _ in tree.all('a') if a['href'].startswith('#')]
+  assert len(set(anchors)) == len(anchors) == 6
+  assert set(links) == set(anchors)
+
+
+@pytest.mark.parametrize('missing', [*list(everything())[2:], 'all'])
+def test_a_page_is_made_of_what_there_is(missing):
+  optional = list(everything())[2:]
+  tree = Tree(page.render(**without(*(optional if missing == 'all' else [missing]))))
+  assert tree.texts('h1') == ['run 7']
+  assert tree.texts('dd')[:2] == ['moco', 'birds']
+
+
+def test_a_page_of_an_empty_config_is_a_page():
+  assert Tree(page.render(title='x', config={})).texts('h1') == ['x']
+
+
+def test_an_evaluation_whose_predictions_were_not_kept_says_so():
+  note = results.WITHOUT_PREDICTIONS
+  assert Tree(page.render(**everything())).texts('p').count(note) == 1  # of 'all'
+  assert Tree(page.render(**without('predictions'))).texts('p').count(note) == 2
+  unscored = Tree(page.render(**without('predictions', 'scores'))).texts('p')
+  assert note not in unscored
+  assert unscored.count('No scores yet.') == 2
+
+
+def test_rows_pool_their_draws_as_a_slow_count_does():
+  given = two_draws()
+  found = results.pooled(given)
+  assert [row.label for row in found] == ['Mean shape', 'Random init', 'Trained']
+  for row, name in zip(found, ['mean_shape', 'random_init', 'trained'], strict=True):
+    distances, images = [[] for _ in range(3)], []
+    for draw in (0, 1):
+      p = given[f'{name}/{draw}']
+      for i in range(7):
+        errors = {
+          k: 100 * np.linalg.norm(p.points[i, k] - p.target[i, k]) / p.scale[i]
+          for k in range(3)
+          if p.visible[i, k]
+        }
+        for k, error in errors.items():
+          distances[k].append(error)
+        if errors:
+          images.append(np.mean(list(errors.values())))
+    np.testing.assert_allclose(row.images, images, rtol=1e-5)
+    expected = [np.mean(d) if d else np.nan for d in distances]
+    np.testing.assert_allclose(row.landmarks, expected, rtol=1e-5)
+    assert np.isnan(row.landmarks[1])
+
+
+def test_landmarks_have_the_error_that_metrics_gives_them():
+  given = {'trained': predictions(0), 'same_person': predictions(6, spread=0.3)}
+  tree = Tree(page.render(title='x', config={}, predictions={'e': given}, names={'e': 'abc'}))
+  errors = [metrics.inter_ocular_error_per_landmark(p) for p in given.values()]
+  lines = rows(tree, 'landmarks')
+  assert lines[0][2:] == ['Trained', 'same_person']
+  for name, line, pair in zip('abc', lines[1:], zip(*errors, strict=True), strict=True):
+    assert line == [name, '', *('–' if np.isnan(e) else f'{e:.2f}' for e in pair)]
+
+
+def test_dots_and_circles_of_landmarks_are_to_scale():
+  given = {'trained': predictions(0), 'mean_shape': predictions(6, spread=0.3)}
+  tree = Tree(page.render(title='x', config={}, predictions={'e': given}, names={'e': 'abc'}))
+  p = given['trained']
+  errors = {k: metrics.inter_ocular_error_per_landmark(given[k]) for k in given}
+  most = max(np.nanmax(e) for e in errors.values())
+  for row, kind in (('trained', 'trained'), ('mean_shape', 'mean-shape')):
+    places = [a['style'] for _, a, _ in tree.all('i', class_=kind)]
+    assert places == [f'--at:{100 * errors[row][k] / most:.1f}%' for k in (0, 2)]
+    here = tree.elements.index(tree.all('svg', class_=f'map {kind}')[0])
+    circles = [a for n, a, _ in tree.elements[here : here + 5] if n == 'circle']
+    scale = p.scale[p.visible.any(1)].mean()
+    for circle, k in zip(circles, (0, 2), strict=True):
+      middle = p.target[p.visible[:, k], k].mean(0)
+      expected = [*middle, errors[row][k] / 100 * scale]
+      shown = [float(circle[key]) for key in ('cx', 'cy', 'r')]
+      np.testing.assert_allclose(shown, expected, atol=6e-4)
+
+
+def test_landmarks_without_names_are_numbered_and_a_wrong_number_of_names_is_an_error():
+  given = {'config': {}, 'title': 'x', 'predictions': {'e': {'trained': predictions(0)}}}
+  assert [line[0] for line in rows(Tree(page.render(**given)), 'landmarks')[1:]] == ['0', '1', '2']
+  with pytest.raises(ValueError, match='2 names of landmarks, but predictions of 3'):
+    page.render(**given, names={'e': ['a', 'b']})
+
+
+def test_curves_rise_to_the_share_that_the_note_completes():
+  found = results.pooled(two_draws())
+  text = Tree(page.render(**everything())).texts('p', class_='soft')[1]
+  limit = float(re.match(r'Beyond the right edge, above ([\d.]+)\xa0%: ', text)[1])
+  for what, values in [
+    ('landmarks', lambda row: row.distances[~np.isnan(row.distances)]),
+    ('images', lambda row: row.images),
+  ]:
+    said = re.search(rf'of {what} ([^;]+?)[;.]$|of {what} ([^;]+);', text)
+    said = dict(re.findall(r'(\w+ ?\w+) ([\d.]+)\xa0%', said[0].removeprefix(f'of {what} ')))
+    expected = {row.label: f'{100 * (values(row) > limit).mean():.1f}' for row in found}
+    assert said == expected
+
+
+def test_every_number_of_the_log_has_its_curve_the_loss_first():
+  tree = Tree(page.render(**everything()))
+  labels = [a['aria-label'] for _, a, _ in tree.all('svg', class_='chart')]
+  assert labels[-2:] == ['loss against step: loss', 'rate against step: rate']
+  assert len(labels) == 4  # and the two of the evaluation; its score was taken once
+
+
+def test_scores_taken_more_than_once_are_drawn_over_the_steps():
+  earlier = {'step': 15} | {k: v + 5 for k, v in SCORES.items()} | {'few/regression/pck': 0.5}
+  later = LOG[3] | {'few/regression/pck': 0.75}
+  once = {'step': 30, 'few/regression/once': 1}, {'step': 30, 'few/regression/once': 2}
+  tree = Tree(page.render(**without('log'), log=[*LOG[:3], earlier, later, *once]))
+  labels = [a['aria-label'] for _, a, _ in tree.all('svg', class_='chart')]
+  what = 'inter-ocular error, % against step: '
+  assert what + 'Mean shape, Random init, Trained' in labels
+  assert what + 'Mean shape, Trained' in labels  # 'all' has no random init
+  assert 'pck against step: pck' in labels
+  assert not [label for label in labels if 'once' in label]
+
+
+def test_numbers_that_are_not_finite_are_said():
+  log = [*LOG, {'step': 1040, 'train/loss': 'nan'}, {'step': 1050, 'train/loss': '-inf'}]
+  log += [{'step': 1050, 'train/only': 'inf'}]
+  notes = Tree(page.render(**without('log'), log=log)).texts('p', class_='soft')
+  assert 'loss: 2 of 5 values are not finite, the first at step 1,040. ' in notes
+  assert 'only: 1 of 1 values are not finite, the first at step 1,050. ' in notes
+
+
+def test_every_option_is_listed_under_its_part_of_the_config():
+  lines = rows(Tree(page.render(**everything())), 'options')
+  found, heading = {}, ''
+  for line in lines:
+    if len(line) == 1:
+      heading = f'{line[0]}.'
+    else:
+      found[heading + line[0]] = json.loads(line[1])
+  assert found == {
+    'steps': 30,
+    'batch_size': 8,
+    'method.name': 'moco',
+    'method.area': [0.4, 1.0],
+    'method.queue': 0,
+    'data.name': 'birds',
+    'data.path': None,
+    'evals.few.protocol': 'regression',
+    'evals.few.labels': 5,
+    'evals.few.draws': 2,
+    'evals.few.data.name': 'birds',
+    'evals.all.protocol': 'regression',
+    'evals.all.labels': None,
+    'evals.all.draws': 1,
+    'evals.all.data.name': 'gulls',
+  }
+  assert 'The configuration: 15 options' in Tree(page.render(**everything())).texts('summary')
+
+
+def test_every_picture_is_shown_in_its_section():
+  tree = Tree(page.render(**everything()))
+  shown = {a['alt']: base64.b64decode(a['src'].partition(',')[2]) for _, a, _ in tree.all('img')}
+  assert shown == everything()['pictures']
+  assert len(tree.all('svg', class_='photograph')) == 7
+  inside, section = {}, None
+  for name, attributes, _ in tree.elements:
+    section = attributes['id'] if name == 'section' else section
+    if name == 'img':
+      inside[attributes['alt']] = section
+  assert inside == {'landmarks/all_00000030': 'evaluation-2', 'views_00000000': 'pictures'}
+
+
+def test_pictures_belong_to_the_evaluation_of_exactly_their_name():
+  names = ['landmarks/a_00000030', 'landmarks/a', 'landmarks/a_few_00000030', 'landmarks/b', 'a']
+  assert list(results.pictures_of('a', dict.fromkeys(names, b''))) == names[:2]
+
+
+def test_the_facts_say_how_far_the_run_came():
+  facts = Tree(page.render(**everything())).texts('dd')
+  assert facts[:5] == ['moco', 'birds', '30', '8', '3 min 7 s']
+  assert '20 of 30' in Tree(page.render(**without('step'), step=20)).texts('dd')
+
+
+def test_the_command_can_be_copied():
+  command = everything()['command']
+  assert Tree(page.render(**everything())).texts('pre') == [command]
+
+
+def test_undecodable_names_can_be_written():
+  text = page.render(title='a\udcffb', config={'data': {'path': '\udc80'}})
+  assert r'a\udcffb' in text
+  text.encode()
+
+
+def test_breakable_names_keep_their_text():
+  for name in ('left_eye', '_a__b.c/d_', '', '<_>'):
+    tree = Tree(element('td', breakable(name)))
+    assert tree.texts('td') == [name]
+  assert len(Tree(element('td', breakable('_a_b.c_'))).all('wbr')) == 3
+
+
+def test_attributes_and_text_are_escaped():
+  made = element('a', HOSTILE, [None, 3, ['x<y']], href=HOSTILE, class_=None, data_x='"')
+  (tree,) = [Tree(made)]
+  assert tree.elements == [['a', {'href': HOSTILE, 'data-x': '"'}, HOSTILE + '3x<y']]
+
+
+def test_the_style_sheet_knows_every_row():
+  kinds = ['mean-shape', 'random-init', 'trained']
+  kinds += [f'other-{i}' for i in range(results.OTHER_COLOURS)]
+  for kind in kinds:
+    for rule in (f'svg .line.{kind} ', f'svg.map.{kind} ', f'.track i.{kind} '):
+      assert rule in page.CSS
+    assert page.CSS.count(f'--{kind}: #') == 2  # light and dark
+
+
+def test_the_page_is_small():
+  """Curves and points are drawn with few numbers: pictures dominate, not the drawing."""
+  rng = np.random.default_rng(0)
+  target = rng.uniform(-1, 1, (400, 68, 2)).astype(np.float32)
+  points = (target + 0.05 * rng.normal(size=target.shape)).astype(np.float32)
+  given = Predictions(
+    points, target, np.ones((400, 68), bool), np.ones(400, np.float32), np.arange(400)
+  )
+  shown = examples(Predictions(*(a[:12] for a in given[:5])))
+  text = page.render(
+    title='x', config={}, predictions={'e': {'trained': given}}, examples={'e': shown}
+  )
+  jpegs = sum(len(plot.data_url(plot.jpeg(image), 'image/jpeg')) for image in shown['images'])
+  assert len(text) - jpegs < 160_000

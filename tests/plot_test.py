@@ -1,0 +1,180 @@
+"""Drawings as SVG: lines lie where their axes say, dots where the picture's pixels are."""
+
+import base64
+import io
+import re
+import xml.etree.ElementTree as tree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from landmarks_jax.geometry import coords
+from landmarks_jax.report import plot
+
+
+def vertices(path):
+  """'M1 2L3 4M5 6h.001' -> [[(1, 2), (3, 4)], [(5, 6)]]."""
+  return [
+    [tuple(map(float, pair.split())) for pair in part.removesuffix('h.001').split('L')]
+    for part in path.split('M')[1:]
+  ]
+
+
+def drawn_lines(svg):
+  return [vertices(p.get('d')) for p in svg.iter('path') if p.get('class').startswith('line')]
+
+
+def read_axes(svg):
+  """The (value of x, value of y) at a place of the drawing, found from the labels of its ticks."""
+  labels = [
+    (float(t.text), float(t.get('x')), float(t.get('y')), t.get('text-anchor'))
+    for t in svg.iter('text')
+    if t.get('class') == 'tick'
+  ]
+  across = [(x, value) for value, x, _, anchor in labels if anchor == 'middle']
+  up = [(y, value) for value, _, y, anchor in labels if anchor == 'end']
+  (x0, a0), *_, (x1, a1) = across
+  (y0, b0), *_, (y1, b1) = up
+  return lambda x, y: (
+    a0 + (x - x0) * (a1 - a0) / (x1 - x0),
+    b0 + (y - y0) * (b1 - b0) / (y1 - y0),
+  )
+
+
+def chart(*lines, **options):
+  return tree.fromstring(plot.chart(lines, x_label='step', y_label='loss', **options))
+
+
+@pytest.mark.parametrize('ranges', [{}, {'x_range': (0.0, 40.0), 'y_range': (-4.0, 9.0)}])
+def test_a_line_lies_where_its_axes_say(ranges):
+  x, y = np.array([3.0, 7.5, 19.0, 31.0]), np.array([8.25, -1.5, 2.0, 6.125])
+  svg = chart(plot.Line('a', x, y, 'trained'), plot.Line('b', x[:2], y[:2] / 2, 'x'), **ranges)
+  at, (first, second) = read_axes(svg), drawn_lines(svg)
+  np.testing.assert_allclose([at(*place) for place in first[0]], np.stack([x, y], 1), atol=2e-3)
+  expected = np.stack([x[:2], y[:2] / 2], 1)
+  np.testing.assert_allclose([at(*place) for place in second[0]], expected, atol=2e-3)
+
+
+def test_all_values_are_inside_the_frame():
+  y = np.array([0.83, 0.91, 1.42, 1.07])
+  svg = chart(plot.Line('a', np.arange(4.0), y, 'trained'))
+  for x, y in drawn_lines(svg)[0][0]:
+    assert plot.LEFT <= x <= plot.WIDTH - plot.RIGHT
+    assert plot.TOP <= y <= plot.HEIGHT - plot.BOTTOM
+
+
+def test_a_value_that_is_not_finite_is_a_gap_and_one_between_gaps_is_a_dot():
+  y = np.array([1.0, 2.0, np.nan, 3.0, np.inf, 4.0, 5.0])
+  parts = drawn_lines(chart(plot.Line('a', np.arange(7.0), y, 'trained')))[0]
+  assert [len(part) for part in parts] == [2, 1, 2]
+
+
+def test_a_single_value_and_equal_values_are_drawn():
+  for x in ([5.0], [5.0, 6.0]):
+    svg = chart(plot.Line('a', np.array(x), np.full(len(x), -3.0), 'trained'))
+    at = read_axes(svg)
+    assert at(*drawn_lines(svg)[0][0][0]) == pytest.approx((5, -3), abs=2e-3)
+
+
+def test_nothing_finite_is_an_error():
+  with pytest.raises(ValueError, match='no value is finite'):
+    chart(plot.Line('a', np.arange(3.0), np.full(3, np.nan), 'trained'))
+
+
+def test_a_long_line_keeps_its_ends_extremes_and_gaps():
+  y = np.random.default_rng(0).normal(size=50_001).cumsum()
+  y[31_234], y[7_777], y[44_444] = 900, -900, np.nan
+  kept = plot.thinned(y)
+  assert len(kept) <= 5 * plot.THIN_ABOVE // 4
+  assert (np.diff(kept) > 0).all()
+  assert {0, 7_777, 31_234, 44_444, 50_000} <= set(kept.tolist())
+  np.testing.assert_array_equal(plot.thinned(y[:2000]), np.arange(2000))
+
+
+def test_ticks_are_few_and_round():
+  for low, high in [(0, 1), (0.83, 1.42), (-3e-5, 2e-5), (0, 3000), (17, 212_345), (1e9, 3e9)]:
+    step = plot.tick_step(float(low), float(high))
+    assert (high - low) / 15 <= step
+    assert (high - low) / step <= 6 + 1e-6
+    assert f'{step:.0e}'[0] in '125'
+    assert float(f'{step:.0e}') == pytest.approx(step)
+
+
+def test_numbers_are_short():
+  values = [0, 0.0001, 9999, 12_500, -250_000, 3e6, 1e30]
+  assert list(map(plot.number, values)) == [
+    '0', '0.0001', '9999', '12.5k', '-250k', '3M', '1e+30'
+  ]  # fmt: skip
+
+
+def test_the_cumulative_share_counts_what_is_at_most_the_threshold():
+  values = np.random.default_rng(1).integers(0, 9, 37).astype(float)
+  values[[3, 20]] = np.nan
+  thresholds = np.array([-1.0, 0, 2.5, 4, 8, 9])
+  known = [v for v in values if v == v]
+  expected = [100 * sum(v <= t for v in known) / len(known) for t in thresholds]
+  np.testing.assert_allclose(plot.cumulative_share(values, thresholds), expected)
+
+
+def photograph(image, points, target, visible=None):
+  points, target = (np.asarray(p, np.float32).reshape(-1, 2) for p in (points, target))
+  visible = np.ones(len(points), bool) if visible is None else np.array(visible)
+  return tree.fromstring(
+    plot.photograph(image, points, target=target, visible=visible, label='a picture')
+  )
+
+
+def marks(svg, name):
+  return [
+    d for p in svg.iter('path') if p.get('class') == f'{name} fill' for d in vertices(p.get('d'))
+  ]
+
+
+def test_a_dot_and_its_point_move_together():
+  image = np.zeros((32, 32, 3), np.uint8)
+  image[20:22, 5:7] = 255
+  middle = coords.to_normalised(np.array([5.5, 20.5], np.float32), width=32, height=32)
+  svg = photograph(image, middle, -middle)
+  shown = svg.find('image')
+  assert [shown.get(key) for key in ('x', 'y', 'width', 'height')] == [None, None, '100', '100']
+  data = re.fullmatch(r'data:image/jpeg;base64,(.+)', shown.get('href'))[1]
+  pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), float).sum(-1)
+  assert pixels.shape == (32, 32)
+  rows, columns = np.mgrid[:32, :32] + 0.5  # the middle of pixel 0 is half a pixel from the edge
+  weight = np.where(pixels > 200, pixels, 0)
+  spot = [(weight * axis).sum() / weight.sum() * 100 / 32 for axis in (columns, rows)]
+  np.testing.assert_allclose(marks(svg, 'prediction')[0][0], spot, atol=0.3)
+  np.testing.assert_allclose(marks(svg, 'truth')[0][0], 100 - np.array(spot), atol=0.3)
+
+
+def test_an_invisible_truth_is_left_out_and_its_prediction_kept():
+  image = np.zeros((11, 11, 3), np.uint8)
+  points, target = [[-1, -1], [0.2, 0.6]], [[np.nan, np.nan], [1, -0.4]]
+  svg = photograph(image, points, target, [False, True])
+  first, second, true = (
+    [((v + 1) * 5 + 0.5) * 100 / 11 for v in xy] for xy in (*points, target[1])
+  )
+  np.testing.assert_allclose(marks(svg, 'prediction'), [[first], [second]], atol=1e-3)
+  np.testing.assert_allclose(marks(svg, 'truth'), [[true]], atol=1e-3)
+  np.testing.assert_allclose(marks(svg, 'join'), [[true, second]], atol=1e-3)
+
+
+def test_a_picture_without_visible_truth_is_drawn():
+  svg = photograph(np.zeros((8, 8, 3), np.uint8), [[0, 0]], [[0, 0]], [False])
+  assert not marks(svg, 'truth')
+  assert len(marks(svg, 'prediction')) == 1
+
+
+def test_circles_are_as_large_as_the_errors_and_unknown_ones_are_left_out():
+  points = np.array([[0.5, -0.25], [np.nan, 0], [-1, 0.75], [0, 0]])
+  radius = np.array([0.125, 0.2, np.nan, 0.375])
+  svg = tree.fromstring(
+    plot.error_map(points, radius, box=(-1.0, -2.0, 3.0, 4.0), names=list('abcd'), kind='trained')
+  )
+  shown = [
+    (c.find('title').text, *(float(c.get(key)) for key in ('cx', 'cy', 'r')))
+    for c in svg.iter('circle')
+  ]
+  assert shown == [('a', 0.5, -0.25, 0.125), ('d', 0, 0, 0.375)]
+  assert svg.get('viewBox') == '-1 -2 3 4'

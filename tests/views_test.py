@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from landmarks_jax.augment import views
+from landmarks_jax.augment import jpeg, views
 
 SIDE, MARGIN = 17, 3
 
 
-@functools.partial(jax.jit, static_argnames=('margin', 'area', 'aspect', 'jitter', 'pca'))
+@functools.partial(jax.jit, static_argnames=('margin', 'area', 'aspect', 'jitter', 'pca', 'jpeg'))
 def random_view(rng, image, **options):
   return views.random_view(rng, image, **options)
 
@@ -95,6 +95,29 @@ def test_jitter_has_its_own_draws():
     # Unclipped grey pictures change by one factor and one constant: they are perfectly correlated.
     assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 1 - 1e-5
   assert np.abs(coloured - plain).max((1, 2, 3)).min() > 0.5
+
+
+def test_pictures_are_compressed_first_and_only_if_told_to():
+  rng = jax.random.key(8)
+  compressed = jax.jit(jpeg.random_noise)(jax.random.split(rng, 4)[3], frames().astype(np.float32))
+  compressed = np.asarray(compressed).astype(np.uint8)
+  told = np.asarray(random_view(rng, frames(), margin=MARGIN, jpeg=True))
+  plain = np.asarray(random_view(rng, frames(), margin=MARGIN))
+  np.testing.assert_allclose(told, random_view(rng, compressed, margin=MARGIN), atol=1e-2)
+  assert np.abs(told - plain).mean((1, 2, 3)).min() > 2
+
+
+def test_strengths_reach_the_colour():
+  # On flat grey only brightness shows: its factor and the noise are in proportion to the strength.
+  flat, rng = np.full((8, SIDE, SIDE, 3), 100, np.uint8), jax.random.key(8)
+  options = [{'jitter': 0.3, 'pca': 0.0}, {'jitter': 0.15, 'pca': 0.0}]
+  options += [{'jitter': 0.0, 'pca': 0.3}, {'jitter': 0.0, 'pca': 0.15}]
+  views_of = (random_view(rng, flat, margin=MARGIN, **one) for one in options)
+  strong, weak, loud, soft = (np.asarray(view, float) - 100 for view in views_of)
+  np.testing.assert_allclose(strong, 2 * weak, atol=1e-3)
+  np.testing.assert_allclose(loud, 2 * soft, atol=1e-3)
+  assert np.abs(strong).max() <= 30
+  assert min(np.abs(strong).max(), np.abs(loud).max()) > 5
 
 
 def test_every_picture_has_its_own_draws_and_every_rng_its_own_views():

@@ -32,8 +32,11 @@ def random_queue(rng: PRNGKeyArray, size: int, dim: int) -> Float[Array, '{size}
 def enqueue(
   queue: Float[Array, 'N C'], pointer: Int[Array, ''], keys: Float[Array, 'B C']
 ) -> tuple[Float[Array, 'N C'], Int[Array, '']]:
-  """Overwrites the oldest rows of a ring with the batch's keys; returns the queue and its new
-  pointer."""
+  """Overwrites the oldest rows of a ring with the batch's keys.
+
+  Args: queue: [N, C]. pointer: the oldest row. keys: [B, C]. Returns the queue and its new pointer.
+  Raises ValueError where the batch does not fit into the queue. Fixture moco_memory.
+  """
   size, count = queue.shape[0], keys.shape[0]
   if count > size:
     raise ValueError(f'queue={size} is smaller than the batch of {count}: make it at least {count}')
@@ -59,6 +62,7 @@ def build(
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
   jitter: float = 0.4,
   pca: float = 0.1,
+  jpeg: bool = False,
   precision: str = 'bfloat16',
   constrain: Callable[[Any], Any] = lambda x: x,
 ) -> Method:
@@ -66,12 +70,17 @@ def build(
 
   Args:
     mean, std: of the pictures' channels in [0, 1]; saved with the weights.
-    depth, width: of the ResNet. dim: of the embedding. head_layers: 1 is linear (the paper), 2 an
-    MLP. temperature: of the softmax. queue: number of negatives; 0 takes the batch's other keys
-    instead. momentum: of the key encoder, per step. norm_groups: BatchNorm groups, 4 in the paper
-    (4 GPUs). margin: pixels cut from each side of the frame. area, aspect, jitter, pca: see
-    `views.random_view`. precision: 'bfloat16' or 'float32' of the networks; losses and statistics
-    are float32 at least. constrain: keeps a batch spread over the devices; the identity on one.
+    depth, width: of the ResNet.
+    dim: of the embedding.
+    head_layers: 1 is linear (the paper), 2 an MLP.
+    temperature: of the softmax over one positive and the negatives.
+    queue: number of negatives; 0 takes the batch's other keys instead.
+    momentum: of the key encoder, per step.
+    norm_groups: BatchNorm groups, 4 in the paper (4 GPUs).
+    margin: pixels cut from each side of the frame.
+    area, aspect, jitter, pca, jpeg: of `views.random_view`.
+    precision: 'bfloat16' or 'float32' of the networks; losses and statistics are float32 at least.
+    constrain: keeps a batch spread over the devices; the identity on one.
 
   aux: `stats` (running statistics), `key` and `key_stats` (momentum encoder), `queue`, `pointer`.
   """
@@ -82,7 +91,13 @@ def build(
   )
   head = heads.EmbeddingHead(dim=dim, layers=head_layers)
   random_view = functools.partial(
-    views.random_view, margin=margin, area=area, aspect=aspect, jitter=jitter, pca=pca
+    views.random_view,
+    margin=margin,
+    area=area,
+    aspect=aspect,
+    jitter=jitter,
+    pca=pca,
+    jpeg=jpeg,
   )
 
   def embed(params: PyTree, stats: PyTree, image: Array) -> tuple[Float[Array, 'B C'], PyTree]:

@@ -1,5 +1,7 @@
 """What comes back from disk is what was saved, bit for bit, or an error that says where not."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,3 +186,20 @@ def test_reading_leaves_another_runs_folder_alone(folder):
   (folder / '30.orbax-checkpoint-tmp').mkdir()
   checkpoint.read_variables(folder)
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20', '30.orbax-checkpoint-tmp']
+
+
+@pytest.mark.parametrize('part', ['_METADATA', 'manifest.ocdbt', 'd'])
+def test_a_damaged_step_is_named_with_what_to_do(tmp_path, part):
+  state = {'params': np.arange(5000, dtype=np.float32)}
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, state)
+  damaged = tmp_path / '2/state' / part
+  for file in [damaged] if damaged.is_file() else damaged.rglob('*'):
+    file.write_bytes(file.read_bytes()[:10])
+  expected = r'step 2 in .* is damaged \(.*other steps there: \[1\]'
+  with (
+    checkpoint.Checkpoints(tmp_path) as checkpoints,
+    pytest.raises(ValueError, match=re.compile(expected, re.DOTALL)),
+  ):
+    checkpoints.restore(state)

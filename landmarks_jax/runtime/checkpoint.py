@@ -1,7 +1,8 @@
 """Train states on disk, by step: the one thin module over orbax (v0 CheckpointManager)."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,7 +59,8 @@ class Checkpoints:
 
     Args: state: a tree of arrays or jax.ShapeDtypeStruct that says structure, shapes, types and
     shardings, whichever it was saved with; leaves without a sharding come back as NumPy.
-    Raises FileNotFoundError, and ValueError naming the paths at which the trees differ.
+    Raises FileNotFoundError, and ValueError for a damaged step or naming the paths at which the
+    trees differ.
     """
     step = self._step(step)
     _check_same(self._tree(step), state, where=f'{self.path}, step {step}')
@@ -103,11 +105,25 @@ class Checkpoints:
     return there[-1] if step is None else step
 
   def _tree(self, step: int) -> PyTree:
-    return self._manager.item_metadata(step)['state'].tree
+    with self._readable(step):
+      return self._manager.item_metadata(step)['state'].tree
 
   def _read(self, step: int, like: PyTree, **options: Any) -> PyTree:
     restore = ocp.args.PyTreeRestore(item=like, restore_args=jax.tree.map(_how, like), **options)
-    return self._manager.restore(step, args=ocp.args.Composite(state=restore))['state']
+    with self._readable(step):
+      return self._manager.restore(step, args=ocp.args.Composite(state=restore))['state']
+
+  @contextlib.contextmanager
+  def _readable(self, step: int) -> Iterator[None]:
+    """Turns whatever Orbax raises for a damaged step into one error that says what to do."""
+    try:
+      yield
+    except Exception as error:
+      others = [s for s in sorted(self._manager.all_steps()) if s != step]
+      raise ValueError(
+        f'step {step} in {self.path} is damaged ({type(error).__name__}: {str(error)[:200]}); '
+        f'remove its folder to continue from another; other steps there: {others or "none"}'
+      ) from error
 
 
 def read_variables(

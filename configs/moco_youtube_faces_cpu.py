@@ -10,8 +10,7 @@ faster target. Persons of the test split are never seen in training.
 
 from ml_collections import ConfigDict
 
-PATH = '../shared/data/youtube_faces_68'
-FACES = dict(name='youtube_faces_68', path=PATH, frame=90)
+FACES = dict(name='youtube_faces_68', frame=90)  # evaluations inherit the path
 
 SMOKE = {'method.width': 0.0625, 'method.norm_groups': 1}
 
@@ -22,7 +21,7 @@ def get_config():
   few = dict(labels=50, draws=3)
   return ConfigDict(
     dict(
-      data=FACES,
+      data=dict(**FACES, path='../shared/data/youtube_faces_68'),
       method=dict(
         name='moco',
         depth=18,

@@ -170,3 +170,11 @@ def test_an_unknown_depth_is_an_error_that_lists_the_known_ones(model):
   message = r'depth=.*expected a depth of 18, 34, 50, 101, 152, or both block and stage_sizes'
   with pytest.raises(ValueError, match=message):
     init(model, jnp.zeros((1, 32, 32, 3)))
+
+
+def test_a_width_without_channels_is_refused():
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  with pytest.raises(ValueError, match=r'width=0\.0 leaves no channels'):
+    jax.eval_shape(
+      lambda rng: ResNet(depth=18, width=0.0).init(rng, image, False), jax.random.key(0)
+    )

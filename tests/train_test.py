@@ -28,7 +28,7 @@ from PIL import Image
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import experiment, train
 from landmarks_jax.cli.main import main
-from landmarks_jax.contracts import Method
+from landmarks_jax.contracts import Method, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.synthetic import faces
 from landmarks_jax.runtime import checkpoint, logs, sharding
@@ -38,6 +38,7 @@ page = """
 from ml_collections import ConfigDict
 
 FACES = dict(name='synthetic/faces', frame=16, count=20)
+REGRESSION = dict(protocol='regression', data=FACES, size=4)
 
 def get_config():
   return ConfigDict(dict(
@@ -50,8 +51,8 @@ def get_config():
     checkpoint_every=2,
     keep=9,
     evals=dict(
-      few=dict(protocol='regression', data=FACES, labels=9, draws=2, size=4, every=3),
-      all=dict(protocol='regression', data=FACES, size=4),
+      few=dict(**REGRESSION, labels=9, draws=2, every=3, batch_size=12),
+      all=REGRESSION,
     ),
   ))
 """
@@ -254,14 +255,14 @@ def test_a_run_that_stops_anywhere_resumes_as_if_it_had_not(tiny, tmp_path, caps
   monkeypatch.setattr(logs.Logs, 'write', stopping(logs.Logs.write))
   monkeypatch.setattr(checkpoint.Checkpoints, 'save', stopping(checkpoint.Checkpoints.save))
   # Counted over all tries: before step 2's line; before its checkpoint; in step 3's evaluation;
-  # between the last checkpoint and its evaluations; between those two.
-  stops |= {0, 2, 5, 11, 13}
+  # before step 4's checkpoint; between the last one and its evaluations; between those two.
+  stops |= {0, 2, 5, 8, 14, 16}
   codes = []
   while not codes or codes[-1] == 130:
     codes.append(tiny('stopped'))
-  assert codes == [130] * 5 + [0]
+  assert codes == [130] * 6 + [0]
   assert stops == set()
-  assert capsys.readouterr().err.count('the same command continues') == 5
+  assert capsys.readouterr().err.count('the same command continues') == 6
   assert_same_run(whole()[0], tmp_path / 'stopped')
 
 
@@ -280,6 +281,23 @@ def test_pictures_from_memory_or_from_disk_give_one_result(tiny, tmp_path):
   for name in ('few_00000003', 'all_00000006'):
     sheets = [run / f'pictures/landmarks/{name}.png' for run in (whole()[0], tmp_path / 'disk')]
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
+
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_pictures_stand_with_their_own_points(tiny, tmp_path, cache):
+  config = configs.changed(configs.load(f'{tmp_path}/page.py'), [f'cache={cache}'])
+  config['evals']['all']['margin'] = 2
+  parts = experiment.Experiment(experiment.complete(config, train.train))
+  points = np.random.default_rng(0).normal(size=(3, 5, 2))
+  index = np.array([4, 7, 19])
+  seen = np.ones((3, 5), bool)
+  given = Predictions(points, points + 1, seen, np.ones(3), index)
+  found = parts.pictures('all', given, count=2)
+  test = faces.source(split='test', frame=16, count=20)
+  for image, i in zip(found['images'], (4, 19), strict=True):
+    np.testing.assert_array_equal(image, test[i]['image'][2:14, 2:14])
+  np.testing.assert_array_equal(found['points'], points[[0, 2]])
+  np.testing.assert_array_equal(found['target'], points[[0, 2]] + 1)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):

@@ -94,6 +94,8 @@ class ResNet(nn.Module):
   def __call__(self, image: Float[Array, 'B H W 3'], train: bool) -> Pyramid:
     """Normalised image -> (stage 4, 3, 2, 1, stem), at 1/32, 1/16, 1/8, 1/4 and 1/4 of its side."""
     block, stage_sizes = self._architecture()
+    if 64 * self.width < 1:
+      raise ValueError(f'ResNet: width={self.width} leaves no channels; expected at least 1/64')
     x = _conv(64, 7, 2, dtype=self.dtype, name='conv1')(image)
     x = nn.relu(GroupedBatchNorm(self.norm_groups, self.norm_momentum, name='bn1')(x, train))
     x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))

@@ -18,6 +18,7 @@ from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTre
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source, open_source, source_function
 from landmarks_jax.evaluation import features
+from landmarks_jax.geometry import regions
 from landmarks_jax.runtime import optim, sharding
 
 CALIBRATION_BATCHES = 10
@@ -273,11 +274,9 @@ class Experiment:
     chosen = np.unique(np.linspace(0, len(predictions.index) - 1, count).astype(int))
     kept = source.arrays['index'] if isinstance(source, pipeline.Cached) else range(len(source))
     place = {int(number): i for i, number in enumerate(kept)}
-    margin = options['margin']
-    images = [source[place[int(predictions.index[i])]]['image'] for i in chosen]
-    side = images[0].shape[0] - margin
+    frames = np.stack([source[place[int(predictions.index[i])]]['image'] for i in chosen])
     return {
-      'images': [image[margin:side, margin:side] for image in images],
+      'images': list(regions.cut_centre(frames, options['margin'])),
       'points': predictions.points[chosen],
       'target': predictions.target[chosen],
       'visible': predictions.visible[chosen],

@@ -61,14 +61,9 @@ def write(
 
 def command() -> str | None:
   """The command line as typed; None where Python, not the console, called."""
-  program = pathlib.Path(sys.argv[0]).name
-  if program == 'landmarks-jax':
-    return shlex.join([program, *sys.argv[1:]])
-  return (
-    shlex.join(['python', '-m', 'landmarks_jax', *sys.argv[1:]])
-    if program == '__main__.py'
-    else None
-  )
+  typed = {'landmarks-jax': ['landmarks-jax'], '__main__.py': ['python', '-m', 'landmarks_jax']}
+  program = typed.get(pathlib.Path(sys.argv[0]).name)
+  return program and shlex.join([*program, *sys.argv[1:]])
 
 
 def _newest(folder: pathlib.Path, *, drawn: Mapping[str, Any]) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ core = [
   'optax>=0.2.8',
   'orbax-checkpoint>=0.12.8',
   'pillow',
+  'scipy',
   'simplejpeg',
   'tensorboardX',
   'tensorflow-datasets>=4.9.10',

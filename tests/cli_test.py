@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -56,8 +57,12 @@ def test_every_command_prints_its_options(capsys, command, flag):
   assert run(command, flag) == 0
   out, err = capsys.readouterr()
   assert out.startswith(commands()[command])
-  assert '\n  --workdir: ' in out
   assert '\n  --help: ' in out
+  source = (root / f'landmarks_jax/cli/{command}.py').read_text()
+  options = re.findall(r"DEFINE_\w+\('(\w+)'", source)
+  assert options
+  for name in options:
+    assert re.search(rf'\n  (--)?{name}: ', out)
   assert err == ''
 
 
@@ -112,6 +117,7 @@ mistakes = {
   '--config.steps=abc': "config.steps='abc': expected a whole number",
   '--config.steps=1.5': "config.steps='1.5': expected a whole number",
   '--config.steps=-1': 'config.steps=-1: expected at least 0',
+  '--config.steps=None': 'config.steps is missing; give it, or config.optimizer.epochs',
   '--config.log_every=0': 'config.log_every=0: expected at least 1',
   '--config.cache=maybe': "config.cache='maybe': expected True or False",
   '--config.on_bad_image=stop': "config.on_bad_image='stop': expected 'skip' or 'error'",
@@ -119,10 +125,10 @@ mistakes = {
   '--config.method.mean=.1,.2': 'config.method.mean=[0.1, 0.2]: expected three numbers',
   '--config.method.name=moko': "config.method.name='moko' is not known (did you mean 'moco'?)",
   '--config.method.norm_groups=3': 'batch of 8 does not split into 3 norm groups',
-  '--config.method.margin=60': 'margin=60: a frame of (90, 90) pixels can lose',
+  '--config.method.margin=60': 'margin=60: a frame of (46, 46) pixels can lose',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, sgd",
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, step",
-  '--config.data.name=foldr': "no dataset named 'foldr'; there are: folder, ",
+  '--config.data.name=foldr': "no dataset named 'foldr'; there are: ",
   '--config.data.split=tset': "split='tset'; there are: train, ",
   '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
   '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',
@@ -130,7 +136,7 @@ mistakes = {
   '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or None",
   '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
   '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',
-  '--config.evals.faces.margin=45': 'config.evals.faces.margin=45 leaves nothing of frame=90',
+  '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',
   '--config.evals.faces.test=tset': "config.evals.faces: split='tset'; there are: train, ",
   '--config.evals.faces.every=-1': 'config.evals.faces.every=-1: expected 0 or more',
 }
@@ -159,7 +165,7 @@ def test_what_must_be_given_is_said(tmp_path, capsys):
   assert run('evaluate') == 2
   told(capsys, 'evaluate needs --workdir=DIR')
   assert run('trian') == 2
-  told(capsys, "no command 'trian' (did you mean 'train'?); there are: evaluate, ")
+  told(capsys, "no command 'trian' (did you mean 'train'?); there are: audit, ")
   assert list(tmp_path.iterdir()) == []
 
 

@@ -56,6 +56,30 @@ def test_every_page_is_complete_and_survives_json(page, variant):
     assert all(data['name'].startswith('synthetic/') and data['count'] <= 32 for data in sets)
 
 
+# docs/specification.md section 2; a page and the defaults that it leaves alone must agree with it.
+PAPER = {'depth': 50, 'width': 1, 'dim': 128, 'head_layers': 1, 'temperature': 0.07, 'queue': 4096}
+PAPER |= {'momentum': 0.999, 'norm_groups': 4, 'area': [0.2, 1], 'aspect': [3 / 4, 4 / 3]}
+PAPER |= {'jitter': 0.4, 'pca': 0.1, 'jpeg': True}
+PAPER_SGD = {'name': 'sgd', 'learning_rate': 0.03, 'momentum': 0.9, 'weight_decay': 1e-4}
+PAPER_SGD |= {'schedule': 'cosine', 'epochs': 800, 'warmup_epochs': 0, 'final': 0}
+
+
+@pytest.mark.parametrize(
+  ('page', 'frame', 'margin'), [('moco_celeba_resnet50', 136, 20), ('moco_inat_resnet50', 96, 0)]
+)
+def test_a_page_of_the_paper_holds_its_numbers(page, frame, margin):
+  config = experiment.complete(
+    configs.plain(configs.load(f'{root}/configs/{page}.py')), train.train
+  )
+  assert config['method'] == config['method'] | PAPER | {'margin': margin}
+  assert config['optimizer'] == config['optimizer'] | PAPER_SGD
+  assert (config['batch_size'], config['steps']) == (256, None)  # the pictures say how many
+  for options in (config, *config['evals'].values()):
+    assert options['data']['frame'] == frame
+  (options,) = config['evals'].values()
+  assert (options['margin'], options['head'], options['probe_size']) == (margin, 'probe', 48)
+
+
 def test_defaults_live_in_the_functions_that_take_them():
   config = completed()
   assert config['optimizer']['momentum'] == 0.9

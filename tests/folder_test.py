@@ -1,10 +1,11 @@
+import json
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks_jax.data import folder
+from landmarks_jax.data import folder, images, preparing
 from landmarks_jax.data.source import BadImage, open_source
 
 header = 'file,left_eye_x,left_eye_y,right_eye_x,right_eye_y,tail_x,tail_y'
@@ -149,6 +150,126 @@ def test_rotated_pictures_are_labelled_as_they_are_displayed(tmp_path):
   assert not np.array_equal(upright['image'], stored['image'])
 
 
+def coco(path, annotations, *, names=('left_eye', 'right_eye', 'tail'), **category):
+  """Writes points.json; annotations: file -> [x, y, v, ...]."""
+  images = [{'id': 70 + i, 'file_name': file} for i, file in enumerate(annotations)]
+  data = {
+    'images': images,
+    'annotations': [
+      {'id': i, 'image_id': image['id'], 'category_id': 3, 'keypoints': annotations[file]}
+      for i, (file, image) in enumerate(zip(annotations, images, strict=True))
+    ],
+    'categories': [{'id': 3, 'name': 'animal', 'keypoints': list(names)} | category],
+  }
+  (path / 'points.json').write_text(json.dumps(data))
+
+
+def test_coco_keypoints_are_the_same_labels_as_the_csv_file(animals):
+  coco(
+    animals,
+    {
+      'train/dog.png': [5, 20, 2, 20, 22, 1, 11, 35, 2],
+      'train/cat.png': [10, 8, 2, 26, 9, 2, 0, 0, 0],
+      'test/cat.png': [4, 5, 2, 20, 6, 2, 30, 29, 2],
+    },
+    skeleton=[[1, 2], [2, 3]],
+  )
+  options = {'crop': 'pad', 'scale': ('left_eye', 'right_eye')}
+  given, expected = (
+    opened(animals, labels=name, **options) for name in ('points.json', 'points.csv')
+  )
+  assert given.files == expected.files
+  assert given.info == expected.info._replace(skeleton=((0, 1), (1, 2)))
+  for i in range(3):
+    ours, theirs = given[i], expected[i]
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+      np.testing.assert_array_equal(value, theirs[key])
+  assert opened(animals, labels='points.json', split='test').files == ('test/cat.png',)
+
+
+def test_a_picture_without_an_annotation_is_told_or_skipped(animals):
+  coco(animals, {'train/dog.png': [5, 20, 2], 'train/cat.png': [1, 1, 0]}, names=['nose'])
+  refused(animals, ValueError, 'points.json has no annotation for 2 of 3', labels='points.json')
+  left = opened(animals, labels='points.json', unlabelled='skip')
+  assert left.files == ('train/dog.png',)
+  coco(animals, {'train/cow.png': [5, 20, 2]}, names=['nose'])
+  parts = ('points.json, annotation 0', "no picture 'train/cow.png'")
+  refused(animals, FileNotFoundError, *parts, labels='points.json')
+  coco(animals, {'train/dog.png': [5, 55, 2]}, names=['nose'])
+  parts = ('points.json, annotation 0 (train/dog.png)', 'nose at (5, 55) is outside its 28x50')
+  refused(animals, ValueError, *parts, labels='points.json', unlabelled='skip')
+
+
+def test_a_class_is_the_folder_that_holds_the_picture_in_every_split(tmp_path):
+  for file in ('train/dog/1.png', 'train/ant/1.png', 'test/dog/2.png', 'test/eel/more/3.png'):
+    save(tmp_path / file)
+  source = opened(tmp_path, classes=True, split='test')
+  assert source.files == ('test/dog/2.png', 'test/eel/more/3.png')
+  assert source.catalogue.classes == ('ant', 'dog', 'more')
+  labels = [source[i]['label'] for i in range(2)]
+  assert [(label, label.dtype) for label in labels] == [(1, 'int32'), (2, 'int32')]
+  assert 'label' not in opened(tmp_path)[0]
+  assert opened(tmp_path).catalogue.classes == ()
+  save(tmp_path / 'x.png')
+  refused(tmp_path, ValueError, 'classes=True', 'x.png lies directly in', classes=True)
+
+
+def test_the_catalogue_knows_every_picture_and_its_splits(animals):
+  found = folder.catalogue(str(animals), labels='points.csv', frame=24)
+  assert [(e.file, e.splits, e.label) for e in found.entries] == [
+    ('test/cat.png', ('test',), None),
+    ('train/cat.png', ('train',), None),
+    ('train/dog.png', ('train',), None),
+  ]
+  source = opened(animals, labels='points.csv', frame=24, split='train')
+  for i, row in enumerate((1, 2)):
+    ours = found.example(row)
+    assert ours.keys() | {'index'} == source[i].keys()
+    np.testing.assert_array_equal(ours['image'], source[i]['image'])
+    np.testing.assert_array_equal(ours['points'], source[i]['points'])
+  write(animals, 'file,nose_x,nose_y,split', 'test/cat.png,1,2,a', 'train/cat.png,9,9,')
+  found = folder.catalogue(str(animals), labels='points.csv', unlabelled='skip')
+  assert [(e.file, e.splits) for e in found.entries] == [
+    ('test/cat.png', ('a',)),
+    ('train/cat.png', ()),
+  ]
+
+
+def test_a_prepared_folder_is_the_same_source_and_keeps_its_options(animals, tmp_path_factory):
+  points = {'train/dog.png': [5, 20, 2, 11, 35, 2], 'test/cat.png': [4, 5, 2, 30, 29, 2]}
+  coco(animals, points, names=('left_eye', 'tail'), skeleton=[[1, 2]])
+  options = {'labels': 'points.json', 'crop': 'pad', 'unlabelled': 'skip', 'classes': True}
+  options['scale'] = ('left_eye', 'tail')
+  stored = tmp_path_factory.mktemp('stored')
+  found = folder.catalogue(str(animals), frame=24, **options)
+  preparing.prepare(found, stored, name='folder', options=options)
+  before = opened(animals, frame=24, split='test', **options)
+  for given in (options, {}):
+    after = opened(stored, frame=24, split='test', **given)
+    assert (after.files, after.info) == (before.files, before.info)
+    assert after.catalogue.classes == ('test', 'train')
+    assert before[0].keys() == after[0].keys()
+    for key, value in before[0].items():
+      np.testing.assert_array_equal(value, after[0][key])
+  told = ("crop='squash'", "was prepared with crop='pad'", 'leave it out')
+  refused(stored, ValueError, *told, frame=24, crop='squash')
+  refused(stored, ValueError, 'scale=', "with scale=['left_eye", frame=24, scale=('tail', 'tail'))
+
+
+def test_a_wrong_label_spoils_its_own_split_only(animals):
+  write(
+    animals, header, 'train/cat.png,10,8,26,9,,', 'train/dog.png,5,20,20,22,11,77', name='p.csv'
+  )
+  with (animals / 'p.csv').open('a') as file:
+    file.write('test/cat.png,4,5,20,6,30,29')
+  assert len(opened(animals, labels='p.csv', split='test')) == 1
+  refused(animals, ValueError, 'line 3', '(11, 77)', labels='p.csv', split='train')
+  found = folder.catalogue(str(animals), labels='p.csv')
+  with pytest.raises(BadImage, match=r'dog\.png: .*line 3 .*tail at \(11, 77\) is outside'):
+    found.example(2)
+
+
 def refused(path, error, *parts, **options):
   with pytest.raises(error) as caught:
     opened(path, **options)
@@ -179,6 +300,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
     (['file,nose_x,nose_y'], ValueError, ['no row for 1 of 1', 'a.png', "unlabelled='skip'"]),
     (['file,nose_x,nose_y', 'a.png,1,two'], ValueError, ['line 2 (a.png)', 'nose is (1, two)']),
     (['file,nose_x,nose_y', 'a.png,,2'], ValueError, ['line 2 (a.png)', 'nose is (, 2)']),
+    (['file,nose_x,nose_y', 'a.png,1,' + '2' * 200_000], ValueError, ['line 2 is no CSV']),
     (['file,nose_x,nose_y', 'a.png,nan,2'], ValueError, ['line 2 (a.png)', 'nose is (nan, 2)']),
     (['file,nose_x,nose_y', 'a.png,3,30'], ValueError, ['line 2 (a.png)', '(3, 30)', '40x30']),
     (['file,nose_x,nose_y', 'a.png,-1,3'], ValueError, ['line 2 (a.png)', '(-1, 3)', '40x30']),
@@ -239,3 +361,14 @@ def test_every_extension_can_be_read(tmp_path):
   assert len(source) == len(folder.extensions)
   for i in range(len(source)):
     assert np.abs(source[i]['image'].astype(int) - 20).max() <= 2
+
+
+def test_without_labels_a_large_jpeg_comes_reduced_unless_it_is_to_be_exact(tmp_path):
+  ramp = np.linspace(0, 255, 400 * 300 * 3).reshape(300, 400, 3).astype(np.uint8)
+  Image.fromarray(ramp).save(tmp_path / 'a.jpg')
+  full = images.square_frame(images.read(tmp_path / 'a.jpg'), (50, 0, 300), 16)
+  exact = folder.source(str(tmp_path), frame=16, exact=True)[0]['image']
+  np.testing.assert_array_equal(exact, full)
+  np.testing.assert_array_equal(folder.catalogue(str(tmp_path), frame=16).example(0)['image'], full)
+  reduced = folder.source(str(tmp_path), frame=16)[0]['image'].astype(int)
+  assert 0 < np.abs(reduced - full).max() < 20

@@ -1,3 +1,4 @@
+import inspect
 import pickle
 import sys
 import types
@@ -19,6 +20,25 @@ def test_an_unknown_name_lists_those_that_exist():
   for name in ('foldr', '../folder', 'images', ''):
     with pytest.raises(ValueError, match=r'no dataset named .* there are: .*folder.*youtube'):
       open_source(name)
+
+
+def published():
+  """The datasets that are read from a folder of somebody else's making."""
+  options = {
+    name: inspect.signature(source.source_function(name)).parameters for name in available()
+  }
+  needed = (n for n in options if options[n]['path'].default is inspect.Parameter.empty)
+  return sorted(set(needed) - {'folder', 'video'})
+
+
+@pytest.mark.parametrize('name', published())
+def test_a_folder_without_its_dataset_is_told_with_where_to_read_of_it(name, tmp_path):
+  for folder in (tmp_path / 'none', tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+      open_source(name, path=str(folder))
+    assert str(folder) in str(caught.value)
+    assert '; docs/data.md says what' in str(caught.value)
+    assert '\n' not in str(caught.value)
 
 
 class Opened(list):

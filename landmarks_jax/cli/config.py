@@ -71,12 +71,14 @@ def _smoke(
   config: ml_collections.ConfigDict, changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
   with config.unlocked():
-    config.steps = min(config.steps, SMOKE_STEPS)
+    config.steps = min(config.get('steps', SMOKE_STEPS), SMOKE_STEPS)
     config.batch_size = SMOKE_BATCH
     config.log_every = config.checkpoint_every = 1
     config.data = _synthetic(config.data.get('frame', 136))
     for options in config.get('evals', {}).values():
       options.data = _synthetic(options.data.get('frame', 136))
+      for split in {'train', 'test'} & set(options):  # names of its own data
+        del options[split]
       if options.get('labels'):
         options.labels = min(options.labels, SMOKE_IMAGES // 2)
     config.update_from_flattened_dict(dict(changes))

@@ -45,7 +45,7 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   """
   config = configs.complete('config', configs.plain(config), command)
   for key, least in LEAST.items():
-    if config[key] < least:
+    if config[key] is not None and config[key] < least:
       raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
   config['data'] = _data('config.data', config['data'])
   method = config['method']
@@ -60,6 +60,8 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   config['optimizer'] = configs.complete(
     'config.optimizer', optimizer, *functions, also=('name',), later=later
   )
+  if config['steps'] is None and config['optimizer']['epochs'] is None:
+    raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
   return config | {'evals': _evals(config['evals'], config['data'])}
 
 
@@ -129,7 +131,7 @@ class Experiment:
     return self._sources[key]
 
   def resolve(self) -> None:
-    """Fills what only the data can say: mean and std of the method, steps of an epoch."""
+    """Fills what only the data can say: mean and std of the method, the number of steps."""
     method, optimizer = self.config['method'], self.config['optimizer']
     info = self._on_disk(**self.config['data']).info
     for name in ('mean', 'std'):
@@ -141,6 +143,8 @@ class Experiment:
       optimizer |= {'epochs': max(1, self.config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
       optimizer['steps_per_epoch'] = max(1, len(self.source) // self.config['batch_size'])
+    if self.config['steps'] is None:
+      self.config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
 
   def check_evals(self) -> None:
     """Raises, before anything is computed, what would stop an evaluation after hours."""

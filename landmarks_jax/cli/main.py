@@ -1,4 +1,8 @@
-"""Finds the command named on the command line: a file of this folder that defines COMMAND."""
+"""Finds the command named on the command line: a file of this folder that defines `run(values)`.
+
+Its `define_flags` declares the options. If it has POSITIONAL = 'DIR', the flag DIR that it declares
+is what stands on the command line without a name, and must be given: values.DIR in `run`.
+"""
 
 import importlib
 import os
@@ -12,7 +16,8 @@ from absl import flags, logging
 
 from landmarks_jax.cli import config as configs
 
-USAGE = 'python -m landmarks_jax COMMAND [--options]'
+PROGRAM = 'python -m landmarks_jax'
+USAGE = f'{PROGRAM} COMMAND [--options]'
 
 
 def commands() -> dict[str, str]:
@@ -31,25 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):
     lines = [f'  {command:<12}{line}' for command, line in commands().items()]
-    print('\n'.join([USAGE, '', *lines, '', 'Options: python -m landmarks_jax COMMAND --help']))
+    print('\n'.join([USAGE, '', *lines, '', f'Options: {PROGRAM} COMMAND --help']))
     return 0
   if name not in commands():
     near = configs.hint(name, commands())
     return _fail(f'no command {name!r}{near}; there are: {", ".join(commands())}')
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
-  values = flags.FlagValues()
-  what = 'Shows these options; with --config=FILE also its keys.'
-  flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
-  what = 'Shows where in the code an error arose.'
-  flags.DEFINE_boolean('traceback', False, what, flag_values=values)
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax ask for it; ours are not global
   logging.set_verbosity(logging.ERROR)  # what matters is printed, not logged
   try:
-    rest = values([name, *command.define_flags(argv[2:], values)])[1:]
-    if rest and not values.help:
-      raise ValueError(f'{name}: unexpected {" ".join(rest)!r}; options start with --')
+    values = _parse(name, command, argv[2:])
   except (flags.Error, ValueError) as error:
-    return _fail(f'{error}\nOptions: python -m landmarks_jax {name} --help')
+    return _fail(f'{error}\nOptions: {PROGRAM} {name} --help')
   try:
     return _help(name, command, values) if values.help else command.run(values) or 0
   except KeyboardInterrupt:
@@ -61,16 +59,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(_spell(error))
 
 
+def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  what = 'Shows these options; with --config=FILE also its keys.'
+  flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
+  what = 'Shows where in the code an error arose.'
+  flags.DEFINE_boolean('traceback', False, what, flag_values=values)
+  rest = values([name, *command.define_flags(argv, values)])[1:]
+  positional = getattr(command, 'POSITIONAL', None)
+  if positional and rest:
+    setattr(values, positional, rest.pop(0))
+  if values.help:
+    return values
+  if rest:
+    raise ValueError(f'{name}: unexpected {" ".join(rest)!r}; options start with --')
+  if positional and not values[positional].value:
+    raise ValueError(f'{name} needs {positional}: {PROGRAM} {name} {positional} [--options]')
+  return values
+
+
 def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
   """Prints what a command says of itself, its options, and the keys of the config if one is named.
 
   Only the last reads more than flags, so that help comes at once.
   """
+  positional = getattr(command, 'POSITIONAL', None)
   lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']
   for key in sorted(set(values) - {'h'}):
     flag = values[key]
     default = f' [{flag.default}]' if flag.default and key != 'help' else ''
-    lines.append(f'  --{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
+    dashes = '' if key == positional else '--'
+    lines.append(f'  {dashes}{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
   if 'config' in values and values.config:
     from landmarks_jax.cli import experiment, train  # late: heavy
 

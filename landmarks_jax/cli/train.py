@@ -33,7 +33,7 @@ def train(
   data: Mapping[str, Any],
   method: Mapping[str, Any],
   optimizer: Mapping[str, Any],
-  steps: int,
+  steps: int | None = None,
   batch_size: int = 256,
   evals: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
   seed: int = 0,
@@ -50,6 +50,7 @@ def train(
   Args:
     data: of the training pictures: name and options of a file of data/.
     method: name and options of a file of methods/. optimizer: name and options of runtime/optim.
+    steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
     evals: by name: protocol (a file of evaluation/), its options and data, and `every` so many
       steps (0: only at the end).
     cache: keeps decoded pictures in host memory. workers: processes that read; 0 = threads.

@@ -20,6 +20,7 @@ class Info(NamedTuple):
 
   `scale` is the pair of landmarks whose distance divides errors, 'frame' or 'box' (`normaliser`).
   `mean` and `std` are per channel for pictures in [0, 1]. Sets without landmarks have no names.
+  `skeleton` are pairs of landmarks that drawings join.
   """
 
   names: tuple[str, ...]
@@ -28,6 +29,7 @@ class Info(NamedTuple):
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
   attributes: tuple[str, ...] = ()
+  skeleton: tuple[tuple[int, int], ...] = ()
 
 
 @runtime_checkable

@@ -14,26 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from landmarks_jax.data import images
+from landmarks_jax.data import face_landmarks, images
 from landmarks_jax.data.source import Info, normaliser
 
-_parts = {'jaw': 17, 'left_brow': 5, 'right_brow': 5, 'nose_bridge': 4, 'nostrils': 5}
-_parts |= {'left_eye': 6, 'right_eye': 6, 'outer_lip': 12, 'inner_lip': 8}
-_names68 = tuple(f'{part}_{i}' for part, count in _parts.items() for i in range(count))
-_flips68 = (
-  *((i, 16 - i) for i in range(8)),  # jaw
-  *((i, 43 - i) for i in range(17, 22)),  # brows
-  *((31, 35), (32, 34)),  # nostrils
-  *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),  # eyes
-  *((48, 54), (49, 53), (50, 52), (55, 59), (56, 58)),  # outer lip
-  *((60, 64), (61, 63), (65, 67)),  # inner lip
-)
-_names5 = ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth')
 _colours = (0.4555, 0.3543, 0.3011), (0.2622, 0.2184, 0.2151)  # of the training split, frame 136
 
 infos = {
-  5: Info(_names5, ((0, 1), (3, 4)), (0, 1), *_colours),
-  68: Info(_names68, _flips68, (36, 45), *_colours),  # the outer corners of the eyes
+  5: Info(*face_landmarks.five, *_colours),
+  68: Info(*face_landmarks.sixty_eight, *_colours),
 }
 splits: dict[str, Callable[[int], bool]] = {  # of a person's place in the sorted names
   'train': lambda i: i % 6 > 1,

@@ -76,10 +76,11 @@ def render(
     ('training', 'Training', _training(log, evals)),
     ('making', 'How it was made', _making(command, versions, config, files)),
   ]
-  return _document(title, _facts(config, step, cost), [s for s in sections if join(s[2])])
+  return document(title, _facts(config, step, cost), [s for s in sections if join(s[2])])
 
 
-def _document(title: str, facts: Markup, sections: Sequence[tuple[str, str, Any]]) -> str:
+def document(title: str, facts: Markup, sections: Sequence[tuple[str, str, Any]]) -> str:
+  """A whole page. sections: their anchors, headings and contents."""
   links = [element('a', heading, href=f'#{anchor}') for anchor, heading, _ in sections]
   parts = [element('section', element('h2', h), body, id=anchor) for anchor, h, body in sections]
   made = element('p', 'Made by landmarks_jax: one file, no scripts.', class_='soft')
@@ -106,10 +107,11 @@ def _facts(config: Mapping[str, Any], step: int | None, cost: Mapping[str, str])
     done = steps if step is None else step
     facts['Steps'] = f'{done:,}' if done == steps else f'{done:,} of {steps:,}'
   facts['Images a step'] = config.get('batch_size')
-  return _pairs({k: v for k, v in facts.items() if v is not None} | dict(cost))
+  return pairs({k: v for k, v in facts.items() if v is not None} | dict(cost))
 
 
-def _pairs(facts: Mapping[str, Any]) -> Markup:
+def pairs(facts: Mapping[str, Any]) -> Markup:
+  """Facts by name, a few words each, side by side."""
   entries = [
     element('div', element('dt', key), element('dd', value)) for key, value in facts.items()
   ]
@@ -194,7 +196,7 @@ def _making(
   # Each word is one box, so that lines break between options and not inside '--'.
   words = [item for word in (command or '').split(' ') for item in (' ', element('span', word))][1:]
   parts = [element('pre', words)] if command else []
-  parts.append(_pairs(versions))
+  parts.append(pairs(versions))
   groups = _groups(config)
   if groups:
     count = sum(len(options) for options in groups.values())

@@ -204,8 +204,8 @@ def _numbers(rows: Sequence[Row]) -> Markup:
     known = row.distances[~np.isnan(row.distances)]
     numbers = known.mean(), np.median(known), np.quantile(known, 0.9), known.max()
     lines.append([row.label, *(f'{value:.2f}' for value in numbers)])
-  table = _table(heads, lines, class_='numbers')
-  return element('details', element('summary', 'The curves in numbers'), table)
+  summary = element('summary', 'The curves in numbers')
+  return element('details', summary, table(heads, lines, class_='numbers'))
 
 
 def _landmarks(
@@ -262,10 +262,10 @@ def _landmark_table(rows: Sequence[Row], names: Sequence[str]) -> Markup:
     shown = [f'{error:.2f}' if np.isfinite(error) else '–' for error in errors]
     lines.append([breakable(name), element('div', dots), *shown])
   heads = ['', f'0–{most:.1f}\u00a0%', *(row.label for row in rows)]
-  return _table(heads, lines, class_='landmarks', track=1)
+  return table(heads, lines, class_='landmarks', track=1)
 
 
-def _table(
+def table(
   heads: Sequence[str],
   lines: Sequence[Sequence[Any]],
   *,

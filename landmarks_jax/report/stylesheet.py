@@ -129,6 +129,9 @@ svg.map .centre {
 svg.map.many .centre { stroke-width: 1.8; }
 .photographs { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
 .photographs { gap: 5px; margin: .6rem 0; }
+.photographs figcaption { font-size: .74rem; line-height: 1.35; margin-top: 4px; }
+.group { border-top: 1px solid var(--hair); padding-top: 8px; margin-top: 14px; }
+.missing { aspect-ratio: 1; border-radius: 4px; background: var(--wash); }
 svg.photograph { display: block; width: 100%; height: auto; border-radius: 4px; overflow: hidden; }
 .photograph path { fill: none; stroke-linecap: round; }
 .photograph .join.edge { stroke: #000; stroke-opacity: .45; stroke-width: 1.7; }

@@ -1,0 +1,172 @@
+"""Stores a dataset's pictures as frames, once, so that training reads them many times faster.
+
+NAME is a dataset; `prepare NAME --help` lists its own options. DIR of --source is as docs/data.md
+says; DIR of --output gets the frames at --frame, with all that is known of them, and is then what
+configs name as data.path. The same command again continues, or repairs what is damaged.
+"""
+
+import importlib
+import inspect
+import pathlib
+import re
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from landmarks_jax.cli import config as configs
+from landmarks_jax.data import source as sources
+
+POSITIONAL = 'NAME'
+
+
+def preparable() -> tuple[str, ...]:
+  """The datasets that can be prepared: the files of data/ that define `catalogue`."""
+  files = sources.folder.glob('*.py')
+  return tuple(sorted(f.stem for f in files if re.search(r'^def catalogue\(', f.read_text(), re.M)))
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options, and those of the dataset that is named; returns `argv`."""
+  known = preparable()
+  flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
+  flags.DEFINE_string('source', None, 'Folder of the original files.', flag_values=values)
+  what = 'Folder that is made; or what an interruption left of it.'
+  flags.DEFINE_string('output', None, what, flag_values=values)
+  what = 'Threads that read; all cores if absent.'
+  flags.DEFINE_integer('workers', None, what, lower_bound=1, flag_values=values)
+  what = 'Side of the frame in pixels.'
+  flags.DEFINE_integer('frame', None, what, lower_bound=2, flag_values=values)
+  for name in [argument for argument in argv if argument in known][:1]:
+    parameters = _parameters(name)
+    values['frame'].default = values['frame'].value = parameters.pop('frame').default
+    for key, parameter in parameters.items():
+      what = f'As in data.{key} of configs; {parameter.default} if absent.'
+      flags.DEFINE_string(key, None, what, flag_values=values)
+  return list(argv)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  name, known = values.NAME, preparable()
+  if name not in known:
+    near = configs.hint(name, known)
+    raise ValueError(f'no dataset {name!r} to prepare{near}; there are: {", ".join(known)}')
+  if not values.source or not values.output:
+    raise ValueError(f'prepare {name} needs --source=DIR and --output=DIR')
+  source, output = (pathlib.Path(p).expanduser() for p in (values.source, values.output))
+  if not source.is_dir():
+    raise FileNotFoundError(f'--source: {source} is not a folder')
+  if output.resolve().is_relative_to(source.resolve()):
+    raise ValueError(f'--output={output} is inside --source={source}; put it elsewhere')
+  options = {}
+  for key, parameter in _parameters(name).items():
+    given = values[key].value if key in values else None
+    if key != 'frame':
+      text = parameter.default if given is None else configs.Text(given)
+      options[key] = configs.typed(f'--{key}', text, parameter.annotation)
+  try:
+    prepare(name, source, output, frame=values.frame, options=options, workers=values.workers)
+  except KeyboardInterrupt:
+    print('\ninterrupted; the same command continues', file=sys.stderr)
+    return 130
+  return 0
+
+
+def prepare(
+  name: str,
+  source: pathlib.Path,
+  output: pathlib.Path,
+  *,
+  frame: int,
+  options: Mapping[str, Any],
+  workers: int | None = None,
+) -> dict[str, Any]:
+  """Stores the dataset `name` and tells what became of it; returns the manifest."""
+  from landmarks_jax.data import prepared, preparing  # late: heavy
+
+  if (output / prepared.MANIFEST).exists():
+    print(f'comparing checksums in {output}', flush=True)
+  manifest = preparing.finished(output, name=name, frame=frame, options=options)
+  if manifest is not None:
+    print(f'{output} is finished already: {_kept(manifest)}')
+    return manifest
+  print(f'reading what is in {source}', flush=True)
+  given = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+  module = _module(name)
+  catalogue = module.catalogue(str(source), frame=frame, **given)
+  manifest = preparing.prepare(
+    catalogue,
+    output,
+    name=name,
+    options=options,
+    workers=workers,
+    progress=_progress(len(catalogue.entries)),
+  )
+  for line in _remarks(manifest):
+    print(line)
+  for line in _differences(manifest, getattr(module, 'PUBLISHED', {})):
+    print(f'warning: {line}', file=sys.stderr)
+  print(f'{output} is finished: {_kept(manifest)}')
+  return manifest
+
+
+def _module(name: str) -> types.ModuleType:
+  return importlib.import_module(f'landmarks_jax.data.{name}')
+
+
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
+  """The options of a dataset's `catalogue`, its frame included."""
+  parameters = inspect.signature(_module(name).catalogue).parameters
+  return {key: parameter for key, parameter in parameters.items() if key != 'path'}
+
+
+def _progress(total: int) -> Callable[[int, int], None]:
+  from landmarks_jax.runtime import logs  # late: heavy
+
+  began = time.monotonic()
+
+  def tell(done: int, made: int) -> None:
+    rate = made / max(time.monotonic() - began, 1e-9)
+    left = f', {logs.duration((total - done) / rate)} left' if made and done < total else ''
+    print(f'{done:,} of {total:,} pictures, {rate:,.0f} a second{left}', flush=True)
+
+  return tell
+
+
+def _kept(manifest: Mapping[str, Any]) -> str:
+  size = sum(shard['bytes'] for shard in manifest['shards']) / 1e9
+  frame = manifest['frame']
+  total = f'{manifest["kept"]:,} of {manifest["pictures"]:,} pictures kept'
+  return f'{total}, {frame}x{frame}, {size:.2f} GB'
+
+
+def _remarks(manifest: Mapping[str, Any]) -> list[str]:
+  """What was left out and what occurs twice, in numbers and by the first; the manifest has all."""
+  lines = []
+  for file, reason in list(manifest['skipped'].items())[:1]:
+    lines.append(f'skipped pictures: {len(manifest["skipped"]):,}, the first {file}: {reason}')
+  words = {'exact': 'the same picture', 'near': 'nearly the same picture'}
+  for kind, groups in manifest['duplicates'].items():
+    for group in groups[:1]:
+      first = ' = '.join(group[:3] + ['...'] * (len(group) > 3))
+      lines.append(f'groups of {words[kind]}: {len(groups):,}, the first {first}')
+  return [*lines, 'all of them are listed in manifest.json'] if lines else []
+
+
+def _differences(manifest: Mapping[str, Any], published: Mapping[str, int]) -> list[str]:
+  """In which splits the count is not the published one, and why."""
+  lines = []
+  for split, expected in published.items():
+    count = manifest['splits'].get(split, {'kept': 0, 'skipped': 0})
+    if count['kept'] != expected:
+      missing = expected - count['kept'] - count['skipped']
+      reasons = [f'{count["skipped"]:,} cannot be read'] if count['skipped'] else []
+      reasons += [f'{missing:,} are not in --source'] if missing > 0 else []
+      reasons += [f'{-missing:,} more are in --source'] if missing < 0 else []
+      told = f'{split} has {count["kept"]:,} pictures, published are {expected:,}'
+      lines.append(f'{told}: {", ".join(reasons)}')
+  return lines

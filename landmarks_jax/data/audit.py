@@ -1,0 +1,169 @@
+"""What may be wrong with pictures: facts of each file in, findings out."""
+
+import hashlib
+import io
+import itertools
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from landmarks_jax.data import duplicates, images
+from landmarks_jax.data.source import BadImage
+
+TINY, LONG = 64, 3  # shorter side in pixels; longer to shorter side
+STEP, RUN = 8, 3  # bits between neighbours of a burst, its least pictures
+SIDE = 72  # pixels of the reduced picture that a fingerprint is made from
+ADVICE = {
+  'unreadable': 'Training skips and counts them; mend or delete them.',
+  'equal files': (
+    'The same file under several names. Keep one: in training and test they make scores too good, '
+    'and instance contrast pushes a picture away from itself.'
+  ),
+  'near duplicates': (
+    'The same picture recompressed, resized or hardly changed (4 of 64 bits of a fingerprint). '
+    'As equal files: keep one, and never one in training and one in test.'
+  ),
+  'bursts': (
+    f'Runs of {RUN} or more pictures of one folder, each nearly equal to the one before, as frames '
+    'of a video are. Instance contrast (the method moco) treats every picture as a class of its '
+    'own: near-equal ones become negatives of each other and teach the wrong thing. Keep every '
+    'n-th, and split by run, never inside one.'
+  ),
+  'tiny': f'The shorter side is below {TINY} pixels: the frame shows them enlarged and blurred.',
+  'long': f'More than {LONG} times as long as wide: the centre crop shows less than a third.',
+  'grey': 'Without colour, whatever the file says. Harmless, unless other pictures have colours.',
+  'CMYK': 'Colours for printing; they are converted without their profile and may look wrong.',
+  '16 bits': 'Reduced to 8 bits by division; dark ones may turn black.',
+}
+
+
+class Look(NamedTuple):
+  """What a file says of its picture; a `reason` means that it cannot be read."""
+
+  file: str
+  size: tuple[int, int] = (0, 0)  # width, height, upright
+  kind: str = ''  # colour, grey, CMYK, 16 bits
+  digest: bytes = b''  # of the file
+  fingerprint: int = 0
+  reason: str = ''
+
+
+class Item(NamedTuple):
+  """A picture of a finding, and what is to be said of it."""
+
+  file: str
+  note: str = ''
+
+
+class Finding(NamedTuple):
+  """Something to look at: its name, what it means, and groups of pictures, the worst first."""
+
+  name: str
+  advice: str
+  groups: Sequence[Sequence[Item]]
+  landmarks: bool = False  # whether it is about them
+
+  @property
+  def count(self) -> int:
+    """The number of pictures in all groups."""
+    return sum(map(len, self.groups))
+
+
+def look(folder: pathlib.Path, file: str) -> Look:
+  """Reads a picture, upright as it is displayed, at reduced size if that is faster."""
+  path = folder / file
+  try:
+    data = path.read_bytes()
+    image = images.decode(data, path=path, rotate=True, min_side=SIDE)
+    size = images.size(path, rotate=True)
+  except OSError as error:
+    return Look(file, reason=f'cannot be opened ({error.strerror})')
+  except BadImage as error:
+    return Look(file, reason=error.reason)
+  kind = _kind(Image.open(io.BytesIO(data)).mode, image)
+  digest = hashlib.sha256(data).digest()
+  return Look(file, size, kind, digest, int(duplicates.fingerprint(image)))
+
+
+def _kind(mode: str, image: np.ndarray) -> str:
+  if mode == 'CMYK' or mode.startswith('I'):
+    return 'CMYK' if mode == 'CMYK' else '16 bits'
+  apart = np.abs(np.diff(image.astype(np.int16), axis=-1)).max()
+  return 'grey' if apart <= 2 else 'colour'  # 2: rounding
+
+
+def sizes(looks: Sequence[Look]) -> dict[str, list[float]]:
+  """Least, 5 %, median, 95 %, largest of width, height and aspect (width to height)."""
+  size = np.array([one.size for one in looks if not one.reason], float).reshape(-1, 2)
+  values = {'width': size[:, 0], 'height': size[:, 1], 'aspect': size[:, 0] / size[:, 1]}
+  shares = (0, 0.05, 0.5, 0.95, 1)
+  return {name: np.quantile(v, shares).tolist() for name, v in values.items() if len(v)}
+
+
+def of_pictures(looks: Sequence[Look]) -> list[Finding]:
+  """What is wrong with the files, by their looks: unreadable, more than once, odd in size or kind.
+
+  Looks of all pictures of a folder; neighbours are those of the file names, 2 before 10.
+  """
+  good = sorted((one for one in looks if not one.reason), key=lambda one: _natural(one.file))
+  bad = [Item(one.file, one.reason) for one in looks if one.reason]
+  equal = duplicates.exact([one.digest for one in good])
+  bursts = list(_bursts(good))
+  tiny = sorted((one for one in good if min(one.size) < TINY), key=lambda one: min(one.size))
+  long = [one for one in good if max(one.size) > LONG * min(one.size)]
+  found = {
+    'unreadable': [[item] for item in bad],
+    'equal files': _groups(good, equal),
+    'near duplicates': _groups(good, _near(good, equal, bursts)),
+    'bursts': _groups(good, bursts),
+    'tiny': [[_sized(one)] for one in tiny],
+    'long': [[_sized(one)] for one in long],
+  }
+  for kind in ('grey', 'CMYK', '16 bits'):
+    found[kind] = [[Item(one.file)] for one in good if one.kind == kind]
+  return [Finding(name, ADVICE[name], groups) for name, groups in found.items()]
+
+
+def _groups(looks: Sequence[Look], groups: Sequence[Sequence[int]]) -> list[list[Item]]:
+  """The largest first."""
+  return [[Item(looks[i].file) for i in group] for group in sorted(groups, key=len, reverse=True)]
+
+
+def _sized(one: Look) -> Item:
+  width, height = one.size
+  return Item(one.file, f'{width}x{height}')
+
+
+def _natural(file: str) -> list[tuple[str, int]]:
+  """A key that sorts a2 before a10, and all pictures of a folder together."""
+  folder, _, name = file.rpartition('/')
+  parts = re.findall(r'([^0-9]*)([0-9]*)', name)
+  return [(folder, 0), *((text, int(digits or -1)) for text, digits in parts)]
+
+
+def _bursts(looks: Sequence[Look]) -> Iterator[list[int]]:
+  """Runs of pictures, each near to the one before it and in the same folder."""
+  run = [0]
+  for i, (one, other) in enumerate(itertools.pairwise(looks), start=1):
+    together = one.file.rpartition('/')[0] == other.file.rpartition('/')[0]
+    if not together or (one.fingerprint ^ other.fingerprint).bit_count() > STEP:
+      yield from [run] if len(run) >= RUN else []
+      run = []
+    run.append(i)
+  yield from [run] if len(run) >= RUN else []
+
+
+def _near(
+  looks: Sequence[Look], equal: Sequence[Sequence[int]], bursts: Sequence[Sequence[int]]
+) -> list[list[int]]:
+  """Groups of near pictures, without copies of a file and those that are parts of a burst."""
+  copies = {i for group in equal for i in group[1:]}
+  kept = [i for i in range(len(looks)) if i not in copies]
+  prints = np.array([looks[i].fingerprint for i in kept], np.uint64)
+  groups = [[kept[i] for i in group] for group in duplicates.near(prints)]
+  runs = [set(run) for run in bursts]
+  return [group for group in groups if not any(run.issuperset(group) for run in runs)]

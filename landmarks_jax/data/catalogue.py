@@ -1,0 +1,65 @@
+"""All pictures of a dataset's tree, known by name, before lists and splits choose among them.
+
+A dataset file reads its tree into a `Catalogue`; `prepare` stores any catalogue (prepared.py), and
+what it stored is a catalogue again. So lists, splits and species are applied in one place, the
+dataset's `source`, whichever of the two the user has.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from landmarks_jax.data.source import Info
+
+
+class Entry(NamedTuple):
+  """What is known of a picture without opening it."""
+
+  file: str  # path below the root with forward slashes: the name that lists use
+  splits: tuple[str, ...] = ()  # all that it belongs to, as published: ('train', 'mafl_test')
+  label: int | None = None  # its class, counted from 0
+  attributes: tuple[bool, ...] = ()
+
+
+@runtime_checkable
+class Catalogue(Protocol):
+  """Every picture that a tree holds; opening one is left to `example`."""
+
+  info: Info
+  frame: int
+  entries: Sequence[Entry]
+  classes: tuple[str, ...]  # names by label; empty without classes
+
+  def example(self, row: int) -> dict[str, Any]:
+    """The picture of `entries[row]` as `Source` gives it, without index, label and attributes.
+
+    image, and where the set has landmarks points, visible and scale. Raises BadImage.
+    """
+    ...
+
+
+class Chosen:
+  """Some rows of a catalogue as a `Source`; `files` are their names, in order."""
+
+  def __init__(self, catalogue: Catalogue, rows: Int[np.ndarray, ' n'] | Sequence[int]) -> None:
+    self.catalogue, self.rows = catalogue, np.asarray(rows, np.int64)
+    self.info, self.frame = catalogue.info, catalogue.frame
+
+  @property
+  def files(self) -> tuple[str, ...]:
+    """Their paths below the root."""
+    return tuple(self.catalogue.entries[row].file for row in self.rows)
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: Any) -> dict[str, Any]:
+    entry = self.catalogue.entries[self.rows[index]]
+    example = self.catalogue.example(int(self.rows[index])) | {'index': np.int32(index)}
+    if entry.label is not None:
+      example['label'] = np.int32(entry.label)
+    if entry.attributes:
+      example['attributes'] = np.array(entry.attributes, bool)
+    return example

@@ -1,0 +1,95 @@
+"""Landmarks from a CSV file: file,NAME_x,NAME_y,... and perhaps split, one row a picture."""
+
+import csv
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Labels(NamedTuple):
+  """What a file says of pictures, by their paths; pixels with (0, 0) the centre of the first."""
+
+  path: pathlib.Path
+  names: tuple[str, ...]  # of the K landmarks
+  points: dict[str, np.ndarray]  # [K, 2] in pixels, nan = not visible
+  places: dict[str, str]  # where in the file, for messages: 'line 4'
+  splits: dict[str, str] | None = None
+  skeleton: tuple[tuple[int, int], ...] = ()  # landmarks to join in drawings
+  unit: str = 'row'  # what labels one picture, for messages
+
+
+def read(path: str | os.PathLike) -> Labels:
+  """Reads the file; both cells of a landmark empty = not visible. Errors name line and value."""
+  path = pathlib.Path(path)
+  rows = _rows(path)
+  header, names = rows[0][1], _names(path, rows[0][1])
+  labels = Labels(path, names, {}, {}, {} if 'split' in header else None)
+  for line, row in rows[1:]:
+    if len(row) != len(header):
+      raise ValueError(f'{path}, line {line}: {len(row)} cells, but the header has {len(header)}')
+    cells = dict(zip(header, row, strict=True))
+    file = picture_path(cells['file'])
+    if file in labels.places:
+      raise ValueError(f'{path}, line {line}: {file} has a row in {labels.places[file]} already')
+    labels.places[file] = f'line {line}'
+    labels.points[file] = np.array([_point(path, line, file, n, cells) for n in names])
+    if labels.splits is not None:
+      labels.splits[file] = cells['split'].strip()
+  return labels
+
+
+def picture_path(text: str) -> str:
+  """A path in a file of labels as a folder lists it.
+
+  >>> picture_path(' .\\\\cats\\\\a.png')
+  'cats/a.png'
+  """
+  return text.strip().replace('\\', '/').removeprefix('./')
+
+
+def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:  # Excel writes a byte order mark
+      lines = csv.reader(file)
+      rows = [(lines.line_num, row) for row in lines if any(row)]
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is not UTF-8 text ({error}); save it as CSV UTF-8') from error
+  except csv.Error as error:
+    raise ValueError(f'{path}, line {lines.line_num} is no CSV ({error})') from error
+  if not rows:
+    raise ValueError(f'{path} is empty; expected the header file,NAME_x,NAME_y,...')
+  return rows
+
+
+def _names(path: pathlib.Path, header: list[str]) -> tuple[str, ...]:
+  names = [c.removesuffix('_x') for c in header if c.endswith('_x')]
+  expected = {'file', *(n + end for n in names for end in ('_x', '_y'))}
+  missing = sorted(expected - set(header))
+  extra = sorted(set(header) - expected - {'split'})
+  doubled = sorted({c for c in header if header.count(c) > 1})
+  told = f'{path}: expected comma-separated columns file,NAME_x,NAME_y,... and perhaps split; '
+  for problem, columns in (('missing', missing), ('unknown', extra), ('twice', doubled)):
+    if columns:
+      raise ValueError(f'{told}{problem}: {", ".join(map(repr, columns))}')
+  if not names:
+    raise ValueError(f'{told}there is no landmark')
+  return tuple(names)
+
+
+def _point(
+  path: pathlib.Path, line: int, file: str, name: str, cells: Mapping[str, str]
+) -> tuple[float, float]:
+  x, y = (cells[f'{name}_{axis}'].strip() for axis in 'xy')
+  where = f'{path}, line {line} ({file}): {name} is ({x}, {y})'
+  if not x and not y:
+    return np.nan, np.nan
+  try:
+    point = float(x), float(y)
+  except ValueError:
+    raise ValueError(f'{where}; expected two numbers, or both cells empty') from None
+  if not np.isfinite(point).all():
+    raise ValueError(f'{where}; leave both cells empty for a landmark that is not visible')
+  return point

@@ -113,19 +113,70 @@ def test_heat_without_a_picture_equals_a_refit_without_it():
 
 
 def test_predictions_follow_from_the_chosen_numbers():
-  """mean + gain * (E - mean) with E under prior * exp(sharpness * heat), in a slow loop."""
+  """mean + correction of all (E - mean), E under prior * exp(sharpness * heat), in a slow loop."""
   pyramid, points = blobs(8, noise=0.2)
   head = fit(pyramid, points, size=8)
   v = jax.tree.map(np.asarray, head.variables)
   found = np.asarray(head.predict(head.variables, pyramid))
   column = np.asarray(hypercolumn.stack(pyramid, 8), np.float64)
   kernel = np.concatenate(v.kernels)
-  for n, k in ((0, 0), (3, 2)):
-    log = v.sharpness * column[n] @ kernel[:, k] + v.log_prior[..., k]
-    weight = np.exp(log - log.max())
-    expected = (weight[..., None] * v.positions).sum((0, 1)) / weight.sum()
-    shape = v.mean_shape[k]
-    np.testing.assert_allclose(found[n, k], shape + v.gain * (expected - shape), atol=1e-4)
+  for n in (0, 3):
+    offset = []
+    for k in range(3):
+      log = v.sharpness * column[n] @ kernel[:, k] + v.log_prior[..., k]
+      weight = np.exp(log - log.max())
+      offset += ((weight[..., None] * v.positions).sum((0, 1)) / weight.sum() - v.mean_shape[k],)
+    moved = np.concatenate(offset) @ v.correction
+    np.testing.assert_allclose(found[n], v.mean_shape + moved.reshape(3, 2), atol=1e-4)
+
+
+def shifted_shapes(count, *, seed=0):
+  """Offsets of three landmarks that move together, seen through noise; the third is seen badly."""
+  rng = np.random.default_rng(seed)
+  target = np.repeat(rng.normal(0, 0.3, (count, 1, 2)), 3, axis=1)
+  return target + rng.normal(0, 1, target.shape) * np.array([0.05, 0.05, 0.6])[:, None], target
+
+
+def test_the_error_of_the_correction_is_that_of_refits_without_each_picture(monkeypatch):
+  offset, target = shifted_shapes(9)
+  judged = np.ones((9, 3), bool)
+  judged[4, 1] = False
+  monkeypatch.setattr(heads, 'CORRECTIONS', (0.3,))
+  monkeypatch.setattr(heads, 'GAINS', (0.75,))
+  found, correction = heads._fit_correction(offset, target, judged)
+  x, y = offset.reshape(9, 6), target.reshape(9, 6)
+  seen = np.repeat(judged, 2, axis=1)
+  penalty = 0.3 * (y * y * seen).sum() / 6 * np.eye(6)
+
+  def refit(rows):
+    rest = ((y - 0.75 * x) * seen)[rows]
+    return 0.75 * np.eye(6) + np.linalg.solve(x[rows].T @ x[rows] + penalty, x[rows].T @ rest)
+
+  np.testing.assert_allclose(correction, refit(np.arange(9)), atol=1e-10)
+  errors = []
+  for i in range(9):
+    map_ = refit(np.delete(np.arange(9), i))
+    away = np.linalg.norm((x[i] @ map_ - y[i]).reshape(3, 2), axis=-1)
+    errors += away[judged[i]].tolist()
+  np.testing.assert_allclose(found, np.mean(errors), atol=1e-10)
+
+
+def test_clear_landmarks_place_a_doubtful_one():
+  _, correction = heads._fit_correction(*shifted_shapes(40), np.ones((40, 3), bool))
+  offset, target = shifted_shapes(200, seed=1)
+  moved = (offset.reshape(200, 6) @ correction).reshape(offset.shape)
+  before, after = (np.linalg.norm(x - target, axis=-1).mean(0) for x in (offset, moved))
+  assert after[2] < 0.25 * before[2]
+  assert (after[:2] < 1.1 * before[:2]).all()
+
+
+def test_offsets_without_information_are_corrected_to_the_mean_shape():
+  rng = np.random.default_rng(3)
+  target = rng.normal(0, 0.3, (60, 3, 2))
+  _, correction = heads._fit_correction(
+    rng.normal(0, 0.3, target.shape), target, target[..., 0] < 9
+  )
+  assert np.abs(correction).max() < 0.2
 
 
 def test_the_position_prior_is_the_labels_gaussian_for_many_labels():

@@ -63,6 +63,7 @@ def build(
   jitter: float = 0.4,
   pca: float = 0.1,
   jpeg: bool = False,
+  levels: int = 4,
   precision: str = 'bfloat16',
   constrain: Callable[[Any], Any] = lambda x: x,
 ) -> Method:
@@ -79,6 +80,7 @@ def build(
     norm_groups: BatchNorm groups, 4 in the paper (4 GPUs).
     margin: pixels cut from each side of the frame.
     area, aspect, jitter, pca, jpeg: of `views.random_view`.
+    levels: how many maps `describe` gives, coarse to fine: the four stages, or 5 with the stem.
     precision: 'bfloat16' or 'float32' of the networks; losses and statistics are float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
 
@@ -86,6 +88,8 @@ def build(
   """
   if precision not in PRECISIONS:
     raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
+  if not 1 <= levels <= 5:
+    raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
   backbone = resnet.ResNet(
     depth=depth, width=width, norm_groups=norm_groups, dtype=PRECISIONS[precision]
   )
@@ -160,7 +164,7 @@ def build(
       colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
       train=False,
     )
-    return pyramid[:4]  # without the stem
+    return pyramid[:levels]
 
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over the frames of n + 1 batches, as `describe` sees them."""

@@ -56,27 +56,33 @@ class RidgeVariables(NamedTuple):
   positions: Array  # [h, w, 2], corner-aligned
   mean_shape: Array  # [K, 2]
   sharpness: Array  # []
-  gain: Array  # []; 0 predicts the mean shape
+  correction: (
+    Array  # [2K, 2K], of all landmarks' offsets from the mean shape; 0 predicts that shape
+  )
 
 
 # Candidates of the leave-one-out choice. Strengths are in units of the Gram matrix's mean
-# eigenvalue.
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-SHARPNESSES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+# eigenvalue, those of the correction in the labels' own scatter.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+SHARPNESSES = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 GAINS = tuple(np.linspace(0, 1.5, 16))
-UNCHOSEN = (1e-1, 30.0, 0.5)
+CORRECTIONS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
+UNCHOSEN = (1e-1, 30.0, 0.5)  # strength, sharpness, gain
+FEWEST_TO_CORRECT = 8  # pictures; fewer only choose a gain
 
 
 def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, 'B K 2']:
   """Landmarks from linear heat maps under the labels' own position prior.
 
-  mean + gain * (E[u] - mean), with p(u) ~ prior(u) * exp(sharpness * heat(u)) over positions u.
+  mean + correction(E[u] - mean), with p(u) ~ prior(u) * exp(sharpness * heat(u)) over positions u.
+  The correction is linear in all landmarks at once, so that the clear ones place the doubtful ones.
   """
   height, width = variables.log_prior.shape[:2]
   heat = hypercolumn.project(pyramid, variables.kernels, (height, width))
   probability = jax.nn.softmax(variables.sharpness * heat + variables.log_prior, axis=(1, 2))
   expected = jnp.einsum('bhwk,hwc->bkc', probability, variables.positions)
-  return variables.mean_shape + variables.gain * (expected - variables.mean_shape)
+  offset = (expected - variables.mean_shape).reshape(len(expected), -1)
+  return variables.mean_shape + (offset @ variables.correction).reshape(expected.shape)
 
 
 def fit_ridge(
@@ -88,7 +94,7 @@ def fit_ridge(
   side: int,
   size: int = 16,
   spread: float = 0.07,
-  held_out: int = 64,
+  held_out: int = 128,
 ) -> LandmarkHead:
   """Landmarks from frozen features in closed form: ridge regression of Gaussian heat maps.
 
@@ -97,10 +103,10 @@ def fit_ridge(
     points, visible: labels, normalised. An invisible landmark's heat map is zero everywhere.
     valid: False for padding. size: side of the heat maps. spread: sd of the Gaussians, normalised.
     held_out: at most so many pictures are predicted, each without itself, to choose the strength of
-      the ridge, the sharpness of the softmax and the shrinkage towards the mean shape of the labels
-      (a small gain, or a flat softmax under the labels' own position prior).
+      the ridge and the sharpness of the softmax, and to fit the linear map by which the landmarks
+      correct each other.
 
-  Everything is chosen on the labels. A single label leaves nothing to choose by: middle values.
+  Everything is chosen on the labels. One or two labels leave nothing to choose by: middle values.
   Raises ValueError for a landmark that no picture shows.
   """
   keep = np.flatnonzero(np.asarray(valid))
@@ -121,10 +127,12 @@ def fit_ridge(
   values, vectors, moments = _ridge_problem(columns, targets)
   chosen = np.linspace(0, len(keep) - 1, min(held_out, len(keep))).astype(int).tolist()
   strength, sharpness, gain = UNCHOSEN
-  if len(keep) > 1:
+  correction = gain * np.eye(2 * points.shape[1])
+  if len(keep) > 2:
     held_heat = _leave_one_out_heat(columns, targets, chosen, values, vectors, moments)
     priors = [_position_prior(points, visible, grid, without=i) for i in chosen]
-    strength, sharpness, gain = _choose(held_heat, priors, points, visible, chosen, grid)
+    found = _choose(held_heat, priors, points, visible, chosen, grid)
+    strength, sharpness, correction = found or (strength, sharpness, correction)
   log_prior, mean_shape = _position_prior(points, visible, grid)
   weights = vectors @ (moments / (values + strength * values.mean())[:, None])
   variables = RidgeVariables(
@@ -133,7 +141,7 @@ def fit_ridge(
     positions=positions,
     mean_shape=jnp.asarray(mean_shape, float),
     sharpness=jnp.asarray(sharpness, float),
-    gain=jnp.asarray(gain, float),
+    correction=jnp.asarray(correction, float),
   )
   return LandmarkHead(variables, predict_ridge)
 
@@ -242,22 +250,54 @@ def _choose(
   visible: Bool[np.ndarray, 'n K'],
   chosen: Sequence[int],
   grid: Float[np.ndarray, 'P 2'],
-) -> tuple[float, float, float]:
-  """The (strength, sharpness, gain) of the smallest mean distance on the held-out pictures."""
+) -> tuple[float, float, Float[np.ndarray, '2*K 2*K']] | None:
+  """The (strength, sharpness, correction) of the smallest mean distance on the held-out pictures.
+
+  None if there is nothing to judge by.
+  """
   log_prior = np.stack([p for p, _ in priors])
   mean = np.stack([m for _, m in priors])
   # A landmark that only the held-out picture shows has no mean shape to be judged by.
   judged = visible[chosen] & (visible.sum(0) > 1)
   if not judged.any():
-    return UNCHOSEN
-  best = (np.inf, *UNCHOSEN)
+    return None
+  found = []
   for maps, strength in zip(heat, STRENGTHS, strict=True):
     for sharpness in SHARPNESSES:
-      expected = np.asarray(_expectation(maps, log_prior, grid, sharpness))
-      for gain in GAINS:
-        error = np.linalg.norm(mean + gain * (expected - mean) - points[chosen], axis=-1)
-        best = min(best, (error[judged].mean(), strength, sharpness, gain))
-  return best[1:]
+      expected = np.asarray(_expectation(maps, log_prior, grid, sharpness), np.float64)
+      error, correction = _fit_correction(expected - mean, points[chosen] - mean, judged)
+      found.append((error, strength, sharpness, correction))
+  return min(found, key=lambda one: one[0])[1:]
+
+
+def _fit_correction(
+  offset: Float[np.ndarray, 'M K 2'],
+  target: Float[np.ndarray, 'M K 2'],
+  judged: Bool[np.ndarray, 'M K'],
+) -> tuple[float, Float[np.ndarray, '2*K 2*K']]:
+  """The mean distance on left-out pictures, and the linear map from offsets to targets of least.
+
+  A ridge towards gain * identity: few pictures leave a common gain, more let every landmark draw on
+  all. Both strengths are chosen by the leave-one-out distance, in closed form.
+  """
+  count = len(offset)
+  x, y = offset.reshape(count, -1), target.reshape(count, -1)
+  seen = np.repeat(judged, 2, axis=1)
+  scatter = max((y * y * seen).sum() / y.shape[1], 1e-12)
+  values, vectors = np.linalg.eigh(x @ x.T)
+  values = np.maximum(values, 0)
+  best = np.inf, 0.0, 0.0
+  for strength in CORRECTIONS if count >= FEWEST_TO_CORRECT else (np.inf,):
+    hat = (vectors * (values / (values + strength * scatter))) @ vectors.T
+    for gain in GAINS:
+      rest = (y - gain * x) * seen
+      left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
+      distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)[judged].mean()
+      best = min(best, (float(distance), strength, gain))
+  distance, strength, gain = best
+  rest = (y - gain * x) * seen
+  coefficients = (vectors / (values + strength * scatter)) @ (vectors.T @ rest)
+  return distance, gain * np.eye(x.shape[1]) + x.T @ coefficients
 
 
 @jax.jit

@@ -118,13 +118,14 @@ def _draw_colours(face: SimpleNamespace, dice: Dice) -> None:
   tone = 2.999 * dice.uniform(0, 1) ** 0.6
   below, above = _skin[int(tone)], _skin[int(tone) + 1]
   base = below + (tone % 1) * (above - below)
-  face.skin = dice.near(tuple(base.tolist()), 0.03)
+  base = 0.6 * np.array([0.72, 0.53, 0.43]) + 0.4 * base
+  face.skin = dice.near(tuple(base.tolist()), 0.012)
   red = dice.uniform(0, 1)
   face.lips = face.skin * colour(0.95 - 0.1 * red, 0.82 - 0.35 * red, 0.82 - 0.28 * red)
   face.blush, face.blush_size = dice.uniform(0, 0.35), dice.uniform(0.25, 0.4)
   face.freckles = dice.uniform(0.02, 0.10)
   hair = dice.near(dice.pick(_hair), 0.03)
-  face.hair = dice.colour(0.05, 0.95) if dice.chance(0.06) else hair
+  face.hair = 0.6 * colour(0.2, 0.15, 0.1) + 0.4 * hair
   face.brow = hair * dice.uniform(0.5, 1.05)
   face.brow_alpha, face.iris = dice.uniform(0.45, 0.95), dice.near(dice.pick(_iris), 0.03)
   face.sclera = dice.near((0.88, 0.86, 0.84), 0.03)
@@ -138,7 +139,7 @@ def _draw_colours(face: SimpleNamespace, dice: Dice) -> None:
     face.hair, face.hair_contrast, face.hair_wave = dice.colour(0.05, 0.95), 0.05, 0
   face.beard = dice.uniform(0.12, 0.95) if dice.chance(0.25) else 0.0
   face.beard_line, face.beard_colour = dice.uniform(0.72, 0.98), hair * dice.uniform(0.7, 1.1)
-  face.glasses = dice.chance(0.22)
+  face.glasses = dice.chance(0.05)
   face.glasses_colour, face.glasses_thick = dice.colour(0.02, 0.5), dice.uniform(0.05, 0.16)
   face.glasses_size, face.glasses_square = dice.uniform(1.35, 1.65), dice.chance(0.5)
   face.glasses_tint, face.glasses_glare = dice.uniform(0, 0.3) ** 2 * 4, dice.uniform(-2, 2)
@@ -158,39 +159,39 @@ def _draw_pose(face: SimpleNamespace, dice: Dice) -> None:
   face.yaw = math.radians(dice.uniform(-36, 36))
   face.pitch, face.roll = math.radians(dice.bell(7)), math.radians(dice.bell(9))
   face.size = dice.uniform(0.44, 0.66)  # of the frame's half side, per unit of the head
-  face.shift_x, face.shift_y = dice.uniform(-0.16, 0.16), dice.uniform(-0.15, 0.13)
+  face.shift_x, face.shift_y = dice.uniform(-0.22, 0.22), dice.uniform(-0.22, 0.22)
 
 
 def _draw_light(face: SimpleNamespace, dice: Dice) -> None:
-  around, above = math.radians(dice.uniform(-75, 75)), math.radians(dice.uniform(-20, 60))
+  around, above = math.radians(dice.uniform(-20, 20)), math.radians(dice.uniform(3, 25))
   across = math.cos(above)
   face.light = (math.sin(around) * across, -math.sin(above), math.cos(around) * across)
-  face.ambient = dice.uniform(0.35, 0.65)
-  face.diffuse = dice.uniform(0.4, 0.85)
+  face.ambient = dice.uniform(0.5, 0.6)
+  face.diffuse = dice.uniform(0.55, 0.65)
   face.light_colour, face.gloss = dice.near((1.0, 0.97, 0.93), 0.05), dice.uniform(0, 0.3)
-  face.gain, face.contrast = dice.uniform(0.7, 1.15), dice.uniform(0.75, 1.15)
-  face.cast, face.offset = dice.near((1.0, 1.0, 1.0), 0.045), dice.bell(0.04)
-  face.grey = dice.chance(0.06)
-  face.blur = dice.uniform(0.004, 0.018) if dice.chance(0.3) else 0.0
-  face.noise, face.noise_start = dice.uniform(0, 0.2) ** 2, dice.uniform(0, 1)
+  face.gain, face.contrast = dice.uniform(0.85, 0.96), dice.uniform(0.95, 1.03)
+  face.cast, face.offset = dice.near((1.0, 1.0, 1.0), 0.045), dice.bell(0.01)
+  face.grey = dice.chance(0.01)
+  face.blur = dice.uniform(0.004, 0.012) if dice.chance(0.03) else 0.0
+  face.noise, face.noise_start = dice.uniform(0, 0.11) ** 2, dice.uniform(0, 1)
 
 
 def _draw_surroundings(face: SimpleNamespace, dice: Dice) -> None:
-  face.backdrop = dice.colour(0, 1), dice.colour(0, 1)
+  face.backdrop = dice.colour(0.34, 0.59), dice.colour(0.34, 0.59)
   face.ramp_x, face.ramp_y = dice.bell(0.4), dice.bell(0.4)
   face.texture = dice.pick(('cloud', 'cloud', 'strands', 'patches', 'weave', 'fine'))
   zoom, turn = math.exp(dice.uniform(4.2, 5.4)), dice.uniform(-math.pi, math.pi)
   face.texture_axes = zoom * math.cos(turn), zoom * math.sin(turn)
   face.texture_start = dice.uniform(0, 512), dice.uniform(0, 512)
-  face.texture_paint = dice.colour(-0.2, 0.2) + dice.uniform(-0.25, 0.25)
+  face.texture_paint = dice.colour(-0.08, 0.08) + dice.uniform(-0.1, 0.1)
   face.skin_start = dice.uniform(0, 512), dice.uniform(0, 512)
   face.clutter = [_shape(dice, 1.0, 0.08, 0.5) for _ in range(int(dice.uniform(1, 6)))]
-  face.decoys = [_shape(dice, 1.0, 0.03, 0.09) for _ in range(int(dice.uniform(0, 4)))]
-  face.cloth, face.cloth_trim = dice.colour(0.03, 0.95), dice.colour(0.03, 0.95)
+  face.decoys = [_shape(dice, 1.0, 0.03, 0.09) for _ in range(int(dice.uniform(0, 1.1)))]
+  face.cloth, face.cloth_trim = dice.colour(0.32, 0.6), dice.colour(0.32, 0.6)
   face.cloth_stripes = dice.uniform(10, 60) if dice.chance(0.3) else 0.0
   face.collar = dice.uniform(0.15, 0.5)
   face.occluders = []
-  if dice.chance(0.35):
+  if dice.chance(0.15):
     face.occluders = [_shape(dice, 0.6, 0.08, 0.3) for _ in range(int(dice.uniform(1, 2.6)))]
 
 

@@ -20,8 +20,8 @@ INFO = sources.Info(
   names=face_model.names,
   flip_pairs=face_model.flip_pairs,
   scale=(0, 1),
-  mean=(0.443, 0.402, 0.375),
-  std=(0.219, 0.208, 0.207),
+  mean=(0.435, 0.382, 0.351),
+  std=(0.168, 0.136, 0.135),
 )
 counts = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
 

@@ -112,14 +112,16 @@ def test_heat_without_a_picture_equals_a_refit_without_it():
       np.testing.assert_allclose(found[s, m], x[i] @ weights, atol=2e-4)
 
 
-def test_predictions_follow_from_the_chosen_numbers():
+def test_predictions_follow_from_the_chosen_numbers(monkeypatch):
   """mean + correction of all (E - mean), E under prior * exp(sharpness * heat), in a slow loop."""
+  monkeypatch.setattr(heads, 'CORRECTIONS', (0.3,))
   pyramid, points = blobs(8, noise=0.2)
   head = fit(pyramid, points, size=8)
   v = jax.tree.map(np.asarray, head.variables)
   found = np.asarray(head.predict(head.variables, pyramid))
   column = np.asarray(hypercolumn.stack(pyramid, 8), np.float64)
   kernel = np.concatenate(v.kernels)
+  assert np.abs(v.correction - v.correction.T).max() > 0.05
   for n in (0, 3):
     offset = []
     for k in range(3):

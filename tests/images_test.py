@@ -100,6 +100,7 @@ def test_a_large_jpeg_may_come_reduced_but_not_below_the_side_asked_for():
   small = images.square_frame(reduced, images.centre_box(*reduced.shape[1::-1]), 40)
   assert np.abs(whole.astype(int) - small).mean() < 2
   assert images.decode(data).shape == image.shape
+  assert images.decode(data, min_side=201).shape == image.shape  # less than half is not worth it
 
 
 def test_a_turned_tiff_has_the_size_that_is_said(tmp_path):

@@ -131,7 +131,7 @@ def source(
   classes: a picture's label is the folder that holds it: cat/1.jpg and train/cat/2.jpg are of the
     class cat. Classes are numbered by name, over all splits.
   exact: decodes at full size also where there are no labels, as `prepare` does; without, a large
-    JPEG comes reduced from the decoder, several times faster and slightly different.
+    JPEG comes reduced from the decoder, faster and slightly different.
   mean, std: of pictures in [0, 1] (default: ImageNet's).
   A folder that `prepare` stored keeps what it was stored with: only `split` is chosen anew.
   Raises FileNotFoundError and ValueError that say what was found and what to do.

@@ -54,8 +54,8 @@ def decode(
   rotate: turn it upright by its EXIF orientation. The default leaves it as stored, which is what
   the pixel labels of the public datasets mean; pictures without labels want True. (TIFF comes
   upright either way: Pillow turns it.)
-  min_side: a large JPEG may come reduced to k/8 of its size, both sides at least this, several
-  times faster; only for pictures without labels in pixels.
+  min_side: a JPEG at least twice as large may come reduced to k/8 of its size, both sides at least
+  this, faster; only for pictures without labels in pixels.
   Transparency is laid on white; 16 bits become 8 by division; of an animation the first picture.
   """
   if not data:
@@ -141,6 +141,8 @@ def _fast_jpeg(data: bytes, min_side: int) -> np.ndarray | None:
   if not data.startswith(b'\xff\xd8'):
     return None
   try:
+    if min(simplejpeg.decode_jpeg_header(data)[:2]) < 2 * min_side:
+      min_side = 0  # to save less than half of both sides costs more than it saves
     return simplejpeg.decode_jpeg(data, 'RGB', min_height=min_side, min_width=min_side)
   except ValueError:
     return None  # Pillow is more lenient, or says what is wrong

@@ -1,0 +1,223 @@
+"""The benchmark scripts run, tiny, and what they print follows from what they measured.
+
+How fast anything is stays out of here: figures belong to quiet machines and to docs/results.md.
+"""
+
+import importlib
+import importlib.util
+import math
+import pathlib
+import re
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from landmarks_jax.geometry import sampling
+from landmarks_jax.models import resnet
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
+SCRIPTS = 'train_step', 'probe', 'input_pipeline'
+STEP = (
+  '--depth 10 --width .0625 --frame 40 --margin 4 --batch_size 4 --queue 8 --matrix 32 --steps 3'
+)
+WITH_TORCH = pytest.mark.skipif(not importlib.util.find_spec('torch'), reason='needs torch')
+
+
+@pytest.fixture
+def script(monkeypatch):
+  """script('probe') -> the module; a ResNet-10, and half the time to compile."""
+  monkeypatch.syspath_prepend(FOLDER)
+  monkeypatch.setitem(resnet.DEPTHS, 10, (resnet.basic_block, (1,) * 4))
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield importlib.import_module
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
+def printed(script, capsys, monkeypatch):
+  """printed('probe', '--steps 2') -> what it prints if its ways take .3, .6, .9, ... seconds."""
+
+  def take_turns(ways, repetitions):
+    jax.block_until_ready([way() for way in ways.values()])
+    return {name: np.full(repetitions, 0.3 * i) for i, name in enumerate(ways, 1)}
+
+  monkeypatch.setattr(script('measure'), 'in_turn', take_turns)
+
+  def run(name, options):
+    script(name).main(options.split())
+    return capsys.readouterr().out
+
+  return run
+
+
+def tables(text):
+  """Every table of a page as {first cell: {column: cell}}."""
+  found = []
+  for block in re.findall(r'(?:^\|.*\n)+', text, re.M):
+    header, _, *rows = ([c.strip() for c in line.split('|')[1:-1]] for line in block.splitlines())
+    found.append({row[0]: dict(zip(header, row, strict=True)) for row in rows})
+  return found
+
+
+def median(cell):
+  return float(cell.split(' (')[0].replace(',', ''))
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_every_script_explains_itself_and_its_options(script, name, capsys):
+  with pytest.raises(SystemExit) as stop:
+    script(name).main(['--help'])
+  assert stop.value.code == 0
+  out = capsys.readouterr().out
+  assert script(name).__doc__.strip() in out
+  assert f'python benchmarks/{name}.py' in out
+  assert 'of everything, in turn (default: 5)' in out
+
+
+def test_ways_take_turns_and_every_second_run_counts(script):
+  order = []
+  measure = script('measure')
+  ways = {name: lambda name=name: order.append(name) for name in 'abc'}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(measure.time, 'perf_counter', lambda: len(order) ** 2)
+    seconds = measure.in_turn(ways, 2)
+  assert ''.join(order) == 'aabbcc' + 'bbccaa'
+  ends = {name: [i + 1 for i, n in enumerate(order) if n == name][1::2] for name in 'abc'}
+  for name in 'abc':
+    assert seconds[name].tolist() == [end**2 - (end - 1) ** 2 for end in ends[name]]
+
+
+def test_figures_are_medians_with_their_range(script):
+  measure = script('measure')
+  seconds = np.array([0.5, 4.0, 0.25])
+  assert measure.figure(seconds) == '0.5 (0.25 to 4)'
+  assert measure.figure(1234.5 * seconds) == '617 (309 to 4,940)'
+  assert measure.speed_up(seconds, np.array([1.0, 2.0, 1.0])) == '2 (0.5 to 4)'  # turn by turn
+  assert measure.speed_up(seconds, seconds) == '1'
+
+
+def test_the_step_is_measured_and_pytorch_skipped_where_it_is_not(printed, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  text = printed('train_step', STEP)
+  assert text.startswith(f'`python benchmarks/train_step.py {STEP}`\n')
+  assert f'jax {jax.__version__}' in text
+  (table,) = tables(text)
+  counted = float(re.search(r'model GFLOP: ([\d.]+)', text)[1])
+  for kind, seconds in {'full step': 0.2, 'without augmentation': 0.3}.items():  # the product: .3
+    skipped, ours = (table[f'{who}, {kind}'] for who in ('PyTorch', 'landmarks_jax'))
+    assert skipped['pairs/s'] == 'skipped: torch is not installed'
+    assert ours['times PyTorch'] == '-'
+    assert median(ours['ms']) == 1e3 * seconds
+    assert median(ours['pairs/s']) == pytest.approx(4 / seconds, rel=0.01)
+    assert median(ours['model GFLOP/s']) == pytest.approx(counted / seconds, rel=0.01)
+    share = counted * 1e9 / seconds / (2 * 32**3 / 0.3)
+    assert float(ours['share of the product'].split('%')[0]) == pytest.approx(100 * share, rel=0.01)
+  full, less = (float(n) for n in re.findall(r'XLA counts ([\d.]+) GFLOP', text))
+  assert full > less  # by the augmentation
+  assert less == pytest.approx(counted, rel=0.5)
+
+
+@WITH_TORCH
+def test_pytorch_takes_the_same_step(printed):
+  text = printed('train_step', STEP)
+  (table,) = tables(text)
+  ratios = {name: row['times PyTorch'].split(' (')[0] for name, row in table.items()}
+  assert ratios == {
+    'PyTorch, full step': '1',
+    'landmarks_jax, full step': '0.667',
+    'PyTorch, without augmentation': '1',
+    'landmarks_jax, without augmentation': '0.8',
+  }
+  numbers = re.search(r'first losses without augmentation: (.*) here, (.*) in PyTorch', text)
+  ours, theirs = ([float(n) for n in group.split(', ')] for group in numbers.groups())
+  np.testing.assert_allclose(ours, theirs, atol=5e-3)
+  assert len(set(ours)) == 3
+
+
+@WITH_TORCH
+def test_pytorch_cuts_the_same_boxes(script):
+  import torch
+
+  baseline = script('torch_baseline')
+  image = np.random.default_rng(0).random((3, 12, 12, 3), np.float32)
+  boxes = np.array([[2, 5, 9, 6], [0, 0, 12, 12], [7, 1, 3, 8]])
+  planes = torch.tensor(image).permute(0, 3, 1, 2)
+  cut = baseline.crop_resize(planes, torch.tensor(boxes, dtype=torch.float32)).permute(0, 2, 3, 1)
+  np.testing.assert_allclose(cut, sampling.crop_resize(image, boxes, size=12), atol=1e-5)
+
+
+@pytest.mark.parametrize(('depth', 'width', 'side'), [(18, 0.25, 64), (50, 1.0, 70)])
+def test_counted_operations_are_those_of_the_convolutions(script, depth, width, side):
+  counts = []
+
+  def count(call, args, kwargs, context):
+    made = call(*args, **kwargs)
+    if isinstance(context.module, nn.Conv):
+      products = math.prod(context.module.kernel_size) * args[0].shape[-1]
+      counts.append(2 * products * made.size)
+    return made
+
+  network = resnet.ResNet(depth=depth, width=width)
+  with nn.intercept_methods(count):
+    image = jnp.zeros((1, side, side, 3))
+    init = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), image, train=False))
+  stem, rest = script('train_step').forward_flops(depth, width, side)
+  head = 2 * init[0][0].shape[-1] * 128
+  assert (stem, rest) == (counts[0], sum(counts[1:]) + head)
+
+
+def test_the_probe_gives_the_same_from_pyramids_in_less_memory(printed):
+  options = '--depth 10 --width .125 --side 64 --size 16 --landmarks 2 --points 3 --batch_size 2'
+  text = printed('probe', f'{options} --steps 3')
+  (table,) = tables(text)
+  stacked, late, projected = table.values()
+  assert list(table) == ['stacked, kept', 'pyramids, stacked in the step', 'pyramids, projected']
+  channels = [64, 32, 16, 8]
+  assert f'{sum(channels)} channels at 16x16' in text
+  assert median(stacked['kB a picture']) == pytest.approx(sum(channels) * 16**2 * 2 / 1e3, rel=0.01)
+  sizes = [c * side**2 for c, side in zip(channels, (2, 4, 8, 16), strict=True)]
+  for row in (late, projected):
+    assert median(row['kB a picture']) == pytest.approx(sum(sizes) * 2 / 1e3, rel=0.01)
+  peak = 'peak MB of the step'
+  assert median(projected[peak]) < min(median(stacked[peak]), median(late[peak]))
+  assert [row['ms a step'].split(' (')[0] for row in table.values()] == ['100', '200', '300']
+  assert stacked['times the baseline'] == '1'
+  assert median(projected['times the baseline']) == 0.333
+  maps, landmarks = (float(n) for n in re.findall(r'\d\.\de[+-]\d\d', text))
+  assert 0 <= maps < 1e-5
+  assert 0 <= landmarks < 1e-3
+
+
+def test_readers_and_views_are_measured_and_exact_ones_equal_pillow(printed):
+  text = printed(
+    'input_pipeline',
+    '--faces 2 --photographs 2 --frame 40 --margin 6 --batch_size 3',
+  )
+  faces, photographs, views = tables(text)
+  assert re.search(r'2 JPEGs of quality 90, [\d.]+ kB each', text)
+  for table in (faces, photographs):
+    apart = {name: row.pop('difference to Pillow, of 255') for name, row in table.items()}
+    assert list(apart) == [
+      'Pillow loop',
+      'folder, with landmarks (exact)',
+      'folder, without (scaled decoding)',
+      'prepared ArrayRecord',
+      'in memory (cache=True)',
+    ]
+    scaled = apart.pop('folder, without (scaled decoding)')
+    assert 0 < float(scaled.split()[1].rstrip(',')) < 5
+    assert set(apart.values()) == {'-', 'none'}
+    ratios = [row['times Pillow'].split(' (')[0] for row in table.values()]
+    assert ratios == ['1', '0.5', '0.333', '0.25', '0.2']
+    assert median(table['folder, with landmarks (exact)']['pictures/s']) == 3.33
+  cells = {name: [cell.split(' (')[0] for cell in row.values()][1:] for name, row in views.items()}
+  assert cells == {
+    'Pillow: crop, colour': ['10', '100,000', '1'],
+    'on the device: crop, colour': ['5', '200,000', '0.5'],
+    'Pillow: JPEG, crop, colour': ['3.33', '300,000', '1'],
+    'on the device: JPEG, crop, colour': ['2.5', '400,000', '0.75'],
+  }

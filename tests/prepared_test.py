@@ -411,3 +411,9 @@ def test_entries_of_many_pictures_load_fast(tmp_path):
   seconds = time.process_time() - began
   assert list(stored.entries) == entries
   assert seconds < 0.5
+
+
+def test_a_field_without_a_place_is_refused_rather_than_lost():
+  example = {'image': np.zeros((4, 4, 3), np.uint8), 'flow': np.zeros((4, 4, 2), np.float32)}
+  with pytest.raises(TypeError, match=r'a\.png: flow cannot be stored'):
+    prepared.encode(Entry('a.png'), example)

@@ -156,9 +156,14 @@ def split_names(joined: str) -> tuple[str, ...]:
 
 
 def encode(entry: Entry, example: dict[str, Any]) -> bytes:
-  """A picture as the bytes of a tf.train.Example, the same at every call."""
+  """A picture as the bytes of a tf.train.Example, the same at every call.
+
+  Raises TypeError for a field that has no place in it, so that nothing is lost unnoticed.
+  """
   from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2  # late: heavy
 
+  if unknown := example.keys() - {'image', 'points', 'visible', 'scale'}:
+    raise TypeError(f'{entry.file}: {", ".join(sorted(unknown))} cannot be stored')
   texts = {'image': [example['image'].tobytes()], 'file': [os.fsencode(entry.file)]}
   texts['splits'] = [split.encode() for split in entry.splits]
   numbers = {'attributes': entry.attributes, 'visible': example.get('visible', ())}

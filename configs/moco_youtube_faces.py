@@ -33,6 +33,7 @@ def get_config():
         temperature=0.2,
         momentum=0.99,
         norm_groups=1,
+        levels=5,
         precision='bfloat16',
       ),
       optimizer=dict(name='sgd', learning_rate=0.06, weight_decay=1e-4, epochs=400),

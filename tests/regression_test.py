@@ -11,7 +11,7 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Info
-from landmarks_jax.evaluation import features, regression
+from landmarks_jax.evaluation import features, few_shot, regression
 from landmarks_jax.geometry import coords
 from landmarks_jax.runtime import sharding
 
@@ -84,8 +84,8 @@ def test_features_that_mark_the_landmarks_score_near_zero():
 def test_features_that_see_nothing_score_the_mean_shape(labels):
   predictions = run(blind, labels=labels)
   np.testing.assert_allclose(
-    predictions['trained/0'].points, predictions['mean_shape/0'].points, atol=0.02
-  )
+    predictions['trained/0'].points, predictions['mean_shape/0'].points, atol=0.03
+  )  # an eighth of a cell: where labels are near the edge, the map ends before its dot does
   (blindly,), (mean,) = (errors(predictions, row) for row in ('trained', 'mean_shape'))
   assert blindly == pytest.approx(mean, rel=0.02)
 
@@ -95,7 +95,7 @@ def test_the_mean_shape_is_that_of_the_labels_drawn():
   predictions = run(labels=labels, draws=draws, seed=seed)
   zoom = (side - 1) / (side - 2 * margin - 1)
   truth = np.stack([Marked('train')[i]['points'] for i in range(counts['train'])]) * zoom
-  chosen = regression.draw_labels(counts['train'], labels=labels, draws=draws, seed=seed)
+  chosen = [few_shot.draw_labels(counts['train'], labels, draw, seed=seed) for draw in range(draws)]
   assert len({tuple(rows) for rows in chosen}) == draws
   for draw, drawn in enumerate(chosen):
     expected = truth[drawn].mean(0)
@@ -115,22 +115,6 @@ def test_labels_that_are_not_visible_have_no_part_in_the_mean_shape():
 
 def batches(split):
   return pipeline.evaluation_batches(Marked(split), batch_size=4)
-
-
-def test_draws_follow_from_seed_and_draw_alone():
-  def draw(**options):
-    return [tuple(rows) for rows in regression.draw_labels(50, **options)]
-
-  three = draw(labels=9, draws=3, seed=1)
-  np.random.seed(0)
-  assert draw(labels=9, draws=2, seed=1) == three[:2]
-  assert len({*three, *draw(labels=9, draws=3, seed=2)}) == 6
-  for rows in three:
-    assert sorted(set(rows)) == list(rows)
-    assert len(rows) == 9
-    assert 0 <= rows[0] <= rows[-1] < 50
-  assert draw(labels=None, draws=1, seed=1) == [tuple(range(50))]
-  assert draw(labels=50, draws=1, seed=1) == [tuple(range(50))]
 
 
 @pytest.mark.parametrize('order', [('good', 'bad'), ('bad', 'good')])

@@ -16,7 +16,7 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, probing
+from landmarks_jax.evaluation import features, few_shot, probing
 from landmarks_jax.models import heads
 
 MEAN_SHAPE, RANDOM_INIT, TRAINED = 'mean_shape', 'random_init', 'trained'
@@ -53,7 +53,8 @@ def run(
       statistics; the better one on the test set is the row, so that the bar is not lowered.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame.
-    labels: use so many labelled pictures, drawn `draws` times from (seed, draw); None uses all.
+    labels: use so many labelled pictures, drawn `draws` times (`few_shot.draw_labels`, with
+      `seed`); None uses all.
     head: 'ridge', in closed form, or 'probe', the published head, trained by gradient descent.
     size: side of the ridge's heat maps.
     probe_*: options of the probe, see `probing.fit`; unused by the ridge. On a CPU, take fewer
@@ -94,7 +95,10 @@ def run(
 
   trained = described(describer)
   # Drawn among what could be read.
-  chosen = draw_labels(len(trained[0].valid), labels=labels, draws=draws, seed=seed)
+  count = len(trained[0].valid)
+  chosen = [np.arange(count)]
+  if labels is not None:
+    chosen = [few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)]
   rows = {TRAINED: [fit(*trained, rows) for rows in chosen]}
   if baselines is None:
     rows[MEAN_SHAPE] = [mean_shape(*trained, rows) for rows in chosen]
@@ -127,18 +131,6 @@ def check(
   count = len(open_split(train))
   if labels is not None and not 1 <= labels <= count:
     raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
-
-
-def draw_labels(
-  count: int, *, labels: int | None, draws: int, seed: int
-) -> list[Int[np.ndarray, ' n']]:
-  """Which labelled examples each draw uses: a pure function of (seed, draw)."""
-  if labels is None:
-    return [np.arange(count)]
-  if not 1 <= labels <= count:
-    raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
-  generators = (np.random.default_rng((seed, draw)) for draw in range(draws))
-  return [np.sort(g.choice(count, labels, replace=False)) for g in generators]
 
 
 def ridge(

@@ -75,7 +75,7 @@ def reading(kind: str, path: pathlib.Path, options: argparse.Namespace) -> None:
     'folder, with landmarks (exact)': exact,
     'folder, without (scaled decoding)': folder.source(str(path), frame=frame),
     'prepared ArrayRecord': catalogue.Chosen(prepared.Prepared(stored), range(len(files))),
-    'in memory (cache=True)': pipeline.cached(exact, report=lambda line: None),
+    'in memory (cache=host)': pipeline.cached(exact, report=lambda line: None),
   }
   ways = {name: functools.partial(read_all, source) for name, source in sources.items()}
   seconds = measure.in_turn(ways, options.repetitions)

@@ -206,7 +206,7 @@ def test_readers_and_views_are_measured_and_exact_ones_equal_pillow(printed):
       'folder, with landmarks (exact)',
       'folder, without (scaled decoding)',
       'prepared ArrayRecord',
-      'in memory (cache=True)',
+      'in memory (cache=host)',
     ]
     scaled = apart.pop('folder, without (scaled decoding)')
     assert 0 < float(scaled.split()[1].rstrip(',')) < 5

@@ -69,7 +69,7 @@ def test_every_command_prints_its_options(capsys, command, flag):
 def test_help_with_a_config_lists_its_keys_and_values(capsys):
   assert run('train', smoke, '--config.steps=7', '--config.method.area=.5,1', '--help') == 0
   lines = capsys.readouterr().out.splitlines()
-  for key in ('steps=7', 'method.area=[0.5, 1]', 'method.mean=None', 'evals.faces.draws=1'):
+  for key in ('steps=7', 'method.area=[0.5, 1]', 'method.mean=None', 'evals.faces.draws=3'):
     assert f'  --config.{key}' in lines
   assert run('train', smoke, '--config.stepz=7', '--help') == 2
 
@@ -119,7 +119,7 @@ mistakes = {
   '--config.steps=-1': 'config.steps=-1: expected at least 0',
   '--config.steps=None': 'config.steps is missing; give it, or config.optimizer.epochs',
   '--config.log_every=0': 'config.log_every=0: expected at least 1',
-  '--config.cache=maybe': "config.cache='maybe': expected True or False",
+  '--config.cache=maybe': "config.cache='maybe': expected 'auto' or 'device' or 'host' or 'stream'",
   '--config.on_bad_image=stop': "config.on_bad_image='stop': expected 'skip' or 'error'",
   '--config.method.area=0.1': "config.method.area='0.1': expected 2 values (a number, a number)",
   '--config.method.mean=.1,.2': 'config.method.mean=[0.1, 0.2]: expected three numbers',

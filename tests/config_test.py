@@ -59,7 +59,7 @@ def test_every_page_is_complete_and_survives_json(page, variant):
 # docs/specification.md section 2; a page and the defaults that it leaves alone must agree with it.
 PAPER = {'depth': 50, 'width': 1, 'dim': 128, 'head_layers': 1, 'temperature': 0.07, 'queue': 4096}
 PAPER |= {'momentum': 0.999, 'norm_groups': 4, 'area': [0.2, 1], 'aspect': [3 / 4, 4 / 3]}
-PAPER |= {'jitter': 0.4, 'pca': 0.1, 'jpeg': True}
+PAPER |= {'jitter': 0.4, 'pca': 0.1, 'jpeg': True, 'levels': 4}
 PAPER_SGD = {'name': 'sgd', 'learning_rate': 0.03, 'momentum': 0.9, 'weight_decay': 1e-4}
 PAPER_SGD |= {'schedule': 'cosine', 'epochs': 800, 'warmup_epochs': 0, 'final': 0}
 

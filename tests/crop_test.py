@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image
 
 from landmarks_jax.augment import crop
 from landmarks_jax.geometry import sampling
@@ -129,6 +130,16 @@ def test_a_view_is_its_box_stretched():
   assert view.shape == image.shape
   np.testing.assert_allclose(view, sampling.crop_resize(image, boxes, size=19), atol=1e-3)
   assert np.abs(np.asarray(view) - image).max() > 10
+
+
+def test_a_view_is_what_pillow_cuts_and_enlarges():
+  image = np.random.default_rng(1).uniform(0, 255, (40, 31, 31, 1)).astype(np.float32)
+  view = random_resized_crop(jax.random.key(6), image)
+  boxes = np.asarray(random_boxes(jax.random.key(6), 40, side=31))
+  for picture, (x, y, width, height), ours in zip(image, boxes.tolist(), view, strict=True):
+    part = Image.fromarray(picture[..., 0]).crop((x, y, x + width, y + height))  # in float
+    theirs = part.resize((31, 31), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
 
 
 def test_a_dot_and_its_point_move_together():

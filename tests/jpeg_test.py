@@ -99,6 +99,20 @@ def test_noise_is_pillows_at_the_same_sides_and_qualities(side):
     assert np.abs(ours[border] - theirs[border]).mean() < 0.4
 
 
+def test_at_every_quality_and_a_random_side_a_picture_is_within_a_grey_level_of_pillows():
+  quality = np.arange(30, 99)
+  image = np.resize(pictures(41), (len(quality), 41, 41, 3))
+  sides = np.asarray(random_sides(jax.random.key(3), len(quality), side=41))
+  assert len(np.unique(sides)) > 20
+  coded = np.stack([pillow(*one) for one in zip(image, quality, strict=True)])
+  noisy = np.stack([pillow_noise(*one) for one in zip(image, sides, quality, strict=True)])
+  for ours, theirs in (
+    (compress(as_float(image), quality), coded),
+    (add_noise(as_float(image), sides, quality), noisy),
+  ):
+    assert np.abs(np.asarray(ours) - theirs).mean((1, 2, 3)).max() < 1
+
+
 def test_whole_values_come_out_and_fractions_are_rounded_first():
   image, quality = as_float(pictures(41)), np.array([30, 98, 70])
   shift = np.random.default_rng(0).uniform(-0.49, 0.49, image.shape).astype(np.float32)

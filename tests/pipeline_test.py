@@ -113,7 +113,8 @@ from landmarks_jax.data import pipeline, source
 if __name__ == '__main__':
   opened = source.open_source('folder', path=sys.argv[1], frame=3)
   options = dict(seed=5, batch_size=4, start_step=3, shard=1, shards=2)
-  batches = pipeline.training_batches(opened, workers=2, **options)
+  kept = pipeline.Reporting(opened, pipeline.BadImages(len(opened), 'skip', None))  # as commands do
+  batches = pipeline.training_batches(kept, workers=2, **options)
   held = list(itertools.islice(batches, 5))
   batches.close()
   for batch in held:  # their memory is their own
@@ -179,7 +180,7 @@ def test_more_than_half_bad_is_an_error(bad):
     list(pipeline.evaluation_batches(Numbers(9, bad), batch_size=4, report=print))
   with pytest.raises(ValueError, match=text):
     pipeline.cached(Numbers(9, bad), report=print)
-  assert len(pipeline.cached(Numbers(10, range(5)), report=print)) == 5
+  assert pipeline.cached(Numbers(10, range(5)), report=print).bad.found.keys() == set(range(5))
 
 
 @pytest.mark.parametrize('shards', [1, 2])
@@ -248,11 +249,14 @@ def test_a_cache_reads_once_and_gives_the_same_examples():
   memory = pipeline.cached(source, report=told.append, threads=3)
   assert isinstance(memory, Source)
   assert memory.info is info
-  assert len(memory) == 28
-  assert memory.arrays['index'].tolist() == [i for i in range(30) if i not in (7, 29)]
+  assert len(memory) == 30
+  for i in (7, 29):
+    with pytest.raises(BadImage, match=rf'{i}\.jpg: is torn'):
+      memory[i]
+  assert memory.arrays['index'].tolist() == [*range(7), 8, *range(8, 29), 0]
   oracle = Numbers(30)
-  for i in (0, 6, 7, 27):
-    for name, value in oracle[int(memory.arrays['index'][i])].items():
+  for i in (0, 6, 8, 28):
+    for name, value in oracle[i].items():
       np.testing.assert_array_equal(memory[i][name], value)
       assert memory[i][name].dtype == value.dtype
   assert sorted(set(source.reads)) == list(range(30))
@@ -260,13 +264,14 @@ def test_a_cache_reads_once_and_gives_the_same_examples():
   training(memory, 9)
   assert len(source.reads) == 31
   assert '30 of 30 pictures read, 2 of them bad' in told[-1]
+  assert sum('is torn' in line for line in told) == 2
 
 
 def test_a_cache_computes_its_memory_first_and_refuses_what_does_not_fit(monkeypatch):
   assert pipeline.free_memory() > 1 << 20
   source = Numbers(1000)
   bytes_each = 12 + 4 + 16 + 2 + 4
-  assert pipeline.cache_bytes(source) == 1000 * bytes_each
+  assert pipeline.cache_bytes(source, source[0]) == 1000 * bytes_each
   monkeypatch.setattr(pipeline, 'free_memory', lambda: 37_000)
   with pytest.raises(ValueError, match=r'1,000 pictures need 0\.00 GB .* 0\.00 GB is free; do not'):
     pipeline.cached(source)

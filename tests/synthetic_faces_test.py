@@ -217,7 +217,7 @@ def test_a_network_that_has_learned_nothing_does_not_solve_it(rendered):
     for name, part in parts.items()
   }
   options = {'mean': faces.INFO.mean, 'std': faces.INFO.std, 'margin': 13, 'norm_groups': 1}
-  network = moco.build(**options, depth=18, width=0.5, precision='float32')
+  network = moco.build(**options, depth=18, width=0.25, precision='float32')
   start, calibrate = jax.jit(network.init), jax.jit(network.calibrate)
   labelled = Batch(image=parts['train'].arrays['image'][:150])
 

@@ -175,7 +175,7 @@ def test_a_run_leaves_numbers_pictures_config_and_checkpoints():
   }
   assert any(name.startswith('tensorboard/') for name in names)
   config = json.loads((run / 'config.json').read_text())
-  assert config['method']['mean'] == [0.443, 0.402, 0.375]  # the data's, saved with the weights
+  assert config['method']['mean'] == [0.435, 0.382, 0.351]  # the data's, saved with the weights
   assert config['seed'] == 0
   views = np.asarray(Image.open(run / 'pictures/views_00000000.png'))
   assert views.shape == (2 * 16 + 2, 8 * (16 + 2) - 2, 3)
@@ -275,15 +275,16 @@ def test_one_device_and_eight_give_one_result(tiny, tmp_path, monkeypatch):
   assert [p.name for p in (tmp_path / 'eight/checkpoints').iterdir()] == ['6']
 
 
-def test_pictures_from_memory_or_from_disk_give_one_result(tiny, tmp_path):
-  assert tiny('disk', '--config.cache=False') == 0
-  assert_same_run(whole()[0], tmp_path / 'disk')
+@pytest.mark.parametrize('cache', ['device', 'host', 'stream'])
+def test_pictures_from_any_memory_or_from_disk_give_one_result(tiny, tmp_path, cache):
+  assert tiny(cache, f'--config.cache={cache}') == 0
+  assert_same_run(whole()[0], tmp_path / cache)
   for name in ('few_00000003', 'all_00000006'):
-    sheets = [run / f'pictures/landmarks/{name}.png' for run in (whole()[0], tmp_path / 'disk')]
+    sheets = [run / f'pictures/landmarks/{name}.png' for run in (whole()[0], tmp_path / cache)]
     assert sheets[0].read_bytes() == sheets[1].read_bytes()
 
 
-@pytest.mark.parametrize('cache', [True, False])
+@pytest.mark.parametrize('cache', ['device', 'stream'])
 def test_pictures_stand_with_their_own_points(tiny, tmp_path, cache):
   config = configs.changed(configs.load(f'{tmp_path}/page.py'), [f'cache={cache}'])
   config['evals']['all']['margin'] = 2
@@ -331,6 +332,19 @@ def test_the_function_takes_what_the_command_takes(monkeypatch, tmp_path):
   )
   assert scores == {k: v for k, v in rows(tmp_path / 'run')[-1].items() if k != 'step'}
   assert 'mine/regression/inter_ocular' in scores
+
+
+def test_epochs_say_how_many_steps_where_the_config_does_not(tiny, tmp_path, capsys):
+  epochs = '--config.steps=None', '--config.optimizer.epochs=2'
+  assert tiny('run', *epochs, '--config.log_every=1', '--config.evals={}') == 0
+  config = json.loads((tmp_path / 'run/config.json').read_text())
+  assert config['optimizer']['steps_per_epoch'] == 2  # 20 pictures, 8 a batch
+  assert config['steps'] == 4
+  rates = [row['train/learning_rate'] for row in rows(tmp_path / 'run')]
+  assert rates == [pytest.approx(0.15)] * 2 + [0, 0]
+  capsys.readouterr()
+  assert tiny('run', *epochs, '--config.log_every=1', '--config.evals={}') == 0
+  assert 'from step 4' in capsys.readouterr().out
 
 
 # One compiled step serves the killed run and the pages that train alike.

@@ -5,9 +5,11 @@ import functools
 import jax
 import numpy as np
 import pytest
+from colour_test import oracle
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image
 
-from landmarks_jax.augment import jpeg, views
+from landmarks_jax.augment import colour, crop, jpeg, views
 
 SIDE, MARGIN = 17, 3
 
@@ -22,6 +24,24 @@ def frames(count=8):
   r = np.random.default_rng(0)
   low, high = r.integers(0, 100, (count, 1, 1, 1)), r.integers(150, 256, (count, 1, 1, 1))
   return r.integers(low, high, (count, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def test_a_view_is_the_published_steps_one_after_the_other():
+  """Pillow cuts and enlarges, a loop over pixels adjusts; only the draws are the code's."""
+  rng_crop, rng_jitter, rng_pca, _ = jax.random.split(jax.random.key(9), 4)
+  rng_factors, rng_order = jax.random.split(rng_jitter)
+  boxes = np.asarray(crop.random_boxes(rng_crop, 8, side=SIDE))
+  factors = np.asarray(jax.random.uniform(rng_factors, (8, 3), minval=0.1, maxval=1.9))
+  orders = colour.ORDERS[np.asarray(jax.random.randint(rng_order, (8,), 0, 6))]
+  normals = np.asarray(jax.random.normal(rng_pca, (8, 3)))
+  view = random_view(jax.random.key(9), frames(), margin=MARGIN, jitter=0.9, pca=0.4)
+  for b, (x, y, width, height) in enumerate(boxes.tolist()):
+    channels = (Image.fromarray(plane) for plane in frames()[b].transpose(2, 0, 1).astype('f4'))
+    cut = [channel.crop((x, y, x + width, y + height)) for channel in channels]
+    wide = np.stack([c.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for c in cut], -1)
+    shown = oracle(wide, factors[b], orders[b])[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    shift = colour.EIGENVECTORS @ (0.4 * normals[b] * colour.EIGENVALUES)
+    np.testing.assert_allclose(view[b], shown + 255 * shift, atol=0.01)
 
 
 def test_the_centre_is_cut_last():

@@ -1,10 +1,11 @@
 """From a config to running parts: sources, method, describers, evaluations."""
 
+import contextlib
 import functools
 import importlib
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -108,21 +109,46 @@ class Experiment:
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._sources: dict[str, Source] = {}
-    self._cached: dict[str, Source] = {}
+    self._kept: dict[str, Source] = {}
 
   @functools.cached_property
-  def source(self) -> Source:
-    """The training pictures, in memory where `cache` says so."""
-    return self._open(**self.config['data'])
+  def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
+    """The training pictures where `cache` says, and what brings a batch of them to the devices."""
+    source, cache = self._on_disk(**self.config['data']), self.config['cache']
+    free = sharding.free_memory(self.mesh)
+    if cache == 'auto':
+      cache = pipeline.choose_cache(source, self._example, device=free, report=self.report)
+      cache = pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
+    if cache != 'device':
+      return self._keep(source, cache), lambda batch: sharding.to_global(batch, self.mesh)
+    need = pipeline.cache_bytes(source, self._example)
+    if free is not None and need > free:
+      raise ValueError(
+        f'config.cache=device: {len(source):,} pictures need {need / 1e9:.2f} GB on each device, '
+        f'but {free / 1e9:.2f} GB is free; choose cache=host'
+      )
+    arrays = self._keep(source, 'host').arrays
+    valid, rows = np.ones(len(source), bool), np.arange(len(source), dtype=np.int32)
+    gather = sharding.make_gather(arrays | {'valid': valid}, self.mesh)
+    return pipeline.Cached(source.info, {'index': rows}), lambda batch: Batch(**gather(batch.index))
+
+  def _keep(self, source: Source, cache: str) -> Source:
+    """A source in host memory or read as needed; each bad picture of it is told once."""
+    bad = self.config['on_bad_image']
+    if cache == 'stream':
+      return pipeline.Reporting(source, pipeline.BadImages(len(source), bad, self.report))
+    return pipeline.cached(source, on_bad_image=bad, report=self.report)
 
   def _open(self, **options: Any) -> Source:
-    if not self.config['cache']:
-      return self._on_disk(**options)
+    """The pictures of an evaluation, in host memory where they fit."""
     key = repr(sorted(options.items()))
-    if key not in self._cached:
-      bad, source = self.config['on_bad_image'], self._on_disk(**options)
-      self._cached[key] = pipeline.cached(source, on_bad_image=bad, report=self.report)
-    return self._cached[key]
+    if key not in self._kept:
+      source, cache = self._on_disk(**options), self.config['cache']
+      if cache != 'stream':
+        example = features.first_readable(source)
+        cache = pipeline.choose_cache(source, example, report=self.report)
+      self._kept[key] = self._keep(source, cache)
+    return self._kept[key]
 
   def _on_disk(self, **options: Any) -> Source:
     key = repr(sorted(options.items()))
@@ -133,7 +159,8 @@ class Experiment:
   def resolve(self) -> None:
     """Fills what only the data can say: mean and std of the method, the number of steps."""
     method, optimizer = self.config['method'], self.config['optimizer']
-    info = self._on_disk(**self.config['data']).info
+    source = self._on_disk(**self.config['data'])
+    info, count = source.info, len(source)
     for name in ('mean', 'std'):
       if name in method and method[name] is None:
         method[name] = list(getattr(info, name))
@@ -142,7 +169,7 @@ class Experiment:
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
       optimizer |= {'epochs': max(1, self.config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
-      optimizer['steps_per_epoch'] = max(1, len(self.source) // self.config['batch_size'])
+      optimizer['steps_per_epoch'] = max(1, count // self.config['batch_size'])
     if self.config['steps'] is None:
       self.config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
 
@@ -197,19 +224,20 @@ class Experiment:
     """Of the step that follows `step` updates."""
     return float(optim.rate(**_tuples(self.config['optimizer']))(step))
 
-  def batches(self, start_step: int) -> Any:
-    """Training batches from a step on, this process's rows."""
-    return pipeline.training_batches(
-      self.source,
+  def batches(self, start_step: int) -> Iterator[Batch]:
+    """Training batches from a step on, cut over the devices. Close it."""
+    source, place = self._training
+    batches = pipeline.training_batches(
+      source,
       seed=self.config['seed'],
       batch_size=self.config['batch_size'],
       shard=sharding.shard(),
       shards=sharding.shards(),
       start_step=start_step,
-      workers=self.config['workers'],
-      on_bad_image=self.config['on_bad_image'],
-      report=self.report,
+      workers=0 if isinstance(source, pipeline.Cached) else self.config['workers'],
     )
+    with contextlib.closing(batches):
+      yield from map(place, batches)
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
@@ -236,7 +264,6 @@ class Experiment:
       aux, calibrate = state.aux, jax.jit(self.method.calibrate)
       batches = self.batches(0)
       for n, batch in zip(range(CALIBRATION_BATCHES), batches, strict=False):
-        batch = sharding.to_global(batch, self.mesh)
         aux = calibrate(state.params, aux, batch, self.rng_init, n)
       batches.close()
       found['calibrated'] = self.describer(state.params, aux)
@@ -276,9 +303,7 @@ class Experiment:
     _, data, options = self._protocol(name)
     source = self._open(**data, split=options['test'])
     chosen = np.unique(np.linspace(0, len(predictions.index) - 1, count).astype(int))
-    kept = source.arrays['index'] if isinstance(source, pipeline.Cached) else range(len(source))
-    place = {int(number): i for i, number in enumerate(kept)}
-    frames = np.stack([source[place[int(predictions.index[i])]]['image'] for i in chosen])
+    frames = np.stack([source[int(predictions.index[i])]['image'] for i in chosen])
     return {
       'images': list(regions.cut_centre(frames, options['margin'])),
       'points': predictions.points[chosen],

@@ -40,7 +40,7 @@ def train(
   log_every: int = 50,
   checkpoint_every: int = 1000,
   keep: int = 2,
-  cache: bool = True,
+  cache: Literal['auto', 'device', 'host', 'stream'] = 'auto',
   workers: int = 0,
   on_bad_image: Literal['skip', 'error'] = 'skip',
   deterministic: bool = False,
@@ -53,7 +53,10 @@ def train(
     steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
     evals: by name: protocol (a file of evaluation/), its options and data, and `every` so many
       steps (0: only at the end).
-    cache: keeps decoded pictures in host memory. workers: processes that read; 0 = threads.
+    cache: decoded training pictures in the memory of each device ('device'), in host memory
+      ('host'), or read as needed ('stream'); 'auto' takes the first that holds them and says so.
+      The batches are the same. Evaluations use host memory where they fit, unless 'stream'.
+    workers: processes that read for 'stream'; 0 = threads.
     on_bad_image: 'skip' (counted and listed) or 'error'.
     deterministic: bit-for-bit repeatable on GPU, at some speed; CPU and TPU always are.
   """
@@ -103,7 +106,6 @@ class _Run:
     configs.claim(workdir, self.config)
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
-    self.to_global = sharding.to_global
     self.logs = logs.Logs(workdir, is_main=self.is_main)
     self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
     self.progress = logs.Progress(
@@ -153,7 +155,7 @@ class _Run:
     rng = self.experiment.rng_train
     batches = self.experiment.batches(start)
     for step in range(start, steps):
-      batch = self.to_global(next(batches), self.mesh)
+      batch = next(batches)
       if step == 0:
         self._draw_views(batch)
       if step == start:

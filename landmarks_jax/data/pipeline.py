@@ -19,6 +19,8 @@ from landmarks_jax.contracts import Batch
 from landmarks_jax.data.source import BadImage, Info, Source
 
 Report = Callable[[str], None]
+CACHES = 'device', 'host', 'stream'  # where decoded pictures may be, the most modest last
+SHARE = {'device': 0.5, 'host': 0.8}  # of what is free that a cache may take; work needs the rest
 
 
 def training_batches(
@@ -39,15 +41,15 @@ def training_batches(
   than a batch, is left out. workers: processes that read; 0 reads in threads, which is enough for
   memory and for reduced JPEGs. A picture that cannot be read is replaced by the next one that can
   (on_bad_image='skip', reported once) or stops the run ('error'); so do more than half of them.
-  Close the iterator, or run it to the end of the process. Raises ValueError for sizes that do not
-  fit together.
+  `Reporting` and `Cached` have said which already. Close the iterator, or run it to the end of the
+  process. Raises ValueError for sizes that do not fit together.
   """
   rows = _rows(batch_size, shard, shards)
   if len(source) < batch_size:
     raise ValueError(
       f'batch_size={batch_size}, but the dataset has {len(source)} examples; choose a smaller batch'
     )
-  readable = _Replacing(source, BadImages(len(source), on_bad_image, report))
+  readable = _Replacing(source, _bad_images(source, on_bad_image, report))
   epoch = len(source) // batch_size * batch_size
   data = grain.MapDataset.source(readable).seed(seed).shuffle().slice(slice(0, epoch)).repeat()
   return _iterate(data, rows, slice(shard + start_step * shards, None, shards), workers)
@@ -69,7 +71,7 @@ def evaluation_batches(
   a picture that cannot be read (its own index); both are zeros, with scale 1.
   """
   rows = _rows(batch_size, shard, shards)
-  bad = BadImages(len(source), on_bad_image, report)
+  bad = _bad_images(source, on_bad_image, report)
   data = grain.MapDataset.source(_Padded(source, batch_size, bad))
   return _iterate(data, rows, slice(shard, None, shards), workers)
 
@@ -103,19 +105,38 @@ class BadImages:
       ) from error
 
 
-class Cached:
-  """A source in memory: `arrays` holds every field as [N, ...], without the bad pictures.
+class Reporting:
+  """A source that keeps its bad pictures in `bad`: told once, however often it is read."""
 
-  `index` keeps each example's number in the source that it came from.
+  def __init__(self, source: Source, bad: BadImages) -> None:
+    self.info, self.bad, self._source = source.info, bad, source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._source[index]
+
+
+class Cached:
+  """A source in memory, its bad pictures included: reading one of them raises, as it did.
+
+  `arrays` holds every field as [N, ...], as training sees it: where a picture is bad, it holds the
+  next good one. `bad` are those that were found.
   """
 
-  def __init__(self, info: Info, arrays: dict[str, np.ndarray]) -> None:
+  def __init__(
+    self, info: Info, arrays: dict[str, np.ndarray], bad: BadImages | None = None
+  ) -> None:
     self.info, self.arrays = info, arrays
+    self.bad = bad or BadImages(len(self), 'skip', None)
 
   def __len__(self) -> int:
     return len(self.arrays['index'])
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    if error := self.bad.found.get(index):
+      raise BadImage(error.path, error.reason)
     return {name: array[index] for name, array in self.arrays.items()}
 
 
@@ -126,15 +147,15 @@ def cached(
   report: Report | None = None,
   threads: int | None = None,
 ) -> Cached:
-  """Reads all of a source into memory, once, in threads; bad pictures are left out.
+  """Reads all of a source into memory, once, in threads, and reports the progress.
 
-  The need is computed first, from one example, and reported with the progress. Raises ValueError if
-  the memory that is free does not hold it.
+  The need is computed first, from one example. Raises ValueError if the memory that is free does
+  not hold it.
   """
   tell, total = report or logging.info, len(source)
   bad = BadImages(total, on_bad_image, report)
   template = _first(source, bad)
-  _check_memory(total, cache_bytes(source, example=template), tell)
+  _check_memory(total, cache_bytes(source, template))
   arrays = {name: np.empty((total, *v.shape), v.dtype) for name, v in template.items()}
 
   def fill(i: int) -> bool:
@@ -147,18 +168,47 @@ def cached(
       arrays[name][i] = value
     return True
 
-  good = []
+  good = 0
   chunk = max(1000, -(-total // 10))
   with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
     for start in range(0, total, chunk):
-      good += pool.map(fill, range(start, min(start + chunk, total)))
-      tell(f'{len(good):,} of {total:,} pictures read, {len(bad.found)} of them bad')
-  return Cached(source.info, {name: _keep(array, good) for name, array in arrays.items()})
+      good += sum(pool.map(fill, range(start, min(start + chunk, total))))
+      tell(f'{good + len(bad.found):,} of {total:,} pictures read, {len(bad.found)} of them bad')
+  memory = Cached(source.info, arrays, bad)
+  for i in bad.found:
+    for name, value in _Replacing(memory, bad)[i].items():
+      arrays[name][i] = value
+  return memory
 
 
-def cache_bytes(source: Source, *, example: dict[str, Any] | None = None) -> int:
+def choose_cache(
+  source: Source,
+  example: dict[str, Any],
+  *,
+  device: int | None = None,
+  report: Report | None = None,
+) -> str:
+  """Where the decoded pictures of a source fit: one of CACHES, told in a line with the sizes.
+
+  device: bytes of device memory that are free; None if unknown, or if the device has none of its
+  own, and then it is not chosen. What goes there passes through host memory, so it fits in both.
+  """
+  need, host = cache_bytes(source, example), free_memory()
+  chosen = 'stream'
+  if host is None or need <= SHARE['host'] * host:
+    chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
+  free = {'device': device, 'host': host}
+  sizes = [f'{v / 1e9:.2f} GB of {k} memory' for k, v in free.items() if v is not None]
+  (report or logging.info)(
+    f'{len(source):,} decoded pictures need {need / 1e9:.2f} GB; '
+    f'{" and ".join(sizes) or "an unknown amount"} is free; chosen: cache={chosen} '
+    f'(otherwise: --config.cache={" or ".join(c for c in CACHES if c != chosen)})'
+  )
+  return chosen
+
+
+def cache_bytes(source: Source, example: dict[str, Any]) -> int:
   """The memory that all of a source needs when decoded, computed from one example."""
-  example = example or _first(source, BadImages(len(source), 'skip', None))
   return len(source) * sum(np.asarray(value).nbytes for value in example.values())
 
 
@@ -211,11 +261,12 @@ class _Padded:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if index >= len(self._source):
       return self._blank
-    try:
-      return self._source[index] | {'valid': np.True_}
-    except BadImage as error:
-      self._bad.add(index, error)
-      return self._blank | {'index': np.int32(index)}
+    if index not in self._bad.found:
+      try:
+        return self._source[index] | {'valid': np.True_}
+      except BadImage as error:
+        self._bad.add(index, error)
+    return self._blank | {'index': np.int32(index)}
 
 
 def _iterate(data: grain.MapDataset, rows: int, take: slice, workers: int) -> Iterator[Batch]:
@@ -251,6 +302,12 @@ def _rows(batch_size: int, shard: int, shards: int) -> int:
   return batch_size // shards
 
 
+def _bad_images(source: Source, on_bad_image: str, report: Report | None) -> BadImages:
+  if isinstance(source, Reporting | Cached):
+    return source.bad
+  return BadImages(len(source), on_bad_image, report)
+
+
 def _first(source: Source, bad: BadImages) -> dict[str, np.ndarray]:
   return {name: np.asarray(value) for name, value in _Replacing(source, bad)[0].items()}
 
@@ -265,20 +322,10 @@ def _like(template: dict[str, np.ndarray], example: dict[str, Any], i: int) -> d
   return example
 
 
-def _check_memory(total: int, need: int, tell: Report) -> None:
+def _check_memory(total: int, need: int) -> None:
   free = free_memory()
-  known = 'an unknown amount' if free is None else f'{free / 1e9:.2f} GB'
-  tell(f'caching {total:,} pictures in {need / 1e9:.2f} GB of memory; {known} is free')
   if free is not None and need > free:
     raise ValueError(
-      f'{total:,} pictures need {need / 1e9:.2f} GB of memory, but {known} is free; '
-      'do not cache them (they are read as they are needed), or choose a smaller frame'
+      f'{total:,} pictures need {need / 1e9:.2f} GB of memory, but {free / 1e9:.2f} GB is free; '
+      'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
     )
-
-
-def _keep(array: np.ndarray, good: list[bool]) -> np.ndarray:
-  kept = np.flatnonzero(good)
-  if len(kept) < len(array):
-    for new, old in enumerate(kept):  # in place: a copy would double the memory
-      array[new] = array[old]
-  return array[: len(kept)]

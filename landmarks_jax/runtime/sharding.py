@@ -71,6 +71,40 @@ def to_global(batch: PyTree, mesh: Mesh) -> PyTree:
   )
 
 
+def make_gather(arrays: PyTree, mesh: Mesh) -> Callable[[np.ndarray], PyTree]:
+  """Copies arrays [N, ...] to every device; the function takes rows of them as a global batch.
+
+  It maps this process's row numbers to arrays [B, ...] cut over the devices, like `to_global`, but
+  only the numbers travel. All processes give the same arrays. Do not write into them afterwards.
+  """
+  whole, cut = replicated(mesh), sharded(mesh)
+  held = jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(whole, np.asarray(x), np.shape(x)), arrays
+  )
+  take = jax.jit(
+    lambda held, rows: jax.tree.map(lambda x: x[rows], held),
+    in_shardings=(whole, cut),
+    out_shardings=cut,
+  )
+  return lambda rows: take(held, to_global(rows, mesh))
+
+
+def free_memory(mesh: Mesh) -> int | None:
+  """Bytes that are free on the fullest device of this process; None where they do not say.
+
+  CPUs do not: their memory is the host's.
+  """
+  found = [device.memory_stats() or {} for device in mesh.local_devices]
+  if not all({'bytes_limit', 'bytes_in_use'} <= stats.keys() for stats in found):
+    return None
+  return min(stats['bytes_limit'] - stats['bytes_in_use'] for stats in found)
+
+
+def largest(number: int) -> int:
+  """The largest of the small numbers that the processes give (all of them must call it)."""
+  return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+
+
 def to_host(tree: PyTree) -> PyTree:
   """Arrays on devices -> whole NumPy arrays, on every process (all processes must call it)."""
   if shards() == 1:

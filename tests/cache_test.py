@@ -1,0 +1,180 @@
+"""Decoded pictures on the device, in host memory or read as needed: the same batches."""
+
+import itertools
+import pathlib
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from landmarks_jax.cli import experiment
+from landmarks_jax.data import pipeline
+from landmarks_jax.runtime import sharding
+
+mesh, caches = sharding.mesh, ('device', 'host', 'stream')
+sides = [f'{name}_{axis}' for name in ('nose', 'tail') for axis in 'xy']
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Nineteen labelled pictures, two of which in the middle and the last of which are torn."""
+  lines, random = [','.join(['file', *sides])], np.random.default_rng(0)
+  for i in range(19):
+    name = f'{i:02}.png'
+    Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).save(tmp_path / name)
+    lines.append(f'{name},{i / 5},{3 - i / 7},{i / 4},5')
+  for i in (7, 8, 18):
+    (tmp_path / f'{i:02}.png').write_bytes(b'torn')
+  (tmp_path / 'points.csv').write_text('\n'.join(lines))
+  return tmp_path
+
+
+def opened(folder, cache, told=None, **more):
+  """The parts of a run on those pictures that bring batches."""
+  data = {'name': 'folder', 'path': str(folder), 'frame': 6, 'labels': 'points.csv'}
+  config = {'data': data, 'cache': cache, 'seed': 3, 'batch_size': 8, 'workers': 0}
+  config |= {'on_bad_image': 'skip'} | more
+  return experiment.Experiment(config, report=(told if told is not None else []).append)
+
+
+def taken(parts, start, steps):
+  batches = parts.batches(start)
+  found = list(itertools.islice(batches, steps))
+  batches.close()
+  return found
+
+
+def assert_same(one, other):
+  assert one._fields == other._fields
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+  assert jax.tree.map(lambda x: x.dtype, one) == jax.tree.map(lambda x: x.dtype, other)
+
+
+def test_all_caches_give_the_same_batches_cut_over_the_devices(folder):
+  for start in (0, 1, 3):
+    streams = [taken(opened(folder, cache), start, 4) for cache in caches]
+    for batches in zip(*streams, strict=True):
+      for batch in batches:
+        assert_same(batch, batches[-1])
+        assert batch.points.shape == (8, 2, 2)
+        assert batch.valid.all()
+        for leaf in jax.tree.leaves(batch):
+          assert leaf.sharding.is_equivalent_to(sharding.sharded(mesh()), leaf.ndim)
+          assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {1}
+  shown = {int(i) for batch in taken(opened(folder, 'device'), 0, 8) for i in batch.index}
+  assert shown <= set(range(19)) - {7, 8, 18}
+
+
+@pytest.mark.parametrize('start', [0, 3])
+def test_every_shard_of_a_cache_has_the_rows_of_the_stream(folder, monkeypatch, start):
+  monkeypatch.setattr(sharding, 'mesh', lambda: mesh(jax.devices()[:1]))
+  whole = taken(opened(folder, 'stream'), start, 4)
+  monkeypatch.setattr(sharding, 'shards', lambda: 2)
+  for shard, cache in itertools.product(range(2), caches):
+    monkeypatch.setattr(sharding, 'shard', lambda shard=shard: shard)
+    rows = slice(4 * shard, 4 * shard + 4)
+    for batch, expected in zip(taken(opened(folder, cache), start, 4), whole, strict=True):
+      assert_same(batch, jax.tree.map(lambda x, rows=rows: x[rows], expected))
+
+
+@pytest.mark.parametrize('cache', ['device', 'host'])
+def test_a_cache_in_memory_is_read_once_and_by_no_workers(folder, cache, monkeypatch):
+  told, spy = [], mock.Mock(wraps=pipeline.training_batches)
+  monkeypatch.setattr(pipeline, 'training_batches', spy)
+  parts = opened(folder, cache, told, workers=2)
+  first = taken(parts, 0, 3)
+  for file in folder.glob('*.png'):
+    file.unlink()
+  for batch, again in zip(first, taken(parts, 0, 3), strict=True):
+    assert_same(batch, again)
+  assert sum('skipped' in line for line in told) == 3
+  assert [call.kwargs['workers'] for call in spy.call_args_list] == [0, 0]
+
+
+@pytest.mark.parametrize('cache', caches)
+def test_an_evaluation_tells_each_bad_picture_once_and_marks_it(folder, cache):
+  told = []
+  parts = opened(folder, cache, told)
+  source = parts._open(**parts.config['data'], split='all')
+  for _ in range(2):  # as for the trained and the untrained network
+    batches = list(pipeline.evaluation_batches(source, batch_size=8))
+    index, valid = (np.concatenate([getattr(b, f) for b in batches]) for f in ('index', 'valid'))
+    assert index.tolist() == [*range(19), *[-1] * 5]
+    assert np.flatnonzero(~valid[:19]).tolist() == [7, 8, 18]
+  assert sorted(pathlib.Path(line.split(': ')[1]).name for line in told if 'skipped' in line) == [
+    '07.png', '08.png', '18.png'
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('cache', caches)
+def test_a_bad_picture_stops_any_cache_when_asked(folder, cache):
+  with pytest.raises(ValueError, match=r'(07|08|18)\.png'):
+    taken(opened(folder, cache, on_bad_image='error'), 0, 8)
+
+
+EACH = 6 * 6 * 3 + 4 + 2 * 2 * 4 + 2 + 4  # image, index, points, visible, scale
+NEED = 19 * EACH
+
+
+@pytest.mark.parametrize(
+  ('device', 'host', 'chosen'),
+  [
+    (2 * NEED, 2 * NEED, 'device'),
+    (2 * NEED - 1, 2 * NEED, 'host'),  # at most half of the device
+    (None, 2 * NEED, 'host'),  # a CPU
+    (None, None, 'host'),
+    (2 * NEED, None, 'device'),
+    (9 * NEED, NEED, 'stream'),  # it passes through host memory
+    (None, NEED, 'stream'),
+  ],
+)
+def test_auto_takes_the_fastest_memory_that_holds_the_pictures(
+  folder, monkeypatch, device, host, chosen
+):
+  monkeypatch.setattr(sharding, 'free_memory', lambda mesh: device)
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: host)
+  told = []
+  parts = opened(folder, 'auto', told)
+  (batch,) = taken(parts, 2, 1)
+  assert f'19 decoded pictures need {NEED / 1e9:.2f} GB' in told[0]
+  assert f'chosen: cache={chosen} (otherwise: --config.cache=' in told[0]
+  assert ('of device memory' in told[0]) == (device is not None)
+  assert ('of host memory' in told[0]) == (host is not None)
+  assert sum('chosen' in line for line in told) == 1
+  source = parts._training[0]
+  kinds = {'device': {'index'}, 'host': {'index', 'image', 'points', 'visible', 'scale'}}
+  assert set(getattr(source, 'arrays', ())) == kinds.get(chosen, set())
+  (expected,) = taken(opened(folder, 'stream'), 2, 1)
+  assert_same(batch, expected)
+
+
+def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
+  parts = opened(folder, 'host')
+  data = parts.config['data'] | {'split': 'all'}
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: NEED)
+  assert isinstance(parts._open(**data), pipeline.Reporting)
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 2 * NEED)
+  assert isinstance(opened(folder, 'host')._open(**data), pipeline.Cached)
+
+
+def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(folder, monkeypatch):
+  monkeypatch.setattr(sharding, 'free_memory', lambda mesh: NEED - 1)
+  with pytest.raises(ValueError, match=r'cache=device: 19 pictures need .* choose cache=host'):
+    taken(opened(folder, 'device'), 0, 1)
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: NEED - 1)
+  with pytest.raises(ValueError, match=r'19 pictures need .* \(cache=stream reads'):
+    taken(opened(folder, 'host'), 0, 1)
+
+
+def test_free_memory_is_that_of_the_fullest_device():
+  def free(*found):
+    devices = [mock.Mock(**{'memory_stats.return_value': stats}) for stats in found]
+    return sharding.free_memory(mock.Mock(spec=mesh(), local_devices=devices))
+
+  room = {'bytes_limit': 100, 'bytes_in_use': 7, 'other': 1}
+  assert free(room, room | {'bytes_in_use': 30}) == 70
+  assert free(room, {'bytes_in_use': 30}) is None
+  assert free(room, None) is None
+  assert sharding.free_memory(mesh()) is None  # CPUs

@@ -93,7 +93,7 @@ def test_noise_is_pillows_at_the_same_sides_and_qualities(side):
   ours = np.asarray(add_noise(as_float(image), sides, quality))
   theirs = np.stack([pillow_noise(*x) for x in zip(image, sides, quality, strict=True)])
   difference = np.abs(ours - theirs).mean((1, 2, 3))
-  assert difference.max() < 0.7
+  assert difference.max() < 0.8
   assert difference.mean() < 0.25
   for border in (np.s_[:, -1], np.s_[:, :, -1], np.s_[:, 0], np.s_[:, :, 0]):
     assert np.abs(ours[border] - theirs[border]).mean() < 0.4
@@ -135,7 +135,7 @@ def test_the_random_step_is_noise_with_its_own_draws():
   quality = np.asarray(jax.random.randint(rng_quality, (8,), 30, 99))
   for picture, side, q in zip(out, sides, quality, strict=True):
     theirs = pillow_noise(image[0].astype(np.uint8), side, q)
-    assert np.abs(picture - theirs).mean() < 0.7
+    assert np.abs(picture - theirs).mean() < 0.8
   assert len(np.unique(out.reshape(8, -1), axis=0)) == 8
   np.testing.assert_array_equal(out, random_noise(rng, image))
   assert np.abs(out - np.asarray(random_noise(jax.random.key(5), image))).max() > 1

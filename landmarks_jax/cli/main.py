@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax ask for it; ours are not global
   logging.set_verbosity(logging.ERROR)  # what matters is printed, not logged
+  warnings.formatwarning = lambda message, *where: f'warning: {message}\n'
   try:
     values = _parse(name, command, argv[2:])
   except (flags.Error, ValueError) as error:

@@ -9,11 +9,11 @@ import hashlib
 import itertools
 import pathlib
 import re
+import warnings
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
@@ -184,7 +184,7 @@ def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
   if len(absent) == len(files):
     raise FileNotFoundError(f'{told}; docs/data.md says what the folder should hold')
   if absent:
-    logging.warning('%s, first %s; they are left out', told, absent[0])
+    warnings.warn(f'{told}, first {absent[0]}; they are left out', stacklevel=2)
   return [row for row, file in enumerate(files) if file in found]
 
 

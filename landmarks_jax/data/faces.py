@@ -3,11 +3,11 @@
 import os
 import pathlib
 import posixpath
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Num, UInt8
 
 from landmarks_jax.data import face_landmarks, images
@@ -105,14 +105,8 @@ def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
       f'{root} holds none of the {len(files)} pictures of its lists, such as {absent}; {hint}'
     )
   if absent is not None:
-    missing = len(files) - len(rows)
-    logging.warning(
-      '%s: %d of %d pictures are missing, first %s; they are left out',
-      root,
-      missing,
-      len(files),
-      absent,
-    )
+    missing = f'{len(files) - len(rows):,} of {len(files):,} pictures are missing'
+    warnings.warn(f'{root}: {missing}, first {absent}; they are left out', stacklevel=2)
   return rows
 
 

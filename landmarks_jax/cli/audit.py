@@ -96,9 +96,7 @@ def _looks(root: pathlib.Path, files: Sequence[str]) -> Iterator[Any]:
       yield from pool.map(lambda file: audits.look(root, file), chunk)
       done, now = start + len(chunk), time.monotonic()
       if now - told > INTERVAL or done == len(files):
-        rate = done / max(now - began, 1e-9)
-        left = f', {logs.duration((len(files) - done) / rate)} left' if done < len(files) else ''
-        print(f'{done:,} of {len(files):,} pictures, {rate:,.0f} a second{left}', flush=True)
+        print(logs.pictures_done(done, len(files), done, now - began), flush=True)
         told = now
 
 

@@ -8,7 +8,6 @@ configs name as data.path. The same command again continues, or repairs what is 
 import importlib
 import inspect
 import pathlib
-import re
 import sys
 import time
 import types
@@ -25,8 +24,7 @@ POSITIONAL = 'NAME'
 
 def preparable() -> tuple[str, ...]:
   """The datasets that can be prepared: the files of data/ that define `catalogue`."""
-  files = sources.folder.glob('*.py')
-  return tuple(sorted(f.stem for f in files if re.search(r'^def catalogue\(', f.read_text(), re.M)))
+  return sources.available('catalogue')
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -130,9 +128,7 @@ def _progress(total: int) -> Callable[[int, int], None]:
   began = time.monotonic()
 
   def tell(done: int, made: int) -> None:
-    rate = made / max(time.monotonic() - began, 1e-9)
-    left = f', {logs.duration((total - done) / rate)} left' if made and done < total else ''
-    print(f'{done:,} of {total:,} pictures, {rate:,.0f} a second{left}', flush=True)
+    print(logs.pictures_done(done, total, made, time.monotonic() - began), flush=True)
 
   return tell
 

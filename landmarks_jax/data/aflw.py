@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from landmarks_jax.data import faces
 from landmarks_jax.data.catalogue import Entry
+from landmarks_jax.data.source import labelled
 
 splits: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
 
@@ -36,4 +37,4 @@ class Pictures:
     """One picture, squashed to the frame. Raises BadImage, also for another size than labelled."""
     image = faces.read(self.root / self.entries[row].file, tuple(self.sizes[row].tolist()))
     square, points = faces.published_frame(image, self.pixels[row], self.frame)
-    return faces.labelled(square, points, self.info)
+    return labelled(square, points, self.info)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import aflw, faces, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry
+from landmarks_jax.data.catalogue import Chosen, Entry, check_file
 
 PUBLISHED = {'train': 10122, 'test': 2995}  # `prepare` compares
 _side = 150
@@ -44,7 +44,7 @@ def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
 
 def _read_csv(path: pathlib.Path) -> tuple[list[str], Float[np.ndarray, 'N 5 2']]:
   """The files and points of its training rows: coordinates are the fifth to fourteenth cells."""
-  faces.check_file(path)
+  check_file(path)
   files, pixels = [], []
   with path.open(newline='', encoding='utf-8', errors='replace') as file:
     lines = csv.reader(file)

@@ -5,13 +5,30 @@ what it stored is a catalogue again. So lists, splits and species are applied in
 dataset's `source`, whichever of the two the user has.
 """
 
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 from landmarks_jax.data.source import Info
+
+hint = 'docs/data.md says what the folder should hold'
+
+# The split of sets that come without one: who is in it, by the place in a sorted list.
+sixths: Mapping[str, Callable[[int], bool]] = {
+  'train': lambda i: i % 6 > 1,
+  'validation': lambda i: i % 6 == 1,
+  'test': lambda i: i % 6 == 0,
+  'all': lambda i: True,
+}
+
+
+def check_file(path: pathlib.Path) -> None:
+  """Raises FileNotFoundError where there is no such file."""
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} is missing; {hint}')
 
 
 class Entry(NamedTuple):

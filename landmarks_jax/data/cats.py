@@ -9,16 +9,16 @@ belongs into CAT_00.
 
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry
+from landmarks_jax.data.catalogue import Chosen, Entry, sixths
 from landmarks_jax.data.folder import imagenet
-from landmarks_jax.data.source import BadImage, Info, normaliser
+from landmarks_jax.data.source import BadImage, Info, labelled
 
 _names = ('left_eye', 'right_eye', 'mouth', 'left_ear_1', 'left_ear_2', 'left_ear_3')
 _names += ('right_ear_1', 'right_ear_2', 'right_ear_3')
@@ -27,12 +27,6 @@ _seven = (0, 1, 2, 3, 5, 6, 8)  # without the tips of the ears
 infos = {
   7: Info(tuple(_names[i] for i in _seven), ((0, 1), (3, 6), (4, 5)), (0, 1), *imagenet),
   9: Info(_names, ((0, 1), (3, 8), (4, 7), (5, 6)), (0, 1), *imagenet),
-}
-splits: dict[str, Callable[[int], bool]] = {  # of a series' place in the sorted ones of its folder
-  'train': lambda i: i % 6 > 1,
-  'validation': lambda i: i % 6 == 1,
-  'test': lambda i: i % 6 == 0,
-  'all': lambda i: True,
 }
 
 
@@ -51,12 +45,7 @@ class Catalogue:
     pixels = _read_points(path.with_name(f'{path.name}.cat'), *image.shape[1::-1])
     box = images.box_around(pixels, 1.6)
     points = images.frame_points(pixels, box, self.frame)
-    return {
-      'image': images.square_frame(image, box, self.frame),
-      'points': points,
-      'visible': np.ones(len(points), bool),
-      'scale': normaliser(points, self.info.scale),
-    }
+    return labelled(images.square_frame(image, box, self.frame), points, self.info)
 
 
 def catalogue(path: str, *, frame: int = 136) -> Catalogue:
@@ -80,8 +69,8 @@ def source(path: str, *, split: str = 'train', points: int = 9, frame: int = 136
   7 without the tips of the ears, which lmdis scores; the frame is the same. frame: its side in
   pixels. Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
-  if split not in splits:
-    raise ValueError(f'split={split!r}; expected one of {", ".join(splits)}')
+  if split not in sixths:
+    raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')
   if points not in infos:
     raise ValueError(f'points={points}; expected 7 or 9')
   tree = prepared.open_catalogue(path, 'cats', lambda: catalogue(path, frame=frame), frame=frame)
@@ -89,7 +78,7 @@ def source(path: str, *, split: str = 'train', points: int = 9, frame: int = 136
   place = {}
   for _, group in itertools.groupby(sorted(set(series)), key=lambda s: s.split('/')[0]):
     place |= {name: i for i, name in enumerate(group)}
-  rows = [row for row, name in enumerate(series) if splits[split](place[name])]
+  rows = [row for row, name in enumerate(series) if sixths[split](place[name])]
   return Chosen(tree if points == 9 else _Seven(tree), rows)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import faces, prepared
-from landmarks_jax.data.catalogue import Catalogue, Chosen, Entry
-from landmarks_jax.data.source import BadImage, Info
+from landmarks_jax.data.catalogue import Catalogue, Chosen, Entry, hint
+from landmarks_jax.data.source import BadImage, Info, labelled
 
 splits: faces.Splits = {  # 'outside_mafl', since without MAFL's lists nothing may be taken for it
   'train': [{'train', 'outside_mafl'}],
@@ -72,7 +72,7 @@ class Pictures:
     else:
       box = (0, 0, _width, _height) if self.crop == 'squash' else self._context_box(row)
       square, points = faces.exact_frame(image, pixels, box, self.frame)
-    return faces.labelled(square, points, self.info)
+    return labelled(square, points, self.info)
 
   def _context_box(self, row: int) -> tuple[float, float, float]:
     x, y, width, height = self.boxes[row].tolist()
@@ -130,7 +130,7 @@ def source(
   known = {part for entry in found.entries for part in entry.splits}
   if set().union(*splits.get(split, ())) - set(_parts) and known <= set(_parts):
     lists = ' and '.join(mafl_lists.values())
-    raise FileNotFoundError(f'split={split!r} needs {lists}, which are not in {path}; {faces.hint}')
+    raise FileNotFoundError(f'split={split!r} needs {lists}, which are not in {path}; {hint}')
   return faces.choose(found, split, splits)
 
 
@@ -164,7 +164,7 @@ def _picture_folder(root: pathlib.Path, images: str | None, wild: bool) -> pathl
   for name in names:
     if (root / name).is_dir():
       return root / name
-  raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}; {faces.hint}')
+  raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}; {hint}')
 
 
 def _attributes(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry
+from landmarks_jax.data.catalogue import Chosen, Entry, check_file, hint
 from landmarks_jax.data.folder import imagenet
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.geometry import coords
@@ -155,8 +155,7 @@ def _read_list(lists: str, split: str, known: Container[str]) -> list[str]:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing; docs/data.md says what the folder should hold')
+  check_file(path)
   lines = path.read_text(encoding='utf-8', errors='replace').rstrip().splitlines()
   if not lines:
     raise ValueError(f'{path} is empty')
@@ -182,7 +181,7 @@ def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
   absent = [file for file in files if file not in found]
   told = f'{folder}: {len(absent):,} of {len(files):,} pictures of images.txt are missing'
   if len(absent) == len(files):
-    raise FileNotFoundError(f'{told}; docs/data.md says what the folder should hold')
+    raise FileNotFoundError(f'{told}; {hint}')
   if absent:
     warnings.warn(f'{told}, first {absent[0]}; they are left out', stacklevel=2)
   return [row for row, file in enumerate(files) if file in found]

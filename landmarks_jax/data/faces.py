@@ -5,20 +5,19 @@ import pathlib
 import posixpath
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 from landmarks_jax.data import face_landmarks, images
-from landmarks_jax.data.catalogue import Catalogue, Chosen
-from landmarks_jax.data.source import BadImage, Info, normaliser
+from landmarks_jax.data.catalogue import Catalogue, Chosen, check_file, hint
+from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.geometry import coords
 
 Splits = Mapping[str, Sequence[set[str]]]  # by name: belongs to all of one of these
 
 _colours = (0.5084, 0.4224, 0.3769), (0.2599, 0.2371, 0.2323)  # specification section 1
-hint = 'docs/data.md says what the folder should hold'
 
 info5 = Info(*face_landmarks.five, *_colours)
 info68 = Info(*face_landmarks.sixty_eight, *_colours)
@@ -81,12 +80,6 @@ def check_root(root: pathlib.Path) -> None:
   """Raises FileNotFoundError where there is no such folder."""
   if not root.is_dir():
     raise FileNotFoundError(f'{root} is not a folder; {hint}')
-
-
-def check_file(path: pathlib.Path) -> None:
-  """Raises FileNotFoundError where there is no such file."""
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing; {hint}')
 
 
 def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
@@ -152,14 +145,6 @@ def exact_frame(
 ) -> tuple[UInt8[np.ndarray, '{frame} {frame} 3'], Float[np.ndarray, 'K 2']]:
   """A box of a picture in the frame, and its points normalised, with the half pixel."""
   return images.square_frame(image, box, frame), images.frame_points(pixels, box, frame)
-
-
-def labelled(
-  image: UInt8[np.ndarray, 'S S 3'], points: Float[np.ndarray, 'K 2'], info: Info
-) -> dict[str, Any]:
-  """An example of a set in which every landmark is given."""
-  scale = normaliser(points, info.scale)
-  return {'image': image, 'points': points, 'visible': np.ones(len(points), bool), 'scale': scale}
 
 
 def _lines(path: pathlib.Path) -> list[str]:

@@ -7,7 +7,7 @@ MAFL/testing.txt in CelebA's folder (data/celeba.py).
 import pathlib
 
 from landmarks_jax.data import celeba, faces
-from landmarks_jax.data.catalogue import Chosen
+from landmarks_jax.data.catalogue import Chosen, check_file
 
 PUBLISHED = {'mafl_train': 19000, 'mafl_test': 1000}  # `prepare` compares
 splits: faces.Splits = {'train': [{'mafl_train'}], 'test': [{'mafl_test'}]}
@@ -18,7 +18,7 @@ def catalogue(
 ) -> celeba.Pictures:
   """The MAFL pictures of CelebA's folder; options and errors as of `celeba.source`."""
   for name in celeba.mafl_lists.values():
-    faces.check_file(pathlib.Path(path).expanduser() / name)
+    check_file(pathlib.Path(path).expanduser() / name)
   whole = celeba.catalogue(path, frame=frame, crop=crop, images=images)
   return whole.subset(
     [row for row, e in enumerate(whole.entries) if 'outside_mafl' not in e.splits]

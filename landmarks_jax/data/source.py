@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float, Num, UInt8
 
 from landmarks_jax.contracts import Array
 
@@ -63,9 +63,13 @@ class BadImage(ValueError):
     return f'{self.path}: {self.reason}'
 
 
-def available() -> tuple[str, ...]:
-  """The names that `open_source` knows: the files below this folder that define `source`."""
-  files = (f for f in folder.rglob('*.py') if re.search(r'^def source\(', f.read_text(), re.M))
+def available(function: str = 'source') -> tuple[str, ...]:
+  """The names that `open_source` knows: the files below this folder that define `source`.
+
+  function: another one that they may define, such as `catalogue`, which `prepare` needs.
+  """
+  definition = re.compile(rf'^def {function}\(', re.M)
+  files = (f for f in folder.rglob('*.py') if definition.search(f.read_text()))
   return tuple(sorted(f.relative_to(folder).with_suffix('').as_posix() for f in files))
 
 
@@ -94,6 +98,14 @@ def open_source(name: str, **options: Any) -> Source:
   if missing:
     raise ValueError(f'{name}: option {", ".join(map(repr, missing))} is needed')
   return function(**options)
+
+
+def labelled(
+  image: UInt8[np.ndarray, 'S S 3'], points: Float[np.ndarray, 'K 2'], info: Info
+) -> dict[str, Any]:
+  """An example, but for its index, of a set in which every landmark is given."""
+  scale = normaliser(points, info.scale)
+  return {'image': image, 'points': points, 'visible': np.ones(len(points), bool), 'scale': scale}
 
 
 def normaliser(

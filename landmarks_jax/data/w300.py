@@ -15,7 +15,7 @@ from PIL import Image
 
 from landmarks_jax.data import faces, images, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
-from landmarks_jax.data.source import BadImage
+from landmarks_jax.data.source import BadImage, labelled
 
 PUBLISHED = {'train': 3148, 'test': 689}  # `prepare` compares
 splits: faces.Splits = {part: [{part}] for part in ('train', 'test', 'common', 'challenging')}
@@ -54,7 +54,7 @@ class Pictures:
     cut, pixels = cut_face(
       images.read(path), read_points(path.with_suffix('.pts')), self.boxes[row]
     )
-    return faces.labelled(*faces.published_frame(cut, pixels, self.frame), self.info)
+    return labelled(*faces.published_frame(cut, pixels, self.frame), self.info)
 
 
 def catalogue(path: str, *, frame: int = 136) -> Pictures:

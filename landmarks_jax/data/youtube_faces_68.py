@@ -9,25 +9,19 @@ is by person and a picture's key is part/name. Left and right are those of the p
 import csv
 import itertools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from landmarks_jax.data import face_landmarks, images
-from landmarks_jax.data.source import Info, normaliser
+from landmarks_jax.data.catalogue import check_file, sixths
+from landmarks_jax.data.source import Info, labelled
 
 _colours = (0.4555, 0.3543, 0.3011), (0.2622, 0.2184, 0.2151)  # of the training split, frame 136
 
 infos = {
   5: Info(*face_landmarks.five, *_colours),
   68: Info(*face_landmarks.sixty_eight, *_colours),
-}
-splits: dict[str, Callable[[int], bool]] = {  # of a person's place in the sorted names
-  'train': lambda i: i % 6 > 1,
-  'validation': lambda i: i % 6 == 1,
-  'test': lambda i: i % 6 == 0,
-  'all': lambda i: True,
 }
 
 
@@ -54,13 +48,7 @@ class Faces:
     box = images.box_around(pixels, 1.6)
     image = images.square_frame(images.read(self.folder / file), box, self.frame)
     points = images.frame_points(_chosen(pixels, len(self.info.names)), box, self.frame)
-    return {
-      'image': image,
-      'index': np.int32(index),
-      'points': points,
-      'visible': np.ones(len(points), bool),
-      'scale': normaliser(points, self.info.scale),
-    }
+    return labelled(image, points, self.info) | {'index': np.int32(index)}
 
 
 def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 136) -> Faces:
@@ -70,14 +58,14 @@ def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 13
   train; or 'all'. points: 68, or 5 made from them (eye centres, nose tip, mouth corners). frame:
   its side in pixels. Raises FileNotFoundError for missing files, ValueError for a broken list.
   """
-  if split not in splits:
-    raise ValueError(f'split={split!r}; expected one of {", ".join(splits)}')
+  if split not in sixths:
+    raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')
   if points not in infos:
     raise ValueError(f'points={points}; expected 5 or 68')
   folder = pathlib.Path(path)
   labels = _read_labels(folder, 'training') | _read_labels(folder, 'test')
   people = sorted({_person(file) for file in labels})
-  chosen = {p for i, p in enumerate(people) if splits[split](i)}
+  chosen = {p for i, p in enumerate(people) if sixths[split](i)}
   files = _alternate([file for file in sorted(labels) if _person(file) in chosen])
   return Faces(folder, {file: labels[file] for file in files}, infos[points], frame)
 
@@ -101,8 +89,7 @@ def _chosen(pixels: np.ndarray, points: int) -> np.ndarray:
 
 def _read_labels(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
   path = folder / f'{part}_frames_keypoints.csv'
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing; docs/data.md says what the folder should hold')
+  check_file(path)
   with path.open(newline='', encoding='utf-8') as lines:
     rows = list(csv.reader(lines))[1:]
   labels = {}

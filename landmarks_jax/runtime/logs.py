@@ -137,6 +137,13 @@ def peak_memory(devices: Sequence[Any] = ()) -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def pictures_done(done: int, total: int, made: int, seconds: float) -> str:
+  """How far a walk over pictures is, its rate and the time left; `made` of `done` in `seconds`."""
+  rate = made / max(seconds, 1e-9)
+  left = f', {duration((total - done) / rate)} left' if made and done < total else ''
+  return f'{done:,} of {total:,} pictures, {rate:,.0f} a second{left}'
+
+
 def duration(seconds: float | int) -> str:
   """A time for people, in its two largest units.
 

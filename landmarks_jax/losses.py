@@ -1,10 +1,13 @@
 """Pure losses: arrays in, one number per example out; the caller takes the mean."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
-from landmarks_jax import shapes
+from landmarks_jax import correlation, shapes
 from landmarks_jax.contracts import Array
 
 
@@ -72,6 +75,60 @@ def smooth_l1_landmarks(
   size = jnp.abs(difference)
   cost = jnp.where(size < 1, 0.5 * difference**2, size - 0.5)
   return cost.mean(axis=(1, 2))
+
+
+def spatial_contrast(
+  features: Float[Array, 'B h w C'],
+  *,
+  temperature: float,
+  stride: float,
+  power: float = 0.5,
+  normalise: bool = True,
+  groups: Sequence[int] | None = None,
+) -> Float[Array, ' B']:
+  """How far from itself a position is matched within its own picture (ICCV 2021, section 3).
+
+  mean_u sum_v p(v|u) |u - v|^power with p(v|u) = softmax_v(temperature * <f_u, f_v>): low where
+  descriptors differ between positions, and alike only where they are near.
+
+  Args:
+    features: [B, h, w, C]. temperature: multiplies the products of descriptors.
+    stride: pixels of the input from one position to the next, the unit of distances.
+    power: of the distance, above 0.
+    normalise: descriptors to unit length first; a descriptor of zeros stays zero.
+    groups: numbers of channels, in order, whose slices are normalised apart, so that their products
+      add up; None is one slice.
+
+  Blockwise (`correlation`), in at least float32. Raises ValueError for another rank, and where
+  groups do not add up to C. Specification section 4; fixture dense_corr_loss.
+  """
+  channels = shapes.check(features=(features, 'B h w C'))['C']
+  features = _at_least_float32(features)
+  groups = [channels] if groups is None else list(groups)
+  if sum(groups) != channels:
+    raise ValueError(f'groups {tuple(groups)} sum to {sum(groups)}, but features has C={channels}')
+  if normalise:
+    slices = jnp.split(features, np.cumsum(groups)[:-1], axis=-1)
+    features = jnp.concatenate([_unit(part) for part in slices], axis=-1)
+  batch, height, width, _ = features.shape
+  positions = jnp.asarray(stride * np.indices((height, width))[::-1], features.dtype)
+  positions = positions.reshape(2, -1).T  # (x, y), in the order of the rows below
+
+  def of_picture(rows: Float[Array, 'P C']) -> Float[Array, '']:
+    return correlation.expected_distance(
+      rows, rows, positions, positions, temperature=temperature, power=power
+    ).mean()
+
+  return jax.vmap(of_picture)(features.reshape(batch, height * width, channels))
+
+
+def _unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
+  """Rows of length 1, or 0."""
+  # Scaled first: squares of small numbers vanish. The direction does not depend on the scale.
+  top = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True))
+  rows = rows / jnp.where(top == 0, 1, top)
+  # The sum is 0 or at least 1: the bound keeps the gradient at 0 finite and touches no other.
+  return rows * jax.lax.rsqrt(jnp.maximum((rows * rows).sum(-1, keepdims=True), 0.5))
 
 
 def _at_least_float32(x: Array) -> jax.Array:

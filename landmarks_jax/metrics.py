@@ -1,9 +1,12 @@
 """Scores of gathered Predictions, in NumPy. Nothing to score is an error, never a perfect score."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Predictions
+from landmarks_jax.geometry import coords
 
 
 def normalised_distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
@@ -14,14 +17,20 @@ def normalised_distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
   where nothing is visible, and for a visible landmark whose point, target or scale is not finite or
   whose scale is not positive: left out, it would make the score better.
   """
+  distances = _distances(predictions)
+  if np.isnan(distances).all():
+    raise ValueError(f'no visible landmark among {distances.size}: there is nothing to score')
+  return distances
+
+
+def _distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
+  """As `normalised_distances`, but nothing visible is no error."""
   points, target, visible, scale = (np.asarray(x) for x in predictions[:4])
   given = [x.shape for x in (points, target, visible, scale)]
   if given != [(*points.shape[:2], 2), points.shape, points.shape[:2], points.shape[:1]]:
     raise ValueError(
       f'points, target, visible, scale have shapes {given}; expected [N, K, 2] twice, [N, K], [N]'
     )
-  if not visible.any():
-    raise ValueError(f'no visible landmark among {visible.size}: there is nothing to score')
   bad = visible.any(1) & ~((scale > 0) & np.isfinite(scale))
   if bad.any():
     first = int(np.flatnonzero(bad)[0])
@@ -41,6 +50,15 @@ def normalised_distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
   return np.where(visible, distance / np.where(scale > 0, scale, 1)[:, None], np.nan)
 
 
+def mean_distance(predictions: Predictions) -> float:
+  """Mean of |prediction - target| / scale over all visible landmarks of all pictures.
+
+  The unit is what `scale` is: 2 / 69 gives pixels of a frame of 70, as matching reports.
+  Raises ValueError as `normalised_distances` does.
+  """
+  return float(np.nanmean(normalised_distances(predictions)))
+
+
 def inter_ocular_error(predictions: Predictions) -> float:
   """Mean of |prediction - target| / |eye - eye| over all visible landmarks of all images, in
   percent.
@@ -48,7 +66,7 @@ def inter_ocular_error(predictions: Predictions) -> float:
   With every landmark visible this is the published mean over images and landmarks (specification
   section 5; fixture inter_ocular). Raises ValueError as `normalised_distances` does.
   """
-  return 100 * float(np.nanmean(normalised_distances(predictions)))
+  return 100 * mean_distance(predictions)
 
 
 def inter_ocular_error_per_landmark(predictions: Predictions) -> Float[np.ndarray, ' K']:
@@ -56,7 +74,150 @@ def inter_ocular_error_per_landmark(predictions: Predictions) -> Float[np.ndarra
 
   Raises ValueError as `normalised_distances` does.
   """
+  return 100 * _mean_over_pictures(normalised_distances(predictions))
+
+
+def pck_hits(
+  predictions: Predictions, *, threshold: float = 0.05, box: int = 48
+) -> Float[np.ndarray, 'N K']:
+  """1 where a landmark is nearer than `threshold` of the frame's side, else 0; NaN where invisible.
+
+  The frame, that of `points`, is `box` pixels wide: the first and last pixel centres (-1 and 1) are
+  box - 1 apart and the limit is threshold * box, 2.4 of 47 pixels. `scale` does not matter. Raises
+  ValueError as `normalised_distances` does.
+  """
+  distances = normalised_distances(_in_pixels(predictions, box))
+  return np.where(np.isnan(distances), np.nan, distances < threshold * box)
+
+
+def pck_per_landmark(
+  predictions: Predictions, *, threshold: float = 0.05, box: int = 48
+) -> Float[np.ndarray, ' K']:
+  """Percentage of correct keypoints of each landmark; NaN for one that is never visible.
+
+  Options and errors: `pck_hits`.
+  """
+  return 100 * _mean_over_pictures(pck_hits(predictions, threshold=threshold, box=box))
+
+
+def pck(predictions: Predictions, *, threshold: float = 0.05, box: int = 48) -> float:
+  """Percentage of correct keypoints: of each landmark, then the mean over landmarks.
+
+  A landmark counts over the pictures that show it, and not at all where none does; distances are
+  exact (`pck_paper` has the published truncation). Options and errors: `pck_hits`. Specification
+  section 5.
+  """
+  return float(np.nanmean(pck_per_landmark(predictions, threshold=threshold, box=box)))
+
+
+def pck_paper_distances(predictions: Predictions, *, box: int = 48) -> Int[np.ndarray, 'N K']:
+  """Distances as the published PCK has them: whole pixels of the box, truncated; -1 = not counted.
+
+  A true point at x <= 0 or y <= 0 pixels is not counted, like an invisible one. Raises ValueError
+  for broken numbers as `normalised_distances` does. Fixture pck.
+  """
+  distances = _distances(_in_pixels(predictions, box))
+  target = coords.to_pixels(np.asarray(predictions.target), width=box, height=box)
+  counted = predictions.visible & (target > 0).all(-1)
+  return np.where(counted, distances, -1).astype(int)
+
+
+def pck_paper(
+  predictions: Predictions, *, threshold: float = 0.05, box: int = 48, batch_size: int = 32
+) -> float:
+  """PCK as published, in percent: truncated distances (`pck_paper_distances`), means over batches.
+
+  So at 48 pixels a distance below 3 counts, not below 2.4. Each batch of `batch_size` pictures, in
+  their order, has its own mean over the landmarks that it shows, 0 where it shows none, and the
+  last, smaller one weighs as much as the others. Raises ValueError without pictures and as
+  `pck_paper_distances`. Specification section 5; fixture pck.
+  """
+  distances = pck_paper_distances(predictions, box=box)
+  if not len(distances):
+    raise ValueError('no pictures: there is nothing to score')
+  found = []
+  for i in range(0, len(distances), batch_size):
+    batch = distances[i : i + batch_size]
+    hits = np.where(batch >= 0, batch < threshold * box, np.nan)
+    found.append(np.nanmean(_mean_over_pictures(hits)) if (batch >= 0).any() else 0)
+  return 100 * float(np.mean(found))
+
+
+def left_right_swaps(
+  predictions: Predictions, flip_pairs: Sequence[tuple[int, int]]
+) -> Float[np.ndarray, 'N P']:
+  """1 where a landmark was placed nearer to its mirrored partner's true place than to its own.
+
+  Columns: left and right of the first pair, of the second, ... NaN where the two are not both
+  visible. Raises ValueError as `normalised_distances` does, and for pairs that do not exist.
+  """
   distances = normalised_distances(predictions)
-  seen = ~np.isnan(distances)
-  total = np.where(seen, distances, 0).sum(0)
-  return 100 * np.divide(total, seen.sum(0), out=np.full(len(total), np.nan), where=seen.any(0))
+  pairs = np.asarray(flip_pairs, int).reshape(-1, 2)
+  if (pairs < 0).any() or (pairs >= distances.shape[1]).any():
+    raise ValueError(f'{flip_pairs=}: there are {distances.shape[1]} landmarks, counted from 0')
+  own, partner = pairs.ravel(), pairs[:, ::-1].ravel()
+  both: Bool[np.ndarray, 'N P'] = predictions.visible[:, own] & predictions.visible[:, partner]
+  placed = predictions.points[:, own]
+  right, wrong = (
+    _distances(predictions._replace(points=placed, target=predictions.target[:, k], visible=both))
+    for k in (own, partner)
+  )
+  return np.where(both, wrong < right, np.nan)
+
+
+def left_right_confusion(predictions: Predictions, flip_pairs: Sequence[tuple[int, int]]) -> float:
+  """Percent of the landmarks of visible pairs that are nearer to the partner's true place.
+
+  Raises ValueError as `left_right_swaps` does, and where no pair is visible in any picture.
+  """
+  swaps = left_right_swaps(predictions, flip_pairs)
+  if np.isnan(swaps).all():
+    raise ValueError(f'no picture shows both landmarks of any of {flip_pairs=}')
+  return 100 * float(np.nanmean(swaps))
+
+
+def bootstrap_interval(
+  values: Float[np.ndarray, 'N K'],
+  *,
+  by_landmark: bool = False,
+  seed: int = 0,
+  resamples: int = 1000,
+) -> tuple[float, float]:
+  """The 95 % interval of a mean when pictures are drawn anew: (low, high), in the values' unit.
+
+  Args:
+    values: NaN where not known, such as `normalised_distances` or `pck_hits`.
+    by_landmark: of the mean over landmarks of each one's own mean, as PCK is, instead of the mean
+      of all known values.
+    seed, resamples: so many times, N of the N pictures that have a value are drawn, with
+      replacement; the same ones in every NumPy.
+
+  Raises ValueError where nothing is known. One picture has no spread: low is high.
+  """
+  known = ~np.isnan(values)
+  some = known.any(1)
+  if not some.any():
+    raise ValueError(f'no known value among {values.size}: there is no interval')
+  known, filled = known[some].astype(float), np.where(known, values, 0)[some]
+  bits, count = np.random.PCG64(seed), len(filled)  # bits, as in evaluation/few_shot.py
+  means = []
+  for _ in range(resamples):
+    drawn = (bits.random_raw(count) % count).astype(int)
+    times = np.bincount(drawn, minlength=count).astype(float)
+    total, number = times @ filled, times @ known
+    seen = number > 0
+    means.append((total[seen] / number[seen]).mean() if by_landmark else total.sum() / number.sum())
+  low, high = np.quantile(means, (0.025, 0.975))
+  return float(low), float(high)
+
+
+def _in_pixels(predictions: Predictions, side: int) -> Predictions:
+  """With the scale at which distances are pixels of a frame `side` wide."""
+  return predictions._replace(scale=np.full(len(predictions.points), 2 / (side - 1)))
+
+
+def _mean_over_pictures(values: Float[np.ndarray, 'N K']) -> Float[np.ndarray, ' K']:
+  """Of the known values; NaN for a landmark that has none."""
+  seen = ~np.isnan(values)
+  total = np.where(seen, values, 0).sum(0)
+  return np.divide(total, seen.sum(0), out=np.full(len(total), np.nan), where=seen.any(0))

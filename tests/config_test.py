@@ -76,8 +76,26 @@ def test_a_page_of_the_paper_holds_its_numbers(page, frame, margin):
   assert (config['batch_size'], config['steps']) == (256, None)  # the pictures say how many
   for options in (config, *config['evals'].values()):
     assert options['data']['frame'] == frame
-  (options,) = config['evals'].values()
-  assert (options['margin'], options['head'], options['probe_size']) == (margin, 'probe', 48)
+  for options in config['evals'].values():
+    assert (options['margin'], options['head'], options['probe_size']) == (margin, 'probe', 48)
+
+
+def test_the_heads_on_birds_have_the_published_numbers():
+  page = configs.plain(configs.load(f'{root}/configs/moco_inat_resnet50.py'))
+  evals = experiment.complete(page, train.train)['evals'].values()
+  assert {options['train']: options['probe_weight_decay'] for options in evals} == {
+    'train_10': 0.05,
+    'train_50': 0.05,
+    'train_100': 0.05,
+    'train_250': 0.005,
+    'train_500': 0.005,
+    'train': 0.005,
+  }
+  shared = {'protocol': 'pck', 'labels': None, 'validation': 'validation', 'test': 'test'}
+  shared |= {'probe_epochs': 2000, 'probe_stop_epoch': None, 'probe_learning_rate': 0.01}
+  shared |= {'probe_validate_every': 1}
+  for options in evals:
+    assert options == options | shared
 
 
 def test_defaults_live_in_the_functions_that_take_them():

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from landmarks_jax.geometry import coords
 from landmarks_jax.report import draw
@@ -131,3 +132,62 @@ def test_bytes_are_clipped_and_rounded():
     np.testing.assert_array_equal(out, expected)
   image = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
   np.testing.assert_array_equal(draw.to_bytes(image), image)
+
+
+def match_of(count=1, landmarks=3):
+  """What `match_sheet` takes: every point on a pixel of its own."""
+  r = np.random.default_rng(1)
+  pixels = r.permuted(np.tile(np.arange(3, 22, 2), (3, count, landmarks, 2, 1)), axis=-1)[..., 0]
+  return noise(count), noise(2 * count)[count:], *normalised(pixels, 24)
+
+
+def colour_of(k, count):
+  return ImageColor.getrgb(f'hsv({360 * k / count:.0f}, 90%, 100%)')
+
+
+def test_a_landmark_has_its_colour_in_both_pictures_and_a_ring_at_the_truth():
+  source, target = noise(2)
+  query, matched = normalised([[4, 6], [18, 16]], 24), normalised([[5, 12], [19, 4]], 24)
+  truth = normalised([[12, 20], [8, 9]], 24)
+  drawn = draw.matches(source, target, query, matched, truth, np.ones(2, bool), side=240)
+  assert drawn.shape == (240, 480, 3)
+  for k, (start, found, end) in enumerate(
+    [((4, 6), (5, 12), (12, 20)), ((18, 16), (19, 4), (8, 9))]
+  ):
+    left, right = ((drawn[:, i : i + 240] == colour_of(k, 2)).all(-1) for i in (0, 240))
+    near = lambda mask, p: mask[10 * p[1] : 10 * p[1] + 10, 10 * p[0] : 10 * p[0] + 10]  # noqa: E731
+    assert near(left, start).sum() == left.sum() > 10
+    assert near(right, found).sum() + near(right, end).sum() == right.sum()
+    assert near(right, found)[4:6, 4:6].all()  # a dot is filled
+    assert not near(right, end)[4:6, 4:6].any()  # a ring is not
+    assert near(right, end).sum() > 5
+    middle = (10 * (np.array(found) + end) / 2 + 4.5).astype(int)
+    line = drawn[middle[1] - 1 : middle[1] + 3, 240 + middle[0] - 1 : 240 + middle[0] + 3]
+    assert (line == 255).all(-1).any()
+
+
+def test_every_shown_landmark_is_numbered_and_the_others_are_left_out():
+  (source, target), (query, matched, truth) = noise(2), match_of(landmarks=3)[2:]
+  query = normalised([[[4, 6], [15, 8], [12, 18]]], 24)
+  visible = np.array([True, False, True])
+  truth[0, 1] = np.nan
+  drawn = draw.matches(source, target, query[0], matched[0], truth[0], visible, side=240)
+  assert not (drawn == colour_of(1, 3)).all(-1).any()
+  empty = draw.matches(source, target, query[0], matched[0], truth[0], visible & False, side=240)
+  beside = np.s_[65 - 6 : 65 + 6, 50:60], np.s_[185 - 6 : 185 + 6, 130:140]
+  digits = [np.abs(drawn[place].astype(int) - empty[place]).max(-1) > 100 for place in beside]
+  assert all(digit.sum() > 8 for digit in digits)
+  assert (digits[0] != digits[1]).any()
+
+
+def test_a_sheet_of_matches_holds_every_pair():
+  given = match_of(count=3)
+  visible = np.array([[True] * 3, [True, False, True], [False] * 3])
+  before = [array.copy() for array in given]
+  sheet = draw.match_sheet(given[0].astype(np.float32) + 0.2, *given[1:], visible, columns=2)
+  assert sheet.shape == (2 * 240 + 6, 2 * 480 + 6, 3)
+  for i, (y, x) in enumerate([(0, 0), (0, 486), (246, 0)]):
+    alone = draw.matches(*(array[i] for array in given), visible[i])
+    np.testing.assert_array_equal(sheet[y : y + 240, x : x + 480], alone)
+  for array, old in zip(given, before, strict=True):
+    np.testing.assert_array_equal(array, old)

@@ -137,3 +137,67 @@ def test_a_kernel_of_other_channels_is_named():
 def test_channels_that_do_not_add_up_are_an_error():
   with pytest.raises(ValueError, match=re.escape('channels (6, 5, 4) sum to 15, not 18')):
     hypercolumn.split_rows(np.concatenate(kernels()), [6, 5, 4])
+
+
+# Norms and single positions of a column that is not built.
+
+squared_norm = jax.jit(hypercolumn.squared_norm, static_argnums=1)
+descriptors = jax.jit(hypercolumn.descriptors, static_argnums=2)
+SHAPES = [(1, 1, 4), (1, 6, 3), (5, 1, 3), (2, 3, 4), (14, 18, 3), (9, 9, 4)]
+
+
+def maps(shape, dtype=np.float32):
+  return np.random.default_rng(3).normal(size=(2, *shape)).astype(dtype)
+
+
+def for_each_shape(function, *arguments):
+  """One compilation for all shapes."""
+  return jax.jit(lambda: [function(maps(shape), *arguments) for shape in SHAPES])()
+
+
+@pytest.mark.parametrize('size', [2, 5, 9, 20])
+def test_the_norm_of_a_resized_level_follows_from_neighbouring_cells(size):
+  for shape, found in zip(SHAPES, for_each_shape(hypercolumn.squared_norm, size), strict=True):
+    expected = (resize_oracle(maps(shape), size, size) ** 2).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6, err_msg=str(shape))
+
+
+@pytest.mark.parametrize('size', [2, 9, 20])
+def test_a_few_descriptors_are_those_of_the_resized_level(size):
+  pixels = np.random.default_rng(4).integers(0, size, (2, 7, 2))
+  pixels[:, 0], pixels[:, 1] = (0, size - 1), (size - 1, 0)
+  found = for_each_shape(hypercolumn.descriptors, pixels, size)
+  for shape, few in zip(SHAPES, found, strict=True):
+    whole = resize_oracle(maps(shape), size, size)
+    expected = [level[y, x] for level, (x, y) in zip(whole, pixels.swapaxes(1, 2), strict=True)]
+    np.testing.assert_allclose(few, expected, atol=1e-5, err_msg=str(shape))
+
+
+def test_nothing_and_what_cancels_to_rounding_have_no_norm():
+  level = maps((1, 2, 500))
+  level[0] = 0
+  level[1, :, 1] = -9 * level[1, :, 0]
+  # 2 cells become 5: the second position is .9 of the first cell and .1 of the second.
+  norm = np.asarray(squared_norm(level, 5))
+  assert (norm[0] == 0).all()
+  assert (norm[1, :, 1] == 0).all()
+  assert (np.delete(norm[1], 1, axis=1) > 100).all()
+
+
+def test_norms_and_descriptors_of_bfloat16_are_taken_in_float32():
+  level = jnp.asarray(maps((4, 5, 40)), jnp.bfloat16)
+  exact, pixels = np.asarray(level, np.float32), np.full((2, 1, 2), 3)
+  for found, expected in (
+    (squared_norm(level, 8), squared_norm(exact, 8)),
+    (descriptors(level, pixels, 8), descriptors(exact, pixels, 8)),
+  ):
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_norms_and_descriptors_of_float64_stay_float64():
+  with jax.enable_x64(True):
+    level, pixels = maps((4, 5, 6), np.float64), np.full((2, 1, 2), 3)
+    whole = resize_oracle(level, 8, 8)
+    np.testing.assert_allclose(squared_norm(level, 8), (whole**2).sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(descriptors(level, pixels, 8)[:, 0], whole[:, 3, 3], rtol=1e-12)

@@ -15,6 +15,10 @@ from landmarks_jax.methods import moco
 info_nce = jax.jit(losses.info_nce, static_argnames='temperature')
 in_batch_nce = jax.jit(losses.in_batch_nce, static_argnames='temperature')
 smooth_l1 = jax.jit(losses.smooth_l1_landmarks, static_argnames='magnification')
+spatial_contrast = jax.jit(
+  losses.spatial_contrast,
+  static_argnames=('temperature', 'stride', 'power', 'normalise', 'groups'),
+)
 
 
 def unit_rows(*shape, seed=0):
@@ -256,6 +260,121 @@ def test_landmarks_in_bfloat16_are_compared_in_float32():
   np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 
+# Spatial contrast.
+
+
+def maps(dtype=np.float32):
+  """Features [B, h, w, C] of pictures that are wider than high."""
+  return np.random.default_rng(4).normal(size=(3, 4, 6, 5)).astype(dtype)
+
+
+def spatial_oracle(features, temperature, power, stride, groups=(5,), normalise=True):
+  """Position after position, in float64."""
+  out = []
+  for picture in np.asarray(features, float):
+    column = np.split(picture, np.cumsum(groups)[:-1], axis=-1)
+    if normalise:
+      column = [part / np.sqrt((part**2).sum(-1, keepdims=True)) for part in column]
+    column, total = np.concatenate(column, -1), 0.0
+    height, width = column.shape[:2]
+    for i, j in np.ndindex(height, width):
+      weight = np.exp(temperature * column @ column[i, j])
+      for y, x in np.ndindex(height, width):
+        share = weight[y, x] / weight.sum()
+        total += share * (stride * np.hypot(y - i, x - j)) ** power
+    out.append(total / (height * width))
+  return np.array(out)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'options'),
+  [
+    ('one', {}),
+    ('two', {'groups': (11, 5)}),
+    ('pow1', {'power': 1.0}),
+    ('nonorm', {'normalise': False}),
+  ],
+)
+def test_matches_the_published_spatial_contrast(golden, variant, options):
+  g = golden('dense_corr_loss')
+  assert tuple(g['spectral_two']) == (11, 5)
+  features = g['feat'].transpose(0, 2, 3, 1)
+  features = features * g['nonorm_scale'] if variant == 'nonorm' else features
+  options = options | {'temperature': float(g['temperature'])}
+  options['stride'] = float(g['input_size'][-1]) / features.shape[1]
+  loss = lambda x: spatial_contrast(x, **options).mean()  # noqa: E731
+  value, grad = jax.jit(jax.value_and_grad(loss))(features)
+  np.testing.assert_allclose(value, g[f'loss_{variant}'], rtol=1e-5)
+  np.testing.assert_allclose(value, g[f'loss_{variant}_f64'], rtol=1e-5)
+  expected = g[f'grad_{variant}'].transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(grad, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('groups', [None, (2, 3)])
+@pytest.mark.parametrize('normalise', [True, False])
+def test_the_spatial_contrast_is_the_slow_loop(groups, normalise):
+  options = {'temperature': 2.0, 'power': 0.7, 'stride': 3.0, 'normalise': normalise}
+  value = spatial_contrast(maps(), groups=groups, **options)
+  expected = spatial_oracle(maps(), groups=groups or (5,), **options)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_a_picture_is_contrasted_with_itself_alone():
+  value = spatial_contrast(maps(), temperature=2.0, stride=3.0)
+  assert value.shape == (3,)
+  for i in range(3):
+    one = spatial_contrast(maps()[i : i + 1], temperature=2.0, stride=3.0)
+    np.testing.assert_allclose(value[i], one[0], rtol=1e-6)
+
+
+def test_distinct_descriptors_cost_nothing_and_equal_ones_the_mean_distance():
+  distinct = np.eye(24, dtype=np.float32).reshape(1, 4, 6, 24)
+  assert spatial_contrast(distinct, temperature=100.0, stride=3.0, power=1.0)[0] < 1e-6
+  positions = np.stack(np.meshgrid(np.arange(6), np.arange(4)), -1).reshape(-1, 2) * 3.0
+  mean = np.linalg.norm(positions[:, None] - positions, axis=-1).mean()
+  equal = spatial_contrast(np.ones_like(distinct), temperature=100.0, stride=3.0, power=1.0)
+  np.testing.assert_allclose(equal[0], mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize('size', [1e-30, 1, 1e30])  # squares leave the range of float32
+def test_the_length_of_a_descriptor_changes_nothing(size):
+  options = {'temperature': 7.0, 'stride': 4.0}
+  loss = lambda x: spatial_contrast(x, **options).mean()  # noqa: E731
+  value, grad = jax.jit(jax.value_and_grad(loss))(maps() * np.float32(size))
+  expected, right = jax.jit(jax.value_and_grad(loss))(maps())
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(grad * size, right, atol=1e-5 * np.abs(right).max())
+
+
+def test_a_descriptor_of_zeros_matches_everything_and_breaks_nothing():
+  features = maps()
+  features[1, 2, 3] = 0
+  loss = lambda x: spatial_contrast(x, temperature=7.0, stride=4.0).mean()  # noqa: E731
+  value, grad = jax.jit(jax.value_and_grad(loss))(features)
+  assert np.isfinite(value)
+  assert np.isfinite(grad).all()
+  features[1] = 0
+  value = spatial_contrast(features, temperature=7.0, stride=4.0)
+  equal = spatial_contrast(np.ones_like(features), temperature=7.0, stride=4.0)
+  np.testing.assert_allclose(value[1], equal[1], rtol=1e-6)
+
+
+def test_spatial_contrast_of_bfloat16_is_computed_in_float32():
+  features = jnp.asarray(maps(), jnp.bfloat16)
+  value = spatial_contrast(features, temperature=7.0, stride=4.0)
+  assert value.dtype == jnp.float32
+  exact = spatial_contrast(np.asarray(features, np.float32), temperature=7.0, stride=4.0)
+  np.testing.assert_allclose(value, exact, rtol=1e-6)
+
+
+def test_groups_that_do_not_add_up_are_an_error():
+  message = re.escape('groups (2, 4) sum to 6, but features has C=5')
+  with pytest.raises(ValueError, match=message):
+    spatial_contrast(maps(), temperature=7.0, stride=4.0, groups=(2, 4))
+  with pytest.raises(ValueError, match=re.escape('features: expected [B h w C], got shape (4, 6,')):
+    losses.spatial_contrast.__wrapped__(maps()[0], temperature=7.0, stride=4.0)
+
+
 def test_float64_stays_float64():
   with jax.enable_x64(True):
     query, key, negatives = (x.astype(np.float64) for x in contrast())
@@ -271,6 +390,10 @@ def test_float64_stays_float64():
     ]
     np.testing.assert_allclose(others, expected, rtol=1e-12)
     np.testing.assert_allclose(cost, smooth_l1_oracle(points, target, visible, 10), rtol=1e-12)
+    value = spatial_contrast(maps(np.float64), temperature=2.0, stride=3.0)
+    assert value.dtype == np.float64
+    expected = spatial_oracle(maps(np.float64), temperature=2.0, power=0.5, stride=3.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
 def test_the_examples_in_the_docstrings_hold():

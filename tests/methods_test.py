@@ -1,10 +1,11 @@
 """What every method must do. A new file in methods/ inherits all of it by having a config.
 
 A method is built from the first `configs/<method>_*.py` that names it, made tiny by its `:smoke`;
-one that learns from cached features inside an evaluation, from `ON_FEATURES`.
+one that learns on top of a frozen network, from `ON_BASE`.
 """
 
 import functools
+import itertools
 import pathlib
 
 import jax
@@ -26,8 +27,12 @@ METHODS = sorted(p.stem for p in (ROOT / 'landmarks_jax/methods').glob('*.py') i
 HARDER = {'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16, 'margin': 13}}
 # At 64 pixels the last map is 2x2: on one pixel of four pictures BatchNorm makes training chaotic.
 FRAMES = {'moco': 90}
-# Methods whose batches bring a pyramid: their options.
-ON_FEATURES = {'probe': {'landmarks': 5, 'points_per_landmark': 6, 'size': 12}}
+# Methods on a frozen network: their options, and the frame of their pictures.
+ON_BASE = {
+  'probe': ({'landmarks': 5, 'points_per_landmark': 6, 'size': 12}, 32),
+  'projection': ({'dim': 6, 'size': 8, 'margin': 4, 'augment': True}, 40),
+}
+ON_FEATURES = {'probe'}  # of these, the ones whose batches bring a pyramid
 BATCH = 16
 
 
@@ -45,9 +50,10 @@ BASE = Describer(KERNELS, block_means)
 
 def build(name, **options):
   """The method of the first config that names it, tiny."""
-  if name in ON_FEATURES:
+  if name in ON_BASE:
+    chosen, frame = ON_BASE[name]
     build = experiment.find('methods', name, section='method').build
-    return build(base=BASE, **ON_FEATURES[name], **options), 32
+    return build(base=BASE, **chosen, **options), frame
   for path in sorted((ROOT / 'configs').glob('*.py')):
     config = configs.load(f'{path}:smoke').to_dict()
     if config['method']['name'] == name:
@@ -173,8 +179,8 @@ def test_describe_ignores_batch_mates_and_returns_a_pyramid(run):
 
 
 def configs_margin(run):
-  if run.name in ON_FEATURES:
-    return 0
+  if run.name in ON_BASE:
+    return ON_BASE[run.name][0].get('margin', 0)
   for path in sorted((ROOT / 'configs').glob('*.py')):
     config = configs.load(f'{path}:smoke').to_dict()
     if config['method']['name'] == run.name:
@@ -217,7 +223,9 @@ def test_a_resumed_run_is_the_undisturbed_run_bit_for_bit(run, tmp_path):
 def test_views_show_what_training_looks_at(run):
   if run.method.views is None:
     pytest.skip(f'{run.name} draws no views')
-  views = jax.jit(run.method.views)(next(batches(run)), jax.random.key(0))
+  draw, batch = jax.jit(run.method.views), next(batches(run))
+  views, others = (np.asarray(draw(batch, jax.random.key(seed))) for seed in range(2))
   assert views.shape[1] == BATCH
   assert views.ndim == 5
-  assert np.abs(np.asarray(views[0] - views[1])).mean() > 1
+  for one, another in itertools.combinations([*views, *others], 2):
+    assert np.abs(one - another).mean() > 1

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
@@ -171,3 +172,195 @@ def test_nothing_is_written_into_the_predictions():
   assert metrics.inter_ocular_error(p) == metrics.inter_ocular_error(p)
   for before, after in zip(q[:5], p[:5], strict=True):
     np.testing.assert_array_equal(before, after)
+
+
+def test_the_mean_distance_has_the_unit_of_the_scale():
+  p = example()
+  assert metrics.mean_distance(p) == pytest.approx(np.mean(list(oracle(p).values())), rel=1e-12)
+  pixels = p._replace(scale=np.full(4, 2 / 69))  # the pixels of a frame of 70
+  moved = p.points.astype(float) - p.target
+  expected = np.hypot(*np.moveaxis(moved * 69 / 2, -1, 0))[p.visible].mean()
+  assert metrics.mean_distance(pixels) == pytest.approx(expected, rel=1e-12)
+
+
+# Percentage of correct keypoints.
+
+
+def published(golden, name):
+  g = golden('pck')
+  points, target, visible = (g[f'{name}_{field}'] for field in ('pred', 'gt', 'visible'))
+  scale = np.full(len(points), np.nan, np.float32)  # has no part in it
+  return Predictions(points, target, visible, scale, np.arange(len(points))), g
+
+
+@pytest.mark.parametrize('name', ['rand', 'trunc', 'none'])
+def test_matches_the_published_pck(golden, name):
+  p, g = published(golden, name)
+  np.testing.assert_array_equal(metrics.pck_paper_distances(p).T, g[f'{name}_dists'])
+  assert metrics.pck_paper(p) == pytest.approx(float(g[f'{name}_pck']), rel=1e-6)
+
+
+def test_the_exact_pck_cuts_at_five_percent_and_truncates_nothing(golden):
+  p, g = published(golden, 'trunc')
+  expected = (g['trunc_px'] < 2.4).astype(float)
+  np.testing.assert_array_equal(metrics.pck_hits(p)[0], expected)
+  assert metrics.pck(p) == pytest.approx(100 * expected.mean(), rel=1e-12)
+  assert metrics.pck(p) < metrics.pck_paper(p) - 30
+  at_a_tenth = (g['trunc_px'] < 4.8).mean()
+  assert metrics.pck(p, threshold=0.1) == pytest.approx(100 * at_a_tenth)
+
+
+def test_pck_is_the_mean_over_landmarks_of_their_share_of_hits():
+  p = example(examples=9)
+  p.visible[:, 3] = False
+  shares = []
+  for k in (0, 1, 2, 4):
+    near = [
+      math.dist(p.points[n, k].tolist(), p.target[n, k].tolist()) * 47 / 2 < 0.15 * 48
+      for n in range(9)
+      if p.visible[n, k]
+    ]
+    shares.append(100 * sum(near) / len(near))
+  assert len(set(shares)) == 4
+  found = metrics.pck_per_landmark(p, threshold=0.15)
+  np.testing.assert_allclose(np.delete(found, 3), shares, rtol=1e-12)
+  assert np.isnan(found[3])
+  assert metrics.pck(p, threshold=0.15) == pytest.approx(np.mean(shares), rel=1e-12)
+  pooled = 100 * np.nanmean(metrics.pck_hits(p, threshold=0.15))
+  assert abs(pooled - np.mean(shares)) > 1  # landmarks weigh alike, however often they are seen
+
+
+@pytest.mark.parametrize('score', [metrics.pck, metrics.pck_paper])
+def test_what_is_invisible_may_hold_anything_in_pck(score):
+  p, q = example(), example()
+  q.target[~q.visible] = np.nan
+  q.points[~q.visible] = np.nan
+  assert score(q) == score(p)
+  q.points[:, 2] = q.target[:, 2]
+  assert score(q) > score(p)
+  q.points[0, 2, 0] = np.nan
+  with pytest.raises(
+    ValueError, match='1 visible landmarks is not finite; the first is landmark 2'
+  ):
+    score(q)
+
+
+def test_the_published_pck_is_a_mean_over_batches(golden):
+  p, _ = published(golden, 'rand')
+  cut = [Predictions(*(a[i : i + 4] for a in p[:5])) for i in (0, 4)]
+  expected = [metrics.pck_paper(part) for part in cut]
+  assert metrics.pck_paper(p, batch_size=4) == pytest.approx(np.mean(expected), rel=1e-12)
+  assert abs(np.mean(expected) - metrics.pck_paper(p)) > 0.5
+  p.visible[4:] = False  # a batch that shows nothing is one that hits nothing
+  half = metrics.pck_paper(p, batch_size=4)
+  assert half == pytest.approx(expected[0] / 2, rel=1e-12)
+
+
+def test_no_picture_or_nothing_visible_has_no_pck():
+  p = example()
+  p.visible[:] = False
+  with pytest.raises(ValueError, match='no visible landmark among 20'):
+    metrics.pck(p)
+  with pytest.raises(ValueError, match='no pictures: there is nothing to score'):
+    metrics.pck_paper(Predictions(*(a[:0] for a in p[:5])))
+
+
+# Left and right.
+
+
+def test_confusion_is_the_share_nearer_to_the_partners_place():
+  p, pairs = example(examples=30), [(0, 3), (4, 1)]
+  p.points[::3, [0, 3]] = p.target[::3, [3, 0]] + np.float32(0.01)
+  p.points[7, 4] = p.target[7, 1]
+  swapped, seen = 0, 0
+  for n in range(30):
+    for a, b in [(0, 3), (3, 0), (4, 1), (1, 4)]:
+      if p.visible[n, a] and p.visible[n, b]:
+        own, partner = (np.linalg.norm(p.points[n, a] - p.target[n, k]) for k in (a, b))
+        swapped, seen = swapped + bool(partner < own), seen + 1
+  assert 5 < swapped < seen / 2 < 40
+  expected = 100 * swapped / seen
+  assert metrics.left_right_confusion(p, pairs) == pytest.approx(expected, rel=1e-12)
+  p.points[~p.visible] = np.nan
+  p.target[~p.visible] = np.nan
+  p.scale[:] = 1
+  assert metrics.left_right_confusion(p, pairs) == pytest.approx(expected, rel=1e-12)
+
+
+def test_swaps_stand_in_the_column_of_their_landmark():
+  p = example()
+  p.visible[:] = True
+  p.visible[1, 4] = False
+  p.points[:] = p.target
+  p.points[2, 3] = p.target[2, 0]
+  swaps = metrics.left_right_swaps(p, [(4, 1), (0, 3)])
+  expected = np.zeros((4, 4))
+  expected[1, :2] = np.nan
+  expected[2, 3] = 1
+  np.testing.assert_array_equal(swaps, expected)
+
+
+def test_without_a_pair_there_is_no_confusion():
+  p = example()
+  p.visible[:, 1] = ~p.visible[:, 0]
+  for pairs in ([(0, 1)], []):
+    with pytest.raises(ValueError, match='no picture shows both landmarks of any of flip_pairs='):
+      metrics.left_right_confusion(p, pairs)
+  for pair in ((0, 5), (-1, 0)):
+    message = re.escape(f'flip_pairs=[{pair}]: there are 5 landmarks, counted from 0')
+    with pytest.raises(ValueError, match=message):
+      metrics.left_right_confusion(p, [pair])
+
+
+# Intervals.
+
+
+def known(pictures, landmarks=3):
+  r = np.random.default_rng(3)
+  values = r.gamma(2, size=(pictures, landmarks)) * (1 + np.arange(landmarks))
+  values[r.uniform(size=values.shape) < 0.6 / landmarks * np.arange(landmarks)] = np.nan
+  return values
+
+
+@pytest.mark.parametrize('by_landmark', [False, True])
+def test_the_interval_is_that_of_means_over_drawn_pictures(by_landmark):
+  values = known(40)
+  bits, means = np.random.PCG64(5), []
+  for _ in range(200):
+    drawn = [values[int(number) % 40] for number in bits.random_raw(40)]
+    columns = [[v for v in column if not math.isnan(v)] for column in np.transpose(drawn)]
+    groups = columns if by_landmark else [np.concatenate(columns)]
+    means.append(np.mean([np.mean(group) for group in groups]))
+  found = metrics.bootstrap_interval(values, by_landmark=by_landmark, seed=5, resamples=200)
+  np.testing.assert_allclose(found, np.percentile(means, [2.5, 97.5]), rtol=1e-12)
+  other = metrics.bootstrap_interval(values, by_landmark=by_landmark, seed=6, resamples=200)
+  assert found != other
+
+
+def test_the_interval_is_as_wide_as_the_theory_says():
+  """Pictures, not landmarks, are drawn: landmarks that err together tell nothing new."""
+  alone = known(2000, landmarks=1)
+  together = np.repeat(alone, 10, axis=1)
+  low, high = metrics.bootstrap_interval(together)
+  np.testing.assert_allclose((high + low) / 2, alone.mean(), rtol=0.005)
+  np.testing.assert_allclose(high - low, 2 * 1.96 * alone.std() / 2000**0.5, rtol=0.08)
+
+
+@pytest.mark.parametrize('by_landmark', [False, True])
+def test_pictures_and_landmarks_that_show_nothing_do_not_change_the_interval(by_landmark):
+  values = known(12)
+  more = np.full((15, 4), np.nan)
+  more[3:, :3] = values
+  a, b = (metrics.bootstrap_interval(v, by_landmark=by_landmark) for v in (values, more))
+  assert a == pytest.approx(b, rel=1e-12)
+  assert metrics.bootstrap_interval(values[:1], by_landmark=by_landmark) == pytest.approx(
+    (np.nanmean(values[0]),) * 2
+  )
+  with pytest.raises(ValueError, match='no known value among 36: there is no interval'):
+    metrics.bootstrap_interval(np.full((12, 3), np.nan), by_landmark=by_landmark)
+
+
+def test_a_large_test_set_has_its_interval_in_seconds():
+  values, start = known(1000, landmarks=68), time.monotonic()
+  metrics.bootstrap_interval(values)
+  assert time.monotonic() - start < 5

@@ -143,6 +143,68 @@ def test_a_long_fit_says_how_far_it_is(monkeypatch):
   assert 'ETA' in lines[1]
 
 
+schedule = {'epochs': 9, 'learning_rate': 0.1}
+
+
+def validated(values, **options):
+  """A fit whose epochs score `values` in turn; its validation set, what was scored and said."""
+  seen, lines, values = [], [], iter(values)
+
+  def score(predictions):
+    seen.append(predictions)
+    return next(values)
+
+  held_out = planted(37, seed=1)._replace(scale=np.linspace(0.5, 2, 37), index=9 + np.arange(37))
+  options = schedule | {'report': lines.append} | options
+  head = fit(planted(40), validation=held_out, score=score, **options)
+  return head, held_out, seen, lines
+
+
+def stopped(epoch):
+  return fit(planted(40), **schedule, stop_epoch=epoch)
+
+
+def test_the_epoch_that_is_best_on_validation_decides():
+  head, _, seen, lines = validated((3, 1, 2, 1.5), stop_epoch=4)
+  assert len(seen) == 4
+  assert lines == ['probe: epoch 2 of 4 is the best on validation, 1']
+  assert_same(head, stopped(2))
+  assert (head.variables['outer'] != stopped(4).variables['outer']).all()
+
+
+@pytest.mark.parametrize(('values', 'best'), [((2, 1, 1), 2), ((-5, -5, -4), 1), ((3, 2, 1), 3)])
+def test_of_equal_epochs_the_first_is_kept(values, best):
+  head, *_ = validated(values, stop_epoch=3)
+  assert_same(head, stopped(best))
+
+
+def test_validation_looks_at_the_head_of_its_epoch():
+  _, held_out, seen, _ = validated((2, 1), stop_epoch=2)
+  for epoch, predictions in enumerate(seen, start=1):
+    head = stopped(epoch)
+    expected = head.predict(head.variables, held_out.pyramid)
+    np.testing.assert_allclose(predictions.points, expected, atol=1e-5)
+    for found, given in [('target', 'points'), *((n, n) for n in ('visible', 'scale', 'index'))]:
+      np.testing.assert_array_equal(getattr(predictions, found), getattr(held_out, given))
+  assert np.abs(seen[0].points - seen[1].points).max() > 0.01
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end():
+  head, _, seen, lines = validated((4, 2, 3), stop_epoch=7, every=3)
+  assert len(seen) == 3  # after 3, 6 and 7
+  assert lines == ['probe: epoch 6 of 7 is the best on validation, 2']
+  assert_same(head, stopped(6))
+  with pytest.raises(ValueError, match=r'^every=0: expected 1 or more epochs$'):
+    validated((), every=0)
+
+
+def test_unless_told_otherwise_the_least_mean_distance_decides():
+  third, held_out = stopped(3), planted(32, seed=1)
+  points = np.asarray(third.predict(third.variables, held_out.pyramid))
+  held_out = held_out._replace(points=points, scale=np.ones(32), index=np.arange(32))
+  assert_same(fit(planted(40), **schedule, stop_epoch=5, validation=held_out), third)
+
+
 @pytest.mark.parametrize('stop', [0, 3])
 def test_an_end_outside_the_schedule_is_an_error(stop):
   with pytest.raises(ValueError, match=f'stop_epoch={stop}: expected 1 to 2, the epochs of the'):

@@ -1,4 +1,4 @@
-"""A view: the order of its steps, what each option leaves out, and one device against eight."""
+"""A view: the order of its steps, what each option leaves out; pairs; one device against eight."""
 
 import functools
 
@@ -10,8 +10,18 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from landmarks_jax.augment import colour, crop, jpeg, views
+from landmarks_jax.contracts import Batch
+from landmarks_jax.geometry import coords, regions, sampling
 
 SIDE, MARGIN = 17, 3
+STRENGTHS = ('warp', 'subset', 'translation', 'scale', 'rotation', 'first_bending', 'first_affine')
+PAIRS = {  # fixture, names before and after, margin
+  'matching': ('tps_warper', '', '_nocrop', 0),
+  'matching, cropped': ('tps_warper', '', '_crop', 6),
+  'training': ('tps_variants', 'cldef_', '', 6),
+  'dve': ('tps_variants', 'dve_', '', 6),
+  'not square': ('tps_variants', 'rect_', '', 3),
+}
 
 
 @functools.partial(jax.jit, static_argnames=('margin', 'area', 'aspect', 'jitter', 'pca', 'jpeg'))
@@ -174,3 +184,118 @@ def test_bytes_become_float32():
 def test_a_margin_that_leaves_nothing_is_an_error():
   with pytest.raises(ValueError, match=r'margin=8: a frame of \(17, 17\) pixels can lose 0 to 7'):
     random_view(jax.random.key(0), frames(), margin=8)
+
+
+# Pairs by two warps
+
+
+warp_twice = jax.jit(views.warp_twice)
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_a_pair_of_two_warps_is_the_published_one(golden, name):
+  file, before, after, margin = PAIRS[name]
+  g = golden(file)
+  image = g['rect_im' if before == 'rect_' else 'im'].transpose(1, 2, 0)[None]
+  pair = warp_twice(image, g[f'{before}weights1'][None], g[f'{before}weights2'][None])
+  pair = regions.centre_crop(Batch(**pair._asdict()), margin)
+  pictures = before + 'torch1.1_' if before == 'dve_' else before + 'out_'
+  for picture, which in ((pair.image, 'first'), (pair.next, 'second')):
+    expected = g[f'{pictures}im_{which}{after}'].transpose(1, 2, 0)
+    np.testing.assert_allclose(picture[0], expected, atol=0.01)
+  np.testing.assert_allclose(pair.flow, g[f'{before}flow{after}'], atol=1e-4)
+  height, width = pair.flow.shape[1:3]
+  to_units = 2 / np.float32([width - 1, height - 1])
+  grid = coords.pixel_grid(height, width) + pair.flow * to_units
+  np.testing.assert_allclose(grid, g[f'{before}grid{after}'], atol=1e-5)
+
+
+def test_a_picture_is_its_next_where_the_flow_points():
+  image = frames(8)[:, :13]
+  pair = views.warp_pair(jax.random.key(0), image)
+  rows, columns = np.mgrid[:13, :SIDE]
+  pixels = np.stack([columns, rows], -1) + np.asarray(pair.flow)
+  positions = coords.to_normalised(pixels, width=SIDE, height=13)
+  shown = np.asarray(sampling.bilinear(pair.next, positions))
+  np.testing.assert_allclose(shown, pair.image, atol=0.02)
+  # Not where it would come from in the other direction.
+  wrong = sampling.bilinear(pair.next, 2 * np.asarray(coords.pixel_grid(13, SIDE)) - positions)
+  assert np.abs(np.asarray(wrong) - pair.image).mean() > 5
+
+
+def test_flow_is_valid_where_it_stays_in_the_frame():
+  image = frames(8)[:, :13]
+  pair = views.warp_pair(jax.random.key(1), image, translation=0.3)
+  valid = np.asarray(pair.flow_valid)
+  rows, columns = np.mgrid[:13, :SIDE]
+  x, y = columns + np.asarray(pair.flow)[..., 0], rows + np.asarray(pair.flow)[..., 1]
+  inside = (x >= 0) & (x <= SIDE - 1) & (y >= 0) & (y <= 12)
+  np.testing.assert_array_equal(valid, inside)
+  assert 0.2 < valid.mean() < 0.95
+  # A whole pixel outside there is nothing to see.
+  far = (x < -1) | (x > SIDE) | (y < -1) | (y > 13)
+  assert far.any()
+  np.testing.assert_array_equal(np.asarray(pair.image)[far], 0)
+
+
+def ramps(count):
+  """Pictures whose two channels are the pixel's own position."""
+  rows, columns = np.mgrid[:SIDE, :SIDE]
+  return np.tile(np.stack([columns, rows], -1).astype(np.float32), (count, 1, 1, 1))
+
+
+def looks(pair):
+  """Where the centre of either picture of ramps looks, from it: in next and in the original."""
+  middle = SIDE // 2
+  once = np.asarray(pair.next)[:, middle, middle] - middle
+  return np.asarray(pair.flow)[:, middle, middle], once
+
+
+@pytest.mark.parametrize('name', ['translation', 'warp', 'subset'])
+def test_the_first_warp_has_its_own_strength(name):
+  options = dict.fromkeys(STRENGTHS[:5], 0.0) | {name: {'translation': 0.05}.get(name, 5e-3)}
+  options |= {'first_affine': 0.5, 'first_bending': 0.25}
+  twice, once = looks(views.warp_pair(jax.random.key(2), ramps(600), **options))
+  expected = options['first_affine' if name == 'translation' else 'first_bending']
+  np.testing.assert_allclose(once.std() / twice.std(), expected, rtol=0.12)
+  # Draws of its own, for every picture.
+  assert abs(np.corrcoef(once[:, 0], twice[:, 0])[0, 1]) < 0.15
+  assert len(np.unique(np.round(twice, 5), axis=0)) == 600
+
+
+def test_without_strength_of_the_first_warp_next_is_the_picture():
+  pair = views.warp_pair(jax.random.key(3), frames(4), first_bending=0.0, first_affine=0.0)
+  assert pair.image.dtype == pair.next.dtype == pair.flow.dtype == np.float32
+  assert pair.flow_valid.dtype == bool
+  np.testing.assert_allclose(pair.next, frames(4), atol=1e-3)
+  assert np.abs(np.asarray(pair.image) - frames(4)).mean((1, 2, 3)).min() > 5
+
+
+def test_rotation_and_scale_of_both_warps_are_those_asked_for():
+  options = dict.fromkeys(STRENGTHS[:5], 0.0) | {'first_affine': 2.0, 'first_bending': 0.0}
+  middle, at = SIDE // 2, SIDE // 2 + 4
+  for name, strength, unit in (('rotation', 3.0, np.pi / 180), ('scale', 0.05, 1.0)):
+    pair = views.warp_pair(jax.random.key(4), ramps(600), **options | {name: strength})
+    # What a step of four pixels to the right becomes: along it, and across it.
+    axis = int(name == 'rotation')
+    twice = np.asarray(pair.flow)[:, middle, at, axis] / 4
+    once = (np.asarray(pair.next)[:, middle, at] - [at, middle])[:, axis] / 4
+    np.testing.assert_allclose(twice.std(), strength * unit, rtol=0.1)
+    np.testing.assert_allclose(once.std(), 2 * strength * unit, rtol=0.1)
+
+
+def test_pairs_follow_the_rng_alike_on_one_and_on_eight_devices():
+  image, rng = frames(16), jax.random.key(7)
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  warp_pair = jax.jit(views.warp_pair)
+  one = warp_pair(rng, image)
+  eight = warp_pair(
+    jax.device_put(rng, NamedSharding(mesh, PartitionSpec())),
+    jax.device_put(image, NamedSharding(mesh, PartitionSpec('data'))),
+  )
+  assert len(eight.image.sharding.device_set) == 8
+  assert not eight.image.sharding.is_fully_replicated
+  for ours, theirs in zip(one, eight, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+  other = warp_pair(jax.random.key(8), image)
+  assert np.abs(np.asarray(other.flow - one.flow)).mean((1, 2, 3)).min() > 0.1

@@ -1,13 +1,13 @@
-"""A random view of every picture of a batch: the order of the published augmentation."""
+"""Random views of every picture of a batch: the published augmentation, and pairs of warps."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PRNGKeyArray, UInt8
+from jaxtyping import Float, Num, PRNGKeyArray, UInt8
 
 from landmarks_jax.augment import colour, crop
 from landmarks_jax.augment import jpeg as codec
-from landmarks_jax.contracts import Array
-from landmarks_jax.geometry import regions
+from landmarks_jax.contracts import Array, Pair
+from landmarks_jax.geometry import coords, regions, sampling, splines
 
 
 def random_view(
@@ -42,3 +42,75 @@ def random_view(
   # The noise adds one colour to the whole picture, so it may come after the cut.
   view = regions.cut_centre(view, margin)
   return colour.random_pca_noise(rng_pca, view, deviation=pca) if pca else view
+
+
+def warp_twice(
+  image: Num[Array, 'B H W C'],
+  first: Float[Array, 'B rows 2'],
+  second: Float[Array, 'B rows 2'],
+) -> Pair:
+  """A pair by two warps: `next` is the picture warped once, `image` is `next` warped again.
+
+  Args: image: [B, H, W, C], bytes or floats. first, second: coefficients of geometry/splines.py.
+
+  So the flow is the second warp, exactly; `flow_valid` where it stays inside the frame. What both
+  see may still be the black around the picture, as published. Pictures are float, not rounded.
+  Fixtures tps_warper, tps_variants.
+  """
+  height, width = image.shape[1:3]
+  once = splines.warp_image(image, first)
+  positions = splines.pixel_positions(second, height=height, width=width)
+  pixels = coords.to_pixels(positions, width=width, height=height)
+  here = coords.to_pixels(coords.pixel_grid(height, width), width=width, height=height)
+  return Pair(
+    image=sampling.bilinear(once, positions),
+    next=once,
+    flow=pixels - here.astype(pixels.dtype),
+    flow_valid=(jnp.abs(positions) <= 1).all(-1),
+  )
+
+
+def warp_pair(
+  rng: PRNGKeyArray,
+  image: Num[Array, 'B H W C'],
+  *,
+  warp: float = 1e-3,
+  subset: float = 1e-2,
+  translation: float = 0.1,
+  scale: float = 0.1,
+  rotation: float = 5.0,
+  first_bending: float = 0.5,
+  first_affine: float = 1.0,
+) -> Pair:
+  """Two random warps of every picture and the exact flow between them: see `warp_twice`.
+
+  Args:
+    image: [B, H, W, C], bytes or floats.
+    warp, subset, translation, scale, rotation: of the second warp: see
+      `splines.random_coefficients`. The defaults are DVE's.
+    first_bending: strength of the first warp's weights (warp, subset) relative to the second's.
+    first_affine: of its translation, scale and rotation. The paper's matching has 1 and 1.
+
+  Specification equivariant.md, section 1.
+  """
+  rng_first, rng_second = jax.random.split(rng)
+  count = image.shape[0]
+  first = splines.random_coefficients(
+    rng_first,
+    count,
+    warp=first_bending * warp,
+    subset=first_bending * subset,
+    translation=first_affine * translation,
+    scale=first_affine * scale,
+    rotation=first_affine * rotation,
+  )
+  second = splines.random_coefficients(
+    rng_second,
+    count,
+    warp=warp,
+    subset=subset,
+    translation=translation,
+    scale=scale,
+    rotation=rotation,
+  )
+  return warp_twice(image, first, second)

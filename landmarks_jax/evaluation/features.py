@@ -2,16 +2,18 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtyping import Float, Int, PRNGKeyArray
+
 from landmarks_jax.contracts import Array, Batch, Describer, Pyramid
 from landmarks_jax.data.source import BadImage, Source
-from landmarks_jax.geometry import regions
+from landmarks_jax.geometry import regions, splines
 
 
 @functools.lru_cache(maxsize=16)
@@ -56,3 +58,67 @@ def gather(
   if not parts or not sum(len(part.valid) for part in parts):
     raise ValueError('there are no readable examples to describe')
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def gather_warped(
+  describer: Describer,
+  source: Source,
+  rows: Int[np.ndarray, ' n'],
+  *,
+  copies: int,
+  warp: Mapping[str, float],
+  margin: int = 0,
+  seed: int = 0,
+  batch_size: int = 128,
+  place: Callable[[Any], Any] = lambda x: x,
+) -> Batch:
+  """`copies` randomly warped copies of some labelled examples, described, as one Batch [n * copies].
+
+  Args:
+    rows: of the source; those of the first come first, each with its own `index`.
+    warp: of `splines.random_coefficients`. Frames are warped whole, then cut by `margin`.
+    seed: warp c of example i follows from (seed, i, c) alone.
+
+  Points follow exactly; they stay visible where they leave the frame, and `scale` does not change.
+  """
+  warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())))
+  rng, parts = jax.random.key(seed), []
+  for start in range(0, len(rows) * copies, batch_size):
+    number = np.arange(start, start + batch_size)
+    row, copy = np.divmod(np.minimum(number, len(rows) * copies - 1), copies)
+    batch = _examples(source, np.asarray(rows)[row])._replace(valid=number < len(rows) * copies)
+    part = warped(describer.variables, rng, *place((batch, copy.astype(np.int32))))
+    parts.append(jax.tree.map(lambda x, keep=batch.valid: np.asarray(x)[keep], part))
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _examples(source: Source, rows: Int[np.ndarray, ' n']) -> Batch:
+  """Some examples of a source, which may repeat."""
+  read = {int(i): source[int(i)] for i in np.unique(rows)}
+  examples = [read[int(i)] for i in rows]
+  return Batch(**{name: np.stack([example[name] for example in examples]) for name in examples[0]})
+
+
+@functools.lru_cache(maxsize=16)
+def compiled_warp(
+  apply: Callable, margin: int, warp: tuple[tuple[str, float], ...]
+) -> Callable[[Any, PRNGKeyArray, Batch, Array], Batch]:
+  """(variables, rng, frames, copy numbers) -> the warped batch, described in bfloat16."""
+
+  def describe(
+    variables: Any, rng: PRNGKeyArray, batch: Batch, copy: Int[Array, ' B']
+  ) -> Batch:
+    def coefficients(index: Array, copy: Array) -> Float[Array, 'rows 2']:
+      own = jax.random.fold_in(jax.random.fold_in(rng, index), copy)
+      return splines.random_coefficients(own, 1, **dict(warp))[0]
+
+    warps = jax.vmap(coefficients)(batch.index, copy)
+    image = splines.warp_image(jnp.asarray(batch.image, float), warps)
+    moved = splines.invert(warps, batch.points)
+    batch = regions.centre_crop(batch._replace(image=image, points=moved), margin)
+    pyramid = apply(variables, batch.image, None)
+    return batch._replace(
+      image=None, pyramid=tuple(level.astype(jnp.bfloat16) for level in pyramid)
+    )
+
+  return jax.jit(describe)

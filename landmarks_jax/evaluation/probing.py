@@ -2,15 +2,16 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from landmarks_jax import training
-from landmarks_jax.contracts import Array, Batch, Pyramid, PyTree, TrainState
+from landmarks_jax import metrics, training
+from landmarks_jax.contracts import Array, Batch, Predictions, Pyramid, PyTree, TrainState
 from landmarks_jax.methods import probe
 from landmarks_jax.models import heads
 from landmarks_jax.runtime import logs, optim
@@ -32,6 +33,9 @@ def fit(
   epoch_size: int = 0,
   batch_size: int = 32,
   seed: int = 0,
+  validation: Batch | None = None,
+  score: Callable[[Predictions], float] = metrics.mean_distance,
+  every: int = 1,
   report: Callable[[str], None] = print,
 ) -> heads.LandmarkHead:
   """The head of methods/probe.py, trained on some rows of a labelled set.
@@ -44,7 +48,10 @@ def fit(
       300W; None goes to the end.
     epoch_size: labels are repeated up to so many an epoch (few-shot: 1000), and in any case up to a
       batch. The rest of an epoch, less than a batch, is left out.
-    report: gets a line every 20 seconds.
+    validation: other labelled pictures, with `scale` and `index`. The head is then that of the
+      epoch with the lowest `score` of its predictions for them (the first of equals); they are
+      scored after every `every` epochs and after the last.
+    report: gets a line every 20 seconds, and the best epoch.
 
   The numbers follow from the labels and the seed alone. Raises ValueError for an end outside the
   schedule, without labels, and for a loss that is not finite. Specification section 5.
@@ -52,28 +59,42 @@ def fit(
   stop = epochs if stop_epoch is None else stop_epoch
   if not 1 <= stop <= epochs:
     raise ValueError(f'stop_epoch={stop}: expected 1 to {epochs}, the epochs of the schedule')
+  if every < 1:
+    raise ValueError(f'{every=}: expected 1 or more epochs')
   if not len(rows):
     raise ValueError('there are no labelled pictures to learn from')
   draw = functools.partial(epoch_rows, rows, seed=seed, batch_size=batch_size, size=epoch_size)
-  steps_per_epoch = len(draw(0))
-  init, step, predict = _compiled(
-    labelled.points.shape[1], size, learning_rate, weight_decay, epochs, steps_per_epoch
+  init, step, find = _compiled(
+    labelled.points.shape[1], size, learning_rate, weight_decay, epochs, len(draw(0))
   )
-  rng, metrics, told = jax.random.key(seed), {}, time.monotonic()
+  rng, best = jax.random.key(seed), None
   state = init(rng, _take(labelled, rows[:1]))
-  progress = logs.Progress(steps=stop * steps_per_epoch, images_per_step=batch_size)
-  for epoch in range(stop):
-    for done, chosen in enumerate(draw(epoch), epoch * steps_per_epoch + 1):
-      batch = _take(labelled, chosen)
-      jax.block_until_ready(metrics)  # one step ahead at most: batches in a queue take memory
-      state, metrics = step(state, batch, rng)
-      if time.monotonic() - told > TELL_EVERY:
-        report(progress.line(done, {'probe loss': metrics['loss']}))
-        told = time.monotonic()
-  loss = float(metrics['loss'])
-  if not np.isfinite(loss):
-    raise ValueError(f"the probe's loss is {loss}; try a smaller learning rate: {learning_rate=}")
-  return heads.LandmarkHead(state.params, predict)
+  trained = _train(functools.partial(step, rng=rng), state, labelled, draw, stop, report)
+  for epoch, (loss, params) in enumerate(trained, start=1):
+    if not np.isfinite(loss):
+      raise ValueError(f"the probe's loss is {loss}; try a smaller learning rate: {learning_rate=}")
+    if validation is not None and (epoch % every == 0 or epoch == stop):
+      found = score(predict(heads.LandmarkHead(params, find), validation))
+      if best is None or found < best[0]:
+        best = found, epoch, jax.tree.map(jnp.copy, params)  # the next step donates its state
+  if best is not None:
+    found, epoch, params = best
+    report(f'probe: epoch {epoch} of {stop} is the best on validation, {found:.4g}')
+  return heads.LandmarkHead(params, find)
+
+
+def predict(head: heads.LandmarkHead, target: Batch, *, step: int = 32) -> Predictions:
+  """Any head's landmarks of all of `target`, `step` pictures at a time.
+
+  target: NumPy arrays with `pyramid`, `points`, `visible`, `scale`, `index`.
+  """
+  find = jax.jit(head.predict)
+  points = [
+    np.asarray(find(head.variables, tuple(level[i : i + step] for level in target.pyramid)))
+    for i in range(0, len(target.points), step)
+  ]
+  points = np.concatenate(points).astype(np.float32)
+  return Predictions(points, target.points, target.visible, target.scale, target.index)
 
 
 def epoch_rows(
@@ -86,6 +107,29 @@ def epoch_rows(
   repeats = max(-(-batch_size // len(rows)), size // len(rows), 1)
   order = np.random.default_rng((seed, epoch)).permutation(np.tile(rows, repeats))
   return order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
+
+
+def _train(
+  step: Callable[..., Any],
+  state: TrainState,
+  labelled: Batch,
+  draw: Callable[[int], np.ndarray],
+  stop: int,
+  report: Callable[[str], None],
+) -> Iterator[tuple[float, PyTree]]:
+  """The last loss and the parameters after each epoch; the latter end with the next step."""
+  steps_per_epoch, batch_size = draw(0).shape
+  values, told = {}, time.monotonic()
+  progress = logs.Progress(steps=stop * steps_per_epoch, images_per_step=batch_size)
+  for epoch in range(stop):
+    for done, chosen in enumerate(draw(epoch), epoch * steps_per_epoch + 1):
+      batch = _take(labelled, chosen)
+      jax.block_until_ready(values)  # one step ahead at most: batches in a queue take memory
+      state, values = step(state, batch)
+      if time.monotonic() - told > TELL_EVERY:
+        report(progress.line(done, {'probe loss': values['loss']}))
+        told = time.monotonic()
+    yield float(values['loss']), state.params
 
 
 @functools.lru_cache(maxsize=16)  # draws and rows of one protocol share their compiled step
@@ -109,10 +153,10 @@ def _compiled(
   init = jax.jit(functools.partial(training.init_state, method, tx))
   step = jax.jit(training.make_train_step(method, tx), donate_argnums=0)
 
-  def predict(params: PyTree, pyramid: Pyramid) -> Float[Array, 'B K 2']:
+  def find(params: PyTree, pyramid: Pyramid) -> Float[Array, 'B K 2']:
     return method.landmarks(params, {}, Batch(pyramid=pyramid))[0]
 
-  return init, step, predict
+  return init, step, find
 
 
 def _take(labelled: Batch, rows: Int[np.ndarray, ' n']) -> Batch:

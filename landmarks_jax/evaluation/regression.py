@@ -1,11 +1,11 @@
-"""Landmark regression from frozen features, and the two baselines it must beat.
+"""Landmark regression from frozen features, and the baselines it must beat.
 
-Three rows, always: the mean shape of the same labels, the same network at random initialisation,
-and the trained network; each fitted and scored alike.
+Rows, each fitted and scored alike: the mean shape of the same labels, the same network at random
+initialisation, the frozen network below the method where there is one, and the trained network.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +17,16 @@ from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing
+from landmarks_jax.evaluation.rows import BASE, MEAN_SHAPE, RANDOM_INIT, TRAINED, Metric
+from landmarks_jax.evaluation import rows as scoring
 from landmarks_jax.models import heads
 
-MEAN_SHAPE, RANDOM_INIT, TRAINED = 'mean_shape', 'random_init', 'trained'
 RIDGE, PROBE = 'ridge', 'probe'
+METRICS = (Metric('inter_ocular', 'inter-ocular error, %'),)
+# Of the copies of labelled pictures; specification section 5, Few-shot.
+WARP = {'warp': 5e-4, 'translation': 0.02, 'scale': 0.02, 'rotation': 2.0}
+
+Fit = Callable[[Batch, Batch], Predictions]  # (labelled, target), both described
 
 
 def run(
@@ -28,10 +34,12 @@ def run(
   open_split: Callable[[str], Source],
   *,
   random_init: Mapping[str, Describer],
+  base: Describer | None = None,
   baselines: Mapping[str, Predictions] | None = None,
   margin: int = 0,
-  labels: int | None = None,
+  labels: int | Sequence[int] | None = None,
   draws: int = 1,
+  copies: int = 20,
   seed: int = 0,
   head: str = RIDGE,
   size: int = 16,
@@ -41,115 +49,152 @@ def run(
   probe_epoch_size: int = 0,
   probe_learning_rate: float = 1e-3,
   probe_weight_decay: float = 5e-4,
+  probe_validate_every: int = 10,
   train: str = 'train',
   test: str = 'test',
+  validation: str | None = None,
+  validation_score: Callable[[Predictions], float] = metrics.inter_ocular_error,
   batch_size: int = 128,
   place: Callable[[Any], Any] = lambda x: x,
 ) -> dict[str, Predictions]:
-  """Predictions of every row and draw, named 'trained/0', 'random_init/0', 'mean_shape/0', ...
+  """Predictions of every row and draw: 'trained/0', 'random_init/0', ..., or 'trained/n10/0', ...
 
   Args:
     random_init: the untrained network in its variants, such as raw and with calibrated running
       statistics; the better one on the test set is the row, so that the bar is not lowered.
+    base: the frozen network that the describer stands on; its own row.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame.
     labels: use so many labelled pictures, drawn `draws` times (`few_shot.draw_labels`, with
-      `seed`); None uses all.
+      `seed`); several numbers make a few-shot curve; None uses all.
+    copies: with `labels`, so many random warps of every labelled picture are labels too.
     head: 'ridge', in closed form, or 'probe', the published head, trained by gradient descent.
     size: side of the ridge's heat maps.
     probe_*: options of the probe, see `probing.fit`; unused by the ridge. On a CPU, take fewer
       epochs, and the ridge for many landmarks.
-    train, test: names of the splits.
+    train, test: names of the splits. validation: one on which the probe's best epoch is chosen, by
+      `validation_score` (smaller is better), every `probe_validate_every` epochs.
   """
-  check(open_split, labels=labels, draws=draws, head=head, train=train, test=test)
-  sources = {split: open_split(split) for split in (train, test)}
+  check(
+    open_split, labels=labels, draws=draws, copies=copies, head=head, train=train, test=test
+  )
+  splits = (train, test) if validation is None else (train, test, validation)
+  sources = {split: open_split(split) for split in splits}
   side = features.first_readable(sources[train])['image'].shape[0] - 2 * margin
+  describing = {'margin': margin, 'batch_size': batch_size, 'place': place}
+  probe_options = {
+    'size': probe_size,
+    'epochs': probe_epochs,
+    'stop_epoch': probe_stop_epoch,
+    'epoch_size': probe_epoch_size,
+    'learning_rate': probe_learning_rate,
+    'weight_decay': probe_weight_decay,
+    'seed': seed,
+  }
 
-  fit = functools.partial(ridge, side=side, size=size)
-  if head == PROBE:
-    fit = functools.partial(
-      probe,
-      size=probe_size,
-      epochs=probe_epochs,
-      stop_epoch=probe_stop_epoch,
-      epoch_size=probe_epoch_size,
-      learning_rate=probe_learning_rate,
-      weight_decay=probe_weight_decay,
-      seed=seed,
-    )
+  def described(describer: Describer) -> dict[str, Batch]:
+    return {split: _describe(describer, sources[split], **describing) for split in splits}
 
-  def described(describer: Describer) -> tuple[Batch, Batch]:
-    return tuple(
-      features.gather(
+  def regress(describer: Describer, sets: Mapping[str, Batch]) -> dict[str, Predictions]:
+    """The predictions of one row, by part."""
+    fit = functools.partial(ridge, side=side, size=size)
+    if head == PROBE:
+      chosen = {}
+      if validation is not None:
+        score, every = validation_score, probe_validate_every
+        chosen = {'validation': sets[validation], 'score': score, 'every': every}
+      fit = functools.partial(probe, **probe_options, **chosen)
+    labelled, warped = sets[train], None
+    if labels is not None and copies:
+      used = np.unique(np.concatenate(list(parts.values())))
+      warped = features.gather_warped(
         describer,
-        pipeline.evaluation_batches(sources[split], batch_size=batch_size),
-        margin=margin,
-        place=place,
+        sources[train],
+        labelled.index[used],
+        copies=copies,
+        warp=WARP,
+        seed=seed,
+        **describing,
       )
-      for split in (train, test)
-    )
-
-  def regress(describer: Describer) -> list[Predictions]:
-    labelled, target = described(describer)
-    return [fit(labelled, target, rows) for rows in chosen]
+    return {part: fit(_take(labelled, warped, rows), sets[test]) for part, rows in parts.items()}
 
   trained = described(describer)
   # Drawn among what could be read.
-  count = len(trained[0].valid)
-  chosen = [np.arange(count)]
-  if labels is not None:
-    chosen = [few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)]
-  rows = {TRAINED: [fit(*trained, rows) for rows in chosen]}
+  parts = _label_lists(len(trained[train].valid), labels, draws, seed)
+  found = {TRAINED: regress(describer, trained)}
   if baselines is None:
-    rows[MEAN_SHAPE] = [mean_shape(*trained, rows) for rows in chosen]
-    variants = [regress(variant) for variant in random_init.values()]
+    found[MEAN_SHAPE] = {
+      part: mean_shape(trained[train], trained[test], rows) for part, rows in parts.items()
+    }
+    variants = [regress(variant, described(variant)) for variant in random_init.values()]
     if variants:
-      rows[RANDOM_INIT] = min(variants, key=lambda draws: np.mean(_errors(draws)))
-  found = {f'{row}/{i}': p for row, draws in rows.items() for i, p in enumerate(draws)}
+      found[RANDOM_INIT] = scoring.better(variants, metrics.inter_ocular_error)
+    if base is not None:
+      found[BASE] = regress(base, described(base))
   kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
-  return found | kept
+  return {f'{row}/{part}': p for row, draws in found.items() for part, p in draws.items()} | kept
 
 
 def check(
   open_split: Callable[[str], Source],
   *,
-  labels: int | None = None,
+  labels: int | Sequence[int] | None = None,
   draws: int = 1,
+  copies: int = 20,
   head: str = RIDGE,
   train: str = 'train',
   test: str = 'test',
+  validation: str | None = None,
   **others: Any,
 ) -> None:
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
   if head not in (RIDGE, PROBE):
     raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
+  if validation is not None and head != PROBE:
+    raise ValueError(f'validation={validation!r} chooses an epoch of head={PROBE}; use that head')
   if draws < 1 or (labels is None and draws != 1):
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
-  for split in (train, test):
+  if copies < 0:
+    raise ValueError(f'copies={copies}: expected 0 or more warped copies of every labelled picture')
+  for split in filter(None, (train, test, validation)):
     if not open_split(split).info.names:
       raise ValueError(f'regression needs landmarks; the split {split!r} has none')
   count = len(open_split(train))
-  if labels is not None and not 1 <= labels <= count:
-    raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
+  for number in () if labels is None else np.atleast_1d(labels).tolist():
+    if not 1 <= number <= count:
+      raise ValueError(f'labels={number}: expected 1 to {count}, the number of labelled pictures')
 
 
-def ridge(
-  labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n'], *, side: int, size: int
-) -> Predictions:
-  """Fits the closed-form head on some labelled rows and predicts the landmarks of `target`."""
-  part = jax.tree.map(lambda x: x[rows], labelled)
-  head = heads.fit_ridge(part.pyramid, part.points, part.visible, part.valid, side=side, size=size)
-  return _predict(head, target, step=256)
+def ridge(labelled: Batch, target: Batch, *, side: int, size: int) -> Predictions:
+  """Fits the closed-form head on labelled rows and predicts the landmarks of `target`."""
+  head = heads.fit_ridge(
+    labelled.pyramid,
+    labelled.points,
+    labelled.visible,
+    labelled.valid,
+    group=labelled.index,
+    side=side,
+    size=size,
+  )
+  return predictions_of(head, target, step=256)
 
 
 def probe(
-  labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n'], **options: Any
+  labelled: Batch,
+  target: Batch,
+  *,
+  validation: Batch | None = None,
+  score: Callable[[Predictions], float] = metrics.inter_ocular_error,
+  **options: Any,
 ) -> Predictions:
-  """Trains the published head on some labelled rows and predicts the landmarks of `target`.
+  """Trains the published head on labelled rows and predicts the landmarks of `target`.
 
   options: of `probing.fit`.
   """
-  return _predict(probing.fit(labelled, rows, **options), target, step=32)
+  if validation is not None:
+    options |= {'validation': validation, 'score': score}
+  head = probing.fit(labelled, np.arange(len(labelled.valid)), **options)
+  return predictions_of(head, target, step=32)
 
 
 def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> Predictions:
@@ -160,27 +205,50 @@ def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> P
   return _predictions(np.broadcast_to(mean, target.points.shape), target)
 
 
-def score(predictions: Mapping[str, Predictions]) -> dict[str, float]:
-  """inter_ocular, inter_ocular_mean_shape, inter_ocular_random_init: percent, means over draws.
+def score(
+  predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
+) -> dict[str, float]:
+  """inter_ocular and left_right_confusion, both in percent, by row; see `rows`."""
 
-  With several draws also the standard deviation over them, as `<name>_std`.
-  """
-  names = {
-    TRAINED: 'inter_ocular',
-    MEAN_SHAPE: f'inter_ocular_{MEAN_SHAPE}',
-    RANDOM_INIT: f'inter_ocular_{RANDOM_INIT}',
+  def interval(draw: Predictions) -> tuple[float, float]:
+    low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
+    return 100 * low, 100 * high
+
+  errors = scoring.summarise(
+    predictions, 'inter_ocular', metrics.inter_ocular_error, interval=interval
+  )
+  return errors | scoring.confusion(predictions, flip_pairs)
+
+
+def _describe(describer: Describer, source: Source, *, batch_size: int, **options: Any) -> Batch:
+  batches = pipeline.evaluation_batches(source, batch_size=batch_size)
+  return features.gather(describer, batches, **options)
+
+
+def _label_lists(
+  count: int, labels: int | Sequence[int] | None, draws: int, seed: int
+) -> dict[str, np.ndarray]:
+  """The rows to learn from, by the name of the part."""
+  if labels is None:
+    return {'0': np.arange(count)}
+  one = isinstance(labels, int)
+  return {
+    f'{draw}' if one else f'n{number}/{draw}': few_shot.draw_labels(count, number, draw, seed=seed)
+    for number in ([labels] if one else labels)
+    for draw in range(draws)
   }
-  scores = {}
-  for row, name in names.items():
-    errors = _errors([p for key, p in predictions.items() if key.split('/')[0] == row])
-    if errors:
-      scores[name] = float(np.mean(errors))
-    if len(errors) > 1:
-      scores[f'{name}_std'] = float(np.std(errors, ddof=1))
-  return scores
 
 
-def _predict(head: heads.LandmarkHead, target: Batch, *, step: int) -> Predictions:
+def _take(labelled: Batch, warped: Batch | None, rows: Int[np.ndarray, ' n']) -> Batch:
+  """Some rows of a labelled set, then their warped copies, if any."""
+  part = jax.tree.map(lambda x: x[rows], labelled)
+  if warped is None:
+    return part
+  copies = jax.tree.map(lambda x: x[np.isin(warped.index, part.index)], warped)
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), part, copies)
+
+
+def predictions_of(head: heads.LandmarkHead, target: Batch, *, step: int) -> Predictions:
   """The head's landmarks of all of `target`, `step` pictures at a time."""
   predict, count = jax.jit(head.predict), len(target.valid)
   points = [
@@ -188,10 +256,6 @@ def _predict(head: heads.LandmarkHead, target: Batch, *, step: int) -> Predictio
     for i in range(0, count, step)
   ]
   return _predictions(np.concatenate(points), target)
-
-
-def _errors(draws: list[Predictions]) -> list[float]:
-  return [metrics.inter_ocular_error(draw) for draw in draws]
 
 
 def _predictions(points: np.ndarray, target: Batch) -> Predictions:

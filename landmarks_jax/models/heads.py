@@ -1,5 +1,6 @@
 """Heads on frozen or trained features: the contrastive embedding, and landmarks in closed form."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+import scipy.linalg
+from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, Pyramid
 from landmarks_jax.geometry import coords
@@ -61,14 +63,17 @@ class RidgeVariables(NamedTuple):
   )
 
 
-# Candidates of the leave-one-out choice. Strengths are in units of the Gram matrix's mean
-# eigenvalue, those of the correction in the labels' own scatter.
+# Candidates of the choice on held-out labels. Strengths of the ridge are in units of the Gram
+# matrix's mean eigenvalue, sharpness in units of the heat's deviation, strengths of the correction
+# in the labels' own scatter. Few labels choose among few.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-SHARPNESSES = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-GAINS = tuple(np.linspace(0, 1.5, 16))
-CORRECTIONS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
-UNCHOSEN = (1e-1, 30.0, 0.5)  # strength, sharpness, gain
-FEWEST_TO_CORRECT = 8  # pictures; fewer only choose a gain
+SHARPNESSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+CORRECTIONS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+FEW_STRENGTHS, FEW_SHARPNESSES = (1e-1, 1.0), (1.0, 2.0, 4.0)
+ONE_STRENGTH, ONE_SHARPNESS = 1.0, 1.0  # one label has nothing to choose by
+RIGID_GAIN, FREE_GAIN = 1.0, 0.25  # of offsets that are a similarity of the shape, and of the rest
+FEWEST = 8  # labelled pictures that choose among all, and let landmarks correct each other
+FOLDS = 10
 
 
 def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, 'B K 2']:
@@ -92,55 +97,62 @@ def fit_ridge(
   valid: Bool[Array, ' B'],
   *,
   side: int,
+  group: Int[Array, ' B'] | None = None,
   size: int = 16,
   spread: float = 0.07,
-  held_out: int = 128,
+  held_out: int = 256,
 ) -> LandmarkHead:
   """Landmarks from frozen features in closed form: ridge regression of Gaussian heat maps.
 
   Args:
     pyramid: levels [B, h_l, w_l, C_l] of all labelled pictures, described at `side` pixels.
     points, visible: labels, normalised. An invisible landmark's heat map is zero everywhere.
-    valid: False for padding. size: side of the heat maps. spread: sd of the Gaussians, normalised.
-    held_out: at most so many pictures are predicted, each without itself, to choose the strength of
-      the ridge and the sharpness of the softmax, and to fit the linear map by which the landmarks
-      correct each other.
+    valid: False for padding.
+    group: equal numbers for the copies of one picture, which are held out together; None: all are
+      different pictures.
+    size: side of the heat maps. spread: sd of the Gaussians, normalised.
+    held_out: at most so many pictures are predicted by a fit without them, to choose the strength
+      of the ridge and the sharpness of the softmax, and to fit the linear map by which the
+      landmarks correct each other.
 
-  Everything is chosen on the labels. One or two labels leave nothing to choose by: middle values.
-  Raises ValueError for a landmark that no picture shows.
+  Everything is chosen on the labels, except that one label leaves nothing to choose by. Raises
+  ValueError for a landmark that no picture shows.
   """
   keep = np.flatnonzero(np.asarray(valid))
   visible = np.asarray(visible)[keep]
-  points = np.where(visible[..., None], np.asarray(points)[keep], 0)
+  points = np.where(visible[..., None], np.asarray(points)[keep], 0).astype(np.float64)
+  group = np.arange(len(keep)) if group is None else np.asarray(group)[keep]
+  first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
   if not visible.any(0).all():
     never = np.flatnonzero(~visible.any(0)).tolist()
     raise ValueError(
-      f'landmarks {never} are not visible in any of the {len(keep)} labelled pictures'
+      f'landmarks {never} are not visible in any of the {len(first)} labelled pictures'
     )
   pyramid = tuple(np.asarray(level)[keep] for level in pyramid)
   positions = coords.edges_to_corners(coords.cell_centres(size, size), side=side)
   grid = np.asarray(positions, np.float64).reshape(-1, 2)
   columns = _Columns(pyramid, size)
   targets = np.exp(-((grid[:, None] - points[:, None]) ** 2).sum(-1) / (2 * spread**2))
-  targets *= visible[:, None]
+  targets = (targets * visible[:, None]).astype(np.float32)
 
-  values, vectors, moments = _ridge_problem(columns, targets)
-  chosen = np.linspace(0, len(keep) - 1, min(held_out, len(keep))).astype(int).tolist()
-  strength, sharpness, gain = UNCHOSEN
-  correction = gain * np.eye(2 * points.shape[1])
-  if len(keep) > 2:
-    held_heat = _leave_one_out_heat(columns, targets, chosen, values, vectors, moments)
-    priors = [_position_prior(points, visible, grid, without=i) for i in chosen]
-    found = _choose(held_heat, priors, points, visible, chosen, grid)
-    strength, sharpness, correction = found or (strength, sharpness, correction)
-  log_prior, mean_shape = _position_prior(points, visible, grid)
-  weights = vectors @ (moments / (values + strength * values.mean())[:, None])
+  fold = group % FOLDS
+  problems = [_Problem(columns, targets, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)]
+  whole = _total(problems)
+  log_prior, mean_shape = _position_prior(points[first], visible[first], grid)
+  found = None
+  if len(first) > 1:
+    chosen = np.linspace(0, len(first) - 1, min(held_out, len(first))).astype(int)
+    strengths = STRENGTHS if len(first) >= FEWEST else FEW_STRENGTHS
+    heat = _held_out_heat(columns, problems, fold[first], first, chosen, strengths)
+    found = _choose(heat, strengths, points[first], visible[first], chosen, grid)
+  strength, sharpness, correction = found or (ONE_STRENGTH, ONE_SHARPNESS, _start(mean_shape))
+  weights = whole.solve(strength)
   variables = RidgeVariables(
     kernels=columns.kernels(weights),
     log_prior=jnp.asarray(log_prior.reshape(size, size, -1), float),
     positions=positions,
     mean_shape=jnp.asarray(mean_shape, float),
-    sharpness=jnp.asarray(sharpness, float),
+    sharpness=jnp.asarray(sharpness / whole.deviation(weights), float),
     correction=jnp.asarray(correction, float),
   )
   return LandmarkHead(variables, predict_ridge)
@@ -158,7 +170,12 @@ class _Columns:
   def __len__(self) -> int:
     return len(self.pyramid[0])
 
-  def __getitem__(self, chosen: slice) -> Float[np.ndarray, 'n P C']:
+  @property
+  def channels(self) -> int:
+    """Of a column, its constant included."""
+    return sum(level.shape[-1] for level in self.pyramid) + 1
+
+  def __getitem__(self, chosen: slice | Int[np.ndarray, ' n']) -> Float[np.ndarray, 'n P C']:
     levels = [
       (level[chosen].astype(np.float32) - mean) * inverse
       for level, mean, inverse in zip(self.pyramid, self.mean, self.inverse, strict=True)
@@ -176,42 +193,64 @@ class _Columns:
 _stack = jax.jit(hypercolumn.stack, static_argnums=1)
 
 
-def _ridge_problem(
-  columns: _Columns, targets: Float[np.ndarray, 'n P K']
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Eigenvalues [C] and vectors [C, C] of X'X, and X'Y [C, K] in that basis; X is all positions."""
-  gram, moments = 0.0, 0.0
-  for start in range(0, len(columns), 64):
-    x = columns[start : start + 64]
-    x = x.reshape(-1, x.shape[-1])
-    y = targets[start : start + 64].reshape(len(x), -1).astype(np.float32)
-    # Blocks in float32, their sum in float64: the small eigenvalues matter.
-    gram, moments = gram + (x.T @ x).astype(np.float64), moments + (x.T @ y).astype(np.float64)
-  values, vectors = np.linalg.eigh(gram)
-  return np.maximum(values, 0), vectors, vectors.T @ moments
+class _Problem:
+  """Normal equations of a ridge regression from columns X of some pictures to their targets Y."""
+
+  def __init__(
+    self, columns: _Columns, targets: Float[np.ndarray, 'n P K'], rows: Int[np.ndarray, ' m']
+  ) -> None:
+    self.gram, self.moments, self.count = 0.0, 0.0, 0
+    for start in range(0, len(rows), 64):
+      some = rows[start : start + 64]
+      x = columns[some].reshape(-1, columns.channels)
+      y = targets[some].reshape(len(x), -1)
+      # Blocks in float32, their sum in float64: the small eigenvalues matter.
+      self.gram = self.gram + (x.T @ x).astype(np.float64)
+      self.moments = self.moments + (x.T @ y).astype(np.float64)
+      self.count += len(x)
+
+  def solve(self, strength: float) -> Float[np.ndarray, 'C K']:
+    """The weights; strength is in units of the mean eigenvalue."""
+    penalty = strength * np.trace(self.gram) / len(self.gram)
+    damped = self.gram + penalty * np.eye(len(self.gram))
+    return scipy.linalg.solve(damped, self.moments, assume_a='pos')
+
+  def deviation(self, weights: Float[np.ndarray, 'C K']) -> float:
+    """The standard deviation of X @ weights over all rows, and over landmarks in the mean square."""
+    mean = self.gram[-1] @ weights / self.count  # the last channel is the constant
+    square = ((self.gram @ weights) * weights).sum(0) / self.count
+    return float(np.sqrt(np.maximum(square - mean**2, 1e-12).mean()))
 
 
-def _leave_one_out_heat(
+def _total(problems: Sequence[_Problem], without: int | None = None) -> _Problem:
+  """The problem of all pictures, or of all but one fold's."""
+  total = copy.copy(problems[0])
+  kept = [p for f, p in enumerate(problems) if f != without]
+  for name in ('gram', 'moments', 'count'):
+    setattr(total, name, sum(getattr(p, name) for p in kept))
+  return total
+
+
+def _held_out_heat(
   columns: _Columns,
-  targets: Float[np.ndarray, 'n P K'],
-  chosen: Sequence[int],
-  values: Float[np.ndarray, ' C'],
-  vectors: Float[np.ndarray, 'C C'],
-  moments: Float[np.ndarray, 'C K'],
+  problems: Sequence[_Problem],
+  fold: Int[np.ndarray, ' n'],
+  first: Int[np.ndarray, ' n'],
+  chosen: Int[np.ndarray, ' M'],
+  strengths: Sequence[float],
 ) -> Float[np.ndarray, 'S M P K']:
-  """Heat maps of the chosen pictures for each strength, each fitted without the picture itself.
+  """Heat maps of the chosen pictures for each strength, fitted without their folds, in deviations.
 
-  With H the picture's block of the hat matrix, its residual without itself is (I - H)^-1 its
-  residual.
+  Args: fold: of every picture. first: its row of the columns. chosen: of the pictures.
   """
-  strengths = values.mean() * np.array(STRENGTHS)
-  heat = np.empty((len(strengths), len(chosen), *targets.shape[1:]), np.float32)
-  for m, i in enumerate(chosen):
-    x, y = columns[i : i + 1][0] @ vectors, targets[i]
+  shape = len(strengths), len(chosen), columns.size**2, problems[0].moments.shape[1]
+  heat = np.empty(shape, np.float32)
+  for f in np.unique(fold[chosen]).tolist():
+    rest, mine = _total(problems, without=f), np.flatnonzero(fold[chosen] == f)
+    x = columns[first[chosen[mine]]]
     for s, strength in enumerate(strengths):
-      weighted = x / (values + strength)
-      residual = y - weighted @ moments
-      heat[s, m] = y - np.linalg.solve(np.eye(len(x)) - weighted @ x.T, residual)
+      weights = rest.solve(strength)
+      heat[s, mine] = x @ (weights / rest.deviation(weights)).astype(np.float32)
   return heat
 
 
@@ -245,59 +284,73 @@ def _position_prior(
 
 def _choose(
   heat: Float[np.ndarray, 'S M P K'],
-  priors: Sequence[tuple[np.ndarray, np.ndarray]],
+  strengths: Sequence[float],
   points: Float[np.ndarray, 'n K 2'],
   visible: Bool[np.ndarray, 'n K'],
-  chosen: Sequence[int],
+  chosen: Int[np.ndarray, ' M'],
   grid: Float[np.ndarray, 'P 2'],
 ) -> tuple[float, float, Float[np.ndarray, '2*K 2*K']] | None:
   """The (strength, sharpness, correction) of the smallest mean distance on the held-out pictures.
 
   None if there is nothing to judge by.
   """
+  priors = [_position_prior(points, visible, grid, without=i) for i in chosen.tolist()]
   log_prior = np.stack([p for p, _ in priors])
   mean = np.stack([m for _, m in priors])
   # A landmark that only the held-out picture shows has no mean shape to be judged by.
   judged = visible[chosen] & (visible.sum(0) > 1)
   if not judged.any():
     return None
-  found = []
-  for maps, strength in zip(heat, STRENGTHS, strict=True):
-    for sharpness in SHARPNESSES:
+  few = len(points) < FEWEST
+  start = _start(mean.mean(0))
+  best = (np.inf,)
+  for maps, strength in zip(heat, strengths, strict=True):
+    for sharpness in FEW_SHARPNESSES if few else SHARPNESSES:
       expected = np.asarray(_expectation(maps, log_prior, grid, sharpness), np.float64)
-      error, correction = _fit_correction(expected - mean, points[chosen] - mean, judged)
-      found.append((error, strength, sharpness, correction))
-  return min(found, key=lambda one: one[0])[1:]
+      offset, target = expected - mean, points[chosen] - mean
+      error, correction = _fit_correction(offset, target, judged, start)
+      if error < best[0]:
+        best = error, strength, sharpness, correction
+  return best[1:]
+
+
+def _start(shape: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, '2*K 2*K']:
+  """The correction before anything is fitted: believes offsets that move, turn or scale the shape.
+
+  Heat maps agree by chance on those less easily than on others.
+  """
+  x, y = (shape - shape.mean(0)).T
+  one, none = np.ones_like(x), np.zeros_like(x)
+  moves = np.stack([[one, none], [none, one], [x, y], [-y, x]]).transpose(2, 1, 0)
+  basis, size, _ = np.linalg.svd(moves.reshape(2 * len(shape), 4), full_matrices=False)
+  basis = basis[:, size > 1e-6 * size[0]]
+  rigid = basis @ basis.T
+  return RIGID_GAIN * rigid + FREE_GAIN * (np.eye(len(rigid)) - rigid)
 
 
 def _fit_correction(
   offset: Float[np.ndarray, 'M K 2'],
   target: Float[np.ndarray, 'M K 2'],
   judged: Bool[np.ndarray, 'M K'],
+  start: Float[np.ndarray, '2*K 2*K'],
 ) -> tuple[float, Float[np.ndarray, '2*K 2*K']]:
   """The mean distance on left-out pictures, and the linear map from offsets to targets of least.
 
-  A ridge towards gain * identity: few pictures leave a common gain, more let every landmark draw on
-  all. Both strengths are chosen by the leave-one-out distance, in closed form.
+  A ridge towards `start`, of the strength with the least leave-one-out distance, in closed form.
   """
-  count = len(offset)
-  x, y = offset.reshape(count, -1), target.reshape(count, -1)
+  x, y = offset.reshape(len(offset), -1), target.reshape(len(offset), -1)
   seen = np.repeat(judged, 2, axis=1)
+  rest = (y - x @ start) * seen
   scatter = max((y * y * seen).sum() / y.shape[1], 1e-12)
   values, vectors = np.linalg.eigh(x @ x.T)
-  values = np.maximum(values, 0)
-  best = np.inf, 0.0, 0.0
-  for strength in CORRECTIONS if count >= FEWEST_TO_CORRECT else (np.inf,):
+  values, best = np.maximum(values, 0), (np.inf, np.inf)
+  for strength in CORRECTIONS if len(x) >= FEWEST else CORRECTIONS[:1]:
     hat = (vectors * (values / (values + strength * scatter))) @ vectors.T
-    for gain in GAINS:
-      rest = (y - gain * x) * seen
-      left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
-      distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)[judged].mean()
-      best = min(best, (float(distance), strength, gain))
-  distance, strength, gain = best
-  rest = (y - gain * x) * seen
-  coefficients = (vectors / (values + strength * scatter)) @ (vectors.T @ rest)
-  return distance, gain * np.eye(x.shape[1]) + x.T @ coefficients
+    left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
+    distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)[judged].mean()
+    best = min(best, (float(distance), strength))
+  coefficients = (vectors / (values + best[1] * scatter)) @ (vectors.T @ rest)
+  return best[0], start + x.T @ coefficients
 
 
 @jax.jit

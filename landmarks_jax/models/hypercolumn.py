@@ -8,10 +8,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array, Pyramid
+
+# A sum of squares below this share of its summands is rounding: 1 % would remain in float32.
+CANCELLED = 1e-5
 
 
 def resize(
@@ -56,8 +60,9 @@ def stack(pyramid: Pyramid, size: int | tuple[int, int]) -> Float[Array, 'B heig
 
   Args: pyramid: levels [B, h_l, w_l, C_l]. size: the side, or (height, width), of the result.
 
-  For uses that need all channels of a position at once, such as normalisation; where a linear map
-  follows, `project` gives the same at a fraction of the memory. Specification section 3.
+  For uses that need all channels of a position at once. Where a linear map follows, `project` gives
+  the same at a fraction of the memory, and so do `squared_norm` for norms and `descriptors` for a
+  few positions. Specification section 3.
   """
   return jnp.concatenate([resize(level, size) for level in pyramid], axis=-1)
 
@@ -74,3 +79,59 @@ def split_rows(
     raise ValueError(f'channels {tuple(channels)} sum to {sum(channels)}, not {matrix.shape[0]}')
   stops = [sum(channels[:i]) for i in range(1, len(channels))]
   return tuple(jnp.split(matrix, stops, axis=0))
+
+
+def descriptors(
+  level: Float[Array, 'B h w C'], pixels: Int[Array, 'B K 2'], size: int
+) -> Float[Array, 'B K C']:
+  """`resize(level, size)` at a few pixels alone, in at least float32.
+
+  Args: level: [B, h, w, C]. pixels: [B, K, 2] as (x, y), 0 to size - 1. size: the side.
+  """
+  batch, height, width, channels = level.shape
+  level = _at_least_float32(level).reshape(batch, height * width, channels)
+  columns = _weights(width, size, level.dtype)[pixels[..., 0]]
+  rows = _weights(height, size, level.dtype)[pixels[..., 1]]
+  weights = (rows[..., :, None] * columns[..., None, :]).reshape(batch, -1, height * width)
+  return jnp.matmul(weights, level, precision='float32')
+
+
+def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {size} {size}']:
+  """|descriptor|^2 at every position of `resize(level, size)`, without resizing channels.
+
+  Args: level: [B, h, w, C]. size: the side.
+
+  A resized descriptor combines four neighbouring cells, so its square combines the inner products
+  of neighbours: of a cell with itself, with the next in its row, in its column and on the two
+  diagonals. In at least float32. The result is 0 for a descriptor of zeros, and where opposite
+  neighbours cancel so far that rounding is what remains.
+  """
+  level = _at_least_float32(level)
+  own = (level**2).sum(-1)
+  if own.shape[1:] == (size, size):
+    return own
+  rows, columns = (_weights(side, size, level.dtype) for side in level.shape[1:3])
+  two_rows, two_columns = (w[:, :-1] * w[:, 1:] for w in (rows, columns))
+  left, right, upper, lower = level[:, :, :-1], level[:, :, 1:], level[:, :-1], level[:, 1:]
+  diagonal = (left[:, :-1] * right[:, 1:] + right[:, :-1] * left[:, 1:]).sum(-1)
+
+  def combine(
+    products: Float[Array, 'B _ _'], rows: Float[Array, '_ _'], columns: Float[Array, '_ _']
+  ) -> Float[Array, 'B _ _']:
+    return jnp.einsum('bhw,yh,xw->byx', products, rows, columns, precision='float32')
+
+  norm = combine(own, rows**2, columns**2) + 2 * (
+    combine((left * right).sum(-1), rows**2, two_columns)
+    + combine((upper * lower).sum(-1), two_rows, columns**2)
+    + combine(diagonal, two_rows, two_columns)
+  )
+  return jnp.where(norm > CANCELLED * combine(own, rows, columns), norm, 0)
+
+
+def _weights(side: int, size: int, dtype: DTypeLike) -> Float[Array, '{size} {side}']:
+  """The matrix by which `resize` combines `side` cells of a line into `size`."""
+  return resize(jnp.eye(side, dtype=dtype)[None, :, :, None], (size, side))[0, ..., 0]
+
+
+def _at_least_float32(level: Float[Array, '*shape']) -> Float[Array, '*shape']:
+  return jnp.asarray(level, jnp.promote_types(level.dtype, jnp.float32))

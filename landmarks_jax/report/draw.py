@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from landmarks_jax.contracts import Array
 from landmarks_jax.geometry import coords
@@ -48,26 +48,13 @@ def landmarks(
     visible: [K], of the true landmarks; an invisible one is left out, its prediction is drawn.
     side: of the result in pixels.
   """
-  canvas = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
-  pen = ImageDraw.Draw(canvas)
-  zoom, radius = side / image.shape[0], max(2, side // 80)
-
-  def place(xy: Float[np.ndarray, ' 2']) -> tuple[int, int]:
-    # Pixel p of the picture is drawn at (p + .5) * zoom - .5 of the enlarged one.
-    pixel = coords.to_pixels(xy, width=image.shape[1], height=image.shape[0])
-    x, y = (pixel + 0.5) * zoom - 0.5
-    return round(float(x)), round(float(y))  # Pillow would truncate
-
-  def dot(xy: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    x, y = xy
-    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(0, 0, 0))
-
+  canvas = _Canvas(image, side)
   for k, point in enumerate(points):
     if target is not None and (visible is None or visible[k]):
-      pen.line([place(target[k]), place(point)], fill=(255, 255, 255))
-      dot(place(target[k]), TRUTH)
-    dot(place(point), PREDICTION)
-  return np.asarray(canvas)
+      canvas.line(target[k], point)
+      canvas.dot(target[k], TRUTH)
+    canvas.dot(point, PREDICTION)
+  return np.asarray(canvas.picture)
 
 
 def landmark_sheet(
@@ -88,3 +75,84 @@ def landmark_sheet(
     for image, predicted, true, seen in zip(images, points, target, visible, strict=True)
   ]
   return montage(np.stack(drawn), columns=columns)
+
+
+def matches(
+  source: UInt8[np.ndarray, 'S S 3'],
+  target: UInt8[np.ndarray, 'S S 3'],
+  query: Float[np.ndarray, 'K 2'],
+  matched: Float[np.ndarray, 'K 2'],
+  truth: Float[np.ndarray, 'K 2'],
+  visible: Bool[np.ndarray, ' K'],
+  *,
+  side: int = 240,
+) -> UInt8[np.ndarray, '{side} width 3']:
+  """Two pictures side by side: landmarks of the first, and where they were found in the second.
+
+  Args: query: [K, 2], normalised, in `source`. matched, truth: in `target`. visible: [K]; the other
+  landmarks are left out. side: of each picture in pixels.
+
+  Every landmark has its colour and number. In the second picture the dot is what was found, the
+  ring at the other end of its line the truth.
+  """
+  left, right = _Canvas(source, side), _Canvas(target, side)
+  shown = np.flatnonzero(visible)
+  for k in shown:
+    right.line(truth[k], matched[k])
+  for k in shown:
+    colour = ImageColor.getrgb(f'hsv({360 * k / len(query):.0f}, 90%, 100%)')
+    right.dot(truth[k], colour, ring=True)
+    for canvas, point in ((left, query[k]), (right, matched[k])):
+      canvas.dot(point, colour)
+      canvas.label(point, str(k))
+  return montage(np.stack([left.picture, right.picture]), columns=2, gap=0)
+
+
+def match_sheet(
+  sources: Shaped[Array, 'N S S 3'],
+  targets: Shaped[Array, 'N S S 3'],
+  query: Float[np.ndarray, 'N K 2'],
+  matched: Float[np.ndarray, 'N K 2'],
+  target: Float[np.ndarray, 'N K 2'],
+  visible: Bool[np.ndarray, 'N K'],
+  *,
+  columns: int = 2,
+) -> UInt8[np.ndarray, 'rows cols 3']:
+  """Many pairs of pictures with their matches on one sheet, `columns` pairs in a row.
+
+  Args: sources, targets: 0..255 of any type. The rest and the marks: see `matches`, and
+  `evaluation.matching.pictures`, which makes them.
+  """
+  pairs = zip(to_bytes(sources), to_bytes(targets), query, matched, target, visible, strict=True)
+  return montage(np.stack([matches(*pair) for pair in pairs]), columns=columns, gap=6)
+
+
+class _Canvas:
+  """A picture enlarged to `side`, on which normalised points are marked."""
+
+  def __init__(self, image: UInt8[np.ndarray, 'S S 3'], side: int) -> None:
+    self.picture = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    self._pen = ImageDraw.Draw(self.picture)
+    self._height, self._width = image.shape[:2]
+    self._zoom, self._radius = side / self._height, max(2, side // 80)
+
+  def dot(
+    self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...], *, ring: bool = False
+  ) -> None:
+    x, y = self._place(point)
+    box = (x - self._radius, y - self._radius, x + self._radius, y + self._radius)
+    self._pen.ellipse(box, fill=None if ring else colour, outline=colour if ring else (0, 0, 0))
+
+  def line(self, start: Float[np.ndarray, ' 2'], end: Float[np.ndarray, ' 2']) -> None:
+    self._pen.line([self._place(start), self._place(end)], fill=(255, 255, 255))
+
+  def label(self, point: Float[np.ndarray, ' 2'], text: str) -> None:
+    x, y = self._place(point)
+    place = x + self._radius + 2, y
+    self._pen.text(place, text, anchor='lm', stroke_width=1, stroke_fill=(0, 0, 0))
+
+  def _place(self, point: Float[np.ndarray, ' 2']) -> tuple[int, int]:
+    # Pixel p of the picture is drawn at (p + .5) * zoom - .5 of the enlarged one.
+    pixel = coords.to_pixels(point, width=self._width, height=self._height)
+    x, y = (pixel + 0.5) * self._zoom - 0.5
+    return round(float(x)), round(float(y))  # Pillow would truncate

@@ -1,0 +1,82 @@
+"""Percentage of correct keypoints: landmark regression where not every part is in every picture.
+
+The published evaluation on birds (specification section 5): the rows and fits of `regression`, the
+head of the epoch that is best on a validation split, and another score.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from landmarks_jax import metrics
+from landmarks_jax.contracts import Describer, Predictions
+from landmarks_jax.data.source import Source
+from landmarks_jax.evaluation import regression, rows
+
+EXTENDS = regression.run  # whose options `run` takes besides its own
+METRICS = (
+  rows.Metric('pck', 'parts nearer than 5 % of the frame, %', higher_is_better=True),
+  rows.Metric('pck_paper', 'the same with the published rounding, %', higher_is_better=True),
+)
+
+
+def run(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  head: str = regression.PROBE,
+  validation: str | None = 'validation',
+  **others: Any,
+) -> dict[str, Predictions]:
+  """Predictions of every row and draw, named as those of `regression.run`.
+
+  Args:
+    head: 'probe', the published one, or 'ridge'.
+    validation: the split on which the probe's best epoch is chosen, by PCK; None keeps the last.
+      The ridge has no epochs and does without.
+    others: of `regression.run`.
+  """
+  chosen = validation if head == regression.PROBE else None
+  return regression.run(
+    describer, open_split, head=head, validation=chosen, validation_score=missed, **others
+  )
+
+
+def check(
+  open_split: Callable[[str], Source],
+  *,
+  head: str = regression.PROBE,
+  validation: str | None = 'validation',
+  **others: Any,
+) -> None:
+  """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
+  chosen = validation if head == regression.PROBE else None
+  regression.check(open_split, head=head, validation=chosen, **others)
+
+
+def missed(predictions: Predictions) -> float:
+  """Percent of keypoints that are not correct: what the best epoch has least of."""
+  return 100 - metrics.pck(predictions)
+
+
+def score(
+  predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
+) -> dict[str, float]:
+  """pck, pck_paper and left_right_confusion, all in percent, by row; see `rows`.
+
+  Pairs that no picture shows are left out.
+  """
+
+  def interval(draw: Predictions) -> tuple[float, float]:
+    low, high = metrics.bootstrap_interval(metrics.pck_hits(draw), by_landmark=True)
+    return 100 * low, 100 * high
+
+  shown = [
+    pair
+    for pair in flip_pairs
+    if any(draw.visible[:, list(pair)].all(1).any() for draw in predictions.values())
+  ]
+  return (
+    rows.summarise(predictions, 'pck', metrics.pck, interval=interval)
+    | rows.summarise(predictions, 'pck_paper', metrics.pck_paper)
+    | rows.confusion(predictions, shown)
+  )

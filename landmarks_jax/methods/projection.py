@@ -1,0 +1,177 @@
+"""The equivariant projection of the ICCV 2021 system: stage 2, on a frozen network.
+
+A linear map takes the hypercolumn to a few channels, a softmax over positions makes each of them a
+place; the contrast between positions of one picture (`losses.spatial_contrast`) pulls apart what is
+far apart. Few numbers then match points between pictures (specification section 4).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from landmarks_jax import losses
+from landmarks_jax.augment import views
+from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
+from landmarks_jax.geometry import regions
+from landmarks_jax.models import hypercolumn
+
+MODES = ('softmax', 'softplus', 'linear')
+
+
+def random_params(
+  rng: PRNGKeyArray, channels: tuple[int, ...], *, dim: int, kernel: int, mode: str
+) -> dict[str, Any]:
+  """The projection before training: all uniform in +-1/sqrt(fan_in), torch's default.
+
+  Args: channels: of every level, in pyramid order.
+  Returns: kernels: [C_l, kernel * kernel * dim] for each level; column (i * kernel + j) * dim + d
+  is row i, column j of the convolution to channel d. bias: [dim]; the softmax mode has none, for
+  it would add the same to every position of a channel, which the softmax takes out again.
+  """
+  rng_kernels, rng_bias = jax.random.split(rng)
+  inputs, outputs = sum(channels), kernel * kernel * dim
+  bound = (inputs * kernel * kernel) ** -0.5
+  kernels = jax.random.uniform(rng_kernels, (inputs, outputs), minval=-bound, maxval=bound)
+  params = {'kernels': hypercolumn.split_rows(kernels, channels)}
+  if mode != 'softmax':
+    params['bias'] = jax.random.uniform(rng_bias, (dim,), minval=-bound, maxval=bound)
+  return params
+
+
+def project(
+  params: PyTree, pyramid: Pyramid, *, size: int, kernel: int, mode: str, scale: float
+) -> Float[Array, 'B {size} {size} D']:
+  """A convolution of the hypercolumn on a grid of size x size, then `mode`. Fixture feat_distiller.
+
+  Args:
+    params: as `random_params` makes them; a bias in softmax mode is ignored.
+    kernel: side of the convolution, odd; zeros outside the grid.
+    mode: 'softmax' over the positions of each channel of scale * maps, 'softplus' or 'linear'.
+
+  The hypercolumn is never built: levels are mapped at their own resolution (section 3), once for
+  each tap of the kernel, and the maps of the taps are shifted and summed.
+  """
+  # The softmax multiplies what a product rounds by its scale.
+  with jax.default_matmul_precision('float32'):
+    taps = hypercolumn.project(pyramid, params['kernels'], size)
+  taps = taps.reshape(len(taps), size, size, kernel, kernel, -1)
+  reach = kernel // 2
+  taps = jnp.pad(taps, [(0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0), (0, 0)])
+  maps = sum(
+    taps[:, i : i + size, j : j + size, i, j] for i in range(kernel) for j in range(kernel)
+  )
+  if mode == 'softmax':
+    return jax.nn.softmax(scale * maps, axis=(1, 2))
+  maps = maps + params['bias']
+  return jax.nn.softplus(maps) if mode == 'softplus' else maps
+
+
+def build(
+  *,
+  base: Describer | None = None,
+  dim: int = 128,
+  mode: str = 'softmax',
+  scale: float = 7.0,
+  temperature: float = 7.0,
+  power: float = 0.5,
+  size: int = 24,
+  kernel: int = 1,
+  side: int | None = None,
+  margin: int = 20,
+  augment: bool = False,
+  area: tuple[float, float] = (0.2, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  jitter: float = 0.4,
+  pca: float = 0.1,
+  jpeg: bool = False,
+  constrain: Callable[[Any], Any] = lambda x: x,
+) -> Method:
+  """The published projection; the defaults are the ICCV 2021 hyper-parameters for faces.
+
+  Args:
+    base: the frozen network, for pictures; without it batches bring their `pyramid`.
+    dim: channels of the result; the paper's scale and temperature are 7 and 7 for 128 and 256, 6.5
+      and 8 for 64.
+    mode: 'softmax' over positions (the paper), 'softplus' or 'linear'.
+    scale: of the maps in their softmax. temperature, power: of `losses.spatial_contrast`.
+    size: side of the grid in training, and where `describe` is asked for no other.
+    kernel: side of the convolution, odd; 1 is the paper's pointwise map.
+    side: of the pictures that cached pyramids were made of, in pixels: the unit of the loss.
+    margin: pixels cut from each side of a batch's pictures.
+    augment: train on one random view of each picture (the released code), not on its centre (the
+      paper). area, aspect, jitter, pca, jpeg: of `views.random_view`, used only then.
+    constrain: keeps a batch spread over the devices; the identity on one.
+
+  `describe` gives one level [B, size, size, dim]. In softmax mode it depends on the size: the same
+  weight falls on more positions. aux: `base`, a copy of the base's variables. The metric
+  `mean_distance` is that of a position's match in its own picture, in pixels.
+  """
+  if mode not in MODES:
+    raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
+  if kernel < 1 or kernel % 2 == 0:
+    raise ValueError(f'kernel={kernel}: expected an odd number, such as 1 or 3')
+  trained_size = size
+  to_maps = functools.partial(project, kernel=kernel, mode=mode, scale=scale)
+
+  def look(aux: PyTree, image: Array, size: int | None) -> Pyramid:
+    if base is None:
+      raise ValueError('this projection has no network to describe pictures with: give it a base')
+    return base.apply(aux['base'], image, size)
+
+  def view(batch: Batch, rng: PRNGKeyArray) -> Array:
+    if not augment:
+      return regions.cut_centre(batch.image, margin)
+    return views.random_view(
+      rng, batch.image, margin=margin, area=area, aspect=aspect, jitter=jitter, pca=pca, jpeg=jpeg
+    )
+
+  def features(aux: PyTree, batch: Batch, rng: PRNGKeyArray) -> tuple[Pyramid, int]:
+    """The frozen pyramid of a batch, and the side of the pictures it was made of."""
+    if batch.pyramid is None:
+      image = view(batch, rng)
+      return look(aux, image, size), image.shape[1]
+    if side is None:
+      raise ValueError('cached pyramids do not tell the side of their pictures: give it as side')
+    if augment:
+      raise ValueError('augment=True needs pictures; this batch holds a cached pyramid')
+    return batch.pyramid, side
+
+  def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
+    # Copies: the step donates its state, and the describer stays in use.
+    aux = {} if base is None else {'base': jax.tree.map(jnp.copy, base.variables)}
+    example = jax.tree.map(lambda x: x[:1], Batch(image=batch.image, pyramid=batch.pyramid))
+    pyramid = jax.eval_shape(lambda aux: features(aux, example, rng)[0], aux)
+    channels = tuple(level.shape[-1] for level in pyramid)
+    return random_params(rng, channels, dim=dim, kernel=kernel, mode=mode), aux
+
+  def loss(
+    params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
+  ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+    pyramid, pixels = features(aux, batch, rng)
+    maps = to_maps(params, constrain(pyramid), size=size)
+    valid = jnp.ones(len(maps), bool) if batch.valid is None else batch.valid
+
+    def contrast(maps: Float[Array, 'B h w D'], power: float) -> Float[Array, '']:
+      cost = losses.spatial_contrast(
+        maps, temperature=temperature, stride=pixels / size, power=power
+      )
+      return (cost * valid).sum() / jnp.maximum(valid.sum(), 1)  # padding costs nothing
+
+    distance = contrast(jax.lax.stop_gradient(maps), 1.0)
+    return contrast(maps, power), (aux, {'mean_distance': distance})
+
+  def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
+    size = trained_size if size is None else size
+    return (to_maps(params, look(aux, image, size), size=size),)
+
+  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
+    return aux
+
+  def one_view(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '1 B s s 3']:
+    return jnp.asarray(view(batch, rng), float)[None]
+
+  return Method(init, loss, describe, after_update, views=one_view)

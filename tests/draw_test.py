@@ -166,18 +166,24 @@ def test_a_landmark_has_its_colour_in_both_pictures_and_a_ring_at_the_truth():
     assert (line == 255).all(-1).any()
 
 
-def test_every_shown_landmark_is_numbered_and_the_others_are_left_out():
-  (source, target), (query, matched, truth) = noise(2), match_of(landmarks=3)[2:]
-  query = normalised([[[4, 6], [15, 8], [12, 18]]], 24)
-  visible = np.array([True, False, True])
-  truth[0, 1] = np.nan
-  drawn = draw.matches(source, target, query[0], matched[0], truth[0], visible, side=240)
-  assert not (drawn == colour_of(1, 3)).all(-1).any()
-  empty = draw.matches(source, target, query[0], matched[0], truth[0], visible & False, side=240)
-  beside = np.s_[65 - 6 : 65 + 6, 50:60], np.s_[185 - 6 : 185 + 6, 130:140]
-  digits = [np.abs(drawn[place].astype(int) - empty[place]).max(-1) > 100 for place in beside]
-  assert all(digit.sum() > 8 for digit in digits)
+def test_every_landmark_has_its_number_beside_it():
+  (source, target), query = noise(2), normalised([[4, 6]] * 3, 24)
+  digits = []
+  for k in range(3):
+    seen = np.arange(3) == k
+    drawn = draw.matches(source, target, query, -query, -query, seen, side=240)
+    digits.append((drawn[55:75, 50:65] > 200).all(-1))
+    assert digits[k].sum() > 5
   assert (digits[0] != digits[1]).any()
+  assert (digits[1] != digits[2]).any()
+
+
+def test_invisible_landmarks_are_left_out_of_both_pictures():
+  (source, target), (query, matched, truth) = noise(2), match_of()[2:]
+  truth[0, 1] = np.nan
+  seen = np.array([True, False, True])
+  drawn = draw.matches(source, target, query[0], matched[0], truth[0], seen)
+  assert [(drawn == colour_of(k, 3)).all(-1).any() for k in range(3)] == [True, False, True]
 
 
 def test_a_sheet_of_matches_holds_every_pair():

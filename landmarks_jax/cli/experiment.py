@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import inspect
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,15 +12,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Int, PRNGKeyArray, UInt8
 
 from landmarks_jax import training
+from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import config as configs
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data import pipeline
-from landmarks_jax.data.source import Source, open_source, source_function
-from landmarks_jax.evaluation import features
+from landmarks_jax.data.source import Info, Source, open_source, source_function
+from landmarks_jax.evaluation import features, rows
 from landmarks_jax.geometry import regions
+from landmarks_jax.report import draw
 from landmarks_jax.runtime import optim, sharding
 
 CALIBRATION_BATCHES = 10
@@ -28,7 +31,7 @@ LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_eve
 LEAST |= {'keep': 1, 'workers': 0}
 
 
-def find(folder: str, name: str, *, section: str) -> ModuleType:
+def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
   """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
   here, defines = pathlib.Path(__file__).parents[1] / folder, FOLDERS[folder]
   files = (f for f in here.glob('*.py') if re.search(rf'^def {defines}\(', f.read_text(), re.M))
@@ -44,17 +47,21 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
 
   Raises ValueError that names the key and says what was expected.
   """
-  config = configs.complete('config', configs.plain(config), command)
+  config = configs.complete('config', configs.plain(config), command, also=('base',))
   for key, least in LEAST.items():
     if config[key] is not None and config[key] < least:
       raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
   config['data'] = _data('config.data', config['data'])
-  method = config['method']
-  name = _named('config.method', method, 'name')
-  build = find('methods', name, section='config.method.name').build
-  config['method'] = configs.complete(
-    'config.method', method, build, also=('name',), later=('mean', 'std')
-  )
+  config['method'] = _method('config.method', config['method'])
+  config['base'] = bases.complete(config.get('base'))
+  stands = 'base' in inspect.signature(find('methods', config['method']['name']).build).parameters
+  if stands and not config['base']:
+    raise ValueError(
+      f'config.base is missing: {config["method"]["name"]} stands on a frozen network; '
+      'give --config.base.checkpoint=DIR, the folder of its run'
+    )
+  if config['base'] and not stands:
+    raise ValueError(f'config.base: {config["method"]["name"]} stands on no other network')
   optimizer = config['optimizer']
   functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
   later = 'epochs', 'steps_per_epoch'
@@ -63,7 +70,15 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   )
   if config['steps'] is None and config['optimizer']['epochs'] is None:
     raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
-  return config | {'evals': _evals(config['evals'], config['data'])}
+  config['evals'] = _evals(config['evals'], config['data'])
+  check_select(config['select'], config['evals'])
+  return config
+
+
+def _method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  build = find('methods', _named(section, options, 'name'), section=f'{section}.name').build
+  later = 'mean', 'std'
+  return configs.complete(section, options, build, also=('name',), later=later)
 
 
 def _evals(
@@ -78,7 +93,8 @@ def _evals(
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
     protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
     own = ('protocol', 'data', 'every')
-    options = {'every': 0} | configs.complete(section, options, protocol.run, also=own)
+    functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
+    options = {'every': 0} | configs.complete(section, options, *functions, also=own)
     options['every'] = configs.typed(f'{section}.every', options['every'], int)
     if options['every'] < 0:
       raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
@@ -87,6 +103,36 @@ def _evals(
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
+
+
+def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> bool:
+  """Whether more is better of the score that selects weights; ValueError if none has that name."""
+  if select is None:
+    return False
+  scores = {
+    f'{name}/{options["protocol"]}/{metric.name}': (metric.higher_is_better, options['every'])
+    for name, options in evals.items()
+    for metric in find('evaluation', options['protocol']).METRICS
+  }
+  score = next((name for name in scores if select == name or select.startswith(f'{name}_')), None)
+  if score is None:
+    near = configs.hint(select, scores)
+    raise ValueError(f'config.select={select!r} is no score{near}; there are: {", ".join(scores)}')
+  higher_is_better, every = scores[score]
+  if not every:
+    name = select.split('/')[0]
+    raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
+  return higher_is_better
+
+
+def _extended(protocol: ModuleType, options: Mapping[str, Any]) -> list[Callable]:
+  """The protocol whose options this one takes besides its own, if any."""
+  extended = getattr(protocol, 'EXTENDS', None)
+  if hasattr(protocol, 'extends'):
+    own = configs.defaults(protocol.run) | dict(options)
+    names = inspect.signature(protocol.extends).parameters
+    extended = protocol.extends(**{name: str(own[name]) for name in names})
+  return [extended] if extended else []
 
 
 def _data(section: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,14 +204,19 @@ class Experiment:
 
   def resolve(self) -> None:
     """Fills what only the data can say: mean and std of the method, the number of steps."""
-    method, optimizer = self.config['method'], self.config['optimizer']
+    base, optimizer = self.config['base'], self.config['optimizer']
     source = self._on_disk(**self.config['data'])
     info, count = source.info, len(source)
-    for name in ('mean', 'std'):
-      if name in method and method[name] is None:
-        method[name] = list(getattr(info, name))
-      if name in method and len(method[name]) != 3:
-        raise ValueError(f'config.method.{name}={method[name]}: expected three numbers, R, G and B')
+    sections = {'config.method': self.config['method']}
+    if base is not None:
+      bases.resolve(base, _method)
+      sections['config.base.method'] = base['method']
+    for section, method in sections.items():
+      for name in {'mean', 'std'} & set(method):
+        if method[name] is None:
+          method[name] = list(getattr(info, name))
+        if len(method[name]) != 3:
+          raise ValueError(f'{section}.{name}={method[name]}: expected three numbers, R, G and B')
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
       optimizer |= {'epochs': max(1, self.config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
@@ -200,8 +251,8 @@ class Experiment:
     example = {'valid': np.True_} | self._example
     arrays = {name: np.asarray(value) for name, value in example.items()}
     shapes = {k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype) for k, v in arrays.items()}
+    step = training.make_train_step(self.method, self.optimizer)  # reads a base, before tracing
     state = jax.eval_shape(self._init, self.rng_init)
-    step = training.make_train_step(self.method, self.optimizer)
     jax.eval_shape(step, state, Batch(**shapes), self.rng_train)
 
   @functools.cached_property
@@ -211,9 +262,26 @@ class Experiment:
   @functools.cached_property
   def method(self) -> Method:
     """The method, with its batches kept spread over the devices."""
-    options = _tuples(self.config['method'])
-    build = find('methods', options.pop('name'), section='config.method.name').build
-    return build(**options, constrain=sharding.constrain(self.mesh))
+    base = {} if self._base is None else {'base': self._base[1]}
+    return self._build(self.config['method'], **base)
+
+  def _build(self, options: Mapping[str, Any], **others: Any) -> Method:
+    options = _tuples(options)
+    build = find('methods', options.pop('name')).build
+    return build(**options, **others, constrain=sharding.constrain(self.mesh))
+
+  @functools.cached_property
+  def _base(self) -> tuple[Method, Describer] | None:
+    """The network below the method, and its features."""
+    if self.config['base'] is None:
+      return None
+    method, example = self._build(self.config['base']['method']), self._example_batch
+    variables = bases.variables(self.config['base'], method, self.rng_init, example)
+    return method, bases.describer(method, variables)
+
+  def base(self, aux: PyTree) -> Describer | None:
+    """The features below a method, with the weights that its state keeps."""
+    return None if self._base is None else self._base[1]._replace(variables=aux['base'])
 
   @functools.cached_property
   def optimizer(self) -> Any:
@@ -241,11 +309,16 @@ class Experiment:
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
-    return sharding.replicate(jax.jit(self._init)(self.rng_init), self.mesh)
+    # A frozen base would be a constant in compiled code, and large.
+    init = jax.jit(self._init) if self._base is None else self._init
+    return sharding.replicate(init(self.rng_init), self.mesh)
 
   def _init(self, rng: PRNGKeyArray) -> TrainState:
-    batch = Batch(image=self._example['image'][None])
-    return training.init_state(self.method, self.optimizer, rng, batch)
+    return training.init_state(self.method, self.optimizer, rng, self._example_batch)
+
+  @property
+  def _example_batch(self) -> Batch:
+    return Batch(image=self._example['image'][None])
 
   @functools.cached_property
   def _apply(self) -> Callable:
@@ -257,33 +330,55 @@ class Experiment:
 
   @functools.cached_property
   def random_init(self) -> dict[str, Describer]:
-    """The untrained network: raw, and with running statistics measured on training pictures."""
+    """The untrained network: raw, and with running statistics measured on training pictures.
+
+    With a base all of it is untrained, the base included.
+    """
     state = self.init_state()
-    found = {'raw': self.describer(state.params, state.aux)}
-    if self.method.calibrate is not None:
-      aux, calibrate = state.aux, jax.jit(self.method.calibrate)
-      batches = self.batches(0)
+    if self._base is None:
+      variants = self._calibrated(self.method, state.params, state.aux)
+      return {name: self.describer(*given) for name, given in variants.items()}
+    method = self._base[0]
+    variants = self._calibrated(method, *jax.jit(method.init)(self.rng_init, self._example_batch))
+    return {
+      name: self.describer(state.params, state.aux | {'base': given})
+      for name, given in variants.items()
+    }
+
+  def _calibrated(
+    self, method: Method, params: PyTree, aux: PyTree
+  ) -> dict[str, tuple[PyTree, PyTree]]:
+    """(params, aux) as they are, and with exact running statistics of some training batches."""
+    found = {'raw': (params, aux)}
+    if method.calibrate is not None:
+      calibrate, batches = jax.jit(method.calibrate), self.batches(0)
       for n, batch in zip(range(CALIBRATION_BATCHES), batches, strict=False):
-        aux = calibrate(state.params, aux, batch, self.rng_init, n)
+        aux = calibrate(params, aux, batch, self.rng_init, n)
       batches.close()
-      found['calibrated'] = self.describer(state.params, aux)
+      found['calibrated'] = params, aux
     return found
 
-  def evaluate(self, name: str, describer: Describer) -> tuple[dict[str, Predictions], dict]:
+  def evaluate(
+    self, name: str, params: PyTree, aux: PyTree
+  ) -> tuple[dict[str, Predictions], dict[str, float]]:
     """Runs one of the config's evaluations: its predictions, and its scores by metric."""
     protocol, data, options = self._protocol(name)
     devices = self.mesh.size
     options['batch_size'] = -(-options['batch_size'] // devices) * devices
+    describer = self.describer(params, aux)
+    given = {
+      'open_split': lambda split: self._open(**data, split=split),
+      'random_init': self.random_init,
+      'place': lambda tree: sharding.to_global(tree, self.mesh),
+    }
     predictions = protocol.run(
-      describer,
-      lambda split: self._open(**data, split=split),
-      random_init=self.random_init,
-      baselines=self._baselines.get(name),
-      place=lambda image: sharding.to_global(image, self.mesh),
-      **options,
+      describer, **given, base=self.base(aux), baselines=self._baselines.get(name), **options
     )
     self._baselines[name] = predictions
-    return predictions, protocol.score(predictions)
+    scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs)
+    if hasattr(protocol, 'measure'):  # numbers that no predictions hold
+      scores |= protocol.measure(describer, **given, **options)
+    return predictions, scores
 
   def _protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""
@@ -293,23 +388,64 @@ class Experiment:
     section = f'config.evals.{name}.protocol'
     return find('evaluation', options.pop('protocol'), section=section), data, options
 
-  def landmark_names(self, name: str) -> tuple[str, ...]:
+  def info(self, name: str) -> Info:
     """Of the dataset of one evaluation."""
     _, data, options = self._protocol(name)
-    return self._on_disk(**data, split=options['test']).info.names
+    return self._on_disk(**data, split=options['test']).info
 
-  def pictures(self, name: str, predictions: Predictions, *, count: int = 12) -> dict[str, Any]:
-    """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes."""
-    _, data, options = self._protocol(name)
+  def examples(self, name: str, predictions: Mapping[str, Predictions]) -> dict[str, Any] | None:
+    """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes.
+
+    None where the protocol shows pairs of pictures instead: `matches`.
+    """
+    shown, protocol, data, options = self._shown(name, predictions)
+    if hasattr(protocol, 'pictures'):
+      return None
+    chosen = _spread(len(shown.index), count=12)
     source = self._open(**data, split=options['test'])
-    chosen = np.unique(np.linspace(0, len(predictions.index) - 1, count).astype(int))
-    frames = np.stack([source[int(predictions.index[i])]['image'] for i in chosen])
+    frames = np.stack([source[int(shown.index[i])]['image'] for i in chosen])
     return {
       'images': list(regions.cut_centre(frames, options['margin'])),
-      'points': predictions.points[chosen],
-      'target': predictions.target[chosen],
-      'visible': predictions.visible[chosen],
+      'points': shown.points[chosen],
+      'target': shown.target[chosen],
+      'visible': shown.visible[chosen],
     }
+
+  def matches(self, name: str, predictions: Mapping[str, Predictions]) -> dict[str, Any] | None:
+    """Some pairs of pictures, as described, and their matches: what `draw.match_sheet` takes."""
+    shown, protocol, data, options = self._shown(name, predictions)
+    if not hasattr(protocol, 'pictures'):
+      return None
+    chosen = _spread(len(shown.index), count=6).tolist()
+
+    def open_split(split: str) -> Source:
+      return self._open(**data, split=split)
+
+    return protocol.pictures(open_split, shown, chosen, task='different', **options)
+
+  def sheet(self, name: str, predictions: Mapping[str, Predictions]) -> UInt8[np.ndarray, 'H W 3']:
+    """Landmarks on test pictures, or matches between them, as one picture."""
+    examples = self.examples(name, predictions)
+    if examples is not None:
+      return draw.landmark_sheet(**examples)
+    return draw.match_sheet(**self.matches(name, predictions))
+
+  def _shown(
+    self, name: str, predictions: Mapping[str, Predictions]
+  ) -> tuple[Predictions, ModuleType, dict[str, Any], dict[str, Any]]:
+    """Which predictions of the trained row to draw, and `_protocol` of what draws them."""
+    protocol, data, options = self._protocol(name)
+    if 'of' in options:  # a study of another protocol
+      protocol = find('evaluation', options['of'])
+    draws = rows.draws_by_row(predictions)
+    trained = {group: given[0] for (row, group), given in draws.items() if row == rows.TRAINED}
+    shown = trained.get('different', list(trained.values())[-1])
+    return shown, protocol, data, options
+
+
+def _spread(total: int, *, count: int) -> Int[np.ndarray, ' n']:
+  """Some of `total` numbers, evenly apart."""
+  return np.unique(np.linspace(0, total - 1, count).astype(int))
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def write(
     return
   from landmarks_jax.report import page  # late: only at the end
 
-  examples = {n: experiment.pictures(n, next(iter(p.values()))) for n, p in predictions.items()}
+  examples = {n: experiment.examples(n, p) for n, p in predictions.items()}
+  matches = {n: experiment.matches(n, p) for n, p in predictions.items()}
   text = page.render(
     title=workdir.resolve().name,
     config=experiment.config,
@@ -39,8 +40,9 @@ def write(
     scores=scores,
     log=log,
     predictions=predictions,
-    names={name: experiment.landmark_names(name) for name in predictions},
-    examples=examples,
+    names={name: experiment.info(name).names for name in predictions},
+    examples={name: given for name, given in examples.items() if given is not None},
+    matches={name: given for name, given in matches.items() if given is not None},
     pictures=_newest(workdir / 'pictures', drawn=predictions),
     command=command(),
     cost=cost,

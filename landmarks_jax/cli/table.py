@@ -1,31 +1,39 @@
 """Scores as a table for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-ROWS = {'_mean_shape': 'mean shape', '_random_init': 'random init', '': 'trained'}
 
 
 def of_scores(evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, float]) -> str:
-  """One line per evaluation: its baselines and its trained row, percent, with sd over draws."""
-  lines = [['inter-ocular error, %', *ROWS.values()]]
-  for name, options in evals.items():
-    prefix = f'{name}/{options["protocol"]}/inter_ocular'
-    labels, draws = options.get('labels'), options.get('draws', 1)
-    what = f'{labels} labels x {draws}' if labels else 'all labels'
-    cells = [_cell(scores, prefix + row) for row in ROWS]
-    lines.append([f'{name} ({what})', *cells])
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+  """A block per metric of each protocol: a line per evaluation and number of labels.
+
+  Columns are the rows that were scored, cells 'mean +- sd over draws' or 'value [95 % interval]'.
+  """
+  from landmarks_jax.evaluation import rows  # late: heavy
+
+  blocks = []
+  for table in rows.tables(evals, scores):
+    lines = [['', *(row.replace('_', ' ') for row in table.rows)]]
+    for line in table.lines:
+      setting = rows.setting(evals[line.evaluation], line.group)
+      what = f'{line.evaluation} ({setting})' if setting else line.evaluation
+      cells = (_cell(*line.scores[row]) if row in line.scores else '-' for row in table.rows)
+      lines.append([what, *cells])
+    blocks.append(f'{table.metric.what}\n{_aligned(lines)}')
+  return '\n\n'.join(blocks)
+
+
+def _cell(value: float, std: float | None, low: float | None, high: float | None) -> str:
+  if std is not None:
+    return f'{value:.2f} +- {std:.2f}'
+  return f'{value:.2f}' if low is None else f'{value:.2f} [{low:.2f}, {high:.2f}]'
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return '\n'.join(
     '  '.join(
       [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
     )
     for line in lines
   )
-
-
-def _cell(scores: Mapping[str, float], name: str) -> str:
-  if name not in scores:
-    return '-'
-  spread = f' +- {scores[name + "_std"]:.2f}' if f'{name}_std' in scores else ''
-  return f'{scores[name]:.2f}{spread}'

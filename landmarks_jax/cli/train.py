@@ -33,9 +33,11 @@ def train(
   data: Mapping[str, Any],
   method: Mapping[str, Any],
   optimizer: Mapping[str, Any],
+  base: Mapping[str, Any] | None = None,
   steps: int | None = None,
   batch_size: int = 256,
   evals: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+  select: str | None = None,
   seed: int = 0,
   log_every: int = 50,
   checkpoint_every: int = 1000,
@@ -50,9 +52,14 @@ def train(
   Args:
     data: of the training pictures: name and options of a file of data/.
     method: name and options of a file of methods/. optimizer: name and options of runtime/optim.
+    base: the frozen network that a method such as `projection` stands on: checkpoint, the folder of
+      a run, and its step (None: the selected one, else the newest); or method, name and options of
+      an untrained one.
     steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
     evals: by name: protocol (a file of evaluation/), its options and data, and `every` so many
       steps (0: only at the end).
+    select: the full name of a score, such as 'faces/matching/different'. The weights with the best
+      one are kept in `best` and are those of the final evaluations; its evaluation needs `every`.
     cache: decoded training pictures in the memory of each device ('device'), in host memory
       ('host'), or read as needed ('stream'); 'auto' takes the first that holds them and says so.
       The batches are the same. Evaluations use host memory where they fit, unless 'stream'.
@@ -96,7 +103,8 @@ class _Run:
   """One training run: where it stands, and what it writes."""
 
   def __init__(self, experiment: Any, workdir: pathlib.Path) -> None:
-    from landmarks_jax.runtime import checkpoint, logs, sharding  # late: heavy
+    from landmarks_jax.cli import experiment as experiment_module  # late: heavy
+    from landmarks_jax.runtime import checkpoint, logs, sharding
 
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.resolve()
@@ -108,6 +116,10 @@ class _Run:
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
     self.logs = logs.Logs(workdir, is_main=self.is_main)
     self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
+    self.select, self.selected = self.config['select'], None
+    if self.select:
+      self.more_is_better = experiment_module.check_select(self.select, self.config['evals'])
+      self.selected = checkpoint.Checkpoints(workdir / 'best', keep=1)
     self.progress = logs.Progress(
       steps=self.config['steps'],
       images_per_step=self.config['batch_size'],
@@ -119,7 +131,7 @@ class _Run:
     steps = self.config['steps']
     scores = self._evaluate(state, start)
     if start < steps:
-      state, scores = self._train(state, start)
+      scores = self._train(state, start)
     if self.is_main:
       self._report(start, scores)
     if scores:
@@ -128,6 +140,8 @@ class _Run:
 
   def close(self) -> None:
     self.checkpoints.close()
+    if self.selected:
+      self.selected.close()
     self.logs.close()
 
   def _start(self) -> tuple[Any, int]:
@@ -142,7 +156,7 @@ class _Run:
     print(f'resuming {self.workdir} from step {start}')
     return state, start
 
-  def _train(self, state: Any, start: int) -> tuple[Any, dict[str, float]]:
+  def _train(self, state: Any, start: int) -> dict[str, float]:
     import jax
 
     from landmarks_jax import training
@@ -172,7 +186,7 @@ class _Run:
       scores |= self._evaluate(state, done)
     batches.close()
     self.checkpoints.wait()
-    return state, scores
+    return scores
 
   def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
     values = {name: float(value) for name, value in metrics.items()}
@@ -199,28 +213,53 @@ class _Run:
         )
 
   def _evaluate(self, state: Any, step: int) -> dict[str, float]:
-    """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name."""
+    """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name.
+
+    The last evaluations are of the selected weights, where a score selects.
+    """
     final, scores = step == self.config['steps'], {}
+    if self.select and step > 0:
+      scores |= self._consider(state, step)
+      if final:
+        state, _ = self.selected.restore(state, step=self._best_step())
     for name, options in self.config['evals'].items():
       due = final or (step > 0 and options['every'] and step % options['every'] == 0)
-      if not due:
+      if not due or (self.select and name == self.select.split('/')[0]):
         continue
-      prefix = f'{name}/{options["protocol"]}/'
-      known = self._written(step, prefix)
-      if known:
-        scores |= known
-        continue
-      print(f'evaluating {name}', flush=True)
-      describer = self.experiment.describer(state.params, state.aux)
-      predictions, found = self.experiment.evaluate(name, describer)
-      found = {prefix + metric: value for metric, value in found.items()}
-      if final:
-        self.predictions[name] = predictions
-      self._draw_landmarks(name, step, predictions)
-      self.logs.write(step, found)
-      scores |= found
-      self.progress.mark(step)
+      scores |= self._score(name, state, step, shown=final)
     return scores
+
+  def _score(self, name: str, state: Any, step: int, *, shown: bool) -> dict[str, float]:
+    """One evaluation, unless it is in metrics.jsonl. shown: on the page."""
+    prefix = f'{name}/{self.config["evals"][name]["protocol"]}/'
+    known = self._written(step, prefix)
+    if known:
+      return known
+    print(f'evaluating {name}', flush=True)
+    predictions, found = self.experiment.evaluate(name, state.params, state.aux)
+    found = {prefix + metric: value for metric, value in found.items()}
+    if shown:
+      self.predictions[name] = predictions
+    self.logs.write_picture(f'landmarks/{name}', step, self.experiment.sheet(name, predictions))
+    self.logs.write(step, found, line=f'step {step}  {_headline(found)}')
+    self.progress.mark(step)
+    return found
+
+  def _consider(self, state: Any, step: int) -> dict[str, float]:
+    """Keeps the weights if they have the best score so far; at the end, the best's scores."""
+    name = self.select.split('/')[0]
+    options, final = self.config['evals'][name], step == self.config['steps']
+    if not final and step % options['every']:
+      return {}
+    scores = self._score(name, state, step, shown=False)
+    if self._best_step() == step:
+      self.selected.save(step, state)
+    return self._written(self._best_step(), f'{name}/{options["protocol"]}/') if final else scores
+
+  def _best_step(self) -> int:
+    sign = -1 if self.more_is_better else 1
+    found = [(sign * row[self.select], row['step']) for row in self._logged() if self.select in row]
+    return min(found)[1]
 
   def _written(self, step: int, prefix: str) -> dict[str, float]:
     at_step = (row for row in self._logged() if row['step'] == step)
@@ -264,9 +303,11 @@ class _Run:
     sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
     self.logs.write_picture('views', 0, sheet)
 
-  def _draw_landmarks(self, name: str, step: int, predictions: Mapping[str, Any]) -> None:
-    from landmarks_jax.report import draw
 
-    first = next(iter(predictions))
-    parts = self.experiment.pictures(name, predictions[first])
-    self.logs.write_picture(f'landmarks/{name}', step, draw.landmark_sheet(**parts))
+OTHER_ROWS = '_mean_shape', '_same_position', '_random_init', '_base'
+UNLISTED = '_std', '_low', '_high', '_paper', *OTHER_ROWS
+
+
+def _headline(scores: Mapping[str, float]) -> str:
+  """The scores of the trained row alone; all are in metrics.jsonl."""
+  return '  '.join(f'{k} {v:.4g}' for k, v in scores.items() if not any(u in k for u in UNLISTED))

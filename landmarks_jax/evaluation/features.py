@@ -79,7 +79,7 @@ def gather_warped(
     warp: of `splines.random_coefficients`. Frames are warped whole, then cut by `margin`.
     seed: warp c of example i follows from (seed, i, c) alone.
 
-  Points follow exactly; they stay visible where they leave the frame, and `scale` does not change.
+  Points follow exactly, and stay visible where they leave the frame; `scale` does not change.
   """
   warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())))
   rng, parts = jax.random.key(seed), []
@@ -115,7 +115,9 @@ def compiled_warp(
     warps = jax.vmap(coefficients)(batch.index, copy)
     image = splines.warp_image(jnp.asarray(batch.image, float), warps)
     moved = splines.invert(warps, batch.points)
-    batch = regions.centre_crop(batch._replace(image=image, points=moved), margin)
+    found = (jnp.abs(moved) < splines.NOWHERE).all(-1)
+    batch = batch._replace(image=image, points=moved, visible=batch.visible & found)
+    batch = regions.centre_crop(batch, margin)
     pyramid = apply(variables, batch.image, None)
     return batch._replace(
       image=None, pyramid=tuple(level.astype(jnp.bfloat16) for level in pyramid)

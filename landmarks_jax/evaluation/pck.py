@@ -61,22 +61,14 @@ def missed(predictions: Predictions) -> float:
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """pck, pck_paper and left_right_confusion, all in percent, by row; see `rows`.
-
-  Pairs that no picture shows are left out.
-  """
+  """pck, pck_paper and left_right_confusion, all in percent, by row; see `rows`."""
 
   def interval(draw: Predictions) -> tuple[float, float]:
     low, high = metrics.bootstrap_interval(metrics.pck_hits(draw), by_landmark=True)
     return 100 * low, 100 * high
 
-  shown = [
-    pair
-    for pair in flip_pairs
-    if any(draw.visible[:, list(pair)].all(1).any() for draw in predictions.values())
-  ]
   return (
     rows.summarise(predictions, 'pck', metrics.pck, interval=interval)
     | rows.summarise(predictions, 'pck_paper', metrics.pck_paper)
-    | rows.confusion(predictions, shown)
+    | rows.confusion(predictions, flip_pairs)
   )

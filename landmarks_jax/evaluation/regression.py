@@ -17,8 +17,8 @@ from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing
-from landmarks_jax.evaluation.rows import BASE, MEAN_SHAPE, RANDOM_INIT, TRAINED, Metric
 from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.evaluation.rows import BASE, MEAN_SHAPE, RANDOM_INIT, TRAINED, Metric
 from landmarks_jax.models import heads
 
 RIDGE, PROBE = 'ridge', 'probe'
@@ -73,10 +73,18 @@ def run(
     probe_*: options of the probe, see `probing.fit`; unused by the ridge. On a CPU, take fewer
       epochs, and the ridge for many landmarks.
     train, test: names of the splits. validation: one on which the probe's best epoch is chosen, by
-      `validation_score` (smaller is better), every `probe_validate_every` epochs.
+      `validation_score` (smaller is better; it also says which random variant is better), every
+      `probe_validate_every` epochs.
   """
   check(
-    open_split, labels=labels, draws=draws, copies=copies, head=head, train=train, test=test
+    open_split,
+    labels=labels,
+    draws=draws,
+    copies=copies,
+    head=head,
+    train=train,
+    test=test,
+    validation=validation,
   )
   splits = (train, test) if validation is None else (train, test, validation)
   sources = {split: open_split(split) for split in splits}
@@ -128,7 +136,7 @@ def run(
     }
     variants = [regress(variant, described(variant)) for variant in random_init.values()]
     if variants:
-      found[RANDOM_INIT] = scoring.better(variants, metrics.inter_ocular_error)
+      found[RANDOM_INIT] = scoring.better(variants, validation_score)
     if base is not None:
       found[BASE] = regress(base, described(base))
   kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
@@ -176,7 +184,7 @@ def ridge(labelled: Batch, target: Batch, *, side: int, size: int) -> Prediction
     side=side,
     size=size,
   )
-  return predictions_of(head, target, step=256)
+  return probing.predict(head, target, step=256)
 
 
 def probe(
@@ -194,7 +202,7 @@ def probe(
   if validation is not None:
     options |= {'validation': validation, 'score': score}
   head = probing.fit(labelled, np.arange(len(labelled.valid)), **options)
-  return predictions_of(head, target, step=32)
+  return probing.predict(head, target)
 
 
 def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> Predictions:
@@ -202,7 +210,8 @@ def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> P
   seen = labelled.visible[rows][..., None]
   count = np.maximum(seen.sum(0), 1)
   mean = np.where(seen, labelled.points[rows], 0).sum(0) / count
-  return _predictions(np.broadcast_to(mean, target.points.shape), target)
+  points = np.broadcast_to(mean, target.points.shape).astype(np.float32)
+  return Predictions(points, target.points, target.visible, target.scale, target.index)
 
 
 def score(
@@ -246,19 +255,3 @@ def _take(labelled: Batch, warped: Batch | None, rows: Int[np.ndarray, ' n']) ->
     return part
   copies = jax.tree.map(lambda x: x[np.isin(warped.index, part.index)], warped)
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), part, copies)
-
-
-def predictions_of(head: heads.LandmarkHead, target: Batch, *, step: int) -> Predictions:
-  """The head's landmarks of all of `target`, `step` pictures at a time."""
-  predict, count = jax.jit(head.predict), len(target.valid)
-  points = [
-    np.asarray(predict(head.variables, tuple(level[i : i + step] for level in target.pyramid)))
-    for i in range(0, count, step)
-  ]
-  return _predictions(np.concatenate(points), target)
-
-
-def _predictions(points: np.ndarray, target: Batch) -> Predictions:
-  return Predictions(
-    np.asarray(points, np.float32), target.points, target.visible, target.scale, target.index
-  )

@@ -5,8 +5,10 @@ and a draw ('n10/0'), or a task ('same'). A score is called `metric[_n10][_row][
 the trained row has no name in it.
 """
 
+import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -14,6 +16,10 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
 
 MEAN_SHAPE, RANDOM_INIT, BASE, TRAINED = 'mean_shape', 'random_init', 'base', 'trained'
+SAME_POSITION = 'same_position'
+ROWS = (MEAN_SHAPE, SAME_POSITION, RANDOM_INIT, BASE, TRAINED)  # in the order of tables
+SPREADS = '_std', '_low', '_high'
+LEVEL = re.compile(r'(random_)?((?:level|column)_(\d+))')  # a row of the study `layers`
 
 
 class Metric(NamedTuple):
@@ -22,6 +28,36 @@ class Metric(NamedTuple):
   name: str
   what: str
   higher_is_better: bool = False
+
+
+CONFUSION = Metric('left_right_confusion', 'landmarks nearer to their mirrored partner, %')
+
+
+class Score(NamedTuple):
+  """A number of a table: a mean over draws with its `std`, or a value with its interval."""
+
+  value: float
+  std: float | None = None
+  low: float | None = None
+  high: float | None = None
+
+
+class Line(NamedTuple):
+  """A line of a table: the scores of an evaluation by one metric, for one group of predictions."""
+
+  evaluation: str
+  metric: Metric
+  group: str  # such as 'n10', 'paper' or 'level_2', or ''
+  scores: dict[str, Score]  # by row, in the order of ROWS
+  names: frozenset[str]  # the full names of the numbers in it
+
+
+class Table(NamedTuple):
+  """Lines of one metric of one protocol, and which rows they have."""
+
+  metric: Metric
+  rows: tuple[str, ...]  # of ROWS
+  lines: list[Line]
 
 
 def draws_by_row(
@@ -49,6 +85,108 @@ def score_name(metric: str, row: str, group: str = '') -> str:
   return '_'.join(filter(None, [metric, group, '' if row == TRAINED else row]))
 
 
+def by_level(row: str, group: str) -> tuple[str, str]:
+  """The rows of a study of layers as groups of the trained and the random row; others as they are.
+
+  >>> by_level('random_level_2', 'n10'), by_level('base', 'n10')
+  (('random_init', 'n10/level_2'), ('base', 'n10'))
+  """
+  found = LEVEL.fullmatch(row)
+  if found is None:
+    return row, group
+  return RANDOM_INIT if found[1] else TRAINED, '/'.join(filter(None, [group, found[2]]))
+
+
+def parse(name: str, known: Iterable[Metric]) -> tuple[Metric, str, str] | None:
+  """(metric, row, group) of what `score_name` made, see `by_level`; None of an unknown metric.
+
+  >>> parse('pck_n10_base', [Metric('pck', 'parts, %')])
+  (Metric(name='pck', what='parts, %', higher_is_better=False), 'base', 'n10')
+  """
+  fitting = [metric for metric in known if f'{name}_'.startswith(f'{metric.name}_')]
+  if not fitting:
+    return None
+  metric = max(fitting, key=lambda metric: len(metric.name))  # 'pck_paper' is not 'pck' of 'paper'
+  rest = name.removeprefix(metric.name)
+  named = re.search(rf'_({"|".join(ROWS)}|{LEVEL.pattern})$', rest)
+  row = named[1] if named else TRAINED
+  return metric, *by_level(row, rest.removesuffix(f'_{row}').removeprefix('_'))
+
+
+def metrics_of(protocol: Any) -> tuple[Metric, ...]:
+  """METRICS of a file of evaluation/, and CONFUSION; nothing where there is no such protocol."""
+  module = f'landmarks_jax.evaluation.{protocol}'
+  if not str(protocol).isidentifier() or importlib.util.find_spec(module) is None:
+    return ()
+  known = getattr(importlib.import_module(module), 'METRICS', ())  # late: heavy
+  return (*known, CONFUSION) if known else ()
+
+
+def lines(
+  evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
+) -> list[Line]:
+  """The scores as tables show them: by evaluation, then by metric, then in the order given.
+
+  Args: evals: options by name, of which `protocol` counts. scores: by full name,
+  '<eval>/<protocol>/<score_name>' and one of SPREADS. What is of no evaluation, or of none of its
+  METRICS, is in no line.
+  """
+  found = []
+  for evaluation, options in evals.items():
+    prefix, known = f'{evaluation}/{options.get("protocol")}/', metrics_of(options.get('protocol'))
+    names: dict[tuple[Metric, str], dict[str, str]] = {}
+    for full in scores:
+      score = parse(full.removeprefix(prefix), known) if full.startswith(prefix) else None
+      if score is not None and not full.endswith(SPREADS):
+        metric, row, group = score
+        names.setdefault((metric, group), {})[row] = full
+    for metric, group in sorted(names, key=lambda key: known.index(key[0])):
+      by_row = {row: names[metric, group][row] for row in ROWS if row in names[metric, group]}
+      used = frozenset(name + end for name in by_row.values() for end in ('', *SPREADS))
+      cells = {row: _score(scores, name) for row, name in by_row.items()}
+      found.append(Line(evaluation, metric, group, cells, used & scores.keys()))
+  return found
+
+
+def _score(scores: Mapping[str, SupportsFloat], name: str) -> Score:
+  full = (name + end for end in ('', *SPREADS))
+  return Score(*(float(scores[key]) if key in scores else None for key in full))
+
+
+def tables(
+  evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
+) -> list[Table]:
+  """`lines` in a table for each metric of each protocol."""
+  found: dict[tuple[str, Metric], list[Line]] = {}
+  for line in lines(evals, scores):
+    found.setdefault((evals[line.evaluation]['protocol'], line.metric), []).append(line)
+  return [
+    Table(metric, tuple(row for row in ROWS if any(row in line.scores for line in part)), part)
+    for (_, metric), part in found.items()
+  ]
+
+
+def setting(options: Mapping[str, Any], group: str = '') -> str:
+  """What of an evaluation a line shows, in words: its part, and the number of labels x draws.
+
+  >>> setting({'labels': (1, 10), 'draws': 3}, 'n10'), setting({'labels': None}, 'paper')
+  ('10 labels x 3', 'paper, all labels')
+  """
+  parts = [part for part in group.split('/') if part]
+  count = next((part[1:] for part in parts if re.fullmatch(r'n\d+', part)), None)
+  said = [part.replace('_', ' ') for part in parts if part != f'n{count}']
+  labels = count or options.get('labels')
+  if labels:
+    several = isinstance(labels, (list, tuple))
+    numbers = ', '.join(map(str, labels)) if several else str(labels)
+    draws = options.get('draws', 1)
+    words = '1 label' if numbers == '1' else f'{numbers} labels'
+    said.append(words if draws == 1 else f'{words} x {draws}')
+  elif 'labels' in options:
+    said.append('all labels')
+  return ', '.join(said)
+
+
 def summarise(
   predictions: Mapping[str, Predictions],
   metric: str,
@@ -74,15 +212,20 @@ def summarise(
 def confusion(
   predictions: Mapping[str, Predictions], flip_pairs: Iterable[Sequence[int]]
 ) -> dict[str, float]:
-  """`left_right_confusion` of every row, in percent; nothing where no pairs are known."""
-  pairs = tuple(tuple(pair) for pair in flip_pairs)
-  if not pairs:
-    return {}
-  return summarise(
-    predictions,
-    'left_right_confusion',
-    lambda draw: metrics.left_right_confusion(draw, pairs),
-  )
+  """`left_right_confusion` of every row, in percent, over the pairs that its pictures show."""
+
+  def shown(draws: Iterable[Predictions]) -> list[tuple[int, ...]]:
+    seen = np.concatenate([draw.visible for draw in draws])
+    return [tuple(pair) for pair in flip_pairs if seen[:, list(pair)].all(1).any()]
+
+  flip_pairs, found = list(flip_pairs), {}
+  for key, draws in draws_by_row(predictions).items():
+    if pairs := shown(draws):
+      part = {'/'.join(filter(None, [*key, str(i)])): draw for i, draw in enumerate(draws)}
+      found |= summarise(
+        part, 'left_right_confusion', lambda d, pairs=pairs: metrics.left_right_confusion(d, pairs)
+      )
+  return found
 
 
 def better(

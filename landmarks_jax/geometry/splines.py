@@ -87,7 +87,7 @@ def random_coefficients(
   scale: float = 0.0,
   rotation: float = 0.0,
 ) -> Float[Array, '{count} {side*side+3} 2']:
-  """Random warps.
+  """Coefficients of random warps, drawn and not solved for.
 
   Args:
     count: of warps. side: of the control grid.

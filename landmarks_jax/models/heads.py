@@ -65,13 +65,13 @@ class RidgeVariables(NamedTuple):
 
 # Candidates of the choice on held-out labels. Strengths of the ridge are in units of the Gram
 # matrix's mean eigenvalue, sharpness in units of the heat's deviation, strengths of the correction
-# in the labels' own scatter. Few labels choose among few.
+# in the labels' own scatter. Few labels choose among few: none sharper than their number.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SHARPNESSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 CORRECTIONS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-FEW_STRENGTHS, FEW_SHARPNESSES = (1e-1, 1.0), (1.0, 2.0, 4.0)
-ONE_STRENGTH, ONE_SHARPNESS = 1.0, 1.0  # one label has nothing to choose by
-RIGID_GAIN, FREE_GAIN = 1.0, 0.25  # of offsets that are a similarity of the shape, and of the rest
+FEW_STRENGTHS = (1e-1, 1.0)
+ONE_STRENGTH, ONE_SHARPNESS = 1.0, 0.7  # one label has nothing to choose by
+FREE_GAIN = 0.25  # of offsets that no similarity of the mean shape explains, where it is believed
 FEWEST = 8  # labelled pictures that choose among all, and let landmarks correct each other
 FOLDS = 10
 
@@ -301,11 +301,10 @@ def _choose(
   judged = visible[chosen] & (visible.sum(0) > 1)
   if not judged.any():
     return None
-  few = len(points) < FEWEST
   start = _start(mean.mean(0))
   best = (np.inf,)
   for maps, strength in zip(heat, strengths, strict=True):
-    for sharpness in FEW_SHARPNESSES if few else SHARPNESSES:
+    for sharpness in (s for s in SHARPNESSES if s <= len(points)):
       expected = np.asarray(_expectation(maps, log_prior, grid, sharpness), np.float64)
       offset, target = expected - mean, points[chosen] - mean
       error, correction = _fit_correction(offset, target, judged, start)
@@ -325,7 +324,7 @@ def _start(shape: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, '2*K 2*K']:
   basis, size, _ = np.linalg.svd(moves.reshape(2 * len(shape), 4), full_matrices=False)
   basis = basis[:, size > 1e-6 * size[0]]
   rigid = basis @ basis.T
-  return RIGID_GAIN * rigid + FREE_GAIN * (np.eye(len(rigid)) - rigid)
+  return rigid + FREE_GAIN * (np.eye(len(rigid)) - rigid)
 
 
 def _fit_correction(
@@ -336,21 +335,27 @@ def _fit_correction(
 ) -> tuple[float, Float[np.ndarray, '2*K 2*K']]:
   """The mean distance on left-out pictures, and the linear map from offsets to targets of least.
 
-  A ridge towards `start`, of the strength with the least leave-one-out distance, in closed form.
+  A ridge towards `start`, or the offsets as they are, or, where there are enough pictures to tell,
+  the mean shape. Its strength is that of the least leave-one-out distance, in closed form.
   """
   x, y = offset.reshape(len(offset), -1), target.reshape(len(offset), -1)
   seen = np.repeat(judged, 2, axis=1)
-  rest = (y - x @ start) * seen
   scatter = max((y * y * seen).sum() / y.shape[1], 1e-12)
   values, vectors = np.linalg.eigh(x @ x.T)
-  values, best = np.maximum(values, 0), (np.inf, np.inf)
-  for strength in CORRECTIONS if len(x) >= FEWEST else CORRECTIONS[:1]:
-    hat = (vectors * (values / (values + strength * scatter))) @ vectors.T
-    left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
-    distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)[judged].mean()
-    best = min(best, (float(distance), strength))
-  coefficients = (vectors / (values + best[1] * scatter)) @ (vectors.T @ rest)
-  return best[0], start + x.T @ coefficients
+  values, best = np.maximum(values, 0), (np.inf,)
+  many = len(x) >= FEWEST
+  identity = np.eye(len(start))
+  for towards in (start, identity, 0 * identity) if many else (start, identity):
+    rest = (y - x @ towards) * seen
+    for strength in CORRECTIONS if many else CORRECTIONS[:1]:
+      hat = (vectors * (values / (values + strength * scatter))) @ vectors.T
+      left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
+      distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)[judged].mean()
+      if distance < best[0]:
+        best = float(distance), strength, towards, rest
+  distance, strength, towards, rest = best
+  coefficients = (vectors / (values + strength * scatter)) @ (vectors.T @ rest)
+  return distance, towards + x.T @ coefficients
 
 
 @jax.jit

@@ -47,12 +47,18 @@ def project(
     raise ValueError(f'kernels: {len(kernels)} given, but the pyramid has {len(pyramid)} levels')
   for i, (level, kernel) in enumerate(zip(pyramid, kernels, strict=True)):
     shapes.check(**{f'pyramid[{i}]': (level, 'B h w C'), f'kernels[{i}]': (kernel, 'C D')})
+  height, width = (size, size) if isinstance(size, int) else size
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
-  mapped = (
-    jnp.einsum('bhwc,cd->bhwd', level, kernel, preferred_element_type=dtype)
-    for level, kernel in zip(pyramid, kernels, strict=True)
-  )
-  return sum(resize(level, size) for level in mapped)
+  levels = zip(pyramid, kernels, strict=True)
+  mapped = [jnp.einsum('bhwc,cd->bhwd', f, k, preferred_element_type=dtype) for f, k in levels]
+  # Stretched to their height, levels stand side by side, and one product resizes and sums them: one
+  # array of the result's size is written, not one for each level.
+  tall = [
+    jnp.einsum('yh,bhwd->bywd', _weights(m.shape[1], height, dtype), m, precision='float32')
+    for m in mapped
+  ]
+  columns = jnp.concatenate([_weights(m.shape[2], width, dtype) for m in mapped], axis=1)
+  return jnp.einsum('xw,bywd->byxd', columns, jnp.concatenate(tall, axis=2), precision='float32')
 
 
 def stack(pyramid: Pyramid, size: int | tuple[int, int]) -> Float[Array, 'B height width C']:

@@ -127,11 +127,63 @@ def match_sheet(
   return montage(np.stack([matches(*pair) for pair in pairs]), columns=columns, gap=6)
 
 
+def heat_map(values: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape 3']:
+  """Numbers in 0..1 as colours, dark to bright, equal steps looking equal (viridis)."""
+  import matplotlib  # late: heavy
+
+  return matplotlib.colormaps['viridis'](values, bytes=True)[..., :3]
+
+
+def component_sheet(
+  images: Sequence[Shaped[Array, 'S S 3']],
+  components: Float[np.ndarray, 'N h w C'],
+  *,
+  columns: int = 13,
+  side: int = 64,
+) -> UInt8[np.ndarray, 'rows cols 3']:
+  """Every component of every picture as a heat map: a row per picture, and it at the left.
+
+  Args: images: N pictures, 0..255. components: in 0..1, see `components.of_pyramid`. columns: so
+  many components in a row; the next ones follow below, with the pictures again. side: of each.
+  """
+  pictures = [_enlarged(image, side) for image in to_bytes(np.asarray(images))]
+  tiles, blank = [], np.full((side, side, 3), 255, np.uint8)
+  for start in range(0, components.shape[-1], columns):
+    part = heat_map(components[..., start : start + columns])
+    for picture, maps in zip(pictures, part, strict=True):
+      maps = [_enlarged(maps[:, :, c], side) for c in range(maps.shape[2])]
+      tiles += [picture, *maps, *[blank] * (columns - len(maps))]
+  return montage(np.stack(tiles), columns=columns + 1)
+
+
+def rgb_sheet(
+  images: Sequence[Shaped[Array, 'S S 3']],
+  components: Float[np.ndarray, 'N h w C'],
+  *,
+  columns: int = 4,
+  side: int = 112,
+) -> UInt8[np.ndarray, 'rows cols 3']:
+  """The first three components of every picture as red, green and blue, at its right.
+
+  Args: see `component_sheet`. columns: so many pictures in a row. Raises ValueError for less than
+  three components.
+  """
+  if components.shape[-1] < 3:
+    raise ValueError(f'{components.shape[-1]} components given: three make a colour')
+  pairs = zip(to_bytes(np.asarray(images)), to_bytes(255 * components[..., :3]), strict=True)
+  tiles = [_enlarged(picture, side) for pair in pairs for picture in pair]
+  return montage(np.stack(tiles), columns=2 * columns)
+
+
+def _enlarged(image: UInt8[np.ndarray, 'H W 3'], side: int) -> UInt8[np.ndarray, '{side} {side} 3']:
+  return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
 class _Canvas:
   """A picture enlarged to `side`, on which normalised points are marked."""
 
   def __init__(self, image: UInt8[np.ndarray, 'S S 3'], side: int) -> None:
-    self.picture = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    self.picture = Image.fromarray(_enlarged(image, side))
     self._pen = ImageDraw.Draw(self.picture)
     self._height, self._width = image.shape[:2]
     self._zoom, self._radius = side / self._height, max(2, side // 80)

@@ -10,14 +10,13 @@ from typing import Any, SupportsFloat
 from urllib.parse import quote
 
 from landmarks_jax.contracts import Predictions
-from landmarks_jax.report import results
+from landmarks_jax.evaluation import rows
+from landmarks_jax.report import gallery, results, trends
 from landmarks_jax.report.markup import Markup, breakable, element, join
 from landmarks_jax.report.stylesheet import CSS
 
 # What the page may load from elsewhere, should a name ever slip through as HTML: nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-SCORE = 'inter_ocular'
-SUFFIXES = {'mean_shape': '_mean_shape', 'random_init': '_random_init', 'trained': ''}
 NONE = MappingProxyType({})
 
 
@@ -31,6 +30,7 @@ def render(
   predictions: Mapping[str, Mapping[str, Predictions]] = NONE,
   names: Mapping[str, Sequence[str]] = NONE,
   examples: Mapping[str, Mapping[str, Any]] = NONE,
+  matches: Mapping[str, Mapping[str, Any]] = NONE,
   pictures: Mapping[str, bytes] = NONE,
   command: str | None = None,
   cost: Mapping[str, str] = NONE,
@@ -42,20 +42,21 @@ def render(
   Args:
     config: of the run; its `evals` say what each evaluation is.
     step: after how many updates the scores were taken.
-    scores: by full name, '<eval>/<protocol>/<metric>[_std]'; inter-ocular errors in percent.
+    scores: by full name, '<eval>/<protocol>/<score>', as `evaluation.rows` has it.
     log: the lines of metrics.jsonl; 'nan', 'inf' and '-inf' are gaps, and said.
-    predictions: by evaluation, then by 'row/draw' or 'row'. An evaluation that was scored before
-      the run was resumed may have none: its scores are shown, with a note.
+    predictions: by evaluation, then by 'row/part'. An evaluation that was scored before the run
+      was resumed may have none: its scores are shown, with a note.
     names: of the landmarks, by evaluation; numbers where absent.
     examples: by evaluation, what `draw.landmark_sheet` takes: images, points, target, visible.
+    matches: by evaluation, what `draw.match_sheet` takes.
     pictures: PNG files by name, such as 'views_00000000'; 'landmarks/<eval>_00003000' stands in its
-      evaluation. All are shown.
+      evaluation. All are shown, those that `gallery.CAPTIONS` knows with an explanation.
     command, cost, versions: how it was made, in words.
     files: what lies beside the page: label -> relative address.
   """
   evals = dict(config.get('evals') or {})
-  evals |= {name: {} for name in [*predictions, *examples] if name not in evals}
-  drawn = {name: results.pictures_of(name, pictures) for name in evals}
+  evals |= {name: {} for name in [*predictions, *examples, *matches] if name not in evals}
+  drawn = {name: gallery.pictures_of(name, pictures) for name in evals}
   others = {k: v for k, v in pictures.items() if not any(k in part for part in drawn.values())}
   only_views = all(name.startswith('views') for name in others)
   sections = [('scores', 'Scores', _scores(evals, scores))]
@@ -66,13 +67,14 @@ def render(
       predictions=predictions.get(name, NONE),
       names=names.get(name),
       examples=examples.get(name),
+      matches=matches.get(name),
       pictures=drawn[name],
       log=log,
-      scored=any(key.startswith(f'{name}/') for key in scores),
+      scores=scores,
     )
     sections.append((f'evaluation-{number}', name, parts))
   sections += [
-    ('pictures', 'What training looks at' if only_views else 'Pictures', results.sheets(others)),
+    ('pictures', 'What training looks at' if only_views else 'Pictures', gallery.sheets(others)),
     ('training', 'Training', _training(log, evals)),
     ('making', 'How it was made', _making(command, versions, config, files)),
   ]
@@ -118,59 +120,70 @@ def pairs(facts: Mapping[str, Any]) -> Markup:
   return element('dl', entries, class_='facts') if entries else Markup()
 
 
-def _scores(evals: Mapping[str, Any], scores: Mapping[str, SupportsFloat]) -> list[Markup]:
-  """The table of the three rows, and a list of every other number."""
-  lines, used = [], set()
-  for number, (name, options) in enumerate(evals.items(), start=1):
-    prefix = f'{name}/{options.get("protocol")}/{SCORE}'
-    keys = {row: prefix + suffix for row, suffix in SUFFIXES.items()}
-    if not any(key in scores for key in keys.values()):
-      continue
-    used |= {key + end for key in keys.values() for end in ('', '_std')}
-    link = element('a', breakable(name), href=f'#evaluation-{number}')
-    lines.append([
-      element('th', link, element('small', results.labels(options)), scope='row'),
-      *(element('td', _score(scores, key), class_=row) for row, key in keys.items()),
-      element('td', _ratio({row: scores.get(key) for row, key in keys.items()})),
-    ])  # fmt: skip
-  parts = []
-  if lines:
-    heads = ['', *results.ROWS.values(), 'Ratio']
-    parts.append(
-      element(
-        'table',
-        element('caption', CAPTION),
-        element('thead', element('tr', [element('th', head, scope='col') for head in heads])),
-        element('tbody', [element('tr', line) for line in lines]),
-        class_='scores',
-      )
-    )
+def _scores(
+  evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
+) -> list[Markup]:
+  """A table for every metric of every protocol, and a list of every other number."""
+  parts, used = [], set()
+  for table in rows.tables(evals, scores):
+    used |= {name for line in table.lines for name in line.names}
+    what = table.metric.what
+    parts.append(element('h3', what[:1].upper() + what[1:]))
+    parts.append(element('div', _score_table(table, evals), class_='wide'))
+  if parts:
+    parts.append(element('p', EXPLAINED, class_='soft'))
   rest = {key: f'{float(value):.6g}' for key, value in scores.items() if key not in used}
   return [*parts, _options({'': rest})] if rest else parts
 
 
-CAPTION = (
-  'Inter-ocular error in percent, lower is better: the distance from predicted to true landmark, '
-  'divided by the scale of the picture (for faces, between the eyes), averaged over visible '
-  'landmarks. ± is the standard deviation over draws of the labels. Ratio: trained to the better '
-  'of its baselines.'
+def _score_table(table: rows.Table, evals: Mapping[str, Mapping[str, Any]]) -> Markup:
+  heads = ['', *(trends.ROWS[row] for row in table.rows), 'Ratio']
+  numbers = {name: i for i, name in enumerate(evals, start=1)}
+  lines = []
+  for line in table.lines:
+    anchor = f'#evaluation-{numbers[line.evaluation]}'
+    link = element('a', breakable(line.evaluation), href=anchor)
+    setting = rows.setting(evals[line.evaluation], line.group)
+    cells = [element('td', _score(line.scores.get(row)), class_=row) for row in table.rows]
+    what = element('th', link, element('small', setting) if setting else None, scope='row')
+    lines.append([what, *cells, element('td', _ratio(line))])
+  return element(
+    'table',
+    element('thead', element('tr', [element('th', head, scope='col') for head in heads])),
+    element('tbody', [element('tr', line) for line in lines]),
+    class_='scores',
+  )
+
+
+EXPLAINED = (
+  'Errors are distances from predicted to true landmark, averaged over visible landmarks; the '
+  'inter-ocular error divides them by the scale of the picture (for faces, between the eyes). x 3 '
+  'means three draws of the labels and ± their standard deviation; a range is the 95 % interval '
+  'over pictures. Ratio: trained to the better of its baselines, or the inverse where higher is '
+  'better; below 1 training helped.'
 )
 
 
-def _score(scores: Mapping[str, SupportsFloat], key: str) -> list[Any]:
-  if key not in scores:
+def _score(score: rows.Score | None) -> list[str | Markup]:
+  if score is None:
     return ['–']
-  spread = scores.get(f'{key}_std')
-  small = None if spread is None else element('small', f'± {float(spread):.2f}')
-  return [f'{float(scores[key]):.2f}', small]
+  spread = []
+  if score.std is not None:
+    spread = [element('small', f'± {score.std:.2f}')]
+  elif score.low is not None:
+    spread = [element('small', f'{score.low:.2f}–{score.high:.2f}')]
+  return [f'{score.value:.2f}', *spread]
 
 
-def _ratio(values: Mapping[str, SupportsFloat | None]) -> str:
-  trained = values['trained']
-  bars = [float(v) for row, v in values.items() if row != 'trained' and v is not None]
-  if trained is None or not bars or not min(bars) > 0:
+def _ratio(line: rows.Line) -> str:
+  """Below 1 where the trained row is better than every other."""
+  values = {row: score.value for row, score in line.scores.items()}
+  trained = values.pop(rows.TRAINED, None)
+  if trained is None or not values:
     return '–'
-  return f'{float(trained) / min(bars):.2f}'
+  higher = line.metric.higher_is_better
+  pair = (max(values.values()), trained) if higher else (trained, min(values.values()))
+  return f'{pair[0] / pair[1]:.2f}' if pair[1] > 0 else '–'
 
 
 def _training(log: Sequence[Mapping[str, Any]], evals: Mapping[str, Any]) -> list[Markup | None]:
@@ -181,7 +194,7 @@ def _training(log: Sequence[Mapping[str, Any]], evals: Mapping[str, Any]) -> lis
   charts, notes = [], []
   for key in keys:
     name = key.removeprefix('train/')
-    chart, note = results.history(log, {key: (name, 'trained')}, what=name)
+    chart, note = trends.history(log, {key: (name, 'trained')}, what=name)
     charts.append(chart)
     notes.append(note)
   return [element('div', charts, class_='charts'), *notes] if keys else []

@@ -6,7 +6,7 @@ Colours come from the page's style sheet by class, so one drawing serves both. N
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
@@ -23,12 +23,16 @@ MANY = 20  # more landmarks than this are drawn finer
 
 
 class Line(NamedTuple):
-  """A curve: x, y [n], in any order of values; non-finite y are gaps. `kind` is a CSS class."""
+  """A curve: x, y [n], in any order of values; non-finite y are gaps. `kind` is a CSS class.
+
+  spread: [n, 2], the lower and upper end of a whisker at each value; NaN where there is none.
+  """
 
   label: str
   x: np.ndarray
   y: np.ndarray
   kind: str
+  spread: np.ndarray | None = None
 
 
 def chart(
@@ -38,16 +42,20 @@ def chart(
   y_label: str,
   x_range: tuple[float, float] | None = None,
   y_range: tuple[float, float] | None = None,
+  x_ticks: Mapping[float, str] | None = None,
 ) -> Markup:
   """Lines over two axes. Ranges are those of the finite data unless given, y from tick to tick.
 
+  Args: x_ticks: place -> label, for an axis that does not count evenly; round numbers if absent.
   Raises ValueError where a range is not given and no value is finite.
   """
   finite = [np.isfinite(n.x) & np.isfinite(n.y) for n in lines]
   if x_range is None:
     x_range = _range([n.x[keep] for n, keep in zip(lines, finite, strict=True)])
   if y_range is None:
-    y_range = _to_ticks(*_range([n.y[keep] for n, keep in zip(lines, finite, strict=True)]))
+    known = [n.y[keep] for n, keep in zip(lines, finite, strict=True)]
+    known += [n.spread[np.isfinite(n.spread)] for n in lines if n.spread is not None]
+    y_range = _to_ticks(*_range(known))
   x_place = _scale(x_range, (LEFT, WIDTH - RIGHT))
   y_place = _scale(y_range, (HEIGHT - BOTTOM, TOP))
   drawn = [
@@ -58,15 +66,29 @@ def chart(
   ]
   return element(
     'svg',
-    *_axes(x_range, y_range, x_place, y_place),
+    *_axes(x_range, y_range, x_place, y_place, x_ticks),
     element('text', y_label, x=0, y=12, class_='axis-label'),
     element('text', x_label, x=WIDTH - RIGHT, y=HEIGHT - 4, text_anchor='end', class_='axis-label'),
+    *(_whiskers(line, x_place, y_place) for line in lines if line.spread is not None),
     *drawn,
     viewBox=f'0 0 {WIDTH} {HEIGHT}',
     class_='chart',
     role='img',
     aria_label=f'{y_label} against {x_label}: ' + ', '.join(line.label for line in lines),
   )
+
+
+def legend(lines: Sequence[tuple[str, str]]) -> Markup:
+  """How lines look: (label, CSS class) of each."""
+  entries = [
+    element(
+      'span',
+      element('svg', element('path', class_=f'line {kind}', d='M2 4H28'), viewBox='0 0 30 8'),
+      label,
+    )
+    for label, kind in lines
+  ]
+  return element('div', entries, class_='legend')
 
 
 def cumulative_share(
@@ -123,11 +145,7 @@ def photograph(
 
   An invisible true landmark is left out, its prediction is drawn. See `draw.landmarks`.
   """
-  side = image.shape[0]
-  place = [
-    (coords.to_pixels(p, width=side, height=side) + 0.5) * 100 / side for p in (points, target)
-  ]
-  predicted, true = (np.asarray(p, np.float64) for p in place)
+  predicted, true = (_in_drawing(given, image.shape[0]) for given in (points, target))
   joins = ''.join(
     f'M{_pair(a)}L{_pair(b)}' for a, b in zip(true[visible], predicted[visible], strict=True)
   )
@@ -138,16 +156,73 @@ def photograph(
     for part in ('edge', 'fill')
     if d
   ]
-  data = data_url(jpeg(image), 'image/jpeg')
   return element(
     'svg',
-    element('image', href=data, width=100, height=100, preserveAspectRatio='none'),
+    _image(image),
     *paths,
     viewBox='0 0 100 100',
     class_='photograph many' if len(points) > MANY else 'photograph',
     role='img',
     aria_label=label,
   )
+
+
+def match(
+  source: UInt8[np.ndarray, 'S S 3'],
+  target: UInt8[np.ndarray, 'S S 3'],
+  query: Float[np.ndarray, 'K 2'],
+  matched: Float[np.ndarray, 'K 2'],
+  truth: Float[np.ndarray, 'K 2'],
+  visible: Bool[np.ndarray, ' K'],
+  *,
+  label: str,
+) -> Markup:
+  """Two pictures side by side, 100 units wide each; landmarks of the first found in the second.
+
+  Every landmark has its colour: dots at `query` in `source` and `matched` in `target`, and a ring
+  at `truth`, joined to what was found. Invisible ones are left out. See `draw.matches`.
+  """
+  shown = np.flatnonzero(visible)
+  start, found, true = (_in_drawing(given, source.shape[0]) for given in (query, matched, truth))
+  found, true = (place + np.array([100.0, 0.0]) for place in (found, true))
+  joins = ''.join(f'M{_pair(true[k])}L{_pair(found[k])}' for k in shown)
+  below = [
+    ('join edge', joins),
+    ('join fill', joins),
+    ('edge', _dots([*start[shown], *found[shown]])),
+  ]
+  marks = [
+    element(
+      'g',
+      element('title', k),
+      element('circle', cx=_short(true[k][0]), cy=_short(true[k][1]), r=2.4),
+      element('path', d=_dots([start[k], found[k]])),
+      stroke=f'hsl({360 * k / len(query):.0f} 95% 60%)',
+    )
+    for k in shown
+  ]
+  return element(
+    'svg',
+    _image(source),
+    _image(target, x=100),
+    *(element('path', class_=name, d=d) for name, d in below if d),
+    *marks,
+    viewBox='0 0 200 100',
+    class_='match many' if len(query) > MANY else 'match',
+    role='img',
+    aria_label=label,
+  )
+
+
+def _image(image: UInt8[np.ndarray, 'S S 3'], *, x: int = 0) -> Markup:
+  data = data_url(jpeg(image), 'image/jpeg')
+  return element('image', href=data, x=x or None, width=100, height=100, preserveAspectRatio='none')
+
+
+def _in_drawing(points: Float[np.ndarray, 'K 2'], side: int) -> Float[np.ndarray, 'K 2']:
+  """Normalised points of a picture of `side` pixels in a drawing 100 units wide."""
+  pixels = np.asarray(coords.to_pixels(points, width=side, height=side), np.float64)
+  return (pixels + 0.5) * 100 / side
 
 
 def jpeg(image: UInt8[np.ndarray, 'H W 3']) -> bytes:
@@ -199,7 +274,13 @@ def thinned(y: Num[np.ndarray, ' n'], *, stretches: int = THIN_ABOVE // 4) -> In
   return np.array(sorted(chosen))
 
 
-def _axes(x_range: tuple, y_range: tuple, x_place: tuple, y_place: tuple) -> list[Markup]:
+def _axes(
+  x_range: tuple,
+  y_range: tuple,
+  x_place: tuple,
+  y_place: tuple,
+  x_ticks: Mapping[float, str] | None,
+) -> list[Markup]:
   parts = []
   for value in _ticks(*y_range):
     y = _short(_at(y_place, value))
@@ -207,11 +288,11 @@ def _axes(x_range: tuple, y_range: tuple, x_place: tuple, y_place: tuple) -> lis
     parts.append(
       element('text', number(value), x=LEFT - 7, y=y, dy='.35em', text_anchor='end', class_='tick')
     )
-  for value in _ticks(*x_range):
+  if x_ticks is None:
+    x_ticks = {value: number(value) for value in _ticks(*x_range)}
+  for value, label in x_ticks.items():
     x = _short(_at(x_place, value))
-    parts.append(
-      element('text', number(value), x=x, y=HEIGHT - 22, text_anchor='middle', class_='tick')
-    )
+    parts.append(element('text', label, x=x, y=HEIGHT - 22, text_anchor='middle', class_='tick'))
   return parts
 
 
@@ -262,7 +343,17 @@ def _path(line: Line, x_place: tuple, y_place: tuple) -> str:
   return ''.join(path)
 
 
-def _dots(points: np.ndarray) -> str:
+def _whiskers(line: Line, x_place: tuple, y_place: tuple) -> Markup:
+  """Upright lines from the lower to the upper end, where both are known."""
+  keep = np.isfinite(line.spread).all(1)
+  places, ends = _at(x_place, line.x[keep]), _at(y_place, line.spread[keep])
+  d = ''.join(
+    f'M{_pair((x, low))}V{_short(high)}' for x, (low, high) in zip(places, ends, strict=True)
+  )
+  return element('path', class_=f'whisker {line.kind}', d=d)
+
+
+def _dots(points: Iterable[np.ndarray]) -> str:
   """Points as the shortest lines: round caps make them dots, as large as the stroke is wide."""
   return ''.join(f'M{_pair(point)}h.001' for point in points)
 

@@ -3,20 +3,31 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
-from jaxtyping import Float
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
-from landmarks_jax.report import plot
+from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.report import gallery, plot, trends
 from landmarks_jax.report.markup import Markup, breakable, element
 
-ROWS = {'mean_shape': 'Mean shape', 'random_init': 'Random init', 'trained': 'Trained'}
 OTHER_COLOURS = 4
 LIST_AT_MOST = 20  # so many landmarks are listed unfolded
 THRESHOLDS = 161
+
+
+class Unit(NamedTuple):
+  """In what the report gives distances that `metrics.normalised_distances` has."""
+
+  factor: float
+  sign: str
+  what: str
+
+
+PERCENT = Unit(100.0, '%', '% of the scale')
+UNITS = {'matching': Unit(1.0, 'px', 'pixels of a 70-pixel frame')}  # others: PERCENT
 
 
 class Row(NamedTuple):
@@ -24,7 +35,7 @@ class Row(NamedTuple):
 
   label: str
   kind: str  # CSS class
-  distances: np.ndarray  # [draws * N, K] in percent of the scale, NaN where not visible
+  distances: np.ndarray  # [draws * N, K] in the unit given, NaN where not visible
   images: np.ndarray  # [draws * N or fewer], the mean of each image that has a visible landmark
   landmarks: np.ndarray  # [K], the mean of each landmark, NaN for one that is never visible
 
@@ -36,24 +47,26 @@ def section(
   predictions: Mapping[str, Predictions],
   names: Sequence[str] | None,
   examples: Mapping[str, Any] | None,
+  matches: Mapping[str, Any] | None,
   pictures: Mapping[str, bytes],
   log: Sequence[Mapping[str, Any]],
-  scored: bool,
+  scores: Mapping[str, SupportsFloat],
 ) -> list[Markup | None]:
-  """All that is known of an evaluation; see `page.render`. scored: it has scores."""
-  rows = pooled(predictions)
-  parts = [_about(options, predictions)]
-  if rows:
-    parts += [_legend([(row.label, row.kind) for row in rows]), *_curves(rows), _numbers(rows)]
-    parts += _landmarks(rows, next(iter(predictions.values())), names)
+  """All that is known of an evaluation; see `page.render`. scores: of all evaluations."""
+  scored = any(key.startswith(f'{name}/') for key in scores)
+  parts = [_about(options, predictions), *trends.of_scores(scoring.lines({name: options}, scores))]
+  if predictions:
+    parts += _details(options, predictions, names)
   else:
     parts.append(element('p', WITHOUT_PREDICTIONS if scored else NOT_SCORED, class_='soft'))
-  parts += _over_time(name, options, log)
-  if examples is not None or pictures:
+  parts += trends.over_time(name, options, log)
+  if examples is not None or matches is not None or pictures:
     parts.append(element('h3', 'Test pictures'))
   if examples is not None:
-    parts += _photographs(**examples)
-  return [*parts, *sheets(pictures)]
+    parts += gallery.photographs(**examples)
+  if matches is not None:
+    parts += gallery.matches(**matches)
+  return [*parts, *gallery.sheets(pictures)]
 
 
 NOT_SCORED = 'No scores yet.'
@@ -63,84 +76,64 @@ WITHOUT_PREDICTIONS = (
 )
 
 
-def pooled(predictions: Mapping[str, Predictions]) -> list[Row]:
-  """The rows of an evaluation, baselines first; 'row/0', 'row/1', ... are draws of one row."""
-  draws: dict[str, list[np.ndarray]] = {}
-  for key, given in predictions.items():
-    row = re.sub(r'/\d+$', '', key)
-    draws.setdefault(row, []).append(100 * metrics.normalised_distances(given))
-  order = [*(row for row in ROWS if row in draws), *(row for row in draws if row not in ROWS)]
-  others = [row for row in order if row not in ROWS]
+def _details(
+  options: Mapping[str, Any],
+  predictions: Mapping[str, Predictions],
+  names: Sequence[str] | None,
+) -> list[Markup | None]:
+  """Curves and landmarks of some groups of predictions, and the other groups in numbers."""
+  protocol = options.get('of', options.get('protocol'))  # `of`: a study of another protocol
+  unit = UNITS.get(protocol, PERCENT)
+  groups: dict[str, dict[str, list[Predictions]]] = {}
+  for key, draws in scoring.draws_by_row(predictions).items():
+    row, group = scoring.by_level(*key)
+    groups.setdefault(group, {})[row] = draws
+  what = {metric.name: metric.what for metric in scoring.metrics_of(protocol)}
+  parts, others = [], {}
+  for group, draws in groups.items():
+    rows, heading = pooled(draws, unit=unit), what.get(group, scoring.setting(options, group))
+    if group not in detailed(list(groups)):
+      others[heading] = rows
+      continue
+    if len(groups) > 1 and heading:
+      parts.append(element('h3', heading[:1].upper() + heading[1:]))
+    parts += [plot.legend([(row.label, row.kind) for row in rows]), *_curves(rows, unit)]
+    parts.append(_numbers({'': rows}, unit, 'The curves in numbers'))
+    parts += _landmarks(rows, next(iter(draws.values()))[0], names, unit)
+  return [*parts, _numbers(others, unit, 'Other parts in numbers') if others else None]
+
+
+def detailed(groups: Sequence[str]) -> list[str]:
+  """Which groups have curves: the largest number of labels; no single layers, no `_paper`.
+
+  >>> detailed(['n5', 'n100', 'n20']), detailed(['different', 'same', 'same_paper'])
+  (['n100'], ['different', 'same'])
+  """
+  whole = [group for group in groups if not scoring.LEVEL.fullmatch(group.split('/')[-1])]
+  numbered = [group for group in whole if re.fullmatch(r'n\d+', group)]
+  if numbered:
+    return [max(numbered, key=lambda group: int(group[1:]))]
+  return [group for group in whole if not group.endswith('_paper')]
+
+
+def pooled(draws: Mapping[str, Sequence[Predictions]], *, unit: Unit = PERCENT) -> list[Row]:
+  """The draws of each row together, baselines first."""
+  known = [row for row in trends.ROWS if row in draws]
+  others = [row for row in draws if row not in trends.ROWS]
   found = []
-  for row in order:
-    distances = np.concatenate(draws[row])
-    kind = row.replace('_', '-') if row in ROWS else f'other-{others.index(row) % OTHER_COLOURS}'
+  for row in known + others:
+    distances = [unit.factor * metrics.normalised_distances(given) for given in draws[row]]
+    distances = np.concatenate(distances)
+    kind = trends.kind(row) if row in known else f'other-{others.index(row) % OTHER_COLOURS}'
     images = _mean(distances, axis=1)
     images = images[~np.isnan(images)]
-    found.append(Row(ROWS.get(row, row), kind, distances, images, _mean(distances, axis=0)))
+    found.append(Row(trends.ROWS.get(row, row), kind, distances, images, _mean(distances, axis=0)))
   return found
-
-
-def labels(options: Mapping[str, Any]) -> str | None:
-  """How many labels an evaluation uses, in words; None where its protocol has no such option.
-
-  >>> labels({'labels': 50, 'draws': 3}), labels({'labels': None})
-  ('50 labels, 3 draws', 'all labels')
-  """
-  if 'labels' not in options:
-    return None
-  if not options['labels']:
-    return 'all labels'
-  draws = options.get('draws', 1)
-  return f'{options["labels"]} labels' + (f', {draws} draws' if draws > 1 else '')
-
-
-def pictures_of(name: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
-  """Those called 'landmarks/<name>' or 'landmarks/<name>_<step>'."""
-  pattern = re.compile(rf'landmarks/{re.escape(name)}(_\d{{8,}})?(\.png)?')
-  return {key: data for key, data in pictures.items() if pattern.fullmatch(key)}
-
-
-def sheets(pictures: Mapping[str, bytes]) -> list[Markup]:
-  """PNG files at full width; wide ones scroll sideways on a phone."""
-  parts = []
-  for name, data in pictures.items():
-    image = element(
-      'img', src=plot.data_url(data, 'image/png'), alt=name, loading='lazy', decoding='async'
-    )
-    what = 'Each row is one random view of the same pictures. ' if name.startswith('views') else ''
-    caption = element('figcaption', what, element('span', name, class_='mono'))
-    parts.append(element('figure', element('div', image, class_='sheet'), caption))
-  return parts
-
-
-def history(
-  log: Sequence[Mapping[str, Any]], keys: Mapping[str, tuple[str, str]], *, what: str
-) -> tuple[Markup | None, Markup | None]:
-  """Numbers of the log over the steps: their chart, and a note if some are not finite.
-
-  Args: keys: of the log -> (label, CSS class). what: is measured, for the axis.
-  """
-  lines, notes = [], []
-  for key, (label, kind) in keys.items():
-    steps = np.array([line['step'] for line in log if key in line], np.float64)
-    values = np.array([float(line[key]) for line in log if key in line], np.float64)
-    finite = np.isfinite(values)
-    if finite.any():
-      lines.append(plot.Line(label, steps, values, kind))
-    if not finite.all():
-      first = f'{steps[~finite][0]:,.0f}'
-      notes.append(f'{label}: {(~finite).sum()} of {len(values)} values are not finite, ')
-      notes.append(f'the first at step {first}. ')
-  note = element('p', notes, class_='soft') if notes else None
-  if not lines:
-    return None, note
-  return element('figure', plot.chart(lines, x_label='step', y_label=what)), note
 
 
 def _about(options: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> Markup | None:
   data = options.get('data') or {}
-  said = [options.get('protocol'), data.get('name'), labels(options)]
+  said = [options.get('protocol'), data.get('name'), scoring.setting(options)]
   for given in list(predictions.values())[:1]:
     count, landmarks = given.visible.shape
     said.append(f'{count:,} examples of {landmarks} landmarks')
@@ -149,20 +142,7 @@ def _about(options: Mapping[str, Any], predictions: Mapping[str, Predictions]) -
   return element('p', ' · '.join(filter(None, said)), class_='soft') if any(said) else None
 
 
-def _legend(lines: Sequence[tuple[str, str]]) -> Markup:
-  """How lines look: (label, CSS class) of each."""
-  entries = [
-    element(
-      'span',
-      element('svg', element('path', class_=f'line {kind}', d='M2 4H28'), viewBox='0 0 30 8'),
-      label,
-    )
-    for label, kind in lines
-  ]
-  return element('div', entries, class_='legend')
-
-
-def _curves(rows: Sequence[Row]) -> list[Markup]:
+def _curves(rows: Sequence[Row], unit: Unit) -> list[Markup]:
   """The share of landmarks, and of images, below each error; what lies beyond the plot is said."""
   # Nearly all of the best row and at least half of the worst: where the rows differ.
   best, half = (
@@ -185,7 +165,7 @@ def _curves(rows: Sequence[Row]) -> list[Markup]:
     of = 'landmarks' if what == 'landmarks' else 'images, by their mean error'
     chart = plot.chart(
       lines,
-      x_label='error at most, % of the scale',
+      x_label=f'error at most, {unit.what}',
       y_label=f'% of {of}',
       x_range=(0.0, limit),
       y_range=(0.0, 100.0),
@@ -193,36 +173,37 @@ def _curves(rows: Sequence[Row]) -> list[Markup]:
     figures.append(element('figure', chart))
     shares = [f'{row.label} {100 - n.y[-1]:.1f}\u00a0%' for row, n in zip(rows, lines, strict=True)]
     beyond.append(f'of {what} {", ".join(shares)}')
-  note = f'Beyond the right edge, above {plot.number(limit)}\u00a0%: {"; ".join(beyond)}.'
+  note = f'Beyond the right edge, above {plot.number(limit)}\u00a0{unit.sign}: {"; ".join(beyond)}.'
   return [element('div', figures, class_='charts'), element('p', note, class_='soft')]
 
 
-def _numbers(rows: Sequence[Row]) -> Markup:
-  heads = ['Error, %', 'mean', 'median', '90 % are below', 'largest']
+def _numbers(groups: Mapping[str, Sequence[Row]], unit: Unit, what: str) -> Markup:
+  heads = [f'Error, {unit.sign}', 'mean', 'median', '90 % are below', 'largest']
   lines = []
-  for row in rows:
-    known = row.distances[~np.isnan(row.distances)]
-    numbers = known.mean(), np.median(known), np.quantile(known, 0.9), known.max()
-    lines.append([row.label, *(f'{value:.2f}' for value in numbers)])
-  summary = element('summary', 'The curves in numbers')
-  return element('details', summary, table(heads, lines, class_='numbers'))
+  for group, rows in groups.items():
+    for row in rows:
+      known = row.distances[~np.isnan(row.distances)]
+      numbers = known.mean(), np.median(known), np.quantile(known, 0.9), known.max()
+      label = f'{group}: {row.label}' if group else row.label
+      lines.append([label, *(f'{value:.2f}' for value in numbers)])
+  return element('details', element('summary', what), table(heads, lines, class_='numbers'))
 
 
 def _landmarks(
-  rows: Sequence[Row], given: Predictions, names: Sequence[str] | None
+  rows: Sequence[Row], given: Predictions, names: Sequence[str] | None, unit: Unit
 ) -> list[Markup]:
   """Where on the object the errors are, and the error of each landmark by name."""
   count = given.visible.shape[1]
   names = [str(k) for k in range(count)] if names is None else list(names)
   if len(names) != count:
     raise ValueError(f'{len(names)} names of landmarks, but predictions of {count}')
-  table = _landmark_table(rows, names)
+  table = _landmark_table(rows, names, unit)
   if count > LIST_AT_MOST:
     table = element('details', element('summary', f'All {count} landmarks by name'), table)
   return [
     element('h3', 'Each landmark'),
     element('p', MAP_CAPTION, class_='soft'),
-    _maps(rows, given, names),
+    _maps(rows, given, names, unit),
     table,
   ]
 
@@ -232,24 +213,24 @@ MAP_CAPTION = (
 )
 
 
-def _maps(rows: Sequence[Row], given: Predictions, names: Sequence[str]) -> Markup:
+def _maps(rows: Sequence[Row], given: Predictions, names: Sequence[str], unit: Unit) -> Markup:
   seen = given.visible[..., None]
   place = _mean(np.where(seen, given.target, np.nan), axis=0)
   scale = given.scale[given.visible.any(1)].mean()
   known = ~np.isnan(place).any(-1)
-  radii = [row.landmarks / 100 * scale for row in rows]
+  radii = [row.landmarks / unit.factor * scale for row in rows]
   room = max(np.nanmax(radius) for radius in radii) * 1.05 + 0.02
   low, high = place[known].min(0) - room, place[known].max(0) + room
   box = (*map(float, low), *map(float, high - low))
   figures = []
   for row, radius in zip(rows, radii, strict=True):
-    titles = [f'{n}: {e:.2f} %' for n, e in zip(names, row.landmarks, strict=True)]
+    titles = [f'{n}: {e:.2f} {unit.sign}' for n, e in zip(names, row.landmarks, strict=True)]
     picture = plot.error_map(place, radius, box=box, names=titles, kind=row.kind)
     figures.append(element('figure', picture, element('figcaption', row.label)))
   return element('div', figures, class_='maps')
 
 
-def _landmark_table(rows: Sequence[Row], names: Sequence[str]) -> Markup:
+def _landmark_table(rows: Sequence[Row], names: Sequence[str], unit: Unit) -> Markup:
   most = max(np.nanmax(row.landmarks) for row in rows)
   lines = []
   for k, name in enumerate(names):
@@ -261,7 +242,7 @@ def _landmark_table(rows: Sequence[Row], names: Sequence[str]) -> Markup:
     ]
     shown = [f'{error:.2f}' if np.isfinite(error) else '–' for error in errors]
     lines.append([breakable(name), element('div', dots), *shown])
-  heads = ['', f'0–{most:.1f}\u00a0%', *(row.label for row in rows)]
+  heads = ['', f'0–{most:.1f}\u00a0{unit.sign}', *(row.label for row in rows)]
   return table(heads, lines, class_='landmarks', track=1)
 
 
@@ -285,59 +266,6 @@ def table(
     element('tbody', body),
     class_=class_,
   )
-
-
-def _over_time(
-  name: str, options: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
-) -> list[Markup | None]:
-  """The scores over the steps, where they were taken more than once."""
-  prefix = f'{name}/{options.get("protocol")}/'
-  keys = dict.fromkeys(key for line in log for key in line if key.startswith(prefix))
-  steps = {key: {line['step'] for line in log if key in line} for key in keys}
-  keys = [key for key in keys if not key.endswith('_std') and len(steps[key]) > 1]
-  main = {f'{prefix}inter_ocular' + ('' if row == 'trained' else f'_{row}'): row for row in ROWS}
-  rows = {key: (ROWS[row], row.replace('_', '-')) for key, row in main.items() if key in keys}
-  drawn = [history(log, rows, what='inter-ocular error, %')] if rows else []
-  for key in keys:
-    if key not in rows:
-      name = key.removeprefix(prefix)
-      drawn.append(history(log, {key: (name, 'trained')}, what=name))
-  if not drawn:
-    return []
-  return [
-    element('h3', 'During training'),
-    _legend(list(rows.values())) if rows else None,
-    element('div', [chart for chart, _ in drawn], class_='charts'),
-    *(note for _, note in drawn),
-  ]
-
-
-def _photographs(
-  *,
-  images: Sequence[np.ndarray],
-  points: Float[np.ndarray, 'N K 2'],
-  target: Float[np.ndarray, 'N K 2'],
-  visible: np.ndarray,
-) -> list[Markup]:
-  drawn = [
-    plot.photograph(
-      image, points[i], target=target[i], visible=visible[i], label=f'test picture {i + 1}'
-    )
-    for i, image in enumerate(images)
-  ]
-
-  def mark(kind: str) -> Markup:
-    path = element('path', class_=kind, d='M15 4h.01')
-    return element('svg', path, viewBox='0 0 30 8', class_='mark')
-
-  key = [
-    element('span', mark('truth'), 'true'),
-    element('span', mark('prediction'), 'predicted'),
-  ]
-  return [
-    element('div', key, class_='legend'),
-    element('div', drawn, class_='photographs'),
-  ]
 
 
 def _mean(values: np.ndarray, *, axis: int) -> np.ndarray:

@@ -5,11 +5,13 @@ CSS = """
   color-scheme: light dark;
   --paper: #fdfdfc; --ink: #1d2126; --soft: #616a75; --hair: #e4e5e3; --wash: #f4f4f1;
   --trained: #1f5fd0; --random-init: #b8640a; --mean-shape: #7d848c;
+  --base: #a3307f; --same-position: #7d848c;
   --other-0: #0f7f72; --other-1: #8c3fb0; --other-2: #b3293f; --other-3: #5d7a12;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --ink: #e4e6e8; --soft: #9aa3ad; --hair: #2b3036; --wash: #1c2025;
+    --base: #ee8fc9; --same-position: #979fa8;
     --trained: #7fb0ff; --random-init: #eba658; --mean-shape: #979fa8;
     --other-0: #4fc7b5; --other-1: #cd93ea; --other-2: #f28797; --other-3: #acc95f;
   }
@@ -77,6 +79,8 @@ tbody th small { white-space: normal; }
   border-radius: 50%; background: var(--paper); border: 2px solid var(--soft);
 }
 .track i.mean-shape { border-color: var(--mean-shape); }
+.track i.same-position { border-color: var(--same-position); }
+.track i.base { border-color: var(--base); }
 .track i.random-init { border-color: var(--random-init); }
 .track i.trained { border-color: var(--trained); background: var(--trained); }
 .track i.other-0 { border-color: var(--other-0); }
@@ -103,17 +107,27 @@ svg .axis-label { font-size: 12px; fill: var(--ink); }
 svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 svg .line { stroke: var(--ink); }
 svg .line.mean-shape { stroke: var(--mean-shape); stroke-dasharray: .1 4.4; stroke-width: 2.4; }
+svg .line.same-position { stroke: var(--same-position); stroke-dasharray: .1 4.4; }
+svg .line.same-position { stroke-width: 2.4; }
+svg .line.base { stroke: var(--base); stroke-dasharray: 9 4 .1 4; }
 svg .line.random-init { stroke: var(--random-init); stroke-dasharray: 7 4.5; }
 svg .line.trained { stroke: var(--trained); stroke-width: 2.4; }
 svg .line.other-0 { stroke: var(--other-0); }
 svg .line.other-1 { stroke: var(--other-1); stroke-dasharray: 7 4.5; }
 svg .line.other-2 { stroke: var(--other-2); stroke-dasharray: .1 4.4; stroke-width: 2.4; }
 svg .line.other-3 { stroke: var(--other-3); stroke-dasharray: 9 4 .1 4; }
+svg .whisker { fill: none; stroke-width: 1.2; stroke: var(--ink); }
+svg .whisker.mean-shape, svg .whisker.same-position { stroke: var(--mean-shape); }
+svg .whisker.random-init { stroke: var(--random-init); }
+svg .whisker.base { stroke: var(--base); }
+svg .whisker.trained { stroke: var(--trained); }
 .maps { display: grid; gap: 8px; margin: .6rem 0; max-width: 720px; }
 .maps { grid-template-columns: repeat(auto-fit, minmax(96px, 1fr)); }
 .maps figcaption { text-align: center; }
 svg.map { display: block; width: 100%; height: auto; max-height: 300px; color: var(--soft); }
 svg.map.mean-shape { color: var(--mean-shape); }
+svg.map.same-position { color: var(--same-position); }
+svg.map.base { color: var(--base); }
 svg.map.random-init { color: var(--random-init); }
 svg.map.trained { color: var(--trained); }
 svg.map.other-0 { color: var(--other-0); }
@@ -145,6 +159,21 @@ svg.photograph { display: block; width: 100%; height: auto; border-radius: 4px; 
 .photograph .truth.fill, .mark .truth { stroke: rgb(80, 220, 100); }
 .photograph .prediction.fill, .mark .prediction { stroke: rgb(255, 70, 50); }
 .mark path { stroke-linecap: round; stroke-width: 8; }
+.matches { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)); }
+.matches { gap: 8px; margin: .6rem 0; }
+svg.match { display: block; width: 100%; height: auto; border-radius: 4px; overflow: hidden; }
+.match path, .match circle { fill: none; stroke-linecap: round; }
+.match .join.edge { stroke: #000; stroke-opacity: .45; stroke-width: 1.7; }
+.match .join.fill { stroke: #fff; stroke-width: .9; }
+.match .edge { stroke: #000; stroke-opacity: .75; stroke-width: 5; }
+.match g path { stroke-width: 3.8; }
+.match circle { stroke-width: 1.1; }
+.match.many .edge { stroke-width: 3.3; }
+.match.many .join.edge { stroke-width: 1.3; }
+.match.many .join.fill { stroke-width: .7; }
+.match.many g path { stroke-width: 2.4; }
+.match.many circle { stroke-width: .8; }
+.wide { overflow-x: auto; }
 .sheet { overflow-x: auto; margin: .6rem 0; }
 .sheet img { display: block; width: 100%; min-width: 620px; height: auto; border-radius: 4px; }
 details { margin: .7rem 0; }

@@ -1,0 +1,83 @@
+"""The frozen network that a method such as the projection stands on: a run's, or an untrained one.
+
+In a config: `base=dict(checkpoint=DIR)` or `base=dict(method=dict(name=..., ...))`. The config.json
+of a run holds both: where the weights came from, and how to build the network without that folder,
+because the weights are in the run's own checkpoints.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from landmarks_jax.cli import config as configs
+from landmarks_jax.contracts import Batch, Describer, Method, PyTree
+from landmarks_jax.runtime import checkpoint
+
+KEYS = {'checkpoint': str | None, 'step': int | None, 'method': Mapping[str, Any] | None}
+SELECTED, ALL = 'best', 'checkpoints'  # folders of a run
+
+
+def complete(base: Mapping[str, Any] | None) -> dict[str, Any] | None:
+  """The section with every key. Raises ValueError for an unknown one, or where nothing is named."""
+  base = configs.typed('config.base', base, Mapping[str, Any] | None)
+  if base is None:
+    return None
+  for key in base:
+    if key not in KEYS:
+      near = configs.hint(key, KEYS)
+      raise ValueError(f'config.base has no {key!r}{near}; it has: {", ".join(KEYS)}')
+  done = {
+    key: configs.plain(configs.typed(f'config.base.{key}', base.get(key), kind))
+    for key, kind in KEYS.items()
+  }
+  if not done['checkpoint'] and not done['method']:
+    raise ValueError('config.base names no network; give --config.base.checkpoint=DIR, a run')
+  return done
+
+
+def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, Any]], Any]) -> None:
+  """Fills what the folder of the run says: its method, and the step of its weights.
+
+  complete_method: (section, options) -> options with all defaults. Raises FileNotFoundError where
+  the folder holds no run.
+  """
+  if base['checkpoint']:
+    run = pathlib.Path(base['checkpoint']).expanduser()
+    config = configs.read(run / 'config.json')
+    if config.get('base'):
+      raise ValueError(f'config.base.checkpoint={run} stands on a network of its own; use that one')
+    base['method'] = config['method']
+    with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
+      base['step'] = checkpoints.latest_step() if base['step'] is None else base['step']
+    if base['step'] is None:
+      raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
+  base['method'] = complete_method('config.base.method', base['method'])
+
+
+def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, example: Batch) -> PyTree:
+  """(params, aux) of the network: those of the run, or untrained."""
+  untrained = jax.jit(method.init)(rng, example)
+  if not base['checkpoint']:
+    return untrained
+  run = pathlib.Path(base['checkpoint']).expanduser()
+  with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
+    state = checkpoints.variables(step=base['step'])
+  return jax.tree.unflatten(
+    jax.tree.structure(untrained), jax.tree.leaves((state['params'], state['aux']))
+  )
+
+
+def describer(method: Method, variables: PyTree) -> Describer:
+  """The features of these weights."""
+  return Describer(variables, lambda given, image, size: method.describe(*given, image, size))
+
+
+def folder(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
+  """Where the checkpoints of a run are; those that were selected, where it selects."""
+  found = run / SELECTED if selected and (run / SELECTED).is_dir() else run / ALL
+  if not found.is_dir():
+    raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
+  return found

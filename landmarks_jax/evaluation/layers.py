@@ -1,0 +1,209 @@
+"""What each layer knows: a protocol on every level, and how invariant and equivariant each is.
+
+Levels count from the top, as the hypercolumn of the paper grows (specification section 3): level_1
+is the coarsest map, of the deepest layer, column_2 the two coarsest together, and the column of all
+levels is the describer itself, the row 'trained'. The claim to measure: invariance emerges layer by
+layer, and what it costs in equivariance is brought back by the finer levels of the column.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landmarks_jax.contracts import Describer, Predictions, Pyramid
+from landmarks_jax.data.source import Source
+from landmarks_jax.evaluation import features, invariance, matching, pck, regression, rows
+
+PROTOCOLS = {'regression': regression, 'matching': matching, 'pck': pck}
+METRICS = (*regression.METRICS, *matching.METRICS, *pck.METRICS, *invariance.METRICS)
+RANDOM = 'random_'  # before the level or column of an untrained network
+
+
+def run(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  of: str = 'regression',
+  random: bool = False,
+  measured: int = 200,
+  random_init: Mapping[str, Describer],
+  base: Describer | None = None,
+  baselines: Mapping[str, Predictions] | None = None,
+  margin: int = 0,
+  test: str = 'test',
+  **others: Any,
+) -> dict[str, Predictions]:
+  """Predictions 'level_1/0', ..., 'column_2/0', ... beside those of the protocol, 'trained/0', ...
+
+  Args:
+    of: the protocol: regression, matching or pck.
+    random: also levels and columns of the untrained network, 'random_level_1/0', ..., each of its
+      better variant.
+    measured: how many pictures `measure` takes, which has the same options.
+    random_init, base, baselines, margin, test, others: of the protocol.
+  """
+  protocol, options = _protocol(of), {'margin': margin, 'test': test} | others
+  whole = {'random_init': random_init, 'base': base, 'baselines': baselines}
+  found = dict(protocol.run(describer, open_split, **whole, **options))
+  side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
+  variants = random_init if random and baselines is None else {}
+  prefixes = {rows.TRAINED: '', rows.RANDOM_INIT: RANDOM}
+  for name, (start, stop) in _parts(len(level_sizes(describer, side))).items():
+    part = functools.partial(sliced, start=start, stop=stop)
+    untrained = {variant: part(given) for variant, given in variants.items()}
+    done = protocol.run(part(describer), open_split, random_init=untrained, **options)
+    for key, predictions in done.items():
+      row, task = key.split('/', 1)
+      if row in prefixes:
+        found[f'{prefixes[row]}{name}/{task}'] = predictions
+  return found
+
+
+def check(
+  open_split: Callable[[str], Source],
+  *,
+  of: str = 'regression',
+  random: bool = False,
+  measured: int = 200,
+  **others: Any,
+) -> None:
+  """Raises ValueError for what `run` and `measure` cannot do, from the sizes of the sets alone."""
+  if measured < 2:
+    raise ValueError(f'measured={measured}: expected at least 2 pictures, to tell apart')
+  _protocol(of).check(open_split, **others)
+
+
+def extends(of: str) -> Callable:
+  """The function whose options a study of a protocol takes besides its own."""
+  protocol = _protocol(of)
+  return getattr(protocol, 'EXTENDS', protocol.run)
+
+
+def score(
+  predictions: Mapping[str, Predictions],
+  *,
+  of: str,
+  flip_pairs: Sequence[Sequence[int]] = (),
+) -> dict[str, float]:
+  """The protocol's scores of every row: inter_ocular_level_1, inter_ocular_column_2, ...
+
+  of: the protocol, as in `run`.
+  """
+  return _protocol(of).score(predictions, flip_pairs=flip_pairs)
+
+
+def measure(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  random_init: Mapping[str, Describer],
+  measured: int = 200,
+  margin: int = 0,
+  seed: int = 0,
+  test: str = 'test',
+  batch_size: int = 64,
+  place: Callable[[Any], Any] = lambda x: x,
+  **others: Any,
+) -> dict[str, float]:
+  """The measures of evaluation/invariance.py of each level: 'equivariance_level_1', '..._low', ...
+
+  Args:
+    random_init: variants of the untrained network; the last, which has calibrated statistics if
+      any has, is 'equivariance_random_level_1', ...
+    measured: at most so many test pictures, evenly spread over the set.
+    margin, seed, batch_size, place: see `invariance.distances`.
+    others: options of `run` that have no part in this.
+
+  `_low` and `_high` are the 95 % interval over pairs of pictures.
+  """
+  pairs = invariance.opposite_pairs(open_split(test), measured)
+  options = {'margin': margin, 'seed': seed, 'batch_size': batch_size, 'place': place}
+  networks, found = [('', describer)], {}
+  networks += [(RANDOM, given) for given in list(random_init.values())[-1:]]
+  for prefix, network in networks:
+    distances = invariance.distances(network, pairs, **options)
+    for level, i in np.ndindex(distances.shape[1:3]):
+      near, far = distances[:, level, i].T
+      name = rows.score_name(invariance.METRICS[i].name, f'{prefix}level_{level + 1}')
+      found[name] = float(invariance.share(near.mean(), far.mean()))
+      found[f'{name}_low'], found[f'{name}_high'] = invariance.interval(near, far)
+  return found
+
+
+def table(scores: Mapping[str, float], sizes: Sequence[tuple[int, int]], *, metric: str) -> str:
+  """One line per level, in Markdown: trained / random network, '-' where there is no score.
+
+  Args:
+    scores: of `score` and `measure`. sizes: `level_sizes`.
+    metric: of the protocol, such as 'inter_ocular_n10' or 'different'.
+  """
+  measures = [measure.name for measure in invariance.METRICS]
+  lines = [['level', 'side', 'channels', f'{metric} alone', f'{metric} of column', *measures]]
+  for level, (side, channels) in enumerate(sizes, start=1):
+    alone, column = level_rows(level), column_rows(level, len(sizes))
+    asked = [(metric, alone), (metric, column), *((name, alone) for name in measures)]
+    cells = [
+      ' / '.join(_cell(scores, rows.score_name(name, row)) for row in both) for name, both in asked
+    ]
+    lines.append([str(level), str(side), str(channels), *cells])
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  lines.insert(1, ['-' * (width - 1) + ':' for width in widths])
+  return '\n'.join(f'| {" | ".join(map(str.rjust, line, widths))} |' for line in lines)
+
+
+def level_rows(level: int) -> tuple[str, str]:
+  """The rows of a level alone, trained and random; the first is 1.
+
+  >>> level_rows(2)
+  ('level_2', 'random_level_2')
+  """
+  return f'level_{level}', f'{RANDOM}level_{level}'
+
+
+def column_rows(level: int, count: int) -> tuple[str, str]:
+  """The rows of the column that ends with a level, trained and random; there are `count` levels.
+
+  >>> column_rows(1, 3), column_rows(2, 3), column_rows(3, 3)
+  (('level_1', 'random_level_1'), ('column_2', 'random_column_2'), ('trained', 'random_init'))
+  """
+  if level == count:
+    return rows.TRAINED, rows.RANDOM_INIT
+  return level_rows(1) if level == 1 else (f'column_{level}', f'{RANDOM}column_{level}')
+
+
+def level_sizes(describer: Describer, side: int) -> tuple[tuple[int, int], ...]:
+  """(side, channels) of every level for pictures of `side` pixels; nothing is computed."""
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+  pyramid = jax.eval_shape(lambda v, x: describer.apply(v, x, None), describer.variables, image)
+  return tuple((level.shape[1], level.shape[3]) for level in pyramid)
+
+
+def sliced(describer: Describer, *, start: int, stop: int) -> Describer:
+  """Some levels of a describer."""
+  return Describer(describer.variables, _sliced(describer.apply, start, stop))
+
+
+@functools.lru_cache(maxsize=64)  # one function for all weights, so that it compiles once
+def _sliced(apply: Callable, start: int, stop: int) -> Callable[..., Pyramid]:
+  return lambda variables, image, size: apply(variables, image, size)[start:stop]
+
+
+def _protocol(of: str) -> ModuleType:
+  if of not in PROTOCOLS:
+    raise ValueError(f'of={of!r}: choose from {", ".join(PROTOCOLS)}')
+  return PROTOCOLS[of]
+
+
+def _parts(count: int) -> dict[str, tuple[int, int]]:
+  """Of `count` levels, the first of every row and that after the last; the whole is not a part."""
+  levels = {f'level_{i + 1}': (i, i + 1) for i in range(count)}
+  return levels | {f'column_{i}': (0, i) for i in range(2, count)}
+
+
+def _cell(scores: Mapping[str, float], name: str) -> str:
+  return f'{scores[name]:.2f}' if name in scores else '-'

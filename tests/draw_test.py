@@ -197,3 +197,41 @@ def test_a_sheet_of_matches_holds_every_pair():
     np.testing.assert_array_equal(sheet[y : y + 240, x : x + 480], alone)
   for array, old in zip(given, before, strict=True):
     np.testing.assert_array_equal(array, old)
+
+
+def test_a_heat_map_rises_from_dark_to_bright():
+  colours = draw.heat_map(np.linspace(0, 1, 64).reshape(8, 8)).astype(float)
+  assert colours.shape == (8, 8, 3)
+  brightness = (colours @ [0.299, 0.587, 0.114]).ravel()
+  assert (np.diff(brightness) > -1).all()
+  assert brightness[-1] - brightness[0] > 150
+
+
+def test_a_sheet_of_components_has_a_row_per_picture_and_the_next_components_below():
+  images = np.stack([np.full((6, 6, 3), 40 * (i + 1), np.uint8) for i in range(3)])
+  values = np.random.default_rng(2).random((3, 1, 1, 5)).astype(np.float32)
+  sheet = draw.component_sheet(images, values, columns=3, side=10)
+  assert sheet.shape == (6 * 12 - 2, 4 * 12 - 2, 3)
+  for i in range(3):
+    for c in range(5):
+      band, column = divmod(c, 3)
+      y, x = (3 * band + i) * 12, (column + 1) * 12
+      expected = draw.heat_map(values[i, 0, 0, c])
+      assert (sheet[y : y + 10, x : x + 10] == expected).all()
+      assert (sheet[y : y + 10, :10] == images[i, 0, 0]).all()
+  assert (sheet[36:, 36:] == 255).all()
+
+
+def test_three_components_are_red_green_and_blue_beside_their_picture():
+  images = np.stack([np.full((6, 6, 3), 30 * (i + 1), np.uint8) for i in range(3)])
+  values = np.random.default_rng(4).random((3, 2, 2, 7)).astype(np.float32)
+  values[:] = values[:, :1, :1]
+  sheet = draw.rgb_sheet(images, values, columns=2, side=10)
+  assert sheet.shape == (22, 46, 3)
+  for i in range(3):
+    y, x = 12 * (i // 2), 24 * (i % 2)
+    assert (sheet[y : y + 10, x : x + 10] == images[i, 0, 0]).all()
+    expected = np.rint(255 * values[i, 0, 0, :3])
+    assert (sheet[y : y + 10, x + 12 : x + 22] == expected).all()
+  with pytest.raises(ValueError, match='2 components given: three make a colour'):
+    draw.rgb_sheet(images, values[..., :2])

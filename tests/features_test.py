@@ -132,3 +132,69 @@ def test_nothing_to_describe_is_an_error():
   for batches in ([], [blank._replace(valid=np.zeros(2, bool))]):
     with pytest.raises(ValueError, match='there are no readable examples to describe'):
       features.gather(describer(), batches)
+
+
+# --- warped copies
+
+
+class Dots:
+  """Pictures with one soft dot, whose place is the landmark."""
+
+  info = Info(('dot',), (), 'frame', (0.5,) * 3, (0.2,) * 3)
+
+  def __len__(self):
+    return 5
+
+  def __getitem__(self, index):
+    points = np.random.default_rng(index).uniform(-0.4, 0.4, (1, 2)).astype(np.float32)
+    x, y = (points[0] + 1) / 2 * 39
+    away = (np.arange(40) - x) ** 2 + (np.arange(40)[:, None] - y) ** 2
+    image = np.repeat(np.rint(255 * np.exp(-away / 18)).astype(np.uint8)[..., None], 3, axis=-1)
+    return {
+      'image': image,
+      'index': np.int32(index),
+      'points': points,
+      'visible': np.ones(1, bool),
+      'scale': np.float32(2),
+    }
+
+
+pixels = Describer((), lambda variables, image, size: (jnp.asarray(image, jnp.float32),))
+WARP = {'warp': 5e-4, 'translation': 0.1, 'scale': 0.1, 'rotation': 10.0}
+
+
+def warped(rows, *, batch_size=4, copies=3, warp=WARP, seed=0):
+  return features.gather_warped(
+    pixels, Dots(), np.array(rows), copies=copies, warp=warp, margin=2, batch_size=batch_size,
+    seed=seed,
+  )  # fmt: skip
+
+
+def test_warped_copies_have_their_points_where_the_dot_is():
+  found = warped([3, 0])
+  np.testing.assert_array_equal(found.index, [3, 3, 3, 0, 0, 0])
+  image = np.asarray(found.pyramid[0][..., 0], np.float64)
+  assert image.shape[1:] == (36, 36)
+  grid = np.linspace(-1, 1, 36)
+  total = image.sum((1, 2))
+  centre = np.stack([(image * g).sum((1, 2)) / total for g in (grid, grid[:, None])], -1)
+  np.testing.assert_allclose(found.points[:, 0], centre, atol=0.03)  # half a pixel
+  assert np.abs(np.diff(found.points[:3, 0], axis=0)).min(0).max() > 0.01  # each its own warp
+  np.testing.assert_allclose(found.scale, 2 * 39 / 35, rtol=1e-6)
+
+
+def test_a_copy_follows_from_the_seed_and_its_numbers_alone():
+  one, other = warped([3, 0]), warped([1, 0, 3, 2], batch_size=5)
+  for row in (3, 0):
+    a, b = (jax.tree.map(lambda x, w=w: x[w.index == row], w) for w in (one, other))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+      np.testing.assert_allclose(np.asarray(x, float), np.asarray(y, float), atol=1e-4)
+  assert np.abs(warped([3], seed=1).points - one.points[:3]).min() > 1e-3
+
+
+def test_a_warp_without_strength_is_the_picture_itself():
+  still = warped([2], warp=dict.fromkeys(WARP, 0.0), copies=1)
+  batches = pipeline.evaluation_batches(Dots(), batch_size=5)
+  plain = jax.tree.map(lambda x: x[2:3], features.gather(pixels, batches, margin=2))
+  np.testing.assert_allclose(still.points, plain.points, atol=1e-5)
+  np.testing.assert_allclose(*(np.asarray(b.pyramid[0], float) for b in (still, plain)), atol=1)

@@ -211,3 +211,56 @@ def test_a_set_without_landmarks_is_said():
 
     with pytest.raises(ValueError, match=f"^regression needs landmarks; the split '{split}' has"):
       run(open_split=open_split)
+
+
+def test_several_numbers_of_labels_make_a_curve():
+  predictions = run(labels=(2, 6), draws=2, copies=2, size=8)
+  parts = [f'n{labels}/{draw}' for labels in (2, 6) for draw in range(2)]
+  assert set(predictions) == {
+    f'{row}/{p}' for row in ('trained', 'mean_shape', 'random_init') for p in parts
+  }
+  alone = run(labels=6, draws=2, copies=2, size=8)
+  for draw in range(2):
+    np.testing.assert_allclose(
+      predictions[f'trained/n6/{draw}'].points, alone[f'trained/{draw}'].points, atol=1e-5
+    )
+  scores = regression.score(predictions)
+  assert (
+    scores['inter_ocular_n6'] < scores['inter_ocular_n2'] < scores['inter_ocular_n2_mean_shape']
+  )
+  assert {'inter_ocular_n2_std', 'inter_ocular_n6_random_init_std'} <= scores.keys()
+
+
+def test_the_base_is_a_row_of_its_own():
+  predictions = run(blind, labels=6, base=seeing)
+  assert errors(predictions, 'base')[0] < 15 < errors(predictions, 'trained')[0]
+  again = run(blind, labels=6, base=Describer(np.float32(0), planted), baselines=predictions)
+  assert again['base/0'] is predictions['base/0']
+
+
+def test_warped_copies_of_the_labels_are_labels():
+  """Fits differ with copies, and those of one label alone already see the landmarks move."""
+  plain, copied = (run(labels=1, copies=copies, size=8)['trained/0'] for copies in (0, 20))
+  assert np.abs(plain.points - copied.points).max() > 0.01
+  mean = errors(run(labels=1), 'mean_shape')[0]
+  assert metrics.inter_ocular_error(copied) < mean
+
+
+def test_pairs_that_are_swapped_are_counted():
+  target = np.tile(np.array([[-0.5, 0], [0.5, 0], [0, 0.5]], np.float32), (4, 1, 1))
+  points = target.copy()
+  points[1, :2] = points[1, 1::-1]
+  given = Predictions(points, target, np.ones((4, 3), bool), np.ones(4), np.arange(4))
+  scores = regression.score({'trained/0': given}, flip_pairs=((0, 1),))
+  assert scores['left_right_confusion'] == pytest.approx(25)
+  hidden = given._replace(visible=np.tile([True, False, True], (4, 1)))
+  assert 'left_right_confusion' not in regression.score({'trained/0': hidden}, flip_pairs=((0, 1),))
+
+
+def test_a_validation_split_needs_the_head_that_has_epochs():
+  with pytest.raises(ValueError, match='validation='):
+    regression.check(Marked, validation='train')
+  with pytest.raises(ValueError, match=r'labels=14: expected 1 to 13'):
+    regression.check(Marked, labels=(1, 14))
+  with pytest.raises(ValueError, match='copies=-1'):
+    regression.check(Marked, labels=1, copies=-1)

@@ -96,7 +96,7 @@ def plant(monkeypatch):
   """Makes `method=dict(name='tiny')` known."""
   real = experiment.find
 
-  def find(folder, name, *, section):
+  def find(folder, name, *, section='name'):
     if (folder, name) == ('methods', 'tiny'):
       return types.SimpleNamespace(build=build)
     return real(folder, name, section=section)

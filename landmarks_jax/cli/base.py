@@ -65,9 +65,11 @@ def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, exampl
   run = pathlib.Path(base['checkpoint']).expanduser()
   with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
     state = checkpoints.variables(step=base['step'])
-  return jax.tree.unflatten(
-    jax.tree.structure(untrained), jax.tree.leaves((state['params'], state['aux']))
-  )
+  found = jax.tree.leaves((state['params'], state['aux']))
+  expected = jax.tree.leaves(untrained)
+  if [x.shape for x in found] != [x.shape for x in expected]:
+    raise ValueError(f'config.base.checkpoint={run}: its weights are not those of its config.json')
+  return jax.tree.unflatten(jax.tree.structure(untrained), found)
 
 
 def describer(method: Method, variables: PyTree) -> Describer:

@@ -20,7 +20,9 @@ from landmarks_jax.cli import report, table
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
-  flags.DEFINE_integer('step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values)
+  flags.DEFINE_integer(
+    'step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values
+  )
   return configs.define_flags(argv, values)
 
 

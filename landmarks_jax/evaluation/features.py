@@ -105,9 +105,7 @@ def compiled_warp(
 ) -> Callable[[Any, PRNGKeyArray, Batch, Array], Batch]:
   """(variables, rng, frames, copy numbers) -> the warped batch, described in bfloat16."""
 
-  def describe(
-    variables: Any, rng: PRNGKeyArray, batch: Batch, copy: Int[Array, ' B']
-  ) -> Batch:
+  def describe(variables: Any, rng: PRNGKeyArray, batch: Batch, copy: Int[Array, ' B']) -> Batch:
     def coefficients(index: Array, copy: Array) -> Float[Array, 'rows 2']:
       own = jax.random.fold_in(jax.random.fold_in(rng, index), copy)
       return splines.random_coefficients(own, 1, **dict(warp))[0]

@@ -139,7 +139,7 @@ def component_sheet(
   components: Float[np.ndarray, 'N h w C'],
   *,
   columns: int = 13,
-  side: int = 64,
+  side: int = 48,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
   """Every component of every picture as a heat map: a row per picture, and it at the left.
 

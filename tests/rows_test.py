@@ -1,0 +1,108 @@
+"""The names of scores: what a protocol writes, tables read, and nothing is read twice."""
+
+import numpy as np
+import pytest
+
+from landmarks_jax.contracts import Predictions
+from landmarks_jax.evaluation import layers, matching, pck, regression, rows
+
+
+def predictions(seed):
+  rng = np.random.default_rng(seed)
+  points, target = rng.uniform(-1, 1, (2, 6, 3, 2)).astype(np.float32)
+  visible, scale = np.ones((6, 3), bool), rng.uniform(0.5, 1, 6).astype(np.float32)
+  return Predictions(points, target, visible, scale, np.arange(6))
+
+
+PARTS = {
+  'regression': ['mean_shape/0', 'random_init/0', 'base/0', 'trained/0'],
+  'few': [
+    f'{row}/n{n}/{d}' for row in ('mean_shape', 'base', 'trained') for n in (1, 10) for d in (0, 1)
+  ],
+  'pck': ['random_init/0', 'trained/0'],
+  'matching': [
+    f'{row}/{task}'
+    for row in ('same_position', 'random_init', 'base', 'trained')
+    for task in ('same', 'different', 'same_paper', 'different_paper')
+  ],
+  'layers': [
+    f'{row}/n5/{d}'
+    for row in ('trained', 'random_init', 'level_1', 'column_2', 'random_level_1')
+    for d in (0, 1)
+  ],
+}
+PROTOCOLS = {'regression': regression, 'few': regression, 'pck': pck, 'matching': matching}
+PROTOCOLS |= {'layers': layers}
+COUNTS = {'regression': (2, 8), 'few': (4, 12), 'pck': (3, 6), 'matching': (6, 22)}
+COUNTS |= {'layers': (6, 10)}
+
+
+@pytest.mark.parametrize('name', PARTS)
+def test_every_score_of_a_protocol_is_in_a_line(name):
+  protocol = PROTOCOLS[name].__name__.split('.')[-1]
+  given = {key: predictions(seed) for seed, key in enumerate(PARTS[name])}
+  options = {'of': 'regression'} if name == 'layers' else {}
+  scores = PROTOCOLS[name].score(given, flip_pairs=[(0, 2)], **options)
+  full = {f'{name}/{protocol}/{metric}': value for metric, value in scores.items()}
+  found = rows.lines({name: {'protocol': protocol}}, full)
+  assert frozenset.union(*(line.names for line in found)) == frozenset(full)
+  assert sum(len(line.names) for line in found) == len(full)
+  assert (len(found), sum(len(line.scores) for line in found)) == COUNTS[name]
+  values = sorted(score.value for line in found for score in line.scores.values())
+  assert values == sorted(v for k, v in scores.items() if not k.endswith(rows.SPREADS))
+
+
+@pytest.mark.parametrize('row', rows.ROWS)
+@pytest.mark.parametrize('group', ['', 'n10', 'paper'])
+@pytest.mark.parametrize('name', ['different', 'same', 'pck', 'pck_paper', 'left_right_confusion'])
+def test_a_name_is_read_as_it_was_written(name, group, row):
+  known = (*matching.METRICS, *pck.METRICS, rows.CONFUSION)
+  if (name, group) != ('pck', 'paper'):  # that one is called as another metric
+    metric = next(metric for metric in known if metric.name == name)
+    assert rows.parse(rows.score_name(name, row, group), known) == (metric, row, group)
+
+
+def test_a_layer_is_a_group_of_the_trained_or_the_random_row():
+  known = layers.METRICS
+  for name, expected in {
+    'different_level_3': ('different', 'trained', 'level_3'),
+    'different_paper_random_column_2': ('different', 'random_init', 'paper/column_2'),
+    'inter_ocular_n10_level_12': ('inter_ocular', 'trained', 'n10/level_12'),
+    'equivariance_random_level_1': ('equivariance', 'random_init', 'level_1'),
+  }.items():
+    metric, row, group = rows.parse(name, known)
+    assert (metric.name, row, group) == expected
+
+
+def test_scores_of_nobody_are_in_no_line():
+  evals = {'a': {'protocol': 'regression'}, 'b': {'protocol': 'no_such'}, 'c': {}}
+  scores = ['a/regression/inter_ocularity', 'a/pck/pck', 'b/no_such/inter_ocular', 'c/None/same']
+  scores += ['d/regression/inter_ocular', 'a/regression/inter_ocular_std']
+  assert rows.lines(evals, dict.fromkeys(scores, 1.0)) == []
+
+
+@pytest.mark.parametrize(
+  'protocol', ['<b>', '../cli/train', 'os.path', '', None, 'probing', 'rows']
+)
+def test_what_is_no_protocol_has_no_metrics(protocol):
+  assert rows.metrics_of(protocol) == ()
+
+
+def test_a_score_keeps_its_spread():
+  scores = {'a/pck/pck': 70, 'a/pck/pck_low': 60.5, 'a/pck/pck_high': 80.25, 'a/pck/pck_base': 50}
+  scores['a/pck/pck_base_std'] = 1.5
+  (line,) = rows.lines({'a': {'protocol': 'pck'}}, scores)
+  assert line.scores == {
+    'base': rows.Score(50, std=1.5),
+    'trained': rows.Score(70, low=60.5, high=80.25),
+  }
+  assert list(line.scores) == ['base', 'trained']
+
+
+def test_settings_are_told_in_words():
+  few = {'labels': [1, 10], 'draws': 3}
+  assert rows.setting(few) == '1, 10 labels x 3'
+  assert rows.setting(few, 'n1') == '1 label x 3'
+  assert rows.setting({'labels': 10, 'draws': 1}) == '10 labels'
+  assert rows.setting(few, 'n10/level_2') == 'level 2, 10 labels x 3'
+  assert rows.setting({}) == ''

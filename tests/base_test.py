@@ -29,6 +29,7 @@ def get_config():
     batch_size=8,
     log_every=1,
     checkpoint_every=2,
+    keep=9,
     select='choose/matching/different',
     evals=dict(
       choose=dict(**MATCHING, every=2),
@@ -172,6 +173,6 @@ def test_a_base_is_needed_where_a_method_stands_on_one_and_nowhere_else(monkeypa
 
 def test_a_network_on_a_network_is_no_base(stacked, tmp_path):
   assert stacked('run', '--config.steps=2') == 0
-  section = base.complete({'checkpoint': str(tmp_path / 'run')})
+  section = base.complete({'checkpoint': str(tmp_path / 'run')}, lambda section, options: options)
   with pytest.raises(ValueError, match='stands on a network of its own'):
     base.resolve(section, lambda section, options: options)

@@ -59,7 +59,7 @@ def test_numbers_are_spread_over_zero_to_one_and_outliers_clipped():
 
 def test_components_are_scaled_each_by_itself_over_all_pictures():
   given = maps(shape=(3, 9, 8, 2))
-  scaled = components.to_unit(given, share=0)
+  scaled = components.to_unit(given, share=0.0)
   for c in range(2):
     low, high = given[..., c].min(), given[..., c].max()
     np.testing.assert_allclose(scaled[..., c], (given[..., c] - low) / (high - low), atol=1e-5)

@@ -20,6 +20,12 @@ def smoke():
   return configs.plain(configs.load(f'{root}/configs/demo.py:smoke'))
 
 
+def paper(name):
+  """A page of configs/, completed."""
+  page = configs.plain(configs.load(f'{root}/configs/{name}.py'))
+  return experiment.complete(page, train.train)
+
+
 def completed(*changes):
   return experiment.complete(configs.changed(smoke(), changes), train.train)
 
@@ -49,7 +55,8 @@ def test_every_page_is_complete_and_survives_json(page, variant):
   config = experiment.complete(configs.plain(configs.load(f'{page}{variant}')), train.train)
   assert json.loads(json.dumps(config)) == config
   assert experiment.complete(config, train.train) == config
-  assert config['method'].keys() >= {'name', 'mean', 'std'}
+  if config['base'] is None:  # else the network below it knows its colours
+    assert config['method'].keys() >= {'name', 'mean', 'std'}
   if variant:
     assert config['steps'] <= 3
     sets = [config['data'], *(options['data'] for options in config['evals'].values())]
@@ -68,9 +75,7 @@ PAPER_SGD |= {'schedule': 'cosine', 'epochs': 800, 'warmup_epochs': 0, 'final': 
   ('page', 'frame', 'margin'), [('moco_celeba_resnet50', 136, 20), ('moco_inat_resnet50', 96, 0)]
 )
 def test_a_page_of_the_paper_holds_its_numbers(page, frame, margin):
-  config = experiment.complete(
-    configs.plain(configs.load(f'{root}/configs/{page}.py')), train.train
-  )
+  config = paper(page)
   assert config['method'] == config['method'] | PAPER | {'margin': margin}
   assert config['optimizer'] == config['optimizer'] | PAPER_SGD
   assert (config['batch_size'], config['steps']) == (256, None)  # the pictures say how many
@@ -81,8 +86,7 @@ def test_a_page_of_the_paper_holds_its_numbers(page, frame, margin):
 
 
 def test_the_heads_on_birds_have_the_published_numbers():
-  page = configs.plain(configs.load(f'{root}/configs/moco_inat_resnet50.py'))
-  evals = experiment.complete(page, train.train)['evals'].values()
+  evals = paper('moco_inat_resnet50')['evals'].values()
   assert {options['train']: options['probe_weight_decay'] for options in evals} == {
     'train_10': 0.05,
     'train_50': 0.05,
@@ -96,6 +100,29 @@ def test_the_heads_on_birds_have_the_published_numbers():
   shared |= {'probe_validate_every': 1}
   for options in evals:
     assert options == options | shared
+
+
+def test_the_second_stage_has_the_published_numbers():
+  config = paper('projection_celeba_resnet50')
+  method, optimizer = config['method'], config['optimizer']
+  assert (method['dim'], method['scale'], method['temperature'], method['size']) == (128, 7, 7, 24)
+  assert (method['mode'], method['power'], method['augment']) == ('softmax', 0.5, False)
+  assert (optimizer['name'], optimizer['learning_rate'], optimizer['epochs']) == ('adam', 1e-3, 10)
+  assert (optimizer['betas'], optimizer['weight_decay']) == ([0.5, 0.999], 5e-4)
+  assert optimizer['final'] == pytest.approx(8e-7)
+  assert config['batch_size'] == 32
+  matching = config['evals']['choose']
+  assert config['select'] == 'choose/matching/different'
+  assert (matching['test'], matching['count'], matching['size']) == ('mafl_train', 2000, 96)
+  warp = [matching[name] for name in ('warp', 'subset', 'translation', 'scale', 'rotation')]
+  assert warp == [5e-4, 5e-3, 0.05, 0.05, 2.5]
+
+
+def test_few_labels_have_the_published_schedule():
+  few = paper('fewshot_aflw_resnet50')['evals']['aflw']
+  assert few['labels'] == [1, 5, 10, 20, 50, 100]
+  assert (few['probe_epochs'], few['probe_epoch_size'], few['probe_size']) == (1000, 1000, 48)
+  assert (few['probe_learning_rate'], few['probe_weight_decay']) == (0.01, 0.05)
 
 
 def test_defaults_live_in_the_functions_that_take_them():

@@ -216,7 +216,7 @@ def test_a_sheet_of_components_has_a_row_per_picture_and_the_next_components_bel
     for c in range(5):
       band, column = divmod(c, 3)
       y, x = (3 * band + i) * 12, (column + 1) * 12
-      expected = draw.heat_map(values[i, 0, 0, c])
+      expected = draw.heat_map(values[i, 0, 0, c : c + 1])[0]
       assert (sheet[y : y + 10, x : x + 10] == expected).all()
       assert (sheet[y : y + 10, :10] == images[i, 0, 0]).all()
   assert (sheet[36:, 36:] == 255).all()

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import xml.etree.ElementTree as xml
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
-from landmarks_jax.report import page, plot, results
+from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.report import gallery, page, plot, results, trends
 from landmarks_jax.report.markup import breakable, element
 
 HOSTILE = '</title></style>"\'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'
@@ -83,6 +85,13 @@ def examples(given):
   return {'images': images, **{k: getattr(given, k) for k in ('points', 'target', 'visible')}}
 
 
+def matches(given):
+  """Of pictures as floats, as a warp makes them."""
+  images = np.random.default_rng(3).uniform(0, 255, (2, 7, 12, 12, 3)).astype(np.float32)
+  points = {'query': -given.points, 'matched': given.points, 'target': given.target}
+  return {'sources': images[0], 'targets': images[1], **points, 'visible': given.visible}
+
+
 SCORES = {
   'few/regression/inter_ocular': 11.234,
   'few/regression/inter_ocular_std': 0.456,
@@ -113,6 +122,7 @@ def everything():
     'names': {'few': ['beak', 'left_wing', 'tail']},
     'examples': {'few': examples(given['trained/0'])},
     'pictures': {'views_00000000': b'\x89PNG one', 'landmarks/all_00000030': b'\x89PNG two'},
+    'matches': {'few': matches(given['trained/0'])},
     'command': 'python -m landmarks_jax train --config configs/x.py',
     'cost': {'Time': '3 min 7 s'},
     'versions': {'jax': '0.10.2'},
@@ -143,16 +153,50 @@ def test_every_score_is_in_its_row_and_column():
   lines = rows(Tree(page.render(**everything())), 'scores')
   assert lines == [
     ['', 'Mean shape', 'Random init', 'Trained', 'Ratio'],
-    ['few5 labels, 2 draws', '31.50± 0.12', '21.75± 0.88', '11.23± 0.46', '0.52'],
+    ['few5 labels x 2', '31.50± 0.12', '21.75± 0.88', '11.23± 0.46', '0.52'],
     ['allall labels', '7.25', '–', '9.50', '1.31'],
   ]
 
 
-def test_scores_of_other_protocols_are_listed_by_their_full_name():
-  more = {'pairs/matching/same': 1.5, 'few/regression/failures': 12}
+def test_a_ratio_below_one_is_better_whichever_way_a_score_counts():
+  evals = {'a': {'protocol': 'pck'}, 'b': {'protocol': 'matching'}}
+  scores = {'a/pck/pck': 80.0, 'a/pck/pck_random_init': 40.0, 'a/pck/pck_base': 60.0}
+  scores |= {'b/matching/same': 2.0, 'b/matching/same_same_position': 8.0}
+  lines = rows(Tree(page.render(title='x', config={'evals': evals}, scores=scores)), 'scores')
+  assert lines == [
+    ['', 'Random init', 'Base', 'Trained', 'Ratio'],
+    ['a', '40.00', '60.00', '80.00', '0.75'],
+    ['', 'Same position', 'Trained', 'Ratio'],
+    ['b', '8.00', '2.00', '0.25'],
+  ]
+
+
+def test_every_number_of_labels_and_interval_is_shown_under_its_metric():
+  evals = {'few': {'protocol': 'regression', 'labels': [1, 10], 'draws': 3}}
+  scores = {'few/regression/inter_ocular_n1': 20.0, 'few/regression/inter_ocular_n1_std': 1.5}
+  scores |= {'few/regression/inter_ocular_n10': 9.0, 'few/regression/inter_ocular_n10_low': 8.5}
+  scores |= {'few/regression/inter_ocular_n10_high': 9.75}
+  scores |= {'few/regression/left_right_confusion_n10': 0.125}
+  tree = Tree(page.render(title='x', config={'evals': evals}, scores=scores))
+  assert rows(tree, 'scores') == [
+    ['', 'Trained', 'Ratio'],
+    ['few1 label x 3', '20.00± 1.50', '–'],
+    ['few10 labels x 3', '9.008.50–9.75', '–'],
+    ['', 'Trained', 'Ratio'],
+    ['few10 labels x 3', '0.12', '–'],
+  ]
+  assert tree.texts('h3')[:2] == [
+    'Inter-ocular error, %',
+    'Landmarks nearer to their mirrored partner, %',
+  ]
+
+
+def test_no_number_is_lost():
+  more = {'pairs/matching/same': 1.5, 'few/regression/failures': 12, 'few/regression/x_std': 3}
+  more |= {'all/other/inter_ocular': 4}
   tree = Tree(page.render(**without('scores'), scores=SCORES | more))
-  assert ['pairs/matching/same', '1.5'] in rows(tree, 'options')
-  assert ['few/regression/failures', '12'] in rows(tree, 'options')
+  listed = [line for line in rows(tree, 'options') if line[0] in {**SCORES, **more}]
+  assert listed == [[key, str(value)] for key, value in more.items()]
 
 
 def test_hostile_names_are_text_wherever_they_appear():
@@ -165,6 +209,7 @@ def test_hostile_names_are_text_wherever_they_appear():
     predictions={bad: {bad: given['trained/0'], f'{bad}/0': given['trained/1']}},
     names={bad: [bad] * 3},
     examples={bad: examples(given['trained/0'])},
+    matches={bad: matches(given['trained/0'])},
     pictures={bad: b'1', f'landmarks/{bad}_00000001': b'2'},
     command=bad,
     cost={bad: bad},
@@ -240,7 +285,8 @@ def test_an_evaluation_whose_predictions_were_not_kept_says_so():
 
 def test_rows_pool_their_draws_as_a_slow_count_does():
   given = two_draws()
-  found = results.pooled(given)
+  draws = {row: given for (row, _), given in scoring.draws_by_row(given).items()}
+  found = results.pooled(draws)
   assert [row.label for row in found] == ['Mean shape', 'Random init', 'Trained']
   for row, name in zip(found, ['mean_shape', 'random_init', 'trained'], strict=True):
     distances, images = [[] for _ in range(3)], []
@@ -299,8 +345,9 @@ def test_landmarks_without_names_are_numbered_and_a_wrong_number_of_names_is_an_
 
 
 def test_curves_rise_to_the_share_that_the_note_completes():
-  found = results.pooled(two_draws())
-  text = Tree(page.render(**everything())).texts('p', class_='soft')[1]
+  draws = {row: given for (row, _), given in scoring.draws_by_row(two_draws()).items()}
+  found = results.pooled(draws)
+  text = Tree(page.render(**everything())).texts('p', class_='soft')[2]
   limit = float(re.match(r'Beyond the right edge, above ([\d.]+)\xa0%: ', text)[1])
   for what, values in [
     ('landmarks', lambda row: row.distances[~np.isnan(row.distances)]),
@@ -328,8 +375,207 @@ def test_scores_taken_more_than_once_are_drawn_over_the_steps():
   what = 'inter-ocular error, % against step: '
   assert what + 'Mean shape, Random init, Trained' in labels
   assert what + 'Mean shape, Trained' in labels  # 'all' has no random init
-  assert 'pck against step: pck' in labels
+  assert 'pck against step: Trained' in labels
   assert not [label for label in labels if 'once' in label]
+
+
+def few_shot_scores(counts=(100, 1, 10)):
+  """Not in order; of one number of labels the trained row has no spread."""
+  scores = {}
+  for n in counts:
+    for row, factor in (('', 1), ('_mean_shape', 3), ('_base', 2)):
+      name = f'few/regression/inter_ocular_n{n}{row}'
+      scores |= {name: factor * (5 + 20 / n), f'{name}_std': factor / n}
+  del scores['few/regression/inter_ocular_n10_std']
+  return scores
+
+
+def charts_of(text):
+  """By label: each chart as XML."""
+  found = (xml.fromstring(svg) for svg in re.findall(r'<svg[^>]*class="chart".*?</svg>', text))
+  return {svg.get('aria-label'): svg for svg in found}
+
+
+def test_errors_are_drawn_against_the_number_of_labels():
+  evals = {'few': {'protocol': 'regression', 'labels': [1, 10, 100], 'draws': 3}}
+  scores = few_shot_scores()
+  text = page.render(title='x', config={'evals': evals}, scores=scores)
+  label = 'inter-ocular error, % against labels: Mean shape, Base, Trained'
+  ((said, svg),) = charts_of(text).items()
+  assert said == label
+  across, up = {}, []
+  for tick in svg.iter('text'):
+    if tick.get('text-anchor') == 'middle':
+      across[tick.text] = float(tick.get('x'))
+    elif tick.get('class') == 'tick':
+      up.append((float(tick.text), float(tick.get('y'))))
+  assert list(across) == ['1', '10', '100']
+  assert across['10'] - across['1'] == pytest.approx(across['100'] - across['10'], abs=2e-3)
+  (low, bottom), *_, (high, top) = up
+
+  def value(y):
+    return low + (y - bottom) * (high - low) / (top - bottom)
+
+  for row, kind in (('', 'trained'), ('_mean_shape', 'mean-shape'), ('_base', 'base')):
+    paths = {
+      p.get('class').split()[0]: p.get('d') for p in svg.iter('path') if kind in p.get('class')
+    }
+    places = [tuple(map(float, pair.split())) for pair in paths['line'][1:].split('L')]
+    for (x, y), n in zip(places, (1, 10, 100), strict=True):
+      assert x == pytest.approx(across[str(n)], abs=2e-3)
+      assert value(y) == pytest.approx(scores[f'few/regression/inter_ocular_n{n}{row}'], abs=1e-2)
+    whiskers = re.findall(r'M(\S+) (\S+)V([^M]+)', paths['whisker'])
+    expected = [1, 100] if row == '' else [1, 10, 100]
+    for (x, first, last), n in zip(whiskers, expected, strict=True):
+      name = f'few/regression/inter_ocular_n{n}{row}'
+      ends = scores[name] - scores[f'{name}_std'], scores[name] + scores[f'{name}_std']
+      assert float(x) == pytest.approx(across[str(n)], abs=2e-3)
+      assert sorted((value(float(first)), value(float(last)))) == pytest.approx(ends, abs=1e-2)
+
+
+def test_one_number_of_labels_is_no_curve():
+  evals = {'few': {'protocol': 'regression', 'labels': [10], 'draws': 3}}
+  text = page.render(title='x', config={'evals': evals}, scores=few_shot_scores((10,)))
+  assert not charts_of(text)
+
+
+def test_only_the_largest_number_of_labels_has_curves_and_all_have_numbers():
+  parts = {
+    f'{row}/n{n}/{d}': predictions(n + d)
+    for row in ('trained', 'base')
+    for n in (2, 10, 9)
+    for d in (0, 1)
+  }
+  evals = {'few': {'protocol': 'regression', 'labels': [2, 10, 9], 'draws': 2}}
+  tree = Tree(page.render(title='x', config={'evals': evals}, predictions={'few': parts}))
+  assert len(tree.all('svg', class_='map trained')) == len(tree.all('svg', class_='map base')) == 1
+  assert tree.texts('h3')[0] == '10 labels x 2'
+  found = {line[0]: line[1] for line in rows(tree, 'numbers') if line[0] != 'Error, %'}
+  expected = {}
+  for row in ('trained', 'base'):
+    for n, what in ((10, ''), (2, '2 labels x 2: '), (9, '9 labels x 2: ')):
+      errors = np.concatenate([
+        100 * metrics.normalised_distances(parts[f'{row}/n{n}/{d}']).ravel() for d in (0, 1)
+      ])  # fmt: skip
+      expected[what + row.capitalize()] = f'{np.nanmean(errors):.2f}'
+  assert found == expected
+
+
+def matching_parts():
+  tasks = ['different', 'same', 'different_paper', 'same_paper']
+  return {
+    f'{row}/{task}': predictions(10 * i + j)._replace(scale=np.full(7, 2 / 69, np.float32))
+    for i, row in enumerate(['same_position', 'trained'])
+    for j, task in enumerate(tasks)
+  }
+
+
+def test_matching_counts_in_pixels_and_its_paper_rows_are_numbers_only():
+  parts, evals = matching_parts(), {'m': {'protocol': 'matching'}}
+  tree = Tree(page.render(title='x', config={'evals': evals}, predictions={'m': parts}))
+  assert [text for text in tree.texts('h3') if 'error' in text] == [
+    'Matching error on another picture, pixels of a 70-pixel frame',
+    'Matching error on the same picture, pixels of a 70-pixel frame',
+  ]
+  assert len(tree.all('svg', class_='map trained')) == 2
+  labels = [a['aria-label'] for _, a, _ in tree.all('svg', class_='chart')]
+  assert sum('error at most, pixels of a 70-pixel frame: ' in label for label in labels) == 4
+  numbers = [line[:2] for line in rows(tree, 'numbers')]
+  for task, what in (('different', ''), ('same_paper', 'same paper: ')):
+    value = np.nanmean(metrics.normalised_distances(parts[f'trained/{task}']))
+    assert [f'{what}Trained', f'{value:.2f}'] in numbers
+  assert numbers.count(['Error, px', 'mean']) == 3
+  landmarks = rows(tree, 'landmarks')
+  errors = metrics.normalised_distances(parts['trained/different'])
+  assert landmarks[1][0] == '0'
+  assert landmarks[1][3] == f'{np.nanmean(errors[:, 0]):.2f}'
+  heads = [line[1] for line in landmarks if not line[0]]
+  assert all(head.endswith('\xa0px') for head in heads)
+
+
+def layer_scores():
+  """Of three levels: alone, in columns, of the trained network and of the random one."""
+  scores = {'l/layers/inter_ocular': 5.0, 'l/layers/inter_ocular_mean_shape': 30.0}
+  values = {'level_1': 20, 'level_2': 15, 'level_3': 12, 'column_2': 8}
+  for name, value in values.items():
+    scores[f'l/layers/inter_ocular_{name}'] = value
+    scores[f'l/layers/inter_ocular_random_{name}'] = value + 30
+  scores['l/layers/inter_ocular_random_init'] = 25
+  scores |= {f'l/layers/equivariance_level_{i}': 0.25 * i for i in (1, 2, 3)}
+  return scores
+
+
+def test_layers_are_drawn_alone_and_as_growing_columns():
+  evals = {'l': {'protocol': 'layers', 'of': 'regression', 'labels': 50, 'draws': 3}}
+  text = page.render(title='x', config={'evals': evals}, scores=layer_scores())
+  charts = charts_of(text)
+  (columns,) = (svg for label, svg in charts.items() if label.startswith('inter-ocular'))
+  (measure,) = (svg for label, svg in charts.items() if label.startswith('equivariance'))
+  drawn = {
+    p.find('title').text: p.get('d') for p in columns.iter('path') if p.find('title') is not None
+  }
+  up = [
+    (float(t.text), float(t.get('y')))
+    for t in columns.iter('text')
+    if t.get('text-anchor') == 'end' and t.get('class') == 'tick'
+  ]
+  (low, bottom), *_, (high, top) = up
+  found = {
+    label: [
+      round(low + (float(pair.split()[1]) - bottom) * (high - low) / (top - bottom))
+      for pair in d[1:].split('L')
+    ]
+    for label, d in drawn.items()
+  }
+  assert found == {
+    'Random init, the level alone': [50, 45, 42],
+    'Random init, all levels so far': [50, 38, 25],
+    'Trained, the level alone': [20, 15, 12],
+    'Trained, all levels so far': [20, 8, 5],
+  }
+  assert [t.text for t in columns.iter('text') if t.get('text-anchor') == 'middle'] == [
+    '1',
+    '2',
+    '3',
+  ]
+  assert [p.find('title').text for p in measure.iter('path') if p.find('title') is not None] == [
+    'Trained, the level alone'
+  ]
+  lines = rows(Tree(text), 'scores')
+  assert ['llevel 2, 50 labels x 3', '–', '45.00', '15.00', '0.33'] in lines
+
+
+def test_single_layers_have_numbers_and_the_whole_has_curves():
+  parts = {
+    f'{row}/0': predictions(i) for i, row in enumerate(['trained', 'level_1', 'random_level_1'])
+  }
+  evals = {'l': {'protocol': 'layers', 'of': 'matching'}}
+  tree = Tree(page.render(title='x', config={'evals': evals}, predictions={'l': parts}))
+  assert len(tree.all('svg', class_='map trained')) == 1
+  lines = [line[0] for line in rows(tree, 'numbers')]
+  assert lines == ['Error, px', 'Trained', 'Error, px', 'level 1: Random init', 'level 1: Trained']
+
+
+def test_matches_are_drawn_where_they_are():
+  given = two_draws()['trained/0']
+  text = page.render(title='x', config={}, matches={'m': matches(given)})
+  drawn = [xml.fromstring(svg) for svg in re.findall(r'<svg[^>]*class="match".*?</svg>', text)]
+  assert len(drawn) == 7
+  for i, svg in enumerate(drawn):
+    assert len(list(svg.iter('image'))) == 2
+    assert len(list(svg.iter('g'))) == given.visible[i].sum()
+
+
+def test_sheets_of_components_are_explained():
+  names = ['hypercolumn_components_00000030', 'hypercolumn_rgb_00000030', 'other']
+  tree = Tree(page.render(title='x', config={}, pictures=dict.fromkeys(names, b'1')))
+  said = tree.texts('figcaption')
+  assert said == [
+    f'{gallery.CAPTIONS["hypercolumn_components"]} {names[0]}',
+    f'{gallery.CAPTIONS["hypercolumn_rgb"]} {names[1]}',
+    ' other',
+  ]
+  assert tree.texts('h2') == ['Pictures']
 
 
 def test_numbers_that_are_not_finite_are_said():
@@ -383,7 +629,7 @@ def test_every_picture_is_shown_in_its_section():
 
 def test_pictures_belong_to_the_evaluation_of_exactly_their_name():
   names = ['landmarks/a_00000030', 'landmarks/a', 'landmarks/a_few_00000030', 'landmarks/b', 'a']
-  assert list(results.pictures_of('a', dict.fromkeys(names, b''))) == names[:2]
+  assert list(gallery.pictures_of('a', dict.fromkeys(names, b''))) == names[:2]
 
 
 def test_the_facts_say_how_far_the_run_came():
@@ -417,7 +663,7 @@ def test_attributes_and_text_are_escaped():
 
 
 def test_the_style_sheet_knows_every_row():
-  kinds = ['mean-shape', 'random-init', 'trained']
+  kinds = list(map(trends.kind, trends.ROWS))
   kinds += [f'other-{i}' for i in range(results.OTHER_COLOURS)]
   for kind in kinds:
     for rule in (f'svg .line.{kind} ', f'svg.map.{kind} ', f'.track i.{kind} '):

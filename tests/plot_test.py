@@ -77,6 +77,28 @@ def test_a_single_value_and_equal_values_are_drawn():
     assert at(*drawn_lines(svg)[0][0][0]) == pytest.approx((5, -3), abs=2e-3)
 
 
+def test_whiskers_reach_from_end_to_end_and_unknown_ones_are_left_out():
+  x, y = np.array([1.0, 4.0, 6.0]), np.array([2.0, 3.0, 5.0])
+  spread = np.array([[1.5, 2.25], [np.nan, 3.5], [4.0, 9.0]])
+  svg = chart(plot.Line('a', x, y, 'trained', spread))
+  at = read_axes(svg)
+  (whiskers,) = (p.get('d') for p in svg.iter('path') if p.get('class') == 'whisker trained')
+  found = [tuple(map(float, w)) for w in re.findall(r'M(\S+) (\S+)V([^M]+)', whiskers)]
+  ends = [(*at(place, low), at(place, high)[1]) for place, low, high in found]
+  np.testing.assert_allclose(ends, [(1, 1.5, 2.25), (6, 4, 9)], atol=5e-3)
+  for _, low, high in found:
+    assert plot.TOP <= high <= low <= plot.HEIGHT - plot.BOTTOM
+
+
+def test_given_ticks_stand_at_their_places():
+  line = plot.Line('a', np.array([0.0, 0.5, 2.0]), np.array([3.0, 1.0, 2.0]), 'trained')
+  svg = chart(line, x_ticks={0.0: 'one', 0.5: 'three', 2.0: 'many'})
+  ticks = [t for t in svg.iter('text') if t.get('text-anchor') == 'middle']
+  assert [t.text for t in ticks] == ['one', 'three', 'many']
+  places = [float(t.get('x')) for t in ticks]
+  np.testing.assert_allclose(places, [x for x, _ in drawn_lines(svg)[0][0]], atol=2e-3)
+
+
 def test_nothing_finite_is_an_error():
   with pytest.raises(ValueError, match='no value is finite'):
     chart(plot.Line('a', np.arange(3.0), np.full(3, np.nan), 'trained'))
@@ -178,3 +200,44 @@ def test_circles_are_as_large_as_the_errors_and_unknown_ones_are_left_out():
   ]
   assert shown == [('a', 0.5, -0.25, 0.125), ('d', 0, 0, 0.375)]
   assert svg.get('viewBox') == '-1 -2 3 4'
+
+
+def match(query, matched, truth, visible):
+  images = np.zeros((2, 11, 11, 3), np.uint8)
+  images[1] = 200
+  points = (np.asarray(p, np.float32) for p in (query, matched, truth))
+  return tree.fromstring(plot.match(*images, *points, np.array(visible), label='a pair'))
+
+
+def test_a_match_is_in_the_right_picture_and_the_truth_has_a_ring():
+  query, matched = [[-1, -1], [0.2, 0.6], [0, 0.4]], [[1, 1], [0.4, -0.6], [-0.2, 0]]
+  truth = [[0.8, 1], [np.nan, np.nan], [-1, -0.4]]
+  svg = match(query, matched, truth, [True, False, True])
+
+  def place(point, left=0):
+    x, y = (((v + 1) * 5 + 0.5) * 100 / 11 for v in point)
+    return [left + x, y]
+
+  groups = list(svg.iter('g'))
+  assert [g.find('title').text for g in groups] == ['0', '2']
+  assert len({g.get('stroke') for g in groups}) == 2
+  for g, k in zip(groups, (0, 2), strict=True):
+    dots = [part[0] for part in vertices(g.find('path').get('d'))]
+    np.testing.assert_allclose(dots, [place(query[k]), place(matched[k], 100)], atol=1e-3)
+    ring = [float(g.find('circle').get(key)) for key in ('cx', 'cy')]
+    np.testing.assert_allclose(ring, place(truth[k], 100), atol=1e-3)
+  joins = [vertices(p.get('d')) for p in svg.iter('path') if p.get('class') == 'join fill']
+  expected = [[place(truth[k], 100), place(matched[k], 100)] for k in (0, 2)]
+  np.testing.assert_allclose(joins[0], expected, atol=1e-3)
+
+
+def test_the_pictures_of_a_match_stand_side_by_side():
+  svg = match([[0, 0]], [[0, 0]], [[0, 0]], [False])
+  assert not list(svg.iter('path'))
+  assert svg.get('viewBox') == '0 0 200 100'
+  brightness = []
+  for shown, x in zip(svg.iter('image'), (None, '100'), strict=True):
+    assert [shown.get(key) for key in ('x', 'width', 'height')] == [x, '100', '100']
+    data = re.fullmatch(r'data:image/jpeg;base64,(.+)', shown.get('href'))[1]
+    brightness.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).mean())
+  np.testing.assert_allclose(brightness, [0, 200], atol=2)

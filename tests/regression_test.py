@@ -225,9 +225,9 @@ def test_several_numbers_of_labels_make_a_curve():
       predictions[f'trained/n6/{draw}'].points, alone[f'trained/{draw}'].points, atol=1e-5
     )
   scores = regression.score(predictions)
-  assert (
-    scores['inter_ocular_n6'] < scores['inter_ocular_n2'] < scores['inter_ocular_n2_mean_shape']
-  )
+  for labels in (2, 6):
+    name = f'inter_ocular_n{labels}'
+    assert scores[name] < 0.5 * scores[f'{name}_mean_shape']
   assert {'inter_ocular_n2_std', 'inter_ocular_n6_random_init_std'} <= scores.keys()
 
 

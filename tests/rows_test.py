@@ -33,8 +33,14 @@ PARTS = {
 }
 PROTOCOLS = {'regression': regression, 'few': regression, 'pck': pck, 'matching': matching}
 PROTOCOLS |= {'layers': layers}
-COUNTS = {'regression': (2, 8), 'few': (4, 12), 'pck': (3, 6), 'matching': (6, 22)}
-COUNTS |= {'layers': (6, 10)}
+# Of each: how many lines, and how many cells they have in all.
+COUNTS = {
+  'regression': (2, 8),
+  'few': (4, 12),
+  'pck': (3, 6),
+  'matching': (6, 22),
+  'layers': (6, 10),
+}
 
 
 @pytest.mark.parametrize('name', PARTS)

@@ -20,8 +20,13 @@ KEYS = {'checkpoint': str | None, 'step': int | None, 'method': Mapping[str, Any
 SELECTED, ALL = 'best', 'checkpoints'  # folders of a run
 
 
-def complete(base: Mapping[str, Any] | None) -> dict[str, Any] | None:
-  """The section with every key. Raises ValueError for an unknown one, or where nothing is named."""
+def complete(
+  base: Mapping[str, Any] | None, complete_method: Callable[[str, Mapping[str, Any]], Any]
+) -> dict[str, Any] | None:
+  """The section with every key. Raises ValueError for an unknown one, or where nothing is named.
+
+  complete_method: (section, options) -> options with all defaults.
+  """
   base = configs.typed('config.base', base, Mapping[str, Any] | None)
   if base is None:
     return None
@@ -35,26 +40,27 @@ def complete(base: Mapping[str, Any] | None) -> dict[str, Any] | None:
   }
   if not done['checkpoint'] and not done['method']:
     raise ValueError('config.base names no network; give --config.base.checkpoint=DIR, a run')
+  if done['method']:
+    done['method'] = complete_method('config.base.method', done['method'])
   return done
 
 
 def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, Any]], Any]) -> None:
   """Fills what the folder of the run says: its method, and the step of its weights.
 
-  complete_method: (section, options) -> options with all defaults. Raises FileNotFoundError where
-  the folder holds no run.
+  Raises FileNotFoundError where the folder holds no run.
   """
-  if base['checkpoint']:
-    run = pathlib.Path(base['checkpoint']).expanduser()
-    config = configs.read(run / 'config.json')
-    if config.get('base'):
-      raise ValueError(f'config.base.checkpoint={run} stands on a network of its own; use that one')
-    base['method'] = config['method']
-    with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
-      base['step'] = checkpoints.latest_step() if base['step'] is None else base['step']
-    if base['step'] is None:
-      raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
-  base['method'] = complete_method('config.base.method', base['method'])
+  if not base['checkpoint']:
+    return
+  run = pathlib.Path(base['checkpoint']).expanduser()
+  config = configs.read(run / 'config.json')
+  if config.get('base'):
+    raise ValueError(f'config.base.checkpoint={run} stands on a network of its own; use that one')
+  base['method'] = complete_method('config.base.method', config['method'])
+  with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
+    base['step'] = checkpoints.latest_step() if base['step'] is None else base['step']
+  if base['step'] is None:
+    raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
 
 
 def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, example: Batch) -> PyTree:

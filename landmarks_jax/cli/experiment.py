@@ -53,7 +53,7 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
       raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
   config['data'] = _data('config.data', config['data'])
   config['method'] = _method('config.method', config['method'])
-  config['base'] = bases.complete(config.get('base'))
+  config['base'] = bases.complete(config.get('base'), _method)
   stands = 'base' in inspect.signature(find('methods', config['method']['name']).build).parameters
   if stands and not config['base']:
     raise ValueError(

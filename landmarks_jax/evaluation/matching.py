@@ -96,7 +96,8 @@ def run(
     warps = random_warps(rng, first.index // 2, **deviations)
     views = warped_views(*place((first, second, warps)), margin=margin)
     found = {row: match_views(given, views, size=size) for row, given in describers.items()}
-    found[SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
+    if baselines is None:
+      found[SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
     for row, tasks in found.items():
       for task, matched in tasks.items():
         part = _predictions(views, task, *matched, keep=keep)

@@ -142,9 +142,10 @@ def lines(
         names.setdefault((metric, group), {})[row] = full
     for metric, group in sorted(names, key=lambda key: known.index(key[0])):
       by_row = {row: names[metric, group][row] for row in ROWS if row in names[metric, group]}
-      used = frozenset(name + end for name in by_row.values() for end in ('', *SPREADS))
+      used = (name + end for name in by_row.values() for end in ('', *SPREADS))
       cells = {row: _score(scores, name) for row, name in by_row.items()}
-      found.append(Line(evaluation, metric, group, cells, used & scores.keys()))
+      given = frozenset(name for name in used if name in scores)
+      found.append(Line(evaluation, metric, group, cells, given))
   return found
 
 

@@ -135,7 +135,7 @@ def heat_map(values: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape 3
 
 
 def component_sheet(
-  images: Sequence[Shaped[Array, 'S S 3']],
+  images: Shaped[Array, 'N S S 3'],
   components: Float[np.ndarray, 'N h w C'],
   *,
   columns: int = 13,
@@ -146,7 +146,7 @@ def component_sheet(
   Args: images: N pictures, 0..255. components: in 0..1, see `components.of_pyramid`. columns: so
   many components in a row; the next ones follow below, with the pictures again. side: of each.
   """
-  pictures = [_enlarged(image, side) for image in to_bytes(np.asarray(images))]
+  pictures = [_enlarged(image, side) for image in to_bytes(images)]
   tiles, blank = [], np.full((side, side, 3), 255, np.uint8)
   for start in range(0, components.shape[-1], columns):
     part = heat_map(components[..., start : start + columns])
@@ -157,7 +157,7 @@ def component_sheet(
 
 
 def rgb_sheet(
-  images: Sequence[Shaped[Array, 'S S 3']],
+  images: Shaped[Array, 'N S S 3'],
   components: Float[np.ndarray, 'N h w C'],
   *,
   columns: int = 4,
@@ -170,7 +170,7 @@ def rgb_sheet(
   """
   if components.shape[-1] < 3:
     raise ValueError(f'{components.shape[-1]} components given: three make a colour')
-  pairs = zip(to_bytes(np.asarray(images)), to_bytes(255 * components[..., :3]), strict=True)
+  pairs = zip(to_bytes(images), to_bytes(255 * components[..., :3]), strict=True)
   tiles = [_enlarged(picture, side) for pair in pairs for picture in pair]
   return montage(np.stack(tiles), columns=2 * columns)
 

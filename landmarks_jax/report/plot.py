@@ -347,10 +347,11 @@ def _whiskers(line: Line, x_place: tuple, y_place: tuple) -> Markup:
   """Upright lines from the lower to the upper end, where both are known."""
   keep = np.isfinite(line.spread).all(1)
   places, ends = _at(x_place, line.x[keep]), _at(y_place, line.spread[keep])
-  d = ''.join(
-    f'M{_pair((x, low))}V{_short(high)}' for x, (low, high) in zip(places, ends, strict=True)
+  pieces = (
+    f'M{_short(x)} {_short(low)}V{_short(high)}'
+    for x, (low, high) in zip(places, ends, strict=True)
   )
-  return element('path', class_=f'whisker {line.kind}', d=d)
+  return element('path', class_=f'whisker {line.kind}', d=''.join(pieces))
 
 
 def _dots(points: Iterable[np.ndarray]) -> str:

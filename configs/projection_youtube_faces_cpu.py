@@ -4,9 +4,9 @@
       --workdir runs/projection --config.base.checkpoint=runs/youtube --config.data.path=DIR
 
 The base is a run of configs/moco_youtube_faces_cpu.py, frozen. 48-pixel pictures on a grid of 12:
-the stride of 4 pixels that the paper has at 96. The rate is 10 times the paper's, since 2,487
-pictures make a twentieth of its steps in 30 epochs. The weights are those that match best on persons of
-the validation split. For 64 channels the paper takes --config.method.dim=64
+the stride of 4 pixels that the paper has at 96. The rate is 10 times the paper's, since 30
+epochs of 2,487 pictures are a twentieth of its steps. The weights are those that match best on
+persons of the validation split. For 64 channels the paper takes --config.method.dim=64
 --config.method.scale=6.5 --config.method.temperature=8.
 """
 

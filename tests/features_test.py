@@ -186,7 +186,7 @@ def test_warped_copies_have_their_points_where_the_dot_is():
 def test_a_copy_follows_from_the_seed_and_its_numbers_alone():
   one, other = warped([3, 0]), warped([1, 0, 3, 2], batch_size=5)
   for row in (3, 0):
-    a, b = (jax.tree.map(lambda x, w=w: x[w.index == row], w) for w in (one, other))
+    a, b = (jax.tree.map(lambda x, keep=w.index == row: x[keep], w) for w in (one, other))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
       np.testing.assert_allclose(np.asarray(x, float), np.asarray(y, float), atol=1e-4)
   assert np.abs(warped([3], seed=1).points - one.points[:3]).min() > 1e-3

@@ -56,8 +56,9 @@ def evaluate(
 ) -> dict[str, float]:
   """Scores of a run's checkpoint by full name; prints the table and writes it beside the run.
 
-  Args: step: of the checkpoint; None takes the selected one, else the newest. evals: instead of the run's own. path: where
-  the training pictures are now, and those of evaluations that were in the same place.
+  Args: step: of the checkpoint; None takes the selected one, else the newest. evals: instead of the
+  run's own. path: where the training pictures are now, and those of evaluations that were in the
+  same place.
   """
   from landmarks_jax.cli import base as bases  # late: heavy
   from landmarks_jax.cli import experiment, train
@@ -88,6 +89,8 @@ def evaluate(
     scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
     shown[name] = predictions
     pictures.write_picture(f'landmarks/{name}', step, parts.sheet(name, predictions))
+  for name, picture in parts.hypercolumns(state.params, state.aux).items():
+    pictures.write_picture(name, step, picture)
   pictures.close()
   result.write_text(json.dumps({'evals': config['evals'], 'scores': scores}, indent=2) + '\n')
   report.write(

@@ -22,7 +22,7 @@ from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Info, Source, open_source, source_function
 from landmarks_jax.evaluation import features, rows
 from landmarks_jax.geometry import regions
-from landmarks_jax.report import draw
+from landmarks_jax.report import components, draw
 from landmarks_jax.runtime import optim, sharding
 
 CALIBRATION_BATCHES = 10
@@ -429,6 +429,23 @@ class Experiment:
     if examples is not None:
       return draw.landmark_sheet(**examples)
     return draw.match_sheet(**self.matches(name, predictions))
+
+  def hypercolumns(self, params: PyTree, aux: PyTree) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
+    """What the features of test pictures look like, by the name of the drawing; none without."""
+    if not self.config['evals']:
+      return {}
+    _, data, options = self._protocol(next(iter(self.config['evals'])))
+    source = self._open(**data, split=options['test'])
+    batches = pipeline.evaluation_batches(source, batch_size=min(16, len(source)))
+    with contextlib.closing(batches):
+      batch = regions.centre_crop(next(batches), options['margin'])
+    image = batch.image[np.asarray(batch.valid)]
+    describer = self.describer(params, aux)
+    found = components.of_pyramid(features.compiled(describer.apply)(describer.variables, image))
+    return {
+      'hypercolumn_rgb': draw.rgb_sheet(image[:8], found[:8]),
+      'hypercolumn_components': draw.component_sheet(image[:8], found[:8]),
+    }
 
   def _shown(
     self, name: str, predictions: Mapping[str, Predictions]

@@ -227,6 +227,9 @@ class _Run:
       if not due or (self.select and name == self.select.split('/')[0]):
         continue
       scores |= self._score(name, state, step, shown=final)
+    if self.predictions:
+      for name, picture in self.experiment.hypercolumns(state.params, state.aux).items():
+        self.logs.write_picture(name, step, picture)
     return scores
 
   def _score(self, name: str, state: Any, step: int, *, shown: bool) -> dict[str, float]:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from landmarks_jax.contracts import Array, Batch, Describer, Pyramid
@@ -72,7 +71,7 @@ def gather_warped(
   batch_size: int = 128,
   place: Callable[[Any], Any] = lambda x: x,
 ) -> Batch:
-  """`copies` randomly warped copies of some labelled examples, described, as one Batch [n * copies].
+  """`copies` random warps of each of some labelled examples, described, as one Batch [n * copies].
 
   Args:
     rows: of the source; those of the first come first, each with its own `index`.

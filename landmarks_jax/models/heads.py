@@ -216,7 +216,7 @@ class _Problem:
     return scipy.linalg.solve(damped, self.moments, assume_a='pos')
 
   def deviation(self, weights: Float[np.ndarray, 'C K']) -> float:
-    """The standard deviation of X @ weights over all rows, and over landmarks in the mean square."""
+    """The standard deviation of X @ weights over rows; over landmarks, in the mean square."""
     mean = self.gram[-1] @ weights / self.count  # the last channel is the constant
     square = ((self.gram @ weights) * weights).sum(0) / self.count
     return float(np.sqrt(np.maximum(square - mean**2, 1e-12).mean()))

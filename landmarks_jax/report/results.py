@@ -186,7 +186,8 @@ def _numbers(groups: Mapping[str, Sequence[Row]], unit: Unit, what: str) -> Mark
       numbers = known.mean(), np.median(known), np.quantile(known, 0.9), known.max()
       label = f'{group}: {row.label}' if group else row.label
       lines.append([label, *(f'{value:.2f}' for value in numbers)])
-  return element('details', element('summary', what), table(heads, lines, class_='numbers'))
+  numbers = element('div', table(heads, lines, class_='numbers'), class_='wide')
+  return element('details', element('summary', what), numbers)
 
 
 def _landmarks(
@@ -197,7 +198,7 @@ def _landmarks(
   names = [str(k) for k in range(count)] if names is None else list(names)
   if len(names) != count:
     raise ValueError(f'{len(names)} names of landmarks, but predictions of {count}')
-  table = _landmark_table(rows, names, unit)
+  table = element('div', _landmark_table(rows, names, unit), class_='wide')
   if count > LIST_AT_MOST:
     table = element('details', element('summary', f'All {count} landmarks by name'), table)
   return [

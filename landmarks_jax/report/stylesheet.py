@@ -121,6 +121,8 @@ svg .whisker.mean-shape, svg .whisker.same-position { stroke: var(--mean-shape);
 svg .whisker.random-init { stroke: var(--random-init); }
 svg .whisker.base { stroke: var(--base); }
 svg .whisker.trained { stroke: var(--trained); }
+svg .whisker.other-0 { stroke: var(--other-0); }
+svg .whisker.other-1 { stroke: var(--other-1); }
 .maps { display: grid; gap: 8px; margin: .6rem 0; max-width: 720px; }
 .maps { grid-template-columns: repeat(auto-fit, minmax(96px, 1fr)); }
 .maps figcaption { text-align: center; }

@@ -91,9 +91,9 @@ def _charts(
 
 
 def _with_spread(score: scoring.Score) -> tuple[float, float, float]:
-  """(value, low, high): of one standard deviation, or the interval, or NaN."""
+  """(value, low, high): of one standard deviation, no less than 0, or the interval, or NaN."""
   if score.std is not None:
-    return score.value, score.value - score.std, score.value + score.std
+    return score.value, max(0.0, score.value - score.std), score.value + score.std
   low, high = (np.nan if end is None else end for end in (score.low, score.high))
   return score.value, low, high
 

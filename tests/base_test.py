@@ -112,6 +112,9 @@ def test_the_best_weights_are_kept_and_are_those_of_the_last_evaluations(stacked
     np.testing.assert_array_equal(a, b)
   again = evaluate.evaluate(run)  # of the selected weights
   assert again[name] == pytest.approx(scored[best], rel=1e-6)
+  config = configs.read(run / 'config.json')
+  other = evaluate.evaluate(run, evals={'other': config['evals']['choose']})
+  assert other['other/matching/different'] == pytest.approx(scored[best], rel=1e-6)
   few = 'few/regression/inter_ocular_n9'
   assert again[few] == pytest.approx({k: v for r in rows(run) for k, v in r.items()}[few], rel=1e-6)
   assert best == 6 or any((a != b).any() for a, b in zip(kept, last, strict=True))

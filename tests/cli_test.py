@@ -104,7 +104,7 @@ print(codes, time.monotonic() - began < 2, sorted(heavy))
 mistakes = {
   '--wrkdir=x': "Unknown command line flag 'wrkdir'. Did you mean: workdir ?",
   'extra': "train: unexpected 'extra'; options start with --",
-  '--config.stepz=3': "config has no 'stepz' (did you mean 'steps'?); it has: batch_size, ",
+  '--config.stepz=3': "config has no 'stepz' (did you mean 'steps'?); it has: base, batch_size, ",
   '--config.method.widht=3': "config.method has no 'widht' (did you mean 'width'?); it has: area, ",
   '--config.metod.width=3': "config has no 'metod' (did you mean 'method'?)",
   '--config.data.fram=90': "config.data has no 'fram' (did you mean 'frame'?)",
@@ -133,7 +133,7 @@ mistakes = {
   '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
   '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',
   '--config.evals.faces.protocol=features': "protocol='features' is not known; there are: ",
-  '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or None",
+  '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or a list, each a whole number or None",
   '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
   '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',
   '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',

@@ -38,7 +38,7 @@ def test_the_scores_are_those_of_the_run_and_the_run_is_left_alone(again, tmp_pa
   last = {k: v for row in rows(whole()[0]) if row['step'] == 6 for k, v in row.items()}
   expected = {k: v for k, v in last.items() if k.startswith(('few/', 'all/'))}
   found = written(tmp_path, 6)
-  assert len(expected) == 9
+  assert len(expected) == 24
   assert found['scores'] == expected
   assert found['evals'] == json.loads((whole()[0] / 'config.json').read_text())['evals']
   lines = out.splitlines()

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
-import numpy as np
 from absl import flags
 
 # Arguments that commands hand over themselves; they are no part of a config.
@@ -83,8 +82,9 @@ def _smoke(
       for split in {'train', 'test', 'validation'} & set(options):  # names of its own data
         del options[split]
       if options.get('labels'):
-        few = [min(n, SMOKE_IMAGES // 2) for n in np.atleast_1d(options.labels).tolist()]
-        options.labels = few[0] if isinstance(options.labels, int) else sorted(set(few))
+        one, most = isinstance(options.labels, int), SMOKE_IMAGES // 2
+        given = (options.labels,) if one else options.labels
+        options.labels = min(*given, most) if one else sorted({min(n, most) for n in given})
       if options.get('count'):
         options.count = min(options.count, SMOKE_IMAGES // 2)
     if config.get('base'):

@@ -65,7 +65,8 @@ def evaluate(
   from landmarks_jax.runtime import checkpoint, logs
 
   config = configs.read(workdir / 'config.json')
-  config = experiment.complete(config | ({} if evals is None else {'evals': evals}), train.train)
+  changes = {'select': None} | ({} if evals is None else {'evals': evals})
+  config = experiment.complete(config | changes, train.train)
   before = config['data'].get('path')
   for data in (config['data'], *(options['data'] for options in config['evals'].values())):
     if path is not None and data.get('path') == before:

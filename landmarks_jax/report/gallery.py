@@ -13,7 +13,7 @@ from landmarks_jax.report.markup import Markup, element
 CAPTIONS = {  # by how the name of a sheet begins
   'views': 'Each row is one random view of the same pictures.',
   'hypercolumn_components': (
-    'Principal components of the hypercolumns of these pictures, the largest first: bright is one '
+    'Principal components of the hypercolumns of a batch, the largest first: bright is one '
     'end of a component, dark the other, and all pictures share one scale. A component that marks '
     'the same part in every picture is what a linear head can use.'
   ),

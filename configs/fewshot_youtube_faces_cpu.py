@@ -29,7 +29,7 @@ def get_config():
       steps=0,
       evals=dict(
         few=dict(protocol='regression', **common, labels=(1, 5, 10, 20, 50, 100), draws=5),
-        layers=dict(protocol='layers', of='regression', **common, labels=50, draws=3),
+        layers=dict(protocol='layers', of='regression', random=True, **common, labels=50, draws=3),
         matching=dict(protocol='matching', **common),
         published=dict(
           protocol='regression',

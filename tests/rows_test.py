@@ -83,7 +83,7 @@ def test_a_layer_is_a_group_of_the_trained_or_the_random_row():
 def test_scores_of_nobody_are_in_no_line():
   evals = {'a': {'protocol': 'regression'}, 'b': {'protocol': 'no_such'}, 'c': {}}
   scores = ['a/regression/inter_ocularity', 'a/pck/pck', 'b/no_such/inter_ocular', 'c/None/same']
-  scores += ['d/regression/inter_ocular', 'a/regression/inter_ocular_std']
+  scores += ['d/regression/inter_ocular', 'a/regression/inter_ocular_std', 'inter_ocular']
   assert rows.lines(evals, dict.fromkeys(scores, 1.0)) == []
 
 

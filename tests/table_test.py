@@ -39,10 +39,10 @@ def test_every_metric_and_number_of_labels_has_its_place_and_only_rows_that_exis
     'few/regression/inter_ocular_n1': 20.0,
     'few/regression/inter_ocular_n1_base': 30.0,
     'few/regression/left_right_confusion_n1': 1.5,
+    'pairs/matching/same': 1.0,
     'pairs/matching/different': 3.5,
     'pairs/matching/different_same_position': 9.0,
     'pairs/matching/different_paper': 3.75,
-    'pairs/matching/same': 1.0,
   }
   assert table.of_scores(evals, scores).split('\n\n') == [
     'matching error on another picture, pixels of a 70-pixel frame\n'

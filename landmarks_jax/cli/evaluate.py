@@ -88,6 +88,7 @@ def evaluate(
     print(f'evaluating {name} at step {step}', flush=True)
     predictions, found = parts.evaluate(name, state.params, state.aux)
     scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
+    print(train.headline(found), flush=True)
     shown[name] = predictions
     pictures.write_picture(f'landmarks/{name}', step, parts.sheet(name, predictions))
   for name, picture in parts.hypercolumns(state.params, state.aux).items():

@@ -244,7 +244,7 @@ class _Run:
     if shown:
       self.predictions[name] = predictions
     self.logs.write_picture(f'landmarks/{name}', step, self.experiment.sheet(name, predictions))
-    self.logs.write(step, found, line=f'step {step}  {_headline(found)}')
+    self.logs.write(step, found, line=f'step {step}  {headline(found)}')
     self.progress.mark(step)
     return found
 
@@ -311,6 +311,6 @@ OTHER_ROWS = '_mean_shape', '_same_position', '_random_init', '_base'
 UNLISTED = '_std', '_low', '_high', '_paper', *OTHER_ROWS
 
 
-def _headline(scores: Mapping[str, float]) -> str:
+def headline(scores: Mapping[str, float]) -> str:
   """The scores of the trained row alone; all are in metrics.jsonl."""
   return '  '.join(f'{k} {v:.4g}' for k, v in scores.items() if not any(u in k for u in UNLISTED))

@@ -133,7 +133,7 @@ mistakes = {
   '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
   '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',
   '--config.evals.faces.protocol=features': "protocol='features' is not known; there are: ",
-  '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or a list, each a whole number or None",
+  '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or a list,",
   '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
   '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',
   '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',

@@ -442,10 +442,10 @@ class Experiment:
     image = batch.image[np.asarray(batch.valid)]
     describer = self.describer(params, aux)
     found = components.of_pyramid(features.compiled(describer.apply)(describer.variables, image))
-    return {
-      'hypercolumn_rgb': draw.rgb_sheet(image[:8], found[:8]),
-      'hypercolumn_components': draw.component_sheet(image[:8], found[:8]),
-    }
+    sheets = {'hypercolumn_components': draw.component_sheet(image[:8], found[:8])}
+    if found.shape[-1] >= 3:
+      sheets['hypercolumn_rgb'] = draw.rgb_sheet(image[:8], found[:8])
+    return sheets
 
   def _shown(
     self, name: str, predictions: Mapping[str, Predictions]

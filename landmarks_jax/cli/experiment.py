@@ -375,7 +375,8 @@ class Experiment:
       describer, **given, base=self.base(aux), baselines=self._baselines.get(name), **options
     )
     self._baselines[name] = predictions
-    scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs)
+    of = {key: options[key] for key in ('of',) if key in options}  # a study of another protocol
+    scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs, **of)
     if hasattr(protocol, 'measure'):  # numbers that no predictions hold
       scores |= protocol.measure(describer, **given, **options)
     return predictions, scores

@@ -6,6 +6,7 @@ How fast anything is stays out of here: figures belong to quiet machines and to 
 import importlib
 import importlib.util
 import math
+import os
 import pathlib
 import re
 import sys
@@ -20,9 +21,13 @@ from landmarks_jax.geometry import sampling
 from landmarks_jax.models import resnet
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
-SCRIPTS = 'train_step', 'probe', 'input_pipeline'
+SCRIPTS = 'train_step', 'probe', 'input_pipeline', 'evaluation'
 STEP = (
   '--depth 10 --width .0625 --frame 40 --margin 4 --batch_size 4 --queue 8 --matrix 32 --steps 3'
+)
+EVALUATION = (
+  '--labelled 12 --test 6 --rendered 3 --depth 10 --width .0625 --side 40 --size 12 --epochs 7 '
+  '--batch_size 4 --steps 2 --pairs 3 --grid 20 --dim 6'
 )
 WITH_TORCH = pytest.mark.skipif(not importlib.util.find_spec('torch'), reason='needs torch')
 
@@ -221,3 +226,100 @@ def test_readers_and_views_are_measured_and_exact_ones_equal_pillow(printed):
     'Pillow: JPEG, crop, colour': ['3.33', '300,000', '1'],
     'on the device: JPEG, crop, colour': ['2.5', '400,000', '0.75'],
   }
+
+
+@pytest.fixture
+def evaluation(script, monkeypatch):
+  """The script with its ways in this process."""
+  monkeypatch.setattr(script('evaluation'), 'in_fresh_process', lambda way, options: way(options))
+  return script('evaluation')
+
+
+def test_the_regression_and_matching_are_measured_and_their_memory_foretold(evaluation, printed):
+  text = printed('evaluation', EVALUATION)
+  memory, regression, matched = tables(text)
+  terms = {name: median(n) for name, n in re.findall(r'^- (.*): ([\d.,]+) MB$', text, re.M)}
+  numbers = sum(side**2 * c for side, c in zip((2, 3, 5, 10), (32, 16, 8, 4), strict=True))
+  assert terms['pyramids of labelled pictures'] == pytest.approx(2e-6 * 12 * numbers, rel=0.01)
+  assert terms['pyramids of test pictures'] == pytest.approx(2e-6 * 6 * numbers, rel=0.01)
+  assert terms['pictures'] == pytest.approx(2 * 3 * 56**2 * 3 / 1e6, rel=0.01)
+  assert terms['columns of a block, four times'] == pytest.approx(
+    4 * 64 * 256 * 61 * 4e-6, rel=0.01
+  )
+  for name, row in memory.items():
+    assert (
+      median(row['estimated MB']) >= terms['this process: libraries, network, code to describe']
+    )
+    ratio = median(row['estimated MB']) / median(row['measured MB'])
+    assert median(row['estimated / measured']) == pytest.approx(ratio, rel=0.01)
+    assert terms[name] == median(row['estimated MB'])
+
+  stacked, kept, _ = regression.values()
+  assert 'extrapolated from 10 batches of 4' in text
+  for row, seconds in (stacked, 0.3), (kept, 0.6):  # of two batches; an epoch has three
+    assert median(row['ms a batch']) == 1e3 * seconds / 2
+    assert median(row['s an epoch']) == pytest.approx(3 * seconds / 2)
+  described, fitted = (
+    float(re.search(f'{what} ([\\d.]+) s', text)[1]) for what in ('describing', 'closed form')
+  )
+  totals = [7 * 0.45, described + 7 * 0.9, described + fitted]
+  for row, total in zip(regression.values(), totals, strict=True):
+    assert median(row['s until fitted']) == pytest.approx(total, rel=0.02)
+    assert median(row['times the baseline']) == pytest.approx(totals[0] / total, rel=0.03)
+  ours, theirs = re.search(r'head: ([\d.]+) stacked, ([\d.]+) from', text).groups()
+  assert float(ours) == pytest.approx(float(theirs), rel=1e-3)
+
+  assert '3 pairs at once, 10 points' in text
+  assert list(matched) == [
+    f'{features}, {way}'
+    for features in ('ResNet-10', 'projection to 6')
+    for way in ('stacked and normalised', 'landmarks_jax')
+  ]
+  speeds = [row['pairs/s'].split(' (')[0] for row in matched.values()]
+  assert speeds == ['5', '3.33', '2', '1.67']  # describing took .3 and 1.2
+  assert [row['times the baseline'].split(' (')[0] for row in matched.values()] == [
+    *('1', '0.667', '1', '0.833')
+  ]
+  both = [row['times the baseline, described too'].split(' (')[0] for row in matched.values()]
+  assert both == ['1', '0.75', '1', '0.9']
+  plain, ours, *_ = (median(row['MB a pair']) for row in matched.values())
+  assert ours < plain
+
+
+def test_a_way_of_matching_that_is_not_exact_is_found_out(evaluation, monkeypatch):
+  rng = np.random.default_rng(0)
+  pyramids = [(rng.normal(size=(2, 5, 5, 7)), rng.normal(size=(2, 10, 10, 3))) for _ in range(3)]
+  points = rng.uniform(-1, 1, (2, 4, 2))
+  assert '100.00% of the matches are the same' in evaluation.agreement(pyramids, points, 20)
+  exact = evaluation.matching.match
+
+  def elsewhere(*given, size):
+    found, confidence = exact(*given, size=size)
+    return found.at[1, 2, 0].multiply(-1), confidence
+
+  monkeypatch.setattr(evaluation.matching, 'match', elsewhere)
+  with pytest.raises(AssertionError, match='behind the best'):
+    evaluation.agreement(pyramids, points, 20)
+
+
+def test_windows_move_a_picture_and_its_points_together(evaluation):
+  options = evaluation.argparse.Namespace(side=40, labelled=9, test=1, rendered=2)
+  source, frame = evaluation.Faces(options, 'train'), 40 + 2 * evaluation.SHIFT
+  assert len(source) == 9
+  moves = set()
+  for i in range(9):
+    shown, whole = source[i], source.rendered[i % 2]
+    moved = (whole['points'] + 1) / 2 * (frame - 1) - (shown['points'] + 1) / 2 * (40 - 1)
+    x, y = np.round(moved[0]).astype(int)
+    np.testing.assert_allclose(moved, np.broadcast_to((x, y), moved.shape), atol=1e-4)
+    np.testing.assert_array_equal(shown['image'], whole['image'][y : y + 40, x : x + 40])
+    eyes = np.linalg.norm(shown['points'][0] - shown['points'][1])
+    assert shown['scale'] == pytest.approx(eyes)
+    assert shown['index'] == i
+    moves.add((x, y))
+  assert len(moves) > 5
+
+
+def test_a_fresh_process_is_another_one(script):
+  parent = script('evaluation').in_fresh_process(eval, "__import__('os').getppid()")
+  assert parent == os.getpid()

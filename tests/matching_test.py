@@ -366,7 +366,8 @@ def test_the_warps_of_a_pair_follow_from_the_seed_and_its_number():
   draw = lambda seed, numbers: np.asarray(  # noqa: E731
     matching.random_warps(jax.random.key(seed), np.array(numbers), **WARPS)
   )
-  np.testing.assert_array_equal(draw(0, [7, 2, 5])[1:], draw(0, [2, 5]))
+  # A compiler may round a batch of three unlike one of two: the last bit is not the warp's.
+  np.testing.assert_allclose(draw(0, [7, 2, 5])[1:], draw(0, [2, 5]), rtol=1e-5, atol=1e-8)
   for other in (draw(1, [2, 5]), draw(0, [5, 2])):
     assert (np.abs(other - draw(0, [2, 5])).max(axis=(2, 3)) > 1e-3).all()
 

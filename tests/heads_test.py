@@ -133,6 +133,7 @@ def test_copies_of_a_picture_are_held_out_with_it():
 def test_predictions_follow_from_the_chosen_numbers(monkeypatch):
   """mean + correction of all (E - mean), E under prior * exp(sharpness * heat), in a slow loop."""
   monkeypatch.setattr(heads, 'CORRECTIONS', (0.3,))
+  monkeypatch.setattr(heads, 'STIFFNESS', 0)
   pyramid, points = blobs(8, noise=0.2)
   head = fit(pyramid, points, size=8)
   v = jax.tree.map(np.asarray, head.variables)
@@ -157,13 +158,21 @@ def shifted_shapes(count, *, seed=0):
   return target + rng.normal(0, 1, target.shape) * np.array([0.05, 0.05, 0.6])[:, None], target
 
 
+def best_correction(*arguments):
+  """The mean left-out distance, and the map, of the least."""
+  distance, correction = min(heads._corrections(*arguments), key=lambda found: found[0].mean())
+  return distance.mean(), correction()
+
+
 def test_the_error_of_the_correction_is_that_of_refits_without_each_picture(monkeypatch):
   offset, target = shifted_shapes(9)
   judged = np.ones((9, 3), bool)
   judged[4, 1] = False
   monkeypatch.setattr(heads, 'CORRECTIONS', (0.3,))
+  monkeypatch.setattr(heads, 'STIFFNESS', 0)
   start = 0.75 * np.eye(6)
-  found, correction = heads._fit_correction(offset, target, judged, start)
+  distance, correction = next(heads._corrections(offset, target, judged, start))  # the start's
+  correction = correction()
   x, y = offset.reshape(9, 6), target.reshape(9, 6)
   seen = np.repeat(judged, 2, axis=1)
   penalty = 0.3 * (y * y * seen).sum() / 6 * np.eye(6)
@@ -178,17 +187,44 @@ def test_the_error_of_the_correction_is_that_of_refits_without_each_picture(monk
     map_ = refit(np.delete(np.arange(9), i))
     away = np.linalg.norm((x[i] @ map_ - y[i]).reshape(3, 2), axis=-1)
     errors += away[judged[i]].tolist()
-  np.testing.assert_allclose(found, np.mean(errors), atol=1e-10)
+  np.testing.assert_allclose(distance.mean(), np.mean(errors), atol=1e-10)
 
 
 def test_clear_landmarks_place_a_doubtful_one():
   start = np.eye(6)
-  _, correction = heads._fit_correction(*shifted_shapes(40), np.ones((40, 3), bool), start)
+  _, correction = best_correction(*shifted_shapes(40), np.ones((40, 3), bool), start)
   offset, target = shifted_shapes(200, seed=1)
   moved = (offset.reshape(200, 6) @ correction).reshape(offset.shape)
   before, after = (np.linalg.norm(x - target, axis=-1).mean(0) for x in (offset, moved))
   assert after[2] < 0.25 * before[2]
   assert (after[:2] < 1.1 * before[:2]).all()
+
+
+def test_few_labels_fit_no_loose_correction():
+  for count, least in ((5, 3.0), (12, 1.0), (200, 0.1)):
+    offset, target = shifted_shapes(count)
+    judged, start = np.ones((count, 3), bool), np.eye(6)
+    found = [c() for _, c in heads._corrections(offset, target, judged, start)]
+    x, y = offset.reshape(count, 6), target.reshape(count, 6)
+    penalty = least * (y * y).sum() / 6 * np.eye(6)
+    bound = np.linalg.solve(x.T @ x + penalty, x.T @ (y - x))
+    moved = max(np.abs(c - start).max() for c in found[: len(found) // 3])
+    assert 0 < moved <= np.abs(bound).max() + 1e-12
+
+
+def test_a_choice_must_be_better_by_more_than_luck(monkeypatch):
+  # Of two candidates, one is better on average by less than its spread over pictures.
+  rng = np.random.default_rng(0)
+  points = rng.uniform(-0.3, 0.3, (12, 1, 2))
+  grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1).reshape(-1, 2)
+  heat = rng.normal(size=(2, 12, 81, 1)).astype(np.float32)
+  visible, chosen = np.ones((12, 1), bool), np.arange(12)
+  monkeypatch.setattr(heads, 'CAUTION', 1e6)
+  found = heads._choose(heat, (heads.ONE_STRENGTH, 0.1), points, visible, chosen, grid)
+  assert found[:2] == (heads.ONE_STRENGTH, heads.ONE_SHARPNESS)
+  np.testing.assert_allclose(found[2], heads._start(points.mean(0)), atol=1e-12)
+  monkeypatch.setattr(heads, 'CAUTION', 0.0)
+  assert heads._choose(heat, (heads.ONE_STRENGTH, 0.1), points, visible, chosen, grid) != found
 
 
 def test_the_start_believes_similarities_of_the_shape_and_little_else():
@@ -207,7 +243,7 @@ def test_offsets_without_information_are_corrected_to_the_mean_shape():
   rng = np.random.default_rng(3)
   target = rng.normal(0, 0.3, (60, 3, 2))
   offset, judged = rng.normal(0, 0.3, target.shape), target[..., 0] < 9
-  _, correction = heads._fit_correction(offset, target, judged, np.eye(6))
+  _, correction = best_correction(offset, target, judged, np.eye(6))
   assert np.abs(correction).max() < 0.2
 
 

@@ -1,7 +1,9 @@
 """Heads on frozen or trained features: the contrastive embedding, and landmarks in closed form."""
 
 import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -65,14 +67,17 @@ class RidgeVariables(NamedTuple):
 
 # Candidates of the choice on held-out labels. Strengths of the ridge are in units of the Gram
 # matrix's mean eigenvalue, sharpness in units of the heat's deviation, strengths of the correction
-# in the labels' own scatter. Few labels choose among few: none sharper than their number.
+# in the labels' own scatter. Few labels choose among few: none sharper than their number. The best
+# of many candidates is the luckiest, and projections of few channels leave much to luck.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SHARPNESSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 CORRECTIONS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 FEW_STRENGTHS = (1e-1, 1.0)
 ONE_STRENGTH, ONE_SHARPNESS = 1.0, 0.7  # one label has nothing to choose by
 FREE_GAIN = 0.25  # of offsets that no similarity of the mean shape explains, where it is believed
-FEWEST = 8  # labelled pictures that choose among all, and let landmarks correct each other
+FEWEST = 8  # labelled pictures that choose among all strengths of the ridge
+STIFFNESS = 10.0  # least strength of a correction times the labels that it is fitted to
+CAUTION = 0.5  # standard errors by which a choice must be better than that of one label
 FOLDS = 10
 
 
@@ -292,6 +297,7 @@ def _choose(
 ) -> tuple[float, float, Float[np.ndarray, '2*K 2*K']] | None:
   """The (strength, sharpness, correction) of the smallest mean distance on the held-out pictures.
 
+  Of its upper bound, rather: the gap to what one label would choose, plus CAUTION standard errors.
   None if there is nothing to judge by.
   """
   priors = [_position_prior(points, visible, grid, without=i) for i in chosen.tolist()]
@@ -301,16 +307,20 @@ def _choose(
   judged = visible[chosen] & (visible.sum(0) > 1)
   if not judged.any():
     return None
-  start = _start(mean.mean(0))
-  best = (np.inf,)
-  for maps, strength in zip(heat, strengths, strict=True):
-    for sharpness in (s for s in SHARPNESSES if s <= len(points)):
-      expected = np.asarray(_expectation(maps, log_prior, grid, sharpness), np.float64)
-      offset, target = expected - mean, points[chosen] - mean
-      error, correction = _fit_correction(offset, target, judged, start)
-      if error < best[0]:
-        best = error, strength, sharpness, correction
-  return best[1:]
+  start, target = _start(mean.mean(0)), points[chosen] - mean
+  maps = dict(zip(strengths, heat, strict=True))
+  sharpnesses = (s for s in SHARPNESSES if s <= len(points))
+  best, safe = (np.inf,), None
+  for strength, sharpness in ((ONE_STRENGTH, ONE_SHARPNESS), *product(strengths, sharpnesses)):
+    expected = np.asarray(_expectation(maps[strength], log_prior, grid, sharpness), np.float64)
+    for distance, correction in _corrections(expected - mean, target, judged, start):
+      safe = distance if safe is None else safe
+      gap = distance - safe
+      bound = gap.mean() + CAUTION * gap.std() / max(len(gap) - 1, 1) ** 0.5
+      if bound < best[0]:
+        best = bound, strength, sharpness, correction
+  _, strength, sharpness, correction = best
+  return strength, sharpness, correction()
 
 
 def _start(shape: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, '2*K 2*K']:
@@ -327,35 +337,37 @@ def _start(shape: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, '2*K 2*K']:
   return rigid + FREE_GAIN * (np.eye(len(rigid)) - rigid)
 
 
-def _fit_correction(
+def _corrections(
   offset: Float[np.ndarray, 'M K 2'],
   target: Float[np.ndarray, 'M K 2'],
   judged: Bool[np.ndarray, 'M K'],
   start: Float[np.ndarray, '2*K 2*K'],
-) -> tuple[float, Float[np.ndarray, '2*K 2*K']]:
-  """The mean distance on left-out pictures, and the linear map from offsets to targets of least.
+) -> Iterator[tuple[Float[np.ndarray, ' M'], Callable[[], Float[np.ndarray, '2*K 2*K']]]]:
+  """Linear maps from offsets to targets, and every picture's share of the left-out distance.
 
-  A ridge towards `start`, or the offsets as they are, or, where there are enough pictures to tell,
-  the mean shape. Its strength is that of the least leave-one-out distance, in closed form.
+  Ridges towards `start`, towards the offsets as they are, and towards the mean shape; the first is
+  `start` itself. Leave-one-out in closed form; a map is computed when it is called for.
   """
   x, y = offset.reshape(len(offset), -1), target.reshape(len(offset), -1)
   seen = np.repeat(judged, 2, axis=1)
   scatter = max((y * y * seen).sum() / y.shape[1], 1e-12)
   values, vectors = np.linalg.eigh(x @ x.T)
-  values, best = np.maximum(values, 0), (np.inf,)
-  many = len(x) >= FEWEST
-  identity = np.eye(len(start))
-  for towards in (start, identity, 0 * identity) if many else (start, identity):
+  values, identity = np.maximum(values, 0), np.eye(len(start))
+
+  def fitted(
+    towards: Float[np.ndarray, 'D D'], rest: Float[np.ndarray, 'M D'], strength: float
+  ) -> Float[np.ndarray, 'D D']:
+    coefficients = (vectors / (values + strength * scatter)) @ (vectors.T @ rest)
+    return towards + x.T @ coefficients
+
+  for towards in (start, identity, 0 * identity):
     rest = (y - x @ towards) * seen
-    for strength in CORRECTIONS if many else CORRECTIONS[:1]:
+    for strength in (s for s in CORRECTIONS if s * len(x) >= STIFFNESS):
       hat = (vectors * (values / (values + strength * scatter))) @ vectors.T
       left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
-      distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)[judged].mean()
-      if distance < best[0]:
-        best = float(distance), strength, towards, rest
-  distance, strength, towards, rest = best
-  coefficients = (vectors / (values + strength * scatter)) @ (vectors.T @ rest)
-  return distance, towards + x.T @ coefficients
+      distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)
+      share = (distance * judged).sum(1) * len(x) / judged.sum()
+      yield share, functools.partial(fitted, towards, rest, strength)
 
 
 @jax.jit

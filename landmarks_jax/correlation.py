@@ -1,15 +1,39 @@
 """Dense correlation: every position of one map against every position of another, by blocks.
 
 The matrix of all pairs, 340 MB for one picture at 96x96, never exists: blocks of its rows are made
-where they are reduced, and made again for the gradient.
+where they are reduced, and made again for the gradient. No slower than the plain form, whose matrix
+has to go through memory (benchmarks/correlation.py).
+
+Everywhere p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): the
+temperature multiplies. Specification equivariant, section 1.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 from jaxtyping import Float
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
+
+
+def log_normaliser(
+  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, temperature: float, block: int = 256
+) -> Float[Array, ' P']:
+  """What a score lacks to be a log-probability: log sum_v exp(temperature * <query_u, key_v>).
+
+  Args: query, key: descriptors. block: queries at a time; memory grows with block * Q.
+  Raises ValueError that names the argument whose shape differs.
+  """
+  shapes.check(query=(query, 'P C'), key=(key, 'Q C'))
+
+  def of_block(query: Float[Array, 'b C']) -> Float[Array, ' b']:
+    _, top, total = _weights(query, key, temperature)
+    return top + jnp.log(total)
+
+  return _by_blocks(of_block, block, query)
 
 
 def expected_distance(
@@ -24,28 +48,73 @@ def expected_distance(
 ) -> Float[Array, ' P']:
   """How far from its target each query is matched: sum_v p(v|u) |positions_v - target_u|^power.
 
-  p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 5).
-
   Args:
-    query, key: descriptors [P, C] and [Q, C]. target: [P, 2], the true match of each query.
-    positions: [Q, 2], of the keys, in the unit of `target`; distances are in that unit too.
-    temperature: multiplies the products. power: of the distance, above 0.
+    query, key: descriptors. target: the true match of each query.
+    positions: of the keys, in the unit of `target`; distances are in that unit too.
+    power: of the distance, above 0.
     block: queries at a time; memory grows with block * Q.
 
   No gradient reaches target and positions. Raises ValueError that names the argument whose shape
-  differs. Specification contrast, section 4; equivariant, section 1.
+  differs. Thewlis et al. 2017, eq. 5; specification contrast, section 4.
   """
   shapes.check(
     query=(query, 'P C'), key=(key, 'Q C'), target=(target, 'P 2'), positions=(positions, 'Q 2')
   )
   target, positions = jax.lax.stop_gradient((target, positions))
 
-  @jax.checkpoint
-  def of_query(row: tuple[Float[Array, ' C'], Float[Array, ' 2']]) -> Float[Array, '']:
-    query, target = row
-    # The softmax multiplies what a product rounds by its temperature.
-    product = jnp.einsum('c,qc->q', query, key, precision='float32')
-    squared = ((positions - target) ** 2).sum(-1)
-    return (jax.nn.softmax(temperature * product) * squared ** (power / 2)).sum()
+  def of_block(query: Float[Array, 'b C'], target: Float[Array, 'b 2']) -> Float[Array, ' b']:
+    squared = sum((target[:, None, axis] - positions[:, axis]) ** 2 for axis in range(2))
+    weight, _, total = _weights(query, key, temperature)
+    return _kept((weight * jnp.sqrt(squared) ** power).sum(1)) / total
 
-  return jax.lax.map(of_query, (query, target), batch_size=block)
+  return _by_blocks(of_block, block, query, target)
+
+
+def expected_key(
+  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, temperature: float, block: int = 256
+) -> Float[Array, 'P C']:
+  """The mean of the keys under each query's match: sum_v p(v|u) key_v.
+
+  Args: query, key: descriptors. block: queries at a time; memory grows with block * Q.
+  Raises ValueError that names the argument whose shape differs.
+  """
+  shapes.check(query=(query, 'P C'), key=(key, 'Q C'))
+
+  def of_block(query: Float[Array, 'b C']) -> Float[Array, 'b C']:
+    weight, _, total = _weights(query, key, temperature)
+    summed = jnp.einsum('pq,qc->pc', weight, key, precision='float32')
+    return _kept(summed) / total[:, None]
+
+  return _by_blocks(of_block, block, query)
+
+
+def _weights(
+  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], temperature: float
+) -> tuple[Float[Array, 'P Q'], Float[Array, ' P'], Float[Array, ' P']]:
+  """Probabilities before division: exp(score - top), the greatest score, the sum to divide by."""
+  # The softmax multiplies what a product rounds by its temperature.
+  scores = temperature * jnp.einsum('pc,qc->pq', query, key, precision='float32')
+  top = _kept(jax.lax.stop_gradient(scores.max(1)))
+  weight = jnp.exp(scores - top[:, None])
+  return weight, top, _kept(weight.sum(1))
+
+
+def _kept(rows: Array) -> Array:
+  """Few numbers for each query: kept for the gradient, while those of pairs are made again."""
+  return ad_checkpoint.checkpoint_name(rows, 'kept')
+
+
+def _by_blocks(function: Callable[..., Array], block: int, *rows: Float[Array, 'P _']) -> Array:
+  """Maps rows to rows, up to `block` at a time."""
+  count = len(rows[0])
+  blocks = -(-count // block)
+  height = -(-count // blocks)  # alike for all, so that hardly a row is padding
+
+  def cut(rows: Float[Array, 'P D']) -> Float[Array, 'n b D']:
+    padded = jnp.pad(rows, [(0, blocks * height - count), (0, 0)])
+    return padded.reshape(blocks, height, -1)
+
+  policy = jax.checkpoint_policies.save_only_these_names('kept')
+  remade = jax.checkpoint(function, policy=policy)
+  made = jax.lax.map(lambda rows: remade(*rows), tuple(map(cut, rows)))
+  return made.reshape(blocks * height, *made.shape[2:])[:count]

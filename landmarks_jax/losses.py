@@ -1,5 +1,6 @@
 """Pure losses: arrays in, one number per example out; the caller takes the mean."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from landmarks_jax import correlation, shapes
 from landmarks_jax.contracts import Array
+from landmarks_jax.geometry import sampling
 
 
 def info_nce(
@@ -109,26 +111,142 @@ def spatial_contrast(
     raise ValueError(f'groups {tuple(groups)} sum to {sum(groups)}, but features has C={channels}')
   if normalise:
     slices = jnp.split(features, np.cumsum(groups)[:-1], axis=-1)
-    features = jnp.concatenate([_unit(part) for part in slices], axis=-1)
-  batch, height, width, _ = features.shape
-  positions = jnp.asarray(stride * np.indices((height, width))[::-1], features.dtype)
-  positions = positions.reshape(2, -1).T  # (x, y), in the order of the rows below
-
-  def of_picture(rows: Float[Array, 'P C']) -> Float[Array, '']:
-    return correlation.expected_distance(
-      rows, rows, positions, positions, temperature=temperature, power=power
-    ).mean()
-
-  return jax.vmap(of_picture)(features.reshape(batch, height * width, channels))
+    features = jnp.concatenate([unit(part) for part in slices], axis=-1)
+  positions = _positions(features, stride)
+  rows = _rows(features)
+  distance = functools.partial(correlation.expected_distance, temperature=temperature, power=power)
+  return jax.vmap(distance, in_axes=(0, 0, None, None))(rows, rows, positions, positions).mean(1)
 
 
-def _unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
-  """Rows of length 1, or 0."""
+def equivariance_nll(
+  query: Float[Array, 'B h w C'],
+  key: Float[Array, 'B h w C'],
+  flow: Float[Array, 'B H W 2'],
+  flow_valid: Bool[Array, 'B H W'],
+  *,
+  temperature: float = 1.0,
+) -> Float[Array, ' B']:
+  """How unlikely each position's true match is (Thewlis et al. 2017, eq. 4).
+
+  -mean_u log p(gu|u) with p(v|u) = softmax_v(temperature * <query_u, key_v>) and gu = u + flow(u);
+  log-probabilities are interpolated bilinearly between the cells of the key.
+
+  Args:
+    query, key: [B, h, w, C], label maps of a picture and of the next one. Cell (i, j) stands at
+      the pixel (stride * j, stride * i), stride = H / h.
+    flow, flow_valid: [B, H, W, 2] in pixels and [B, H, W], as in `contracts.Pair`.
+    temperature: multiplies the products.
+
+  Positions that are not valid, or whose match leaves the grid of the key's cells, are no part of
+  the mean and get no gradient; without any the loss is 0. Blockwise (`correlation`), in at least
+  float32. Raises ValueError that names the argument whose shape differs, and where H and W are no
+  multiple of h and w. Specification equivariant, section 1.
+  """
+  positions, target, valid = _matches(query, key, flow, flow_valid)
+  valid &= ((target >= 0) & (target <= positions[-1])).all(-1)
+  query, target = (jnp.where(valid[..., None], x, 0) for x in (_rows(query), target))
+  key = _at_least_float32(key)
+  matched = sampling.bilinear(key, 2 * target / positions[-1] - 1)
+  score = temperature * jnp.einsum('bpc,bpc->bp', query, matched, precision='float32')
+  normaliser = functools.partial(correlation.log_normaliser, temperature=temperature)
+  return _mean_of_valid(jax.vmap(normaliser)(query, _rows(key)) - score, valid)
+
+
+def equivariance_distance(
+  query: Float[Array, 'B h w C'],
+  key: Float[Array, 'B h w C'],
+  flow: Float[Array, 'B H W 2'],
+  flow_valid: Bool[Array, 'B H W'],
+  *,
+  gamma: float = 0.5,
+  temperature: float = 1.0,
+) -> Float[Array, ' B']:
+  """How far from its true match each position is matched (Thewlis et al. 2017, eq. 5).
+
+  mean_u sum_v p(v|u) |v - gu|^gamma in pixels of the input; p, gu and the arguments are those of
+  `equivariance_nll`, and gamma, above 0, makes the distance robust.
+
+  Positions that are not valid are no part of the mean and get no gradient; without any the loss
+  is 0. A match outside the picture counts, with its distance, unless `flow_valid` excludes it: as
+  published in DVE, whose loss has no mask. Blockwise, in at least float32, with the errors of
+  `equivariance_nll`. Specification equivariant, section 1; fixture dve_losses.
+  """
+  positions, target, valid = _matches(query, key, flow, flow_valid)
+  query, target = (jnp.where(valid[..., None], x, 0) for x in (_rows(query), target))
+  distance = functools.partial(correlation.expected_distance, temperature=temperature, power=gamma)
+  cost = jax.vmap(distance, in_axes=(0, 0, 0, None))(query, _rows(key), target, positions)
+  return _mean_of_valid(cost, valid)
+
+
+def descriptor_exchange(
+  query: Float[Array, 'B h w C'], auxiliary: Float[Array, 'B i j C'], *, temperature: float = 1.0
+) -> Float[Array, 'B h w C']:
+  """Descriptors told in those of another picture (DVE, Thewlis et al. 2019).
+
+  sum_w p(w|u) auxiliary_w with p(w|u) = softmax_w(temperature * <query_u, auxiliary_w>): the label
+  of a position must be one that another object of the category has too. Compare the result, not
+  the query, with the next picture. DVE's vectors of length 20 are `unit` ones at a temperature of
+  400, and its auxiliary picture is the next one of the batch, `jnp.roll(query, -1, axis=0)`.
+
+  Args: query: [B, h, w, C]. auxiliary: [B, i, j, C]. temperature: multiplies the products.
+  Blockwise (`correlation`), in at least float32. Raises ValueError that names the argument whose
+  shape differs. Fixture dve_losses.
+  """
+  shapes.check(query=(query, 'B h w C'), auxiliary=(auxiliary, 'B i j C'))
+  mean = functools.partial(correlation.expected_key, temperature=temperature)
+  return jax.vmap(mean)(_rows(query), _rows(auxiliary)).reshape(query.shape)
+
+
+def unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
+  """Descriptors at length 1; one of zeros stays zero, and its gradient finite.
+
+  Args: rows: [..., C], of any length that floating point can hold.
+  """
   # Scaled first: squares of small numbers vanish. The direction does not depend on the scale.
   top = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True))
   rows = rows / jnp.where(top == 0, 1, top)
   # The sum is 0 or at least 1: the bound keeps the gradient at 0 finite and touches no other.
   return rows * jax.lax.rsqrt(jnp.maximum((rows * rows).sum(-1, keepdims=True), 0.5))
+
+
+def _matches(
+  query: Float[Array, 'B h w C'],
+  key: Float[Array, 'B h w C'],
+  flow: Float[Array, 'B H W 2'],
+  flow_valid: Bool[Array, 'B H W'],
+) -> tuple[Float[Array, 'P 2'], Float[Array, 'B P 2'], Bool[Array, 'B P']]:
+  """Where cells stand, where their matches do, both in pixels, and which matches are known."""
+  sizes = shapes.check(
+    query=(query, 'B h w C'),
+    key=(key, 'B h w C'),
+    flow=(flow, 'B H W 2'),
+    flow_valid=(flow_valid, 'B H W'),
+  )
+  h, w, height, width = (sizes[name] for name in 'hwHW')
+  stride = height // h
+  if (height, width) != (stride * h, stride * w):
+    raise ValueError(
+      f'flow: {height}x{width} pixels are no whole multiple of the {h}x{w} cells of query; '
+      'choose a network or a size of pictures that halves without a remainder'
+    )
+  flow, flow_valid = (x[:, ::stride, ::stride] for x in (flow, flow_valid))
+  positions = _positions(_at_least_float32(query), stride)
+  target = positions + jax.lax.stop_gradient(_rows(flow))
+  return positions, target, flow_valid.reshape(len(flow), -1)
+
+
+def _positions(maps: Float[Array, 'B h w C'], stride: int | float) -> Float[Array, 'P 2']:
+  """(x, y) of the cells of a map in pixels, in the order of `_rows`."""
+  y, x = np.indices(maps.shape[1:3]).reshape(2, -1)
+  return jnp.asarray(stride * np.stack([x, y], axis=1), maps.dtype)
+
+
+def _rows(maps: Float[Array, 'B h w C']) -> Float[Array, 'B P C']:
+  return _at_least_float32(maps).reshape(len(maps), -1, maps.shape[-1])
+
+
+def _mean_of_valid(cost: Float[Array, 'B P'], valid: Bool[Array, 'B P']) -> Float[Array, ' B']:
+  return jnp.where(valid, cost, 0).sum(1) / jnp.maximum(valid.sum(1), 1)
 
 
 def _at_least_float32(x: Array) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from train_test import arrays, assert_same_run, on_devices, plant, rows, whole
 
-from landmarks_jax.cli import base, evaluate, experiment, train
+from landmarks_jax.cli import base, completion, evaluate, experiment, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.runtime import checkpoint
@@ -168,10 +168,10 @@ def test_a_base_is_needed_where_a_method_stands_on_one_and_nowhere_else(monkeypa
   data = {'name': 'synthetic/faces', 'frame': 16, 'count': 20}
   common = {'data': data, 'optimizer': {'name': 'sgd', 'learning_rate': 0.1}, 'steps': 1}
   with pytest.raises(ValueError, match=r'config\.base is missing: projection stands on a frozen'):
-    experiment.complete(common | {'method': {'name': 'projection'}}, train.train)
+    completion.complete(common | {'method': {'name': 'projection'}}, train.train)
   below = {'base': {'checkpoint': 'somewhere'}}
   with pytest.raises(ValueError, match=r'config\.base: moco stands on no other network'):
-    experiment.complete(common | below | {'method': {'name': 'moco'}}, train.train)
+    completion.complete(common | below | {'method': {'name': 'moco'}}, train.train)
 
 
 def test_a_network_on_a_network_is_no_base(stacked, tmp_path):

@@ -132,7 +132,7 @@ mistakes = {
   '--config.data.split=tset': "split='tset'; there are: train, ",
   '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
   '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',
-  '--config.evals.faces.protocol=features': "protocol='features' is not known; there are: ",
+  '--config.evals.faces.protocol=voxels': "protocol='voxels' is not known; there are: ",
   '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or a list,",
   '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
   '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',

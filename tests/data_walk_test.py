@@ -82,7 +82,8 @@ def names(rows_of):
 def test_the_tables_name_every_dataset_and_no_other():
   sets = table('Name', 'What it is', 'Licence, in a line', 'Page')
   assert names(sets) == sorted(source.available())
-  assert names(layouts) == sorted(set(source.available()) - {'synthetic/faces'})
+  on_disk = [name for name in source.available() if not name.startswith('synthetic/')]
+  assert names(layouts) == sorted(on_disk)
   (raw,) = re.findall(r'only way for (.+?)\)', guide, re.S)
   kept = set(prepare.preparable()) | set(re.findall('`(.+?)`', raw))
   assert sorted(kept) == names(layouts)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from landmarks_jax.geometry import coords
 from landmarks_jax.models import hypercolumn
 
 LEVELS = [(2, 3, 6), (4, 5, 5), (9, 7, 4), (14, 18, 3)]  # (h, w, channels), coarse to fine
@@ -201,3 +202,11 @@ def test_norms_and_descriptors_of_float64_stay_float64():
     whole = resize_oracle(level, 8, 8)
     np.testing.assert_allclose(squared_norm(level, 8), (whole**2).sum(-1), rtol=1e-12)
     np.testing.assert_allclose(descriptors(level, pixels, 8)[:, 0], whole[:, 3, 3], rtol=1e-12)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 4), (3, 5), (8, 8)])
+def test_samples_are_of_the_resized_level(shape):
+  level = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+  grid = np.broadcast_to(coords.pixel_grid(9, 9), (2, 9, 9, 2))
+  found = jax.jit(lambda x, u: hypercolumn.sample(x, u, side=9))(level, grid)
+  np.testing.assert_allclose(found, hypercolumn.resize(level, 9), atol=1e-5)

@@ -144,14 +144,6 @@ def test_distances_are_those_of_the_definition(level):
   np.testing.assert_allclose(found, oracle(colours, level, pairs), rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize('shape', [(1, 1), (1, 4), (3, 5), (8, 8)])
-def test_samples_are_of_the_resized_level(shape):
-  level = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
-  grid = np.broadcast_to(coords.pixel_grid(9, 9), (2, 9, 9, 2))
-  found = jax.jit(lambda x, u: invariance.sample(x, u, side=9))(level, grid)
-  np.testing.assert_allclose(found, hypercolumn.resize(level, 9), atol=1e-5)
-
-
 def test_a_share_is_what_is_nearer_and_never_negative():
   near, far = np.array([0.0, 0.3, 0.9, 0.5, 1e-9]), np.array([0.4, 0.4, 0.4, 0.5, 1e-9])
   np.testing.assert_allclose(invariance.share(near, far), [1, 0.25, 0, 0, 0], atol=1e-12)

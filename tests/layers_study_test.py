@@ -16,8 +16,8 @@ from landmarks_jax.report import layers_plot
 SIDE, MARGIN = 36, 2
 LANDMARKS = np.float32([[-0.3, -0.2], [0.35, -0.25], [0.05, 0.35]])
 info = Info(('left', 'right', 'mouth'), ((0, 1),), (0, 1), (0.5,) * 3, (0.2,) * 3)
-counts = {'train': 11, 'test': 7}
-REGRESSION = {'margin': MARGIN, 'labels': (3, 9), 'draws': 2, 'copies': 2, 'size': 6}
+counts = {'train': 24, 'test': 7}
+REGRESSION = {'margin': MARGIN, 'labels': (3, 16), 'draws': 2, 'copies': 2, 'size': 6}
 REGRESSION |= {'batch_size': 4}
 MATCHING = {'margin': MARGIN, 'of': 'matching', 'size': 16, 'batch_size': 2}
 
@@ -82,7 +82,7 @@ PARTS = {'level_1': (0, 1), 'level_2': (1, 2), 'level_3': (2, 3), 'column_2': (0
 @pytest.mark.parametrize(
   ('protocol', 'options', 'tasks'),
   [
-    (regression, REGRESSION, ['n3/0', 'n3/1', 'n9/0', 'n9/1']),
+    (regression, REGRESSION, ['n3/0', 'n3/1', 'n16/0', 'n16/1']),
     (matching, MATCHING, ['different', 'same', 'different_paper', 'same_paper']),
   ],
 )
@@ -140,10 +140,10 @@ def test_the_functions_of_levels_are_shared_by_weights():
 def test_scores_name_the_level():
   scores = layers.score(run(**REGRESSION), of='regression', flip_pairs=((0, 1),))
   names = [
-    f'inter_ocular_{n}{row}' for n in ('n3', 'n9') for row in ('', *(f'_{p}' for p in PARTS))
+    f'inter_ocular_{n}{row}' for n in ('n3', 'n16') for row in ('', *(f'_{p}' for p in PARTS))
   ]
   assert set(names) < scores.keys()
-  assert 'left_right_confusion_n9_column_2' in scores
+  assert 'left_right_confusion_n16_column_2' in scores
   scores = layers.score(run(**MATCHING), of='matching')
   assert {'different_level_1', 'same_paper_column_2', 'same_level_3_low'} < scores.keys()
 
@@ -186,7 +186,7 @@ def test_options_are_those_of_the_protocol():
   ('options', 'expected'),
   [
     ({'measured': 1}, 'measured=1: expected at least 2 pictures, to tell apart'),
-    ({'labels': 12}, 'labels=12: expected 1 to 11, the number of labelled pictures'),
+    ({'labels': 25}, 'labels=25: expected 1 to 24, the number of labelled pictures'),
     ({'of': 'matching', 'count': 8}, 'count=8: expected an even number of pictures, 2 to 7'),
   ],
 )

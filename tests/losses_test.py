@@ -19,6 +19,11 @@ spatial_contrast = jax.jit(
   losses.spatial_contrast,
   static_argnames=('temperature', 'stride', 'power', 'normalise', 'groups'),
 )
+equivariance_nll = jax.jit(losses.equivariance_nll, static_argnames='temperature')
+equivariance_distance = jax.jit(
+  losses.equivariance_distance, static_argnames=('gamma', 'temperature')
+)
+descriptor_exchange = jax.jit(losses.descriptor_exchange, static_argnames='temperature')
 
 
 def unit_rows(*shape, seed=0):
@@ -375,6 +380,252 @@ def test_groups_that_do_not_add_up_are_an_error():
     losses.spatial_contrast.__wrapped__(maps()[0], temperature=7.0, stride=4.0)
 
 
+# Equivariance.
+
+STRIDE = 3
+EQUIVARIANCE = pytest.mark.parametrize('loss', [equivariance_nll, equivariance_distance])
+
+
+def pairs(dtype=np.float32):
+  """Query and key [B, h, w, C], flow [B, H, W, 2] that may leave the frame, its mask."""
+  r = np.random.default_rng(5)
+  query, key = r.normal(size=(2, 3, 4, 5, 6)).astype(dtype)
+  flow = r.normal(scale=4, size=(3, 4 * STRIDE, 5 * STRIDE, 2)).astype(dtype)
+  return query, key, flow, r.uniform(size=flow.shape[:3]) < 0.7
+
+
+def equivariance_oracle(query, key, flow, valid, *, temperature, gamma=None):
+  """Position after position, in float64; the log-likelihood where there is no gamma."""
+  query, key, flow = (np.asarray(x, float) for x in (query, key, flow))
+  height, width = key.shape[1:3]
+  out = []
+  for b in range(len(query)):
+    costs = []
+    for i, j in np.ndindex(height, width):
+      at = b, STRIDE * i, STRIDE * j
+      x, y = STRIDE * j + flow[at][0], STRIDE * i + flow[at][1]
+      inside = 0 <= x <= STRIDE * (width - 1) and 0 <= y <= STRIDE * (height - 1)
+      if not valid[at] or (gamma is None and not inside):
+        continue
+      score = temperature * key[b] @ query[b, i, j]
+      log_probability = score - np.log(np.exp(score).sum())
+      cost = 0.0
+      for row, column in np.ndindex(height, width):
+        if gamma is None:
+          share = max(0, 1 - abs(x / STRIDE - column)) * max(0, 1 - abs(y / STRIDE - row))
+          cost -= share * log_probability[row, column]
+        else:
+          away = np.hypot(STRIDE * column - x, STRIDE * row - y) ** gamma
+          cost += away * np.exp(log_probability[row, column])
+      costs.append(cost)
+    out.append(np.mean(costs) if costs else 0)
+  return np.array(out)
+
+
+def exchange_oracle(query, auxiliary, temperature):
+  out = np.zeros(query.shape)
+  for b, i, j in np.ndindex(query.shape[:3]):
+    weight = np.exp(temperature * auxiliary[b].astype(float) @ query[b, i, j])
+    for row, column in np.ndindex(weight.shape):
+      out[b, i, j] += weight[row, column] / weight.sum() * auxiliary[b, row, column]
+  return out
+
+
+@pytest.mark.parametrize('gamma', [0.5, 1.0])
+@pytest.mark.parametrize('normalise', [0, 1])
+@pytest.mark.parametrize('exchange', [False, True])
+def test_matches_the_published_equivariance(golden, exchange, normalise, gamma):
+  g = golden('dve_losses')
+  pixels = (g['grid'] + 1) / 2 * (g['grid'].shape[1] - 1)
+  flow = pixels - np.stack(np.meshgrid(np.arange(20), np.arange(20)), axis=-1)
+  flow = flow.astype(np.float32)
+  everywhere = np.ones(flow.shape[:3], bool)
+  # A quarter of the matches leaves the picture: the published loss keeps them.
+  assert ((pixels < 0) | (pixels > 19)).any(-1).mean() > 0.25
+  temperature = 20.0**2 if normalise else 1.0
+
+  def loss(features):
+    maps = features.transpose(0, 2, 3, 1)
+    maps = losses.unit(maps) if normalise else maps
+    first, second = maps[0::2], maps[1::2]
+    if exchange:
+      auxiliary = jnp.roll(first, -1, axis=0)
+      first = losses.descriptor_exchange(first, auxiliary, temperature=temperature)
+    return losses.equivariance_distance(
+      first, second, flow, everywhere, gamma=gamma, temperature=temperature
+    ).mean()
+
+  name = f'dcl{"_dve" if exchange else ""}_norm{normalise}_pow{gamma}'
+  value, grad = jax.jit(jax.value_and_grad(loss))(g['feats'])
+  np.testing.assert_allclose(value, g[f'loss_{name}'], rtol=1e-5)
+  np.testing.assert_allclose(value, g[f'loss_{name}_f64'], rtol=1e-5)
+  tolerance = 2e-3 if exchange and normalise else 1e-4
+  expected = g[f'grad_{name}']
+  np.testing.assert_allclose(grad, expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('temperature', [0.5, 2.0])
+def test_equivariance_is_the_slow_loop(temperature):
+  options = {'temperature': temperature}
+  found = equivariance_nll(*pairs(), **options)
+  np.testing.assert_allclose(found, equivariance_oracle(*pairs(), **options), rtol=1e-5)
+  for gamma in (0.5, 1.0):
+    found = equivariance_distance(*pairs(), gamma=gamma, **options)
+    expected = equivariance_oracle(*pairs(), gamma=gamma, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_log_likelihood_is_info_nce_with_positions_as_classes():
+  """The unified view: of a query, its match is the key and all other positions the negatives."""
+  query, key, flow, _ = pairs()
+  flow = (STRIDE * np.round(flow / STRIDE)).astype(np.float32)  # from cell to cell
+  compared = 0
+  for i, j in np.ndindex(4, 5):
+    alone = np.zeros(flow.shape[:3], bool)
+    alone[:, STRIDE * i, STRIDE * j] = True
+    likelihood = equivariance_nll(query, key, flow, alone, temperature=3.0)
+    for b in range(len(query)):
+      column, row = (j, i) + flow[b, STRIDE * i, STRIDE * j].astype(int) // STRIDE
+      if not (0 <= row < 4 and 0 <= column < 5):
+        assert likelihood[b] == 0
+        continue
+      match = 5 * row + column
+      keys = key[b].reshape(20, -1)
+      contrast = info_nce(
+        query[b, i, j][None], keys[match][None], np.delete(keys, match, 0), temperature=1 / 3
+      )
+      # Differences of scores up to 20, which float32 holds to 2e-6.
+      np.testing.assert_allclose(likelihood[b], contrast[0], rtol=1e-5, atol=5e-6)
+      compared += 1
+  assert compared > 20
+
+
+def unified(score, cost, beta):
+  """The one loss of docs/unified.md for one query, in float64; lambda is 1."""
+  score, cost = np.asarray(score, float), np.asarray(cost, float)
+  pulled = np.exp(score - beta * cost).sum()
+  return (np.log(np.exp(score).sum()) - np.log(pulled)) / beta
+
+
+def test_contrast_likelihood_and_distance_are_one_formula():
+  query, key, flow, valid = pairs()
+  valid[:] = False
+  valid[:, 2 * STRIDE, STRIDE] = True
+  flow[:] = 2 * STRIDE, -STRIDE  # from cell (2, 1) to (1, 3)
+  at = STRIDE * np.indices((4, 5)).reshape(2, -1).T
+  away = np.linalg.norm(at - STRIDE * np.array([1, 3]), axis=1)
+  elsewhere = np.where(away == 0, 0, np.inf)
+  arrays, options = (query, key, flow, valid), {'temperature': 0.5}
+  for b in range(len(query)):
+    keys = key[b].reshape(20, -1)
+    score = 0.5 * keys @ query[b, 2, 1]
+    likelihood = equivariance_nll(*arrays, **options)[b]
+    np.testing.assert_allclose(likelihood, unified(score, elsewhere, beta=1), rtol=1e-5)
+    distance = equivariance_distance(*arrays, gamma=0.7, **options)[b]
+    np.testing.assert_allclose(distance, unified(score, away**0.7, beta=1e-6), rtol=1e-5)
+    positive, negatives = keys[[8]], np.delete(keys, 8, axis=0)
+    contrast = info_nce(query[b, 2, 1][None], positive, negatives, temperature=2.0)[0]
+    np.testing.assert_allclose(contrast, unified(score, elsewhere, beta=1), rtol=1e-5)
+
+
+@EQUIVARIANCE
+def test_what_is_not_valid_may_hold_anything_and_gets_no_gradient(loss):
+  query, key, flow, valid = pairs()
+  grad = jax.jit(jax.grad(lambda q, k, f: loss(q, k, f, valid).sum(), argnums=(0, 1, 2)))
+  value, right = loss(query, key, flow, valid), grad(query, key, flow)
+  cells = valid[:, ::STRIDE, ::STRIDE]
+  assert not cells.all()
+  np.testing.assert_array_equal(right[0][~cells], 0)
+  np.testing.assert_array_equal(right[2], 0)  # the flow is given, not learned
+  query[~cells], flow[~valid] = np.nan, np.nan
+  np.testing.assert_array_equal(loss(query, key, flow, valid), value)
+  for one, other in zip(grad(query, key, flow), right, strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert all(np.abs(g).max() > 0.01 for g in right[:2])
+
+
+@EQUIVARIANCE
+def test_a_pair_without_a_valid_position_costs_nothing(loss):
+  query, key, flow, valid = pairs()
+  before = loss(query, key, flow, valid)
+  valid[1] = False
+  after = loss(query, key, flow, valid)
+  assert after[1] == 0
+  np.testing.assert_array_equal(after[::2], before[::2])
+  grad = jax.grad(lambda k: loss(query, k, flow, valid).sum())(key)
+  np.testing.assert_array_equal(grad[1], 0)
+  assert np.isfinite(grad).all()
+
+
+def test_a_match_beyond_the_last_cell_has_no_likelihood_but_a_distance():
+  query, key, flow, valid = pairs()
+  flow[:], valid[:] = 0, False
+  valid[:, 9, 12] = True  # the last cell
+  likelihood, near = (f(query, key, flow, valid) for f in (equivariance_nll, equivariance_distance))
+  assert (likelihood > 0).all()
+  flow[..., 0] = 1  # inside the picture, beyond the centre of the last cell
+  assert (equivariance_nll(query, key, flow, valid) == 0).all()
+  flow[..., 0] = 100
+  assert (equivariance_distance(query, key, flow, valid) > near + 3).all()
+
+
+@EQUIVARIANCE
+def test_the_temperature_multiplies_the_products(loss):
+  query, key, flow, valid = pairs()
+  found = loss(query, key, flow, valid, temperature=6.0)
+  expected = loss(2 * query, 3 * key, flow, valid)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_descriptors_are_told_in_those_of_the_other_picture():
+  query = pairs()[0]
+  auxiliary = np.random.default_rng(6).normal(size=(3, 2, 7, 6)).astype(np.float32)
+  found = descriptor_exchange(query, auxiliary, temperature=0.7)
+  np.testing.assert_allclose(found, exchange_oracle(query, auxiliary, 0.7), rtol=1e-4, atol=1e-5)
+
+
+def test_descriptors_that_the_other_picture_has_too_stay_as_they_are():
+  query = np.asarray(losses.unit(pairs()[0]))
+  moved = np.roll(query, (1, 2), axis=(1, 2))
+  found = descriptor_exchange(query, moved, temperature=400.0)
+  np.testing.assert_allclose(found, query, atol=1e-4)
+
+
+def test_equivariance_of_bfloat16_is_computed_in_float32():
+  query, key, flow, valid = pairs()
+  half = [jnp.asarray(x, jnp.bfloat16) for x in (query, key)]
+  exact = [np.asarray(x, np.float32) for x in half]
+  for loss in (equivariance_nll, equivariance_distance):
+    value = loss(*half, flow, valid)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, loss(*exact, flow, valid), rtol=1e-6)
+  exchanged = descriptor_exchange(*half)
+  assert exchanged.dtype == jnp.float32
+  np.testing.assert_allclose(exchanged, descriptor_exchange(*exact), rtol=1e-6)
+
+
+def test_maps_and_flow_that_do_not_fit_are_an_error_that_names_them(monkeypatch):
+  # The shape hook speaks first in tests; the unhooked functions are what a user calls.
+  monkeypatch.setattr(losses, '_matches', losses._matches.__wrapped__)
+  query, key, flow, valid = pairs()
+  for loss in (losses.equivariance_nll, losses.equivariance_distance):
+    message = 'flow: 12x14 pixels are no whole multiple of the 4x5 cells of query'
+    with pytest.raises(ValueError, match=message):
+      loss.__wrapped__(query, key, flow[:, :, :14], valid[:, :, :14])
+    with pytest.raises(ValueError, match=re.escape('key: h=3 in shape (3, 3, 5, 6), but query')):
+      loss.__wrapped__(query, key[:, :3], flow, valid)
+  with pytest.raises(ValueError, match='auxiliary: C=4 in shape'):
+    losses.descriptor_exchange.__wrapped__(query, key[..., :4])
+
+
+def test_a_unit_descriptor_keeps_its_direction_and_zeros_stay_zeros():
+  rows = pairs()[0] * np.float32([[[[1e-30], [1], [1e30], [7], [0]]]])
+  found = np.asarray(losses.unit(rows))
+  np.testing.assert_allclose((found**2).sum(-1), np.broadcast_to([1, 1, 1, 1, 0], (3, 4, 5)), 1e-5)
+  assert ((found * rows).sum(-1)[..., :4] > 0).all()
+  assert np.isfinite(jax.grad(lambda x: losses.unit(x).sum())(rows)[..., 4, :]).all()
+
+
 def test_float64_stays_float64():
   with jax.enable_x64(True):
     query, key, negatives = (x.astype(np.float64) for x in contrast())
@@ -394,6 +645,13 @@ def test_float64_stays_float64():
     assert value.dtype == np.float64
     expected = spatial_oracle(maps(np.float64), temperature=2.0, power=0.5, stride=3.0)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
+    arrays = pairs(np.float64)
+    for loss, options in (equivariance_nll, {}), (equivariance_distance, {'gamma': 0.5}):
+      value = loss(*arrays, temperature=2.0, **options)
+      expected = equivariance_oracle(*arrays, temperature=2.0, **options)
+      np.testing.assert_allclose(value, expected, rtol=1e-12)
+    value = descriptor_exchange(*arrays[:2], temperature=2.0)
+    np.testing.assert_allclose(value, exchange_oracle(*arrays[:2], 2.0), rtol=1e-12, atol=1e-12)
 
 
 def test_the_examples_in_the_docstrings_hold():

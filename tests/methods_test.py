@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from landmarks_jax import training
+from landmarks_jax.cli import completion
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import experiment
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import open_source
@@ -24,9 +24,12 @@ from landmarks_jax.runtime import checkpoint, optim, sharding
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = sorted(p.stem for p in (ROOT / 'landmarks_jax/methods').glob('*.py') if p.stem[0] != '_')
 # Options that make the test harder than the smoke config does.
-HARDER = {'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16, 'margin': 13}}
+HARDER = {
+  'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16, 'margin': 13},
+  'equivariant': {'exchange': True, 'norm_groups': 2, 'dim': 8, 'leak': 0.2, 'margin': 4},
+}
 # At 64 pixels the last map is 2x2: on one pixel of four pictures BatchNorm makes training chaotic.
-FRAMES = {'moco': 90}
+FRAMES = {'moco': 90, 'equivariant': 40}
 # Methods on a frozen network: their options, and the frame of their pictures.
 ON_BASE = {
   'probe': ({'landmarks': 5, 'points_per_landmark': 6, 'size': 12}, 32),
@@ -52,7 +55,7 @@ def build(name, **options):
   """The method of the first config that names it, tiny."""
   if name in ON_BASE:
     chosen, frame = ON_BASE[name]
-    build = experiment.find('methods', name, section='method').build
+    build = completion.find('methods', name, section='method').build
     return build(base=BASE, **chosen, **options), frame
   for path in sorted((ROOT / 'configs').glob('*.py')):
     config = configs.load(f'{path}:smoke').to_dict()
@@ -64,7 +67,7 @@ def build(name, **options):
   frame = FRAMES.get(name, config['data']['frame'])
   info = source(frame).info
   chosen |= {'mean': info.mean, 'std': info.std, 'precision': 'float32'}
-  build = experiment.find('methods', name, section='method').build
+  build = completion.find('methods', name, section='method').build
   known = configs.defaults(build).keys() | {'mean', 'std'}
   given = {k: v for k, v in chosen.items() if k in known} | HARDER.get(name, {}) | options
   return build(**given), frame

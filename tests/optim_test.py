@@ -37,15 +37,16 @@ def torch_sgd(rates, momentum, decay):
   return out
 
 
-def torch_adam(rates, betas, eps, decay):
+def torch_adam(rates, betas, eps, decay, amsgrad=False):
   p, out = {k: v.astype('d') for k, v in params.items()}, []
-  m, v = ({k: np.zeros(x.shape) for k, x in params.items()} for _ in range(2))
+  m, v, top = ({k: np.zeros(x.shape) for k, x in params.items()} for _ in range(3))
   for t, (rate, gradient) in enumerate(zip(rates, gradients, strict=True), 1):
     for k, g in gradient.items():
       g = g + decay * p[k]
       m[k] = betas[0] * m[k] + (1 - betas[0]) * g
       v[k] = betas[1] * v[k] + (1 - betas[1]) * g * g
-      denominator = np.sqrt(v[k]) / np.sqrt(1 - betas[1] ** t) + eps
+      top[k] = np.maximum(top[k], v[k]) if amsgrad else v[k]
+      denominator = np.sqrt(top[k]) / np.sqrt(1 - betas[1] ** t) + eps
       p[k] = p[k] - rate / (1 - betas[0] ** t) * m[k] / denominator
     out.append(dict(p))
   return out
@@ -145,6 +146,24 @@ def test_the_defaults_are_torchs_and_decay_reaches_the_bias():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), ours, theirs[-1])
     decayed = run(optim.build(name=name, **constant, weight_decay=0.5))[-1]
     assert abs(decayed['bias'] - ours['bias']).max() > 1e-3
+
+
+def test_amsgrad_is_torchs_and_never_divides_by_less():
+  constant = {'learning_rate': 0.01, 'schedule': 'constant'}
+  ours = run(optim.build(name='adam', amsgrad=True, **constant))
+  theirs = torch_adam([0.01] * 6, (0.9, 0.999), 1e-8, 0.0, amsgrad=True)
+  for a, b in zip(ours, theirs, strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), a, b)
+  plain = torch_adam([0.01] * 6, (0.9, 0.999), 1e-8, 0.0)
+  assert abs(plain[-1]['w'] - theirs[-1]['w']).max() > 1e-4
+
+
+def test_biases_have_a_rate_of_their_own():
+  constant = {'learning_rate': 0.01, 'schedule': 'constant'}
+  ours = run(optim.build(name='adam', bias_factor=0.01, **constant))[-1]
+  same, slow = (torch_adam([rate] * 6, (0.9, 0.999), 1e-8, 0.0)[-1] for rate in (0.01, 1e-4))
+  np.testing.assert_allclose(ours['w'], same['w'], atol=3e-6)
+  np.testing.assert_allclose(ours['bias'], slow['bias'], atol=3e-6)
 
 
 def test_the_logged_rate_is_the_one_that_the_step_used():

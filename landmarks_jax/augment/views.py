@@ -91,7 +91,7 @@ def warp_pair(
     first_bending: strength of the first warp's weights (warp, subset) relative to the second's.
     first_affine: of its translation, scale and rotation. The paper's matching has 1 and 1.
 
-  Specification equivariant.md, section 1.
+  Specification equivariant, section 1.
   """
   rng_first, rng_second = jax.random.split(rng)
   count = image.shape[0]

@@ -61,12 +61,12 @@ def evaluate(
   same place.
   """
   from landmarks_jax.cli import base as bases  # late: heavy
-  from landmarks_jax.cli import experiment, train
+  from landmarks_jax.cli import completion, experiment, pictures, train
   from landmarks_jax.runtime import checkpoint, logs
 
   config = configs.read(workdir / 'config.json')
   changes = {'select': None} | ({} if evals is None else {'evals': evals})
-  config = experiment.complete(config | changes, train.train)
+  config = completion.complete(config | changes, train.train)
   before = config['data'].get('path')
   for data in (config['data'], *(options['data'] for options in config['evals'].values())):
     if path is not None and data.get('path') == before:
@@ -83,17 +83,17 @@ def evaluate(
     state, _ = checkpoints.restore(parts.init_state(), step=step)
   result = _unused(workdir / 'evaluations', step, config['evals'])
   scores, shown = {}, {}
-  pictures = logs.Logs(result.with_suffix(''))
+  drawings = logs.Logs(result.with_suffix(''))
   for name, options in config['evals'].items():
     print(f'evaluating {name} at step {step}', flush=True)
     predictions, found = parts.evaluate(name, state.params, state.aux)
     scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
     print(train.headline(found), flush=True)
     shown[name] = predictions
-    pictures.write_picture(f'landmarks/{name}', step, parts.sheet(name, predictions))
-  for name, picture in parts.hypercolumns(state.params, state.aux).items():
-    pictures.write_picture(name, step, picture)
-  pictures.close()
+    drawings.write_picture(f'landmarks/{name}', step, pictures.sheet(parts, name, predictions))
+  for name, picture in pictures.of_features(parts, state.params, state.aux).items():
+    drawings.write_picture(name, step, picture)
+  drawings.close()
   result.write_text(json.dumps({'evals': config['evals'], 'scores': scores}, indent=2) + '\n')
   report.write(
     result.with_suffix('.html'),

@@ -1,149 +1,25 @@
-"""From a config to running parts: sources, method, describers, evaluations."""
+"""From a completed config to running parts: sources, method, describers, evaluations."""
 
 import contextlib
 import functools
-import importlib
-import inspect
-import pathlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, PRNGKeyArray, UInt8
+from jaxtyping import PRNGKeyArray
 
 from landmarks_jax import training
 from landmarks_jax.cli import base as bases
-from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import completion
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data import pipeline
-from landmarks_jax.data.source import Info, Source, open_source, source_function
-from landmarks_jax.evaluation import features, rows
-from landmarks_jax.geometry import regions
-from landmarks_jax.report import components, draw
+from landmarks_jax.data.source import Info, Source, open_source
+from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import optim, sharding
 
 CALIBRATION_BATCHES = 10
-FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what a file of them defines
-LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
-LEAST |= {'keep': 1, 'workers': 0}
-
-
-def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
-  """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
-  here, defines = pathlib.Path(__file__).parents[1] / folder, FOLDERS[folder]
-  files = (f for f in here.glob('*.py') if re.search(rf'^def {defines}\(', f.read_text(), re.M))
-  there = sorted(f.stem for f in files)
-  if name not in there:
-    near = configs.hint(name, there)
-    raise ValueError(f'{section}={name!r} is not known{near}; there are: {", ".join(there)}')
-  return importlib.import_module(f'landmarks_jax.{folder}.{name}')
-
-
-def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
-  """A config with every default that it leaves to the functions it calls.
-
-  Raises ValueError that names the key and says what was expected.
-  """
-  config = configs.complete('config', configs.plain(config), command, also=('base',))
-  for key, least in LEAST.items():
-    if config[key] is not None and config[key] < least:
-      raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
-  config['data'] = _data('config.data', config['data'])
-  config['method'] = _method('config.method', config['method'])
-  config['base'] = bases.complete(config.get('base'), _method)
-  stands = 'base' in inspect.signature(find('methods', config['method']['name']).build).parameters
-  if stands and not config['base']:
-    raise ValueError(
-      f'config.base is missing: {config["method"]["name"]} stands on a frozen network; '
-      'give --config.base.checkpoint=DIR, the folder of its run'
-    )
-  if config['base'] and not stands:
-    raise ValueError(f'config.base: {config["method"]["name"]} stands on no other network')
-  optimizer = config['optimizer']
-  functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
-  later = 'epochs', 'steps_per_epoch'
-  config['optimizer'] = configs.complete(
-    'config.optimizer', optimizer, *functions, also=('name',), later=later
-  )
-  if config['steps'] is None and config['optimizer']['epochs'] is None:
-    raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
-  config['evals'] = _evals(config['evals'], config['data'])
-  check_select(config['select'], config['evals'])
-  return config
-
-
-def _method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  build = find('methods', _named(section, options, 'name'), section=f'{section}.name').build
-  later = 'mean', 'std'
-  return configs.complete(section, options, build, also=('name',), later=later)
-
-
-def _evals(
-  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-  done = {}
-  for name, options in evals.items():
-    section = f'config.evals.{name}'
-    if 'protocol' not in options:
-      there = [other for other in evals if 'protocol' in evals[other]]
-      near = configs.hint(name, there)
-      raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
-    protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
-    own = ('protocol', 'data', 'every')
-    functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
-    options = {'every': 0} | configs.complete(section, options, *functions, also=own)
-    options['every'] = configs.typed(f'{section}.every', options['every'], int)
-    if options['every'] < 0:
-      raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
-    data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
-    if data.get('name') == training['name'] and 'path' in training:  # said once, changed once
-      data = {'path': training['path']} | data
-    done[name] = options | {'data': _data(f'{section}.data', data)}
-  return done
-
-
-def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> bool:
-  """Whether more is better of the score that selects weights; ValueError if none has that name."""
-  if select is None:
-    return False
-  scores = {
-    f'{name}/{options["protocol"]}/{metric.name}': (metric.higher_is_better, options['every'])
-    for name, options in evals.items()
-    for metric in find('evaluation', options['protocol']).METRICS
-  }
-  score = next((name for name in scores if select == name or select.startswith(f'{name}_')), None)
-  if score is None:
-    near = configs.hint(select, scores)
-    raise ValueError(f'config.select={select!r} is no score{near}; there are: {", ".join(scores)}')
-  higher_is_better, every = scores[score]
-  if not every:
-    name = select.split('/')[0]
-    raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
-  return higher_is_better
-
-
-def _extended(protocol: ModuleType, options: Mapping[str, Any]) -> list[Callable]:
-  """The protocol whose options this one takes besides its own, if any."""
-  extended = getattr(protocol, 'EXTENDS', None)
-  if hasattr(protocol, 'extends'):
-    own = configs.defaults(protocol.run) | dict(options)
-    names = inspect.signature(protocol.extends).parameters
-    extended = protocol.extends(**{name: str(own[name]) for name in names})
-  return [extended] if extended else []
-
-
-def _data(section: str, data: Mapping[str, Any]) -> dict[str, Any]:
-  source = source_function(_named(section, data, 'name'))
-  return configs.complete(section, data, source, also=('name', 'split'))
-
-
-def _named(section: str, options: Mapping[str, Any], key: str) -> str:
-  if not isinstance(options.get(key), str):
-    raise ValueError(f'{section}.{key}={options.get(key)!r}: expected a name')
-  return str(options[key])
 
 
 class Experiment:
@@ -185,7 +61,7 @@ class Experiment:
       return pipeline.Reporting(source, pipeline.BadImages(len(source), bad, self.report))
     return pipeline.cached(source, on_bad_image=bad, report=self.report)
 
-  def _open(self, **options: Any) -> Source:
+  def open(self, **options: Any) -> Source:
     """The pictures of an evaluation, in host memory where they fit."""
     key = repr(sorted(options.items()))
     if key not in self._kept:
@@ -209,7 +85,7 @@ class Experiment:
     info, count = source.info, len(source)
     sections = {'config.method': self.config['method']}
     if base is not None:
-      bases.resolve(base, _method)
+      bases.resolve(base, completion.method)
       sections['config.base.method'] = base['method']
     for section, method in sections.items():
       for name in {'mean', 'std'} & set(method):
@@ -230,7 +106,7 @@ class Experiment:
       margin, frame = options.get('margin', 0), options['data'].get('frame')
       if frame is not None and not 0 <= 2 * margin <= frame - 2:
         raise ValueError(f'config.evals.{name}.margin={margin} leaves nothing of frame={frame}')
-      protocol, data, options = self._protocol(name)
+      protocol, data, options = self.protocol(name)
       try:
         protocol.check(lambda split, data=data: self._on_disk(**data, split=split), **options)
       except ValueError as error:
@@ -267,7 +143,7 @@ class Experiment:
 
   def _build(self, options: Mapping[str, Any], **others: Any) -> Method:
     options = _tuples(options)
-    build = find('methods', options.pop('name')).build
+    build = completion.find('methods', options.pop('name')).build
     return build(**options, **others, constrain=sharding.constrain(self.mesh))
 
   @functools.cached_property
@@ -362,12 +238,12 @@ class Experiment:
     self, name: str, params: PyTree, aux: PyTree
   ) -> tuple[dict[str, Predictions], dict[str, float]]:
     """Runs one of the config's evaluations: its predictions, and its scores by metric."""
-    protocol, data, options = self._protocol(name)
+    protocol, data, options = self.protocol(name)
     devices = self.mesh.size
     options['batch_size'] = -(-options['batch_size'] // devices) * devices
     describer = self.describer(params, aux)
     given = {
-      'open_split': lambda split: self._open(**data, split=split),
+      'open_split': lambda split: self.open(**data, split=split),
       'random_init': self.random_init,
       'place': lambda tree: sharding.to_global(tree, self.mesh),
     }
@@ -378,92 +254,21 @@ class Experiment:
     of = {key: options[key] for key in ('of',) if key in options}  # a study of another protocol
     scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs, **of)
     if hasattr(protocol, 'measure'):  # numbers that no predictions hold
-      scores |= protocol.measure(describer, **given, **options)
+      scores |= protocol.measure(describer, **given, base=self.base(aux), **options)
     return predictions, scores
 
-  def _protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
+  def protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""
     options = _tuples(self.config['evals'][name])
     data, _ = options.pop('data'), options.pop('every')
     data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses
     section = f'config.evals.{name}.protocol'
-    return find('evaluation', options.pop('protocol'), section=section), data, options
+    return completion.find('evaluation', options.pop('protocol'), section=section), data, options
 
   def info(self, name: str) -> Info:
     """Of the dataset of one evaluation."""
-    _, data, options = self._protocol(name)
+    _, data, options = self.protocol(name)
     return self._on_disk(**data, split=options['test']).info
-
-  def examples(self, name: str, predictions: Mapping[str, Predictions]) -> dict[str, Any] | None:
-    """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes.
-
-    None where the protocol shows pairs of pictures instead: `matches`.
-    """
-    shown, protocol, data, options = self._shown(name, predictions)
-    if hasattr(protocol, 'pictures'):
-      return None
-    chosen = _spread(len(shown.index), count=12)
-    source = self._open(**data, split=options['test'])
-    frames = np.stack([source[int(shown.index[i])]['image'] for i in chosen])
-    return {
-      'images': list(regions.cut_centre(frames, options['margin'])),
-      'points': shown.points[chosen],
-      'target': shown.target[chosen],
-      'visible': shown.visible[chosen],
-    }
-
-  def matches(self, name: str, predictions: Mapping[str, Predictions]) -> dict[str, Any] | None:
-    """Some pairs of pictures, as described, and their matches: what `draw.match_sheet` takes."""
-    shown, protocol, data, options = self._shown(name, predictions)
-    if not hasattr(protocol, 'pictures'):
-      return None
-    chosen = _spread(len(shown.index), count=6).tolist()
-
-    def open_split(split: str) -> Source:
-      return self._open(**data, split=split)
-
-    return protocol.pictures(open_split, shown, chosen, task='different', **options)
-
-  def sheet(self, name: str, predictions: Mapping[str, Predictions]) -> UInt8[np.ndarray, 'H W 3']:
-    """Landmarks on test pictures, or matches between them, as one picture."""
-    examples = self.examples(name, predictions)
-    if examples is not None:
-      return draw.landmark_sheet(**examples)
-    return draw.match_sheet(**self.matches(name, predictions))
-
-  def hypercolumns(self, params: PyTree, aux: PyTree) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
-    """What the features of test pictures look like, by the name of the drawing; none without."""
-    if not self.config['evals']:
-      return {}
-    _, data, options = self._protocol(next(iter(self.config['evals'])))
-    source = self._open(**data, split=options['test'])
-    batches = pipeline.evaluation_batches(source, batch_size=min(16, len(source)))
-    with contextlib.closing(batches):
-      batch = regions.centre_crop(next(batches), options['margin'])
-    image = batch.image[np.asarray(batch.valid)]
-    describer = self.describer(params, aux)
-    found = components.of_pyramid(features.compiled(describer.apply)(describer.variables, image))
-    sheets = {'hypercolumn_components': draw.component_sheet(image[:8], found[:8])}
-    if found.shape[-1] >= 3:
-      sheets['hypercolumn_rgb'] = draw.rgb_sheet(image[:8], found[:8])
-    return sheets
-
-  def _shown(
-    self, name: str, predictions: Mapping[str, Predictions]
-  ) -> tuple[Predictions, ModuleType, dict[str, Any], dict[str, Any]]:
-    """Which predictions of the trained row to draw, and `_protocol` of what draws them."""
-    protocol, data, options = self._protocol(name)
-    if 'of' in options:  # a study of another protocol
-      protocol = find('evaluation', options['of'])
-    draws = rows.draws_by_row(predictions)
-    trained = {group: given[0] for (row, group), given in draws.items() if row == rows.TRAINED}
-    shown = trained.get('different', list(trained.values())[-1])
-    return shown, protocol, data, options
-
-
-def _spread(total: int, *, count: int) -> Int[np.ndarray, ' n']:
-  """Some of `total` numbers, evenly apart."""
-  return np.unique(np.linspace(0, total - 1, count).astype(int))
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,10 +93,10 @@ def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
     dashes = '' if key == positional else '--'
     lines.append(f'  {dashes}{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
   if 'config' in values and values.config:
-    from landmarks_jax.cli import experiment, train  # late: heavy
+    from landmarks_jax.cli import completion, train  # late: heavy
 
     given = configs.changed(configs.load(values.config), values['config.KEY'].value)
-    keys = configs.flat(experiment.complete(given, train.train))
+    keys = configs.flat(completion.complete(given, train.train))
     lines += ['', f'Keys of {values.config} and their values:']
     lines += [f'  --config.{key}={value}' for key, value in sorted(keys.items())]
   print('\n'.join(lines))

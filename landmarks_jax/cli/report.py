@@ -29,10 +29,11 @@ def write(
   """Writes the page, unless nothing was scored now and an earlier page, with curves, is there."""
   if file.exists() and not predictions:
     return
-  from landmarks_jax.report import page  # late: only at the end
+  from landmarks_jax.cli import pictures  # late: only at the end
+  from landmarks_jax.report import page
 
-  examples = {n: experiment.examples(n, p) for n, p in predictions.items()}
-  matches = {n: experiment.matches(n, p) for n, p in predictions.items()}
+  examples = {n: pictures.examples(experiment, n, p) for n, p in predictions.items()}
+  matches = {n: pictures.matches(experiment, n, p) for n, p in predictions.items()}
   text = page.render(
     title=workdir.resolve().name,
     config=experiment.config,

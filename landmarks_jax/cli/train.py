@@ -73,9 +73,9 @@ def train(
 
 def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
   """`train` with its arguments as one config."""
-  from landmarks_jax.cli import experiment  # late: heavy
+  from landmarks_jax.cli import completion, experiment  # late: heavy
 
-  config = experiment.complete(config, train)
+  config = completion.complete(config, train)
   if config['deterministic']:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
   run = _Run(experiment.Experiment(config), workdir)
@@ -103,7 +103,7 @@ class _Run:
   """One training run: where it stands, and what it writes."""
 
   def __init__(self, experiment: Any, workdir: pathlib.Path) -> None:
-    from landmarks_jax.cli import experiment as experiment_module  # late: heavy
+    from landmarks_jax.cli import completion  # late: heavy
     from landmarks_jax.runtime import checkpoint, logs, sharding
 
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
@@ -118,7 +118,7 @@ class _Run:
     self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
     self.select, self.selected = self.config['select'], None
     if self.select:
-      self.more_is_better = experiment_module.check_select(self.select, self.config['evals'])
+      self.more_is_better = completion.check_select(self.select, self.config['evals'])
       self.selected = checkpoint.Checkpoints(workdir / 'best', keep=1)
     self.progress = logs.Progress(
       steps=self.config['steps'],
@@ -228,7 +228,9 @@ class _Run:
         continue
       scores |= self._score(name, state, step, shown=final)
     if self.predictions:
-      for name, picture in self.experiment.hypercolumns(state.params, state.aux).items():
+      from landmarks_jax.cli import pictures  # late: heavy
+
+      for name, picture in pictures.of_features(self.experiment, state.params, state.aux).items():
         self.logs.write_picture(name, step, picture)
     return scores
 
@@ -243,7 +245,11 @@ class _Run:
     found = {prefix + metric: value for metric, value in found.items()}
     if shown:
       self.predictions[name] = predictions
-    self.logs.write_picture(f'landmarks/{name}', step, self.experiment.sheet(name, predictions))
+    from landmarks_jax.cli import pictures  # late: heavy
+
+    self.logs.write_picture(
+      f'landmarks/{name}', step, pictures.sheet(self.experiment, name, predictions)
+    )
     self.logs.write(step, found, line=f'step {step}  {headline(found)}')
     self.progress.mark(step)
     return found

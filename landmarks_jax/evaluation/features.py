@@ -16,11 +16,11 @@ from landmarks_jax.geometry import regions, splines
 
 
 @functools.lru_cache(maxsize=16)
-def compiled(apply: Callable) -> Callable[[Any, Array], Pyramid]:
-  """A describer's `apply` as compiled `(variables, image) -> pyramid` in bfloat16."""
+def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array], Pyramid]:
+  """A describer's `apply` as compiled `(variables, image) -> pyramid` of that type."""
 
   def describe(variables: Any, image: Array) -> Pyramid:
-    return tuple(level.astype(jnp.bfloat16) for level in apply(variables, image, None))
+    return tuple(level.astype(dtype) for level in apply(variables, image, None))
 
   return jax.jit(describe)
 
@@ -38,18 +38,20 @@ def gather(
   batches: Iterable[Batch],
   *,
   margin: int = 0,
+  dtype: Any = jnp.bfloat16,
   place: Callable[[Any], Any] = lambda x: x,
 ) -> Batch:
-  """All examples of a set as one Batch of NumPy arrays, with `pyramid` (bfloat16) for `image`.
+  """All examples of a set as one Batch of NumPy arrays, with `pyramid` for `image`; no video.
 
   Args:
     batches: equal shapes, the last padded (`valid`); padding is dropped.
     margin: pixels cut from each side before describing; points and scale follow.
+    dtype: of the pyramid.
     place: puts a batch onto the devices.
   """
-  describe, parts = compiled(describer.apply), []
+  describe, parts = compiled(describer.apply, dtype), []
   for batch in batches:
-    batch = regions.centre_crop(batch, margin)
+    batch = regions.centre_crop(batch._replace(next=None, flow=None, flow_valid=None), margin)
     valid = np.asarray(batch.valid)
     pyramid = describe(describer.variables, place(batch.image))
     part = batch._replace(image=None, pyramid=tuple(np.asarray(level) for level in pyramid))

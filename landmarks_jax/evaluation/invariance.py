@@ -35,7 +35,8 @@ from landmarks_jax.augment import colour
 from landmarks_jax.contracts import Array, Describer, Pyramid
 from landmarks_jax.data.source import BadImage, Source
 from landmarks_jax.evaluation import rows
-from landmarks_jax.geometry import coords, regions, sampling, splines
+from landmarks_jax.geometry import coords, regions, splines
+from landmarks_jax.models import hypercolumn
 
 METRICS = (
   rows.Metric('invariance_colour', 'invariance of positions to colour, 0 to 1', True),
@@ -119,19 +120,6 @@ def interval(near: Float[np.ndarray, ' P'], far: Float[np.ndarray, ' P']) -> tup
   return float(low), float(high)
 
 
-def sample(
-  level: Float[Array, 'B h w C'], points: Float[Array, 'B *grid 2'], *, side: int
-) -> Float[Array, 'B *grid C']:
-  """`hypercolumn.resize` at free positions: bilinear, half-pixel centres, edges clamped.
-
-  Args: points: [B, ..., 2], normalised in the frame of `side` pixels that the level covers.
-  """
-  cells = np.array([level.shape[2], level.shape[1]])
-  place = (points * ((side - 1) / side) + 1) / 2 * cells - 0.5
-  last = cells - 1
-  return sampling.bilinear(level, 2 * jnp.clip(place, 0, last) / np.maximum(last, 1) - 1)
-
-
 @functools.lru_cache(maxsize=16)
 def _compiled(apply: Callable, margin: int) -> tuple[Callable, Callable]:
   """Compiled: each picture's mean features; near and far of every level and measure by pair."""
@@ -202,7 +190,7 @@ def _of_level(
     between(plain, _stranger(coloured)).mean((1, 2)),
     between(pooled, pooled_warped),
     between(pooled, _stranger(pooled_warped)),
-    _mean_where(inside, between(warped, sample(plain, positions, side=side))),
+    _mean_where(inside, between(warped, hypercolumn.sample(plain, positions, side=side))),
     _mean_where(inside, between(warped, plain)),
   ]
   return jnp.stack(found, axis=-1).reshape(-1, 3, 2)

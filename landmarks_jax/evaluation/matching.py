@@ -27,7 +27,6 @@ from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
 
 DIFFERENT, SAME, PAPER = 'different', 'same', '_paper'
-SAME_POSITION = 'same_position'  # the row that looks nowhere but where the source is
 PIXEL = 2 / 69  # of the 70-pixel frame in which matching errors are published
 DEVIATIONS = 'warp', 'subset', 'translation', 'scale', 'rotation'  # options that draw warps
 METRICS = (
@@ -97,7 +96,7 @@ def run(
     views = warped_views(*place((first, second, warps)), margin=margin)
     found = {row: match_views(given, views, size=size) for row, given in describers.items()}
     if baselines is None:
-      found[SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
+      found[rows.SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
     for row, tasks in found.items():
       for task, matched in tasks.items():
         part = _predictions(views, task, *matched, keep=keep)
@@ -149,7 +148,7 @@ def score(
 
   paper = {name: p for name, p in predictions.items() if name.endswith(PAPER)}
   exact = {name: p for name, p in predictions.items() if name not in paper}
-  looked = {name: p for name, p in exact.items() if not name.startswith(SAME_POSITION)}
+  looked = {name: p for name, p in exact.items() if not name.startswith(rows.SAME_POSITION)}
   different = {n.split('/')[0]: p for n, p in looked.items() if n.endswith(f'/{DIFFERENT}')}
   same = {name: p for name, p in looked.items() if name.endswith(f'/{SAME}')}
   return (

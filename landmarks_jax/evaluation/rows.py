@@ -60,15 +60,13 @@ class Table(NamedTuple):
   lines: list[Line]
 
 
-def draws_by_row(
-  predictions: Mapping[str, Predictions],
-) -> dict[tuple[str, str], list[Predictions]]:
+def draws_by_row(predictions: Mapping[str, Any]) -> dict[tuple[str, str], list[Any]]:
   """The draws of every (row, group), in order: 'base/n10/0' is draw 0 of ('base', 'n10').
 
   >>> [key for key in draws_by_row({'trained/n1/0': None, 'trained/n1/1': None, 'base/same': None})]
   [('trained', 'n1'), ('base', 'same')]
   """
-  found: dict[tuple[str, str], list[Predictions]] = {}
+  found: dict[tuple[str, str], list[Any]] = {}
   for name, given in predictions.items():
     row, *parts = name.split('/')
     group = '/'.join(part for part in parts if not part.isdigit())

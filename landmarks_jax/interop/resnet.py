@@ -7,6 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from landmarks_jax.contracts import PyTree
+from landmarks_jax.interop import torch_names
 
 LEAVES = {  # (kind of layer, leaf in torch): (collection, leaf here)
   ('conv', 'weight'): ('params', 'kernel'),
@@ -33,16 +34,11 @@ def from_torch(
 
   Raises ValueError that names the missing, the unexpected and the misshapen weights.
   """
-  weights = {
-    name.removeprefix(prefix): np.asarray(array)
-    for name, array in state.items()
-    if name.startswith(prefix) and not name.endswith('.num_batches_tracked')
-  }
+  weights = torch_names.select(state, prefix)
   if not head:
     weights = {name: array for name, array in weights.items() if not name.startswith('fc.')}
-  stems = [re.fullmatch(r'((?!.*layer\d).*\.|)conv1\.weight', name) for name in state]
-  found = ', '.join(repr(match[1]) for match in stems if match) or 'none'
-  _check(weights, f'state dict read with prefix={prefix!r} (prefixes of ResNets in it: {found})')
+  stem = r'((?!.*layer\d).*\.|)conv1\.weight'
+  _check(weights, torch_names.describe(state, prefix, 'ResNet', stem))
   flat = {_path(name): _transpose(array, (2, 3, 1, 0)) for name, array in weights.items()}
   return {'head': None} | traverse_util.unflatten_dict(flat)
 
@@ -116,16 +112,5 @@ def _rank(name: str) -> int:
 
 def _check(weights: Mapping[str, np.ndarray], what: str) -> None:
   expected = {f'{m}.{leaf}' for m in _modules(weights) for kind, leaf in LEAVES if kind == _kind(m)}
-  both = sorted(expected & weights.keys())
-  problems = {
-    'missing': sorted(expected - weights.keys()),
-    'unexpected': sorted(weights.keys() - expected),
-    'misshapen': [f'{n} {weights[n].shape}' for n in both if weights[n].ndim != _rank(n)],
-  }
-  lines = [
-    f'{len(names)} {problem}: {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
-    for problem, names in problems.items()
-    if names
-  ]
-  if lines:
-    raise ValueError(f'{what}: not the weights of a ResNet: {"; ".join(lines)}')
+  ranks = {name: _rank(name) for name in expected}
+  torch_names.check(weights, ranks, f'{what}: not the weights of a ResNet')

@@ -19,8 +19,7 @@ from landmarks_jax.augment import colour, views
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import heads, resnet
-
-PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
+from landmarks_jax.models.norm import PRECISIONS, calibrated
 
 
 def random_queue(rng: PRNGKeyArray, size: int, dim: int) -> Float[Array, '{size} {dim}']:
@@ -169,15 +168,8 @@ def build(
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over the frames of n + 1 batches, as `describe` sees them."""
     image = regions.cut_centre(jnp.asarray(batch.image, float), margin)
-    _, changed = backbone.clone(norm_momentum=0.0).apply(
-      {'params': params['backbone'], 'batch_stats': aux['stats']},
-      colour.standardise(image, mean=mean, std=std),
-      train=True,
-      mutable=['batch_stats'],
-    )
-    stats = jax.tree.map(
-      lambda old, new: old + (new - old) / (n + 1), aux['stats'], changed['batch_stats']
-    )
+    image = colour.standardise(image, mean=mean, std=std)
+    stats = calibrated(backbone, params['backbone'], aux['stats'], image, n)
     return aux | {'stats': stats}
 
   def two_views(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B s s 3']:

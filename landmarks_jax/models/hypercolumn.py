@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.geometry import sampling
 
 # A sum of squares below this share of its summands is rounding: 1 % would remain in float32.
 CANCELLED = 1e-5
@@ -28,6 +30,19 @@ def resize(
   height, width = (size, size) if isinstance(size, int) else size
   shape = (maps.shape[0], height, width, maps.shape[3])
   return jax.image.resize(maps, shape, 'bilinear', antialias=False)
+
+
+def sample(
+  level: Float[Array, 'B h w C'], points: Float[Array, 'B *grid 2'], *, side: int
+) -> Float[Array, 'B *grid C']:
+  """`resize` at free positions: bilinear, half-pixel centres, edges clamped.
+
+  Args: points: [B, ..., 2], normalised in the frame of `side` pixels that the level covers.
+  """
+  cells = np.array([level.shape[2], level.shape[1]])
+  place = (points * ((side - 1) / side) + 1) / 2 * cells - 0.5
+  last = cells - 1
+  return sampling.bilinear(level, 2 * jnp.clip(place, 0, last) / np.maximum(last, 1) - 1)
 
 
 def project(

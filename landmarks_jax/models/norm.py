@@ -3,10 +3,14 @@
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from landmarks_jax.contracts import Array
+from landmarks_jax.contracts import Array, PyTree
+
+# Of a network's computation; parameters and statistics are float32.
+PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 
 
 class GroupedBatchNorm(nn.Module):
@@ -66,3 +70,21 @@ class GroupedBatchNorm(nn.Module):
         'groups; use a larger batch or fewer norm_groups'
       )
     return size
+
+
+def calibrated(
+  network: nn.Module,
+  params: PyTree,
+  stats: PyTree,
+  image: Float[Array, 'B H W C'],
+  n: Int[Array, ''] | int,
+) -> PyTree:
+  """Running statistics as exact means over n + 1 batches, of which `image` is the last.
+
+  Args: network: with a `norm_momentum`. stats: means over the n batches before.
+  """
+  _, changed = network.clone(norm_momentum=0.0).apply(
+    {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
+  )
+  new = changed.get('batch_stats', {})  # a network may have none
+  return jax.tree.map(lambda old, new: old + (new - old) / (n + 1), stats, new)

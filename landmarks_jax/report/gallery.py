@@ -21,6 +21,11 @@ CAPTIONS = {  # by how the name of a sheet begins
     'The first three principal components of the hypercolumns as red, green and blue: places that '
     'look alike to the network have the same colour.'
   ),
+  'labels': (
+    "Each label's direction as a colour, darker where the label is short; where labels have three "
+    'dimensions, below them the picture moved to longitude (across) and latitude (up) on their '
+    'sphere. The same part should keep its colour and its place.'
+  ),
 }
 
 

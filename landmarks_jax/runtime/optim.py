@@ -6,8 +6,9 @@ new optimiser is a function here and a line in the table below it.
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Float
@@ -103,13 +104,60 @@ def adam(
   betas: tuple[Number, Number] = (0.9, 0.999),
   eps: Number = 1e-8,
   weight_decay: Number = 0.0,
+  amsgrad: bool = False,
+  bias_factor: Number = 1.0,
 ) -> optax.GradientTransformation:
-  """torch.optim.Adam, not AdamW: the decay is added to the gradient; eps is outside the root."""
-  return optax.chain(
+  """torch.optim.Adam, not AdamW: the decay is added to the gradient; eps is outside the root.
+
+  Args: amsgrad: never divide by less than before (Reddi et al. 2018), as torch does it.
+  bias_factor: times the rate, for every parameter that is named `bias`.
+  """
+
+  def is_bias(params: optax.Params) -> optax.Params:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'bias', params)
+
+  scale = scale_by_amsgrad if amsgrad else optax.scale_by_adam
+  steps = [
     optax.add_decayed_weights(weight_decay),
-    optax.scale_by_adam(*betas, eps=eps),
+    scale(*betas, eps=eps),
     optax.scale_by_learning_rate(rate),
-  )
+  ]
+  if bias_factor != 1:
+    steps.append(optax.masked(optax.scale(bias_factor), is_bias))
+  return optax.chain(*steps)
+
+
+class AmsgradState(NamedTuple):
+  """What `scale_by_amsgrad` keeps."""
+
+  adam: optax.ScaleByAdamState
+  greatest: optax.Updates  # second moments, not corrected for their start
+
+
+def scale_by_amsgrad(
+  b1: Number = 0.9, b2: Number = 0.999, *, eps: Number = 1e-8
+) -> optax.GradientTransformation:
+  """Adam's update with the greatest second moment so far, taken before the correction for bias.
+
+  optax takes it after, where the first gradients weigh most and slow down all that follows.
+  """
+  adam = optax.scale_by_adam(b1, b2, eps=eps)
+
+  def init(params: optax.Params) -> AmsgradState:
+    return AmsgradState(adam.init(params), jax.tree.map(jnp.zeros_like, params))
+
+  def update(
+    updates: optax.Updates, state: AmsgradState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, AmsgradState]:
+    _, now = adam.update(updates, state.adam, params)
+    greatest = jax.tree.map(jnp.maximum, state.greatest, now.nu)
+    first, second = (1 - b**now.count for b in (b1, b2))
+    updates = jax.tree.map(
+      lambda mu, nu: (mu / first) / (jnp.sqrt(nu / second) + eps), now.mu, greatest
+    )
+    return updates, AmsgradState(now, greatest)
+
+  return optax.GradientTransformation(init, update)
 
 
 OPTIMISERS = {'adam': adam, 'sgd': sgd}

@@ -1,0 +1,48 @@
+"""Dense labels of three dimensions on faces, SIMPLE network (NeurIPS 2017, section 4.3).
+
+  python -m landmarks_jax train --config configs/dense_celeba_simple.py --workdir runs/dense \
+      --config.data.path=DIR
+
+docs/data.md says what DIR should hold. Every number is the published one, as far as it is known
+(docs/specification.md).
+"""
+
+from ml_collections import ConfigDict
+
+FACES = dict(name='celeba', frame=100)  # evaluations inherit the path
+
+SMOKE = {'method.width': 0.25}
+SMOKE |= {'evals.mafl.probe_epochs': 1, 'evals.mafl.probe_stop_epoch': 1}
+SMOKE |= {'evals.mafl.probe_size': 12}
+
+
+def get_config():
+  """The distance loss, gamma .5; landmarks of MAFL by nearest label and by regression."""
+  mafl = dict(data=FACES, train='mafl_train', test='mafl_test', margin=15)
+  return ConfigDict(
+    dict(
+      data=dict(**FACES, path='data/celeba', split='train'),
+      method=dict(
+        name='equivariant',
+        network='simple',
+        dim=3,
+        loss='distance',
+        gamma=0.5,
+        margin=15,
+      ),
+      optimizer=dict(
+        name='adam',
+        amsgrad=True,
+        learning_rate=1e-3,
+        bias_factor=0.01,
+        schedule='step',
+        milestones=(70, 90),
+        epochs=100,
+      ),
+      batch_size=32,
+      evals=dict(
+        mafl=dict(protocol='regression', **mafl, head='probe', probe_stop_epoch=120),
+        mafl_nearest=dict(protocol='nearest', **mafl),
+      ),
+    )
+  )

@@ -1,0 +1,134 @@
+"""A config with every default that it leaves to the functions that it names."""
+
+import importlib
+import inspect
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from landmarks_jax.cli import base as bases
+from landmarks_jax.cli import config as configs
+from landmarks_jax.data.source import source_function
+from landmarks_jax.runtime import optim
+
+FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what a file of them defines
+LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
+LEAST |= {'keep': 1, 'workers': 0}
+
+
+def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
+  """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
+  here, defines = pathlib.Path(__file__).parents[1] / folder, FOLDERS[folder]
+  files = (f for f in here.glob('*.py') if re.search(rf'^def {defines}\(', f.read_text(), re.M))
+  there = sorted(f.stem for f in files)
+  if name not in there:
+    near = configs.hint(name, there)
+    raise ValueError(f'{section}={name!r} is not known{near}; there are: {", ".join(there)}')
+  return importlib.import_module(f'landmarks_jax.{folder}.{name}')
+
+
+def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
+  """A config with every default that it leaves to the functions it calls.
+
+  Raises ValueError that names the key and says what was expected.
+  """
+  config = configs.complete('config', configs.plain(config), command, also=('base',))
+  for key, least in LEAST.items():
+    if config[key] is not None and config[key] < least:
+      raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
+  config['data'] = _data('config.data', config['data'])
+  config['method'] = method('config.method', config['method'])
+  config['base'] = bases.complete(config.get('base'), method)
+  stands = 'base' in inspect.signature(find('methods', config['method']['name']).build).parameters
+  if stands and not config['base']:
+    raise ValueError(
+      f'config.base is missing: {config["method"]["name"]} stands on a frozen network; '
+      'give --config.base.checkpoint=DIR, the folder of its run'
+    )
+  if config['base'] and not stands:
+    raise ValueError(f'config.base: {config["method"]["name"]} stands on no other network')
+  optimizer = config['optimizer']
+  functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
+  later = 'epochs', 'steps_per_epoch'
+  config['optimizer'] = configs.complete(
+    'config.optimizer', optimizer, *functions, also=('name',), later=later
+  )
+  if config['steps'] is None and config['optimizer']['epochs'] is None:
+    raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
+  config['evals'] = _evals(config['evals'], config['data'])
+  check_select(config['select'], config['evals'])
+  return config
+
+
+def method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """The section of a method with its defaults; mean and std are left to the data."""
+  build = find('methods', _named(section, options, 'name'), section=f'{section}.name').build
+  later = 'mean', 'std'
+  return configs.complete(section, options, build, also=('name',), later=later)
+
+
+def _evals(
+  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  done = {}
+  for name, options in evals.items():
+    section = f'config.evals.{name}'
+    if 'protocol' not in options:
+      there = [other for other in evals if 'protocol' in evals[other]]
+      near = configs.hint(name, there)
+      raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
+    protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
+    own = ('protocol', 'data', 'every')
+    functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
+    options = {'every': 0} | configs.complete(section, options, *functions, also=own)
+    options['every'] = configs.typed(f'{section}.every', options['every'], int)
+    if options['every'] < 0:
+      raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
+    data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
+    if data.get('name') == training['name'] and 'path' in training:  # said once, changed once
+      data = {'path': training['path']} | data
+    done[name] = options | {'data': _data(f'{section}.data', data)}
+  return done
+
+
+def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> bool:
+  """Whether more is better of the score that selects weights; ValueError if none has that name."""
+  if select is None:
+    return False
+  scores = {
+    f'{name}/{options["protocol"]}/{metric.name}': (metric.higher_is_better, options['every'])
+    for name, options in evals.items()
+    for metric in find('evaluation', options['protocol']).METRICS
+  }
+  score = next((name for name in scores if select == name or select.startswith(f'{name}_')), None)
+  if score is None:
+    near = configs.hint(select, scores)
+    raise ValueError(f'config.select={select!r} is no score{near}; there are: {", ".join(scores)}')
+  higher_is_better, every = scores[score]
+  if not every:
+    name = select.split('/')[0]
+    raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
+  return higher_is_better
+
+
+def _extended(protocol: ModuleType, options: Mapping[str, Any]) -> list[Callable]:
+  """The protocol whose options this one takes besides its own, if any."""
+  extended = getattr(protocol, 'EXTENDS', None)
+  if hasattr(protocol, 'extends'):
+    own = configs.defaults(protocol.run) | dict(options)
+    names = inspect.signature(protocol.extends).parameters
+    extended = protocol.extends(**{name: str(own[name]) for name in names})
+  return [extended] if extended else []
+
+
+def _data(section: str, data: Mapping[str, Any]) -> dict[str, Any]:
+  source = source_function(_named(section, data, 'name'))
+  return configs.complete(section, data, source, also=('name', 'split'))
+
+
+def _named(section: str, options: Mapping[str, Any], key: str) -> str:
+  if not isinstance(options.get(key), str):
+    raise ValueError(f'{section}.{key}={options.get(key)!r}: expected a name')
+  return str(options[key])

@@ -1,0 +1,116 @@
+"""The pictures of a run: landmarks and matches on photographs, and what features look like."""
+
+import contextlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from landmarks_jax.cli import completion
+from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.contracts import Batch, Predictions, PyTree
+from landmarks_jax.data.source import BadImage, Source
+from landmarks_jax.evaluation import features, rows
+from landmarks_jax.geometry import regions
+from landmarks_jax.report import components, draw, labels
+
+DESCRIBED, DRAWN = 32, 8  # of few pictures, components tell pictures apart, not their parts
+
+
+def examples(
+  parts: Experiment, name: str, predictions: Mapping[str, Predictions]
+) -> dict[str, Any] | None:
+  """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes.
+
+  None where the protocol shows pairs of pictures instead: `matches`.
+  """
+  shown, protocol, data, options = _shown(parts, name, predictions)
+  if hasattr(protocol, 'pictures'):
+    return None
+  chosen = _spread(len(shown.index), count=12)
+  source = parts.open(**data, split=options['test'])
+  frames = np.stack([source[int(shown.index[i])]['image'] for i in chosen])
+  return {
+    'images': list(regions.cut_centre(frames, options['margin'])),
+    'points': shown.points[chosen],
+    'target': shown.target[chosen],
+    'visible': shown.visible[chosen],
+  }
+
+
+def matches(
+  parts: Experiment, name: str, predictions: Mapping[str, Predictions]
+) -> dict[str, Any] | None:
+  """Some pairs of pictures, as described, and their matches: what `draw.match_sheet` takes."""
+  shown, protocol, data, options = _shown(parts, name, predictions)
+  if not hasattr(protocol, 'pictures'):
+    return None
+  chosen = _spread(len(shown.index), count=6).tolist()
+
+  def open_split(split: str) -> Source:
+    return parts.open(**data, split=split)
+
+  return protocol.pictures(open_split, shown, chosen, task='different', **options)
+
+
+def sheet(
+  parts: Experiment, name: str, predictions: Mapping[str, Predictions]
+) -> UInt8[np.ndarray, 'H W 3']:
+  """Landmarks on test pictures, or matches between them, as one picture."""
+  shown = examples(parts, name, predictions)
+  if shown is not None:
+    return draw.landmark_sheet(**shown)
+  return draw.match_sheet(**matches(parts, name, predictions))
+
+
+def of_features(
+  parts: Experiment, params: PyTree, aux: PyTree
+) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
+  """What the features of test pictures look like, by the name of the drawing; none without."""
+  if not parts.config['evals']:
+    return {}
+  _, data, options = parts.protocol(next(iter(parts.config['evals'])))
+  batch = _some(parts.open(**data, split=options['test']), count=DESCRIBED)
+  batch = regions.centre_crop(batch, options['margin'])
+  describer = parts.describer(params, aux)
+  pyramid = features.compiled(describer.apply)(describer.variables, batch.image)
+  found = components.of_pyramid(pyramid)
+  shown = _spread(len(found), count=DRAWN)
+  image, found = batch.image[shown], found[shown]
+  sheets = {'hypercolumn_components': draw.component_sheet(image, found)}
+  if found.shape[-1] >= 3:
+    sheets['hypercolumn_rgb'] = draw.rgb_sheet(image, found)
+  if len(pyramid) == 1 and pyramid[0].shape[-1] > 1:
+    mask = None if batch.flow_valid is None else batch.flow_valid[shown]
+    described = np.asarray(pyramid[0], np.float32)[shown]
+    sheets['labels'] = labels.sheet(image, described, mask=mask, columns=DRAWN)
+  return sheets
+
+
+def _some(source: Source, *, count: int) -> Batch:
+  """Examples evenly apart; those that cannot be read are left out."""
+  examples = []
+  for i in _spread(len(source), count=count).tolist():
+    with contextlib.suppress(BadImage):
+      examples.append(source[i])
+  return Batch(**{name: np.stack([e[name] for e in examples]) for name in examples[0]})
+
+
+def _shown(
+  parts: Experiment, name: str, predictions: Mapping[str, Predictions]
+) -> tuple[Predictions, ModuleType, dict[str, Any], dict[str, Any]]:
+  """Which predictions of the trained row to draw, and `_protocol` of what draws them."""
+  protocol, data, options = parts.protocol(name)
+  if 'of' in options:  # a study of another protocol
+    protocol = completion.find('evaluation', options['of'])
+  draws = rows.draws_by_row(predictions)
+  trained = {group: given[0] for (row, group), given in draws.items() if row == rows.TRAINED}
+  shown = trained.get('different', list(trained.values())[-1])
+  return shown, protocol, data, options
+
+
+def _spread(total: int, *, count: int) -> Int[np.ndarray, ' n']:
+  """Some of `total` numbers, evenly apart."""
+  return np.unique(np.linspace(0, total - 1, count).astype(int))

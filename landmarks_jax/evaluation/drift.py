@@ -1,0 +1,181 @@
+"""Whether the label of a surface point stays the same while the object moves, without any fit.
+
+The points of the set are points of one surface, followed through a sequence such as a full turn.
+The label of a point in a frame is the unit descriptor at its place; its mean is over the frames
+that show it. `drift` is the angle between a point's label and its mean, `spread` that between the
+means of two points. Labels that are all alike do not drift either, so their ratio is what counts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from landmarks_jax.contracts import Array, Batch, Describer, Predictions
+from landmarks_jax.data.source import Source
+from landmarks_jax.evaluation import features, nearest, probing, rows
+from landmarks_jax.models import heads, hypercolumn, prototypes
+
+METRICS = (
+  rows.Metric('drift_ratio', 'drift of a label, as a share of the spread'),
+  rows.Metric('drift', 'angle between the label of a point and its mean, degrees'),
+  rows.Metric('spread', 'angle between the mean labels of two points, degrees', True),
+  rows.Metric('error', 'distance to where the mean label of a point is found, % of the scale'),
+)
+NOTHING = 1e-3  # degrees: a spread below it is rounding
+
+
+def run(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  random_init: Mapping[str, Describer],
+  base: Describer | None = None,
+  baselines: Mapping[str, Predictions] | None = None,
+  margin: int = 0,
+  test: str = 'test',
+  batch_size: int = 128,
+  place: Callable[[Any], Any] = lambda x: x,
+) -> dict[str, Predictions]:
+  """Where the mean label of every point is found in every frame: 'trained/0', 'random_init/0', ...
+
+  Args:
+    random_init: the untrained network in its variants; the better one is the row.
+    base: the frozen network that the describer stands on; its own row.
+    baselines: rows of an earlier run with the same options, reused instead of computed.
+    margin: pixels cut from each side of the frame. test: the split, one sequence.
+  """
+  check(open_split, test=test)
+  side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
+  options = {'margin': margin, 'batch_size': batch_size, 'place': place}
+
+  def found_by(describer: Describer) -> dict[str, Predictions]:
+    described = nearest.gather(describer, open_split(test), **options)
+    return {'0': find_again(_with_unit_labels(described), side=side)}
+
+  found = {rows.TRAINED: found_by(describer)}
+  if baselines is None:
+    variants = [found_by(variant) for variant in random_init.values()]
+    if variants:
+      found[rows.RANDOM_INIT] = rows.better(variants, nearest.error)
+    if base is not None:
+      found[rows.BASE] = found_by(base)
+  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(rows.TRAINED)}
+  return {f'{row}/{part}': p for row, draws in found.items() for part, p in draws.items()} | kept
+
+
+def check(open_split: Callable[[str], Source], *, test: str = 'test', **others: Any) -> None:
+  """Raises ValueError for what `run` and `measure` cannot do, from the sizes of the sets alone."""
+  names = open_split(test).info.names
+  if len(names) < 2:
+    raise ValueError(f'drift needs 2 points to tell apart; the split {test!r} has {len(names)}')
+
+
+def score(
+  predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
+) -> dict[str, float]:
+  """error, in percent, by row; see `rows`. Neighbouring frames are alike: it has no interval."""
+  return rows.summarise(predictions, 'error', nearest.error)
+
+
+def measure(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  random_init: Mapping[str, Describer],
+  base: Describer | None = None,
+  margin: int = 0,
+  test: str = 'test',
+  batch_size: int = 128,
+  place: Callable[[Any], Any] = lambda x: x,
+) -> dict[str, float]:
+  """drift, spread and drift_ratio by row; of the untrained variants, those of the best ratio.
+
+  Args: see `run`.
+  """
+  side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
+  options = {'margin': margin, 'batch_size': batch_size, 'place': place}
+
+  def angles_of(describer: Describer) -> dict[str, float]:
+    described = nearest.gather(describer, open_split(test), **options)
+    return angles(_with_unit_labels(described), side=side)
+
+  found = {rows.TRAINED: angles_of(describer)}
+  variants = [angles_of(variant) for variant in random_init.values()]
+  if variants:
+    found[rows.RANDOM_INIT] = min(variants, key=lambda measured: measured['drift_ratio'])
+  if base is not None:
+    found[rows.BASE] = angles_of(base)
+  return {rows.score_name(name, row): v for row, of in found.items() for name, v in of.items()}
+
+
+def angles(described: Batch, *, side: int) -> dict[str, float]:
+  """drift, spread, in degrees, and drift_ratio of unit labels; of frames of `side` pixels.
+
+  A point counts where at least two frames show it. The ratio of labels that are all alike is 1:
+  those of a point are as far apart as those of two. Raises ValueError for less than two points.
+  """
+  labels, mean = point_labels(described, side=side)
+  followed = described.visible.sum(0) > 1
+  if followed.sum() < 2:
+    raise ValueError(f'{followed.sum()} points are visible in two frames: expected 2 or more')
+  away = _angle(labels, mean)[described.visible & followed]
+  apart = _angle(mean[followed, None], mean[None, followed])[~np.eye(followed.sum(), dtype=bool)]
+  drift, spread = float(away.mean()), float(apart.mean())
+  return {
+    'drift': drift,
+    'spread': spread,
+    'drift_ratio': drift / spread if spread > NOTHING else 1.0,
+  }
+
+
+def point_labels(
+  described: Batch, *, side: int
+) -> tuple[Float[np.ndarray, 'N K L'], Float[np.ndarray, 'K L']]:
+  """The unit label of every point in every frame, and of every point its mean direction.
+
+  described: with `pyramid` of one level, `points` and `visible`.
+  """
+  labels = hypercolumn.sample(*described.pyramid, described.points, side=side)
+  labels = _unit(np.asarray(labels, np.float64))
+  return labels, _unit((labels * described.visible[..., None]).sum(0))
+
+
+def find_again(described: Batch, *, side: int) -> Predictions:
+  """The place in every frame where the unit label is nearest to the mean label of each point."""
+  _, mean = point_labels(described, side=side)
+  kernel = jnp.asarray(mean.T, jnp.float32)
+
+  def predict(kernels: tuple[Array, ...], pyramid: tuple[Array, ...]) -> Float[Array, 'B K 2']:
+    return prototypes.predict(kernels, pyramid, side=side, size=side)
+
+  return probing.predict(heads.LandmarkHead((kernel,), predict), described)
+
+
+def _with_unit_labels(described: Batch) -> Batch:
+  """With one level, of labels of length 1."""
+  return described._replace(pyramid=(np.asarray(_unit_column(described.pyramid)),))
+
+
+@jax.jit
+def _unit_column(pyramid: tuple[Array, ...]) -> Float[Array, 'B h w L']:
+  labels = prototypes.column(pyramid)
+  length = jnp.linalg.norm(labels, axis=-1, keepdims=True)
+  return labels / jnp.where(length > 0, length, 1)
+
+
+def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:
+  """Length 1, or 0."""
+  length = np.linalg.norm(labels, axis=-1, keepdims=True)
+  return labels / np.where(length > 0, length, 1)
+
+
+def _angle(
+  a: Float[np.ndarray, '*shape L'], b: Float[np.ndarray, '*other L']
+) -> Float[np.ndarray, '*angles']:
+  """Between unit vectors, in degrees: exact also where it is small; 90 where only one is 0."""
+  half = np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
+  return np.degrees(2 * half)

@@ -1,0 +1,171 @@
+"""Landmarks found by their nearest label: one vector for each is all that is learnt from labels.
+
+The vector is fitted on the training split and found again in the test split as the position with
+the largest product (`models.prototypes`; Thewlis et al. 2017, tables 1 to 3). Rows are those of
+`regression`, but without copies of labelled pictures.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from landmarks_jax import metrics
+from landmarks_jax.contracts import Batch, Describer, Predictions
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import Info, Source
+from landmarks_jax.evaluation import features, few_shot, probing, regression
+from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.evaluation.rows import BASE, MEAN_SHAPE, RANDOM_INIT, TRAINED, Metric
+from landmarks_jax.models import prototypes
+
+METRICS = (Metric('error', 'distance to the landmark, % of the scale'),)
+MOST = 2000  # pictures to learn from where no number is given
+
+
+def run(
+  describer: Describer,
+  open_split: Callable[[str], Source],
+  *,
+  random_init: Mapping[str, Describer],
+  base: Describer | None = None,
+  baselines: Mapping[str, Predictions] | None = None,
+  margin: int = 0,
+  labels: int | None = None,
+  draws: int = 1,
+  seed: int = 0,
+  size: int | None = None,
+  train: str = 'train',
+  test: str = 'test',
+  batch_size: int = 128,
+  place: Callable[[Any], Any] = lambda x: x,
+) -> dict[str, Predictions]:
+  """Predictions of every row and draw: 'trained/0', 'random_init/0', 'mean_shape/0', ...
+
+  Args:
+    random_init: the untrained network in its variants; the better one is the row.
+    base: the frozen network that the describer stands on; its own row.
+    baselines: rows of an earlier run with the same options, reused instead of computed.
+    margin: pixels cut from each side of the frame.
+    labels: learn from so many pictures, drawn `draws` times (`few_shot.draw_labels`, with `seed`);
+      None takes all, or MOST of them, evenly apart. One that cannot be read is left out.
+    size: side of the grid of positions; None is the pictures' own.
+    train, test: names of the splits.
+
+  The label maps of both splits are kept in float32 (`gather`), those of the trained row also while
+  another row is described.
+  """
+  check(open_split, labels=labels, draws=draws, size=size, train=train, test=test)
+  parts = _label_lists(len(open_split(train)), labels, draws, seed)
+  learnt = Chosen(open_split(train), np.unique(np.concatenate(list(parts.values()))))
+  sources = learnt, open_split(test)
+  side = features.first_readable(learnt)['image'].shape[0] - 2 * margin
+
+  def described(describer: Describer) -> list[Batch]:
+    options = {'margin': margin, 'batch_size': batch_size, 'place': place}
+    return [gather(describer, source, **options) for source in sources]
+
+  def found_by(labelled: Batch, target: Batch) -> dict[str, Predictions]:
+    return {
+      part: nearest(_take(labelled, rows), target, side=side, size=size)
+      for part, rows in parts.items()
+    }
+
+  labelled, target = described(describer)
+  found = {TRAINED: found_by(labelled, target)}
+  if baselines is None:
+    found[MEAN_SHAPE] = {
+      part: regression.mean_shape(labelled, target, np.flatnonzero(np.isin(labelled.index, rows)))
+      for part, rows in parts.items()
+    }
+    variants = [found_by(*described(variant)) for variant in random_init.values()]
+    if variants:
+      found[RANDOM_INIT] = scoring.better(variants, error)
+    if base is not None:
+      found[BASE] = found_by(*described(base))
+  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
+  return {f'{row}/{part}': p for row, draws in found.items() for part, p in draws.items()} | kept
+
+
+def check(
+  open_split: Callable[[str], Source],
+  *,
+  labels: int | None = None,
+  draws: int = 1,
+  size: int | None = None,
+  train: str = 'train',
+  test: str = 'test',
+  **others: Any,
+) -> None:
+  """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
+  if draws < 1 or (labels is None and draws != 1):
+    raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
+  if size is not None and size < 2:
+    raise ValueError(f'size={size}: expected a grid of at least 2 positions a side')
+  for split in (train, test):
+    if not open_split(split).info.names:
+      raise ValueError(f'nearest needs landmarks; the split {split!r} has none')
+  count = len(open_split(train))
+  if labels is not None and not 1 <= labels <= count:
+    raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
+
+
+def nearest(labelled: Batch, target: Batch, *, side: int, size: int | None) -> Predictions:
+  """Fits a vector to every landmark of labelled maps and finds it in those of `target`."""
+  head = prototypes.fit(labelled.pyramid, labelled.points, labelled.visible, side=side, size=size)
+  return probing.predict(head, target)
+
+
+def error(predictions: Predictions) -> float:
+  """Mean distance of visible landmarks, in percent of `scale`: of the frame's side, for 'frame'."""
+  return 100 * metrics.mean_distance(predictions)
+
+
+def score(
+  predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
+) -> dict[str, float]:
+  """error and left_right_confusion, both in percent, by row; see `rows`."""
+
+  def interval(draw: Predictions) -> tuple[float, float]:
+    low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
+    return 100 * low, 100 * high
+
+  errors = scoring.summarise(predictions, 'error', error, interval=interval)
+  return errors | scoring.confusion(predictions, flip_pairs)
+
+
+def gather(describer: Describer, source: Source, *, batch_size: int, **options: Any) -> Batch:
+  """The readable examples of a labelled set, described: neighbours differ by less than bfloat16."""
+  batches = pipeline.evaluation_batches(source, batch_size=batch_size)
+  return features.gather(describer, batches, dtype=jnp.float32, **options)
+
+
+class Chosen:
+  """Some examples of a source."""
+
+  def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
+    self.info: Info = source.info
+    self._source, self._rows = source, rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._source[int(self._rows[index])]
+
+
+def _label_lists(
+  count: int, labels: int | None, draws: int, seed: int
+) -> dict[str, Int[np.ndarray, ' n']]:
+  """The examples to learn from, by the name of the part."""
+  if labels is None:
+    return {'0': np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))}
+  return {str(draw): few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)}
+
+
+def _take(labelled: Batch, rows: Int[np.ndarray, ' n']) -> Batch:
+  """The labelled pictures with these numbers."""
+  return jax.tree.map(lambda x: x[np.isin(labelled.index, rows)], labelled)

@@ -1,0 +1,70 @@
+"""Weights chosen, checked and placed by their torch names: what all networks' pages share."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from flax import traverse_util
+
+from landmarks_jax.contracts import PyTree
+
+LEAVES = {  # kind of layer: {leaf in torch: (collection, leaf here)}
+  'conv': {'weight': ('params', 'kernel'), 'bias': ('params', 'bias')},
+  'group_norm': {'weight': ('params', 'scale'), 'bias': ('params', 'bias')},
+  'batch_norm': {
+    'weight': ('params', 'scale'),
+    'bias': ('params', 'bias'),
+    'running_mean': ('batch_stats', 'mean'),
+    'running_var': ('batch_stats', 'var'),
+  },
+}
+Layers = Mapping[str, tuple[str, tuple[str, ...]]]  # torch's name: (kind of layer, path here)
+
+
+def select(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+  """The weights under `prefix`, without it; counters (`num_batches_tracked`) are left out."""
+  return {
+    name.removeprefix(prefix): np.asarray(array)
+    for name, array in state.items()
+    if name.startswith(prefix) and not name.endswith('.num_batches_tracked')
+  }
+
+
+def describe(state: Mapping[str, np.ndarray], prefix: str, network: str, stem: str) -> str:
+  """How `state` was read, for an error; `stem` is a pattern whose group 1 is a right prefix."""
+  found = ', '.join(repr(m[1]) for m in (re.fullmatch(stem, name) for name in state) if m) or 'none'
+  return f'state dict read with prefix={prefix!r} (prefixes of {network}s in it: {found})'
+
+
+def check(weights: Mapping[str, np.ndarray], ranks: Mapping[str, int], what: str) -> None:
+  """Raises ValueError that names the missing, the unexpected and the misshapen weights."""
+  both = sorted(ranks.keys() & weights.keys())
+  problems = {
+    'missing': sorted(ranks.keys() - weights.keys()),
+    'unexpected': sorted(weights.keys() - ranks.keys()),
+    'misshapen': [f'{n} {weights[n].shape}' for n in both if weights[n].ndim != ranks[n]],
+  }
+  lines = [
+    f'{len(names)} {problem}: {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
+    for problem, names in problems.items()
+    if names
+  ]
+  if lines:
+    raise ValueError(f'{what}: {"; ".join(lines)}')
+
+
+def place(weights: Mapping[str, np.ndarray], layers: Layers, what: str) -> dict[str, PyTree]:
+  """The weights of `layers` -> {'params', 'batch_stats'}, kernels HWIO; all others are errors."""
+  paths = {
+    f'{name}.{leaf}': (collection, *path, here)
+    for name, (kind, path) in layers.items()
+    for leaf, (collection, here) in LEAVES[kind].items()
+  }
+  check(weights, {name: 4 if path[-1] == 'kernel' else 1 for name, path in paths.items()}, what)
+  kernel = (2, 3, 1, 0)
+  return traverse_util.unflatten_dict(
+    {
+      paths[name]: np.ascontiguousarray(array.transpose(kernel if array.ndim == 4 else None))
+      for name, array in weights.items()
+    }
+  )

@@ -1,0 +1,188 @@
+"""Dense equivariant labelling (Thewlis et al. 2017) and descriptor exchange (DVE, ICCV 2019).
+
+Every pixel of an object gets a label that follows it when the picture deforms: the label of a
+position must be matched where the deformation took it. Few dimensions make the labels coordinates
+on the object; many make them descriptors, which the exchange with another picture makes those of
+the category (specification equivariant).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from landmarks_jax import losses
+from landmarks_jax.augment import colour, views
+from landmarks_jax.augment import jpeg as codec
+from landmarks_jax.contracts import Array, Batch, Method, Pair, Pyramid, PyTree
+from landmarks_jax.geometry import regions
+from landmarks_jax.models import hourglass, smallnet
+from landmarks_jax.models.norm import PRECISIONS, calibrated
+
+NETWORKS = (*smallnet.LAYERS, 'hourglass')
+LOSSES = ('distance', 'nll')
+
+
+def build(
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  network: str = 'dilations',
+  dim: int = 3,
+  width: float = 1.0,
+  leak: float = 0.0,
+  stacks: int = 1,
+  blocks: int = 4,
+  norm: str = 'batch',
+  norm_groups: int = 1,
+  loss: str = 'distance',
+  gamma: float = 0.5,
+  exchange: bool = False,
+  normalise: bool = False,
+  temperature: float = 1.0,
+  margin: int = 15,
+  warp: float = 1e-3,
+  subset: float = 1e-2,
+  translation: float = 0.1,
+  scale: float = 0.1,
+  rotation: float = 5.0,
+  jitter: float = 0.4,
+  pca: float = 0.1,
+  jpeg: bool = True,
+  precision: str = 'bfloat16',
+  constrain: Callable[[Any], Any] = lambda x: x,
+) -> Method:
+  """Labels that follow the pixels; the defaults are the 2017 form on faces, with DVE's warps.
+
+  Args:
+    mean, std: of the pictures' channels in [0, 1]; saved with the weights.
+    network: 'simple', 'dilations' or 'hourglass'; its map has half the side of the picture.
+    dim: of the labels: 3 in 2017, up to 64 in DVE.
+    width: multiplies the channels of the network.
+    leak: of the small networks' activation, .2 in DVE. stacks, blocks, norm: of the hourglass.
+    norm_groups: BatchNorm groups; a picture and its next stand in one.
+    loss: 'distance' (2017, eq. 5, and DVE) with its power `gamma`, or 'nll' (eq. 4).
+    exchange: a label is first told in those of the batch's next picture (DVE).
+    normalise: labels to unit length first, also those that `describe` gives; DVE does so with the
+      hourglass, at temperature 400.
+    temperature: of the matching, multiplies products of labels.
+    margin: pixels cut from each side, after the warps.
+    warp, subset, translation, scale, rotation: of `views.warp_pair`, for batches without `next`.
+    jitter, pca, jpeg: strength of colour jitter and PCA noise, and whether there is JPEG noise,
+      drawn apart for the two pictures; 0 and False leave them out.
+    precision: 'bfloat16' or 'float32' of the network; losses and statistics are float32 at least.
+    constrain: keeps a batch spread over the devices; the identity on one.
+
+  A batch with `next`, `flow` and `flow_valid` (video) is its own pair. `describe` gives one level
+  [B, s/2, s/2, dim]. aux: `stats`, running statistics. The metric `matched` is the share of
+  positions whose match is known.
+  """
+  if precision not in PRECISIONS:
+    raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
+  if network not in NETWORKS:
+    raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
+  if loss not in LOSSES:
+    raise ValueError(f'loss={loss!r}: choose from {", ".join(LOSSES)}')
+  common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': PRECISIONS[precision]}
+  if network == 'hourglass':
+    widths = tuple(int(width * features) for features in hourglass.WIDTHS)
+    if not all(widths):
+      raise ValueError(f'width={width} leaves no channels; expected at least 1/64')
+    backbone = hourglass.Hourglass(stacks=stacks, blocks=blocks, widths=widths, norm=norm, **common)
+  else:
+    backbone = smallnet.SmallNet(layers=network, width=width, leak=leak, **common)
+  compare = {
+    'distance': functools.partial(losses.equivariance_distance, gamma=gamma),
+    'nll': losses.equivariance_nll,
+  }[loss]
+
+  def labels(maps: Pyramid) -> Float[Array, 'B h w L']:
+    return losses.unit(maps[0]) if normalise else maps[0]
+
+  def noisy(rng: PRNGKeyArray, image: Float[Array, 'B S S 3']) -> Float[Array, 'B s s 3']:
+    rng_jpeg, rng_jitter, rng_pca = jax.random.split(rng, 3)
+    if jpeg:
+      image = codec.random_noise(rng_jpeg, image)
+    if jitter:
+      image = colour.random_jitter(rng_jitter, image, strength=jitter)
+    image = regions.cut_centre(image, margin)
+    return colour.random_pca_noise(rng_pca, image, deviation=pca) if pca else image
+
+  def pair_of(batch: Batch, rng: PRNGKeyArray) -> Pair:
+    """Pictures as the network sees them, with the flow between them."""
+    rng_warp, rng_image, rng_next = jax.random.split(rng, 3)
+    if batch.next is None:
+      pair = views.warp_pair(
+        rng_warp,
+        jnp.asarray(batch.image, float),
+        warp=warp,
+        subset=subset,
+        translation=translation,
+        scale=scale,
+        rotation=rotation,
+      )
+    else:
+      pair = Pair(
+        *(jnp.asarray(x) for x in (batch.image, batch.next, batch.flow, batch.flow_valid))
+      )
+    return Pair(
+      image=noisy(rng_image, jnp.asarray(pair.image, float)),
+      next=noisy(rng_next, jnp.asarray(pair.next, float)),
+      flow=regions.cut_centre(pair.flow, margin),
+      flow_valid=regions.cut_centre(pair.flow_valid[..., None], margin)[..., 0],
+    )
+
+  def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
+    image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)
+    variables = backbone.init(rng, image, train=False)
+    return variables['params'], {'stats': variables.get('batch_stats', {})}
+
+  def training_loss(
+    params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
+  ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+    pair = pair_of(batch, rng)
+    # A picture and its next stand side by side, so that they share a norm group and a device.
+    both = jnp.stack([pair.image, pair.next], axis=1)
+    both = constrain(both.reshape(-1, *both.shape[2:]))
+    maps, changed = backbone.apply(
+      {'params': params, 'batch_stats': aux['stats']},
+      colour.standardise(both, mean=mean, std=std),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    maps = labels(maps)
+    query, key = maps.reshape(-1, 2, *maps.shape[1:]).swapaxes(0, 1)
+    if exchange:
+      auxiliary = constrain(jnp.roll(query, -1, axis=0))
+      query = losses.descriptor_exchange(query, auxiliary, temperature=temperature)
+    cost = compare(query, key, pair.flow, pair.flow_valid, temperature=temperature)
+    valid = jnp.ones(len(cost), bool) if batch.valid is None else batch.valid
+    value = (cost * valid).sum() / jnp.maximum(valid.sum(), 1)  # padding costs nothing
+    metrics = {'matched': pair.flow_valid.mean()}
+    return value, (aux | {'stats': changed.get('batch_stats', {})}, metrics)
+
+  def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
+    maps = backbone.apply(
+      {'params': params, 'batch_stats': aux['stats']},
+      colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
+      train=False,
+    )
+    return (labels(maps),)
+
+  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
+    return aux
+
+  def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
+    """Exact means over the frames of n + 1 batches, as `describe` sees them."""
+    image = regions.cut_centre(jnp.asarray(batch.image, float), margin)
+    image = colour.standardise(image, mean=mean, std=std)
+    return aux | {'stats': calibrated(backbone, params, aux['stats'], image, n)}
+
+  def pictures(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B s s 3']:
+    pair = pair_of(batch, rng)
+    return jnp.stack([pair.image, pair.next])
+
+  return Method(init, training_loss, describe, after_update, calibrate=calibrate, views=pictures)

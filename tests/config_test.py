@@ -65,16 +65,25 @@ def test_every_page_is_complete_and_survives_json(page, variant):
     assert all(data['count'] <= most for data in sets)
 
 
+SIZE = {'method.dim'}
 NEIGHBOURS = {
   'roboarm_nll': ('roboarm_dist05', {'method.loss', 'method.gamma'}),
   'roboarm_dist1': ('roboarm_dist05', {'method.gamma'}),
-  'roboarm_dim2': ('roboarm_dist05', {'method.dim'}),
+  'roboarm_dim2': ('roboarm_dist05', SIZE),
   'roboarm_dim3': ('roboarm_dist05', set()),
-  'roboarm_dim5': ('roboarm_dist05', {'method.dim'}),
-  'roboarm_dim20': ('roboarm_dist05', {'method.dim'}),
+  'roboarm_dim5': ('roboarm_dist05', SIZE),
+  'roboarm_dim20': ('roboarm_dist05', SIZE),
   'dense_celeba_dilations': ('dense_celeba_simple', {'method.network'}),
   'dense_youtube_faces_cpu': ('dve_youtube_faces_cpu', {'method.exchange'}),
 }
+for data in ('celeba', 'youtube_faces', 'synthetic_faces'):
+  NEIGHBOURS |= {
+    f'projection_{data}_64': (
+      f'projection_{data}_128',
+      SIZE | {'method.scale', 'method.temperature'},
+    ),
+    f'projection_{data}_256': (f'projection_{data}_128', SIZE),
+  }
 
 
 @pytest.mark.parametrize('variant', ['', ':smoke'])
@@ -93,7 +102,7 @@ def test_the_networks_of_dve_are_trained_as_published():
     ('dve_celeba_smallnet', 100, 15, {'leak': 0.2, 'normalise': False, 'temperature': 1.0}),
     ('dve_celeba_hourglass', 136, 20, {'normalise': True, 'temperature': 400.0}),
   ):
-    page = experiment_of(name)
+    page = paper(name)
     method = page['method']
     assert (page['data']['frame'], method['margin']) == (frame, margin)
     assert rest.items() <= method.items()
@@ -106,11 +115,6 @@ def test_the_networks_of_dve_are_trained_as_published():
     assert adam['bias_factor'] == (0.01 if small else 1.0)
     assert (adam['milestones'], adam['epochs']) == ([70, 90] if small else [50], 100)
     assert page['batch_size'] == (32 if small else 16)
-
-
-def experiment_of(name):
-  page = configs.plain(configs.load(f'{root}/configs/{name}.py'))
-  return completion.complete(page, train.train)
 
 
 # docs/specification.md section 2; a page and the defaults that it leaves alone must agree with it.
@@ -153,7 +157,7 @@ def test_the_heads_on_birds_have_the_published_numbers():
 
 
 def test_the_second_stage_has_the_published_numbers():
-  config = paper('projection_celeba_resnet50')
+  config = paper('projection_celeba_128')
   method, optimizer = config['method'], config['optimizer']
   assert (method['dim'], method['scale'], method['temperature'], method['size']) == (128, 7, 7, 24)
   assert (method['mode'], method['power'], method['augment']) == ('softmax', 0.5, False)
@@ -168,8 +172,22 @@ def test_the_second_stage_has_the_published_numbers():
   assert warp == [5e-4, 5e-3, 0.05, 0.05, 2.5]
 
 
+def test_the_head_is_read_at_the_published_epochs():
+  for name, epoch in (('mafl', 120), ('aflw_m', 45), ('aflw_r', 45), ('w300', 80)):
+    (head,) = paper(f'probe_{name}')['evals'].values()
+    assert (head['probe_epochs'], head['probe_stop_epoch']) == (200, epoch)
+    assert (head['data']['name'], head['data']['frame'], head['margin']) == (name, 136, 20)
+    assert (head['head'], head['probe_size'], head['probe_learning_rate']) == ('probe', 48, 1e-3)
+  assert paper('probe_cub')['evals'] == paper('moco_inat_resnet50')['evals']
+
+
+def test_the_second_stage_of_64_channels_is_sharper():
+  method = paper('projection_celeba_64')['method']
+  assert (method['dim'], method['scale'], method['temperature']) == (64, 6.5, 8)
+
+
 def test_few_labels_have_the_published_schedule():
-  few = paper('fewshot_aflw_resnet50')['evals']['aflw']
+  few = paper('fewshot_aflw_m')['evals']['aflw']
   assert few['labels'] == [1, 5, 10, 20, 50, 100]
   assert (few['probe_epochs'], few['probe_epoch_size'], few['probe_size']) == (1000, 1000, 48)
   assert (few['probe_learning_rate'], few['probe_weight_decay']) == (0.01, 0.05)

@@ -1,12 +1,11 @@
-"""The paper's second stage on faces: 128 channels on a frozen ResNet-50; matching on MAFL.
+"""The paper's second stage on faces: 256 channels on a frozen ResNet-50; matching on MAFL.
 
-  python -m landmarks_jax train --config configs/projection_celeba_resnet50.py \
+  python -m landmarks_jax train --config configs/projection_celeba_256.py \
       --workdir runs/projection --config.base.checkpoint=runs/celeba --config.data.path=DIR
 
 The base is a run of configs/moco_celeba_resnet50.py. Every number is the published one
-(docs/specification.md, sections 4 and 5). Other sizes: --config.method.dim=256, or
---config.method.dim=64 with --config.method.scale=6.5 --config.method.temperature=8. The released
-code trains on augmented pictures (--config.method.augment=True), the paper says that it does not.
+(docs/specification.md, sections 4 and 5). The released code trains on augmented pictures
+(--config.method.augment=True), the paper says that it does not.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +20,7 @@ def get_config():
     dict(
       base=dict(checkpoint='runs/celeba'),
       data=dict(**FACES, path='data/celeba', split='train'),
-      method=dict(name='projection', dim=128, scale=7.0, temperature=7.0, size=24, margin=20),
+      method=dict(name='projection', dim=256, scale=7.0, temperature=7.0, size=24, margin=20),
       optimizer=dict(
         name='adam',
         learning_rate=1e-3,

@@ -1,7 +1,7 @@
 """What a run on real photographs is worth: few labels, matching, and every layer alone.
 
   python -m landmarks_jax evaluate --workdir runs/youtube \
-      --config configs/fewshot_youtube_faces_cpu.py --config.data.path=DIR
+      --config configs/fewshot_youtube_faces.py --config.data.path=DIR
 
 The published head's long schedule is `published`, for 10 labels; its maps have 24 positions a side,
 twice those of the finest level, as the paper's 48 are.

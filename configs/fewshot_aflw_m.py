@@ -1,6 +1,6 @@
 """The paper's few-shot evaluation: landmarks of AFLW from 1 to 100 labelled pictures.
 
-  python -m landmarks_jax evaluate --workdir runs/celeba --config configs/fewshot_aflw_resnet50.py \
+  python -m landmarks_jax evaluate --workdir runs/celeba --config configs/fewshot_aflw_m.py \
       --config.evals.aflw.data.path=DIR
 
 for any run; `train` with this page scores an untrained ResNet-50. The published head, trained for

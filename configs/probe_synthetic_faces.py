@@ -1,0 +1,33 @@
+"""The published head on rendered faces, for fewer epochs and on smaller maps; five points.
+
+  python -m landmarks_jax evaluate --workdir runs/demo --config configs/probe_synthetic_faces.py
+
+for any run of these pictures, such as one of configs/demo.py; `train` with this page scores an
+untrained network.
+"""
+
+from ml_collections import ConfigDict
+
+FACES = dict(name='synthetic/faces', frame=46)
+FIVE = dict(**FACES, count=1000)
+
+SMOKE = {'method.width': 0.0625, 'method.norm_groups': 1}
+SMOKE |= {'evals.points5.probe_epochs': 1, 'evals.points5.probe_size': 12}
+
+
+def get_config():
+  """All labels; the head is trained for 20 epochs, not 200."""
+  common = dict(data=FIVE, margin=7)
+  return ConfigDict(
+    dict(
+      data=dict(**FACES, count=4000),
+      method=dict(
+        name='moco', depth=18, width=0.25, margin=7, queue=0, levels=5, precision='float32'
+      ),
+      optimizer=dict(name='sgd', learning_rate=0.06),
+      steps=0,
+      evals=dict(
+        points5=dict(protocol='regression', **common, head='probe', probe_size=24, probe_epochs=20)
+      ),
+    )
+  )

@@ -52,7 +52,6 @@ SEED = 0  # of networks, heads and warps
 SHIFT = 8  # pixels that a window moves each way
 DESCRIBED = 128  # pictures at once
 MAPS = 16  # side of the closed form's
-BLOCK = 64  # pictures whose columns it holds at once
 TELL_EVERY = 20  # seconds
 TIE = 1e-5  # cosines nearer than this are equal
 
@@ -137,15 +136,17 @@ def estimate_memory(
     'pyramids of test pictures': 2 * numbers * options.test,
     'describing a batch': temporary_bytes(describe),
     'Gram matrices of the folds, and as many copies': 2 * heads.FOLDS * 8 * channels**2,
-    'columns of a block, four times': 4 * BLOCK * 4 * channels * MAPS**2,
+    'columns of a block, four times': 4 * heads.BLOCK * 4 * channels * MAPS**2,
     "the stacked step's code and state": logs.peak_memory() - process,
     "the stacked step's temporaries": step.temporary_bytes,
   }
   process, pictures, labelled, test, describing, grams, columns, code, stacked = terms.values()
   kept = process + pictures + labelled + test
+  # The parts of a set are there until they are one array.
+  joining = process + pictures + describing + max(2 * labelled, labelled + 2 * test)
   estimates = {
-    DESCRIBING: kept + describing,
-    FITTING: kept + max(describing, grams + columns),
+    DESCRIBING: joining,
+    FITTING: max(joining, kept + grams + columns),
     STACKED: process + pictures + code + stacked,
   }
   return terms, estimates, step

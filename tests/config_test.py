@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -406,3 +407,13 @@ def test_a_damaged_config_is_named(tmp_path):
 def test_what_the_data_says_is_left_open_only_where_it_is_taken():
   assert configs.complete('c', {'steps': 3}, taker, later=('mean', 'std'))['mean'] is None
   assert 'std' not in configs.complete('c', {'steps': 3}, taker, later=('mean', 'std'))
+
+
+def test_the_guide_to_the_published_numbers_names_pages_that_exist():
+  guide = (root / 'docs/reproduce.md').read_text()
+  named = set(re.findall(r'(\w+)\.py', guide))
+  assert named <= {page.stem for page in pages}
+  published = ('projection_celeba_', 'probe_mafl', 'probe_aflw', 'probe_w300', 'probe_cub')
+  published += ('match_mafl', 'fewshot_aflw_m', 'roboarm_', 'dense_celeba_', 'dve_celeba_')
+  expected = {page.stem for page in pages if page.stem.startswith(published)}
+  assert expected - named == {'roboarm_dim3', 'roboarm_dim5', 'roboarm_dim20'}  # named in short

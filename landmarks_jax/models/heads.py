@@ -79,6 +79,7 @@ FEWEST = 8  # labelled pictures that choose among all strengths of the ridge
 STIFFNESS = 10.0  # least strength of a correction times the labels that it is fitted to
 CAUTION = 0.5  # standard errors by which a choice must be better than that of one label
 FOLDS = 10
+BLOCK = 64  # pictures whose columns exist at once
 
 
 def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, 'B K 2']:
@@ -133,7 +134,9 @@ def fit_ridge(
     raise ValueError(
       f'landmarks {never} are not visible in any of the {len(first)} labelled pictures'
     )
-  pyramid = tuple(np.asarray(level)[keep] for level in pyramid)
+  pyramid = tuple(np.asarray(level) for level in pyramid)
+  if len(keep) < len(pyramid[0]):
+    pyramid = tuple(level[keep] for level in pyramid)  # a copy: only where something is left out
   positions = coords.edges_to_corners(coords.cell_centres(size, size), side=side)
   grid = np.asarray(positions, np.float64).reshape(-1, 2)
   columns = _Columns(pyramid, size)
@@ -168,9 +171,8 @@ class _Columns:
 
   def __init__(self, pyramid: tuple[np.ndarray, ...], size: int) -> None:
     self.pyramid, self.size = pyramid, size
-    wide = [level.astype(np.float32) for level in pyramid]
-    self.mean = [level.mean((0, 1, 2)) for level in wide]
-    self.inverse = [1 / (level.std((0, 1, 2)) + 1e-6) for level in wide]
+    self.mean, deviation = zip(*map(_mean_and_deviation, pyramid), strict=True)
+    self.inverse = [1 / (each + 1e-6) for each in deviation]
 
   def __len__(self) -> int:
     return len(self.pyramid[0])
@@ -198,6 +200,20 @@ class _Columns:
 _stack = jax.jit(hypercolumn.stack, static_argnums=1)
 
 
+def _mean_and_deviation(
+  level: Float[np.ndarray, 'B h w C'],
+) -> tuple[Float[np.ndarray, ' C'], Float[np.ndarray, ' C']]:
+  """Of every channel, by blocks: a wide copy of a whole level would be the largest array here."""
+  total, squares = 0.0, 0.0
+  for start in range(0, len(level), BLOCK):
+    wide = level[start : start + BLOCK].astype(np.float64)
+    total, squares = total + wide.sum((0, 1, 2)), squares + (wide * wide).sum((0, 1, 2))
+  count = level.size / level.shape[-1]
+  mean = total / count
+  deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+  return mean.astype(np.float32), deviation.astype(np.float32)
+
+
 class _Problem:
   """Normal equations of a ridge regression from columns X of some pictures to their targets Y."""
 
@@ -205,8 +221,8 @@ class _Problem:
     self, columns: _Columns, targets: Float[np.ndarray, 'n P K'], rows: Int[np.ndarray, ' m']
   ) -> None:
     self.gram, self.moments, self.count = 0.0, 0.0, 0
-    for start in range(0, len(rows), 64):
-      some = rows[start : start + 64]
+    for start in range(0, len(rows), BLOCK):
+      some = rows[start : start + BLOCK]
       x = columns[some].reshape(-1, columns.channels)
       y = targets[some].reshape(len(x), -1)
       # Blocks in float32, their sum in float64: the small eigenvalues matter.

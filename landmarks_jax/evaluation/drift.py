@@ -56,15 +56,14 @@ def run(
     described = nearest.gather(describer, open_split(test), **options)
     return {'0': find_again(_with_unit_labels(described), side=side)}
 
-  found = {rows.TRAINED: found_by(describer)}
-  if baselines is None:
-    variants = [found_by(variant) for variant in random_init.values()]
-    if variants:
-      found[rows.RANDOM_INIT] = rows.better(variants, nearest.error)
-    if base is not None:
-      found[rows.BASE] = found_by(base)
-  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(rows.TRAINED)}
-  return {f'{row}/{part}': p for row, draws in found.items() for part, p in draws.items()} | kept
+  return rows.compare(
+    found_by,
+    describer,
+    random_init=random_init,
+    base=base,
+    baselines=baselines,
+    measure=nearest.error,
+  )
 
 
 def check(open_split: Callable[[str], Source], *, test: str = 'test', **others: Any) -> None:

@@ -19,7 +19,7 @@ from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Info, Source
 from landmarks_jax.evaluation import features, few_shot, probing, regression
 from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import BASE, MEAN_SHAPE, RANDOM_INIT, TRAINED, Metric
+from landmarks_jax.evaluation.rows import Metric
 from landmarks_jax.models import prototypes
 
 METRICS = (Metric('error', 'distance to the landmark, % of the scale'),)
@@ -75,19 +75,20 @@ def run(
     }
 
   labelled, target = described(describer)
-  found = {TRAINED: found_by(labelled, target)}
-  if baselines is None:
-    found[MEAN_SHAPE] = {
-      part: regression.mean_shape(labelled, target, np.flatnonzero(np.isin(labelled.index, rows)))
-      for part, rows in parts.items()
-    }
-    variants = [found_by(*described(variant)) for variant in random_init.values()]
-    if variants:
-      found[RANDOM_INIT] = scoring.better(variants, error)
-    if base is not None:
-      found[BASE] = found_by(*described(base))
-  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
-  return {f'{row}/{part}': p for row, draws in found.items() for part, p in draws.items()} | kept
+
+  def mean_shape() -> dict[str, Predictions]:
+    chosen = {part: np.flatnonzero(np.isin(labelled.index, rows)) for part, rows in parts.items()}
+    return {part: regression.mean_shape(labelled, target, rows) for part, rows in chosen.items()}
+
+  return scoring.compare(
+    lambda given: found_by(*((labelled, target) if given is describer else described(given))),
+    describer,
+    random_init=random_init,
+    base=base,
+    baselines=baselines,
+    measure=error,
+    mean_shape=mean_shape,
+  )
 
 
 def check(

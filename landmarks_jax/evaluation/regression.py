@@ -18,7 +18,7 @@ from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing
 from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import BASE, MEAN_SHAPE, RANDOM_INIT, TRAINED, Metric
+from landmarks_jax.evaluation.rows import Metric
 from landmarks_jax.models import heads
 
 RIDGE, PROBE = 'ridge', 'probe'
@@ -129,18 +129,17 @@ def run(
   trained = described(describer)
   # Drawn among what could be read.
   parts = _label_lists(len(trained[train].valid), labels, draws, seed)
-  found = {TRAINED: regress(describer, trained)}
-  if baselines is None:
-    found[MEAN_SHAPE] = {
+  return scoring.compare(
+    lambda given: regress(given, trained if given is describer else described(given)),
+    describer,
+    random_init=random_init,
+    base=base,
+    baselines=baselines,
+    measure=validation_score,
+    mean_shape=lambda: {
       part: mean_shape(trained[train], trained[test], rows) for part, rows in parts.items()
-    }
-    variants = [regress(variant, described(variant)) for variant in random_init.values()]
-    if variants:
-      found[RANDOM_INIT] = scoring.better(variants, validation_score)
-    if base is not None:
-      found[BASE] = regress(base, described(base))
-  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
-  return {f'{row}/{part}': p for row, draws in found.items() for part, p in draws.items()} | kept
+    },
+  )
 
 
 def check(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsFloat
 import numpy as np
 
 from landmarks_jax import metrics
-from landmarks_jax.contracts import Predictions
+from landmarks_jax.contracts import Describer, Predictions
 
 MEAN_SHAPE, RANDOM_INIT, BASE, TRAINED = 'mean_shape', 'random_init', 'base', 'trained'
 SAME_POSITION = 'same_position'
@@ -225,6 +225,36 @@ def confusion(
         part, 'left_right_confusion', lambda d, pairs=pairs: metrics.left_right_confusion(d, pairs)
       )
   return found
+
+
+def compare(
+  predict: Callable[[Describer], Mapping[str, Predictions]],
+  describer: Describer,
+  *,
+  random_init: Mapping[str, Describer],
+  base: Describer | None,
+  baselines: Mapping[str, Predictions] | None,
+  measure: Callable[[Predictions], float],
+  mean_shape: Callable[[], Mapping[str, Predictions]] = dict,
+) -> dict[str, Predictions]:
+  """What a protocol predicts, of every row, by 'row/part'.
+
+  Args:
+    predict: the predictions of some features, by part.
+    random_init, base, baselines: as in `regression.run`; with baselines only `describer` is new.
+    measure: what the better variant of the untrained network has less of.
+    mean_shape: the row of that name, where the protocol has one.
+  """
+  found = {TRAINED: predict(describer)}
+  if baselines is None:
+    found[MEAN_SHAPE] = mean_shape()
+    variants = [predict(variant) for variant in random_init.values()]
+    if variants:
+      found[RANDOM_INIT] = better(variants, measure)
+    if base is not None:
+      found[BASE] = predict(base)
+  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
+  return {f'{row}/{part}': p for row, parts in found.items() for part, p in parts.items()} | kept
 
 
 def better(

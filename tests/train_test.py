@@ -4,6 +4,7 @@ Most use a tiny method that is planted here; the pages of configs/ run with thei
 """
 
 import atexit
+import concurrent.futures
 import contextlib
 import functools
 import io
@@ -417,11 +418,27 @@ pages = {program(page): page for page in sorted((root / 'configs').glob('*.py'),
 pages = sorted(pages.values())
 
 
+@pytest.fixture(scope='module')
+def smoke_runs(request, tmp_path_factory):
+  """Folders of the pages that were asked for, as they are ready; two are run at a time."""
+  folder = tmp_path_factory.mktemp('smoke')
+  asked = [getattr(item, 'callspec', None) for item in request.session.items]
+  asked = [spec.params['page'] for spec in asked if spec and 'page' in spec.params]
+
+  def run(page):
+    finish(start(page, folder / page.stem))
+    return folder / page.stem
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    yield {page: pool.submit(run, page) for page in pages if page in asked}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
-def test_every_page_runs_as_smoke(tmp_path, page):
-  finish(start(page, tmp_path))
-  found = rows(tmp_path)
-  config = json.loads((tmp_path / 'config.json').read_text())
+def test_every_page_runs_as_smoke(smoke_runs, page):
+  run = smoke_runs[page].result()
+  found = rows(run)
+  config = json.loads((run / 'config.json').read_text())
   assert found[-1]['step'] == config['steps'] <= 3
   names = {key.split('/')[0] for row in found for key in row} - {'step', 'train'}
   assert names == config['evals'].keys()

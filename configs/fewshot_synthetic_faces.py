@@ -12,6 +12,7 @@ FACES = dict(name='synthetic/faces', frame=46)
 FIVE = dict(**FACES, count=1000)
 
 SMOKE = {'method.width': 0.0625, 'method.norm_groups': 1}
+SMOKE |= {'evals.few.draws': 1, 'evals.few.copies': 1}
 
 
 def get_config():

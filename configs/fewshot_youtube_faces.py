@@ -14,6 +14,8 @@ FIVE = dict(**FACES, points=5)
 
 SMOKE = {'method.width': 0.0625, 'method.norm_groups': 1}
 SMOKE |= {'evals.published.probe_epochs': 1, 'evals.published.probe_epoch_size': 0}
+SMOKE |= {'evals.few.draws': 1, 'evals.few.copies': 1}
+SMOKE |= {'evals.layers.draws': 1, 'evals.layers.copies': 1, 'evals.layers.labels': 4}
 
 
 def get_config():

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 FACES = dict(name='synthetic/faces', frame=46)
 TEST = dict(**FACES, count=1000)
 
+SMOKE = {'evals.points5_few.draws': 1, 'evals.points5_few.copies': 1}
+
 
 def get_config():
   """Matching chooses; matching, five points with all labels and with few are the result."""

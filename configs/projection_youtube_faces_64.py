@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 FACES = dict(name='youtube_faces_68', frame=68)  # evaluations inherit the path
 FIVE = dict(**FACES, points=5)
 
+SMOKE = {'evals.points5_few.draws': 1, 'evals.points5_few.copies': 1}
+
 
 def get_config():
   """Matching chooses; matching, five points with all labels and with few are the result."""

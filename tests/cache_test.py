@@ -97,7 +97,7 @@ def test_a_cache_in_memory_is_read_once_and_by_no_workers(folder, cache, monkeyp
 def test_an_evaluation_tells_each_bad_picture_once_and_marks_it(folder, cache):
   told = []
   parts = opened(folder, cache, told)
-  source = parts._open(**parts.config['data'], split='all')
+  source = parts.open(**parts.config['data'], split='all')
   for _ in range(2):  # as for the trained and the untrained network
     batches = list(pipeline.evaluation_batches(source, batch_size=8))
     index, valid = (np.concatenate([getattr(b, f) for b in batches]) for f in ('index', 'valid'))
@@ -154,9 +154,9 @@ def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
   parts = opened(folder, 'host')
   data = parts.config['data'] | {'split': 'all'}
   monkeypatch.setattr(pipeline, 'free_memory', lambda: NEED)
-  assert isinstance(parts._open(**data), pipeline.Reporting)
+  assert isinstance(parts.open(**data), pipeline.Reporting)
   monkeypatch.setattr(pipeline, 'free_memory', lambda: 2 * NEED)
-  assert isinstance(opened(folder, 'host')._open(**data), pipeline.Cached)
+  assert isinstance(opened(folder, 'host').open(**data), pipeline.Cached)
 
 
 def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(folder, monkeypatch):

@@ -149,13 +149,14 @@ def test_the_defaults_are_torchs_and_decay_reaches_the_bias():
 
 
 def test_amsgrad_is_torchs_and_never_divides_by_less():
-  constant = {'learning_rate': 0.01, 'schedule': 'constant'}
+  # Gradients shrink; the second moment forgets quickly, so that its greatest value is another.
+  constant = {'learning_rate': 0.01, 'schedule': 'constant', 'betas': (0.9, 0.5)}
   ours = run(optim.build(name='adam', amsgrad=True, **constant))
-  theirs = torch_adam([0.01] * 6, (0.9, 0.999), 1e-8, 0.0, amsgrad=True)
-  for a, b in zip(ours, theirs, strict=True):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), a, b)
-  plain = torch_adam([0.01] * 6, (0.9, 0.999), 1e-8, 0.0)
-  assert abs(plain[-1]['w'] - theirs[-1]['w']).max() > 1e-4
+  theirs = torch_adam([0.01] * 6, (0.9, 0.5), 1e-8, 0.0, amsgrad=True)
+  for one, other in zip(ours, theirs, strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), one, other)
+  plain = torch_adam([0.01] * 6, (0.9, 0.5), 1e-8, 0.0)
+  assert abs(plain[-1]['w'] - theirs[-1]['w']).max() > 1e-3
 
 
 def test_biases_have_a_rate_of_their_own():

@@ -33,21 +33,21 @@ class Tree(HTMLParser):
 
   def __init__(self, text):
     super().__init__()
-    self.elements, self._open = [], []
+    self.elements, self.open = [], []
     self.feed(text)
     self.close()
-    assert not self._open, f'not closed: {self._open}'
+    assert not self.open, f'not closed: {self.open}'
 
   def handle_starttag(self, name, attributes):
     self.elements.append([name, dict(attributes), ''])
     if name not in ('img', 'meta', 'wbr'):
-      self._open.append(self.elements[-1])
+      self.open.append(self.elements[-1])
 
   def handle_endtag(self, name):
-    assert self._open.pop()[0] == name
+    assert self.open.pop()[0] == name
 
   def handle_data(self, data):
-    for opened in self._open:
+    for opened in self.open:
       opened[2] += data
 
   def all(self, name, **attributes):

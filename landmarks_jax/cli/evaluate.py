@@ -61,7 +61,7 @@ def evaluate(
   same place.
   """
   from landmarks_jax.cli import base as bases  # late: heavy
-  from landmarks_jax.cli import completion, experiment, pictures, train
+  from landmarks_jax.cli import completion, experiment, pictures, running, train
   from landmarks_jax.runtime import checkpoint, logs
 
   config = configs.read(workdir / 'config.json')
@@ -88,7 +88,7 @@ def evaluate(
     print(f'evaluating {name} at step {step}', flush=True)
     predictions, found = parts.evaluate(name, state.params, state.aux)
     scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
-    print(train.headline(found), flush=True)
+    print(running.headline(found), flush=True)
     shown[name] = predictions
     drawings.write_picture(f'landmarks/{name}', step, pictures.sheet(parts, name, predictions))
   for name, picture in pictures.of_features(parts, state.params, state.aux).items():

@@ -5,12 +5,9 @@ changed with --config.KEY=VALUE, as in --config.method.temperature=0.2. DIR gets
 metrics.jsonl, TensorBoard, pictures and checkpoints. A folder made by another config is refused.
 """
 
-import json
-import math
 import os
 import pathlib
 import sys
-import time
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -18,7 +15,6 @@ from typing import Any, Literal
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import report, table
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -73,12 +69,12 @@ def train(
 
 def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
   """`train` with its arguments as one config."""
-  from landmarks_jax.cli import completion, experiment  # late: heavy
+  from landmarks_jax.cli import completion, experiment, running  # late: heavy
 
   config = completion.complete(config, train)
   if config['deterministic']:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
-  run = _Run(experiment.Experiment(config), workdir)
+  run = running.Run(experiment.Experiment(config), workdir)
   try:
     return run()
   finally:
@@ -97,226 +93,3 @@ def run(values: flags.FlagValues) -> int:
     print(f'\ninterrupted; {told}', file=sys.stderr)
     return 130
   return 0
-
-
-class _Run:
-  """One training run: where it stands, and what it writes."""
-
-  def __init__(self, experiment: Any, workdir: pathlib.Path) -> None:
-    from landmarks_jax.cli import completion  # late: heavy
-    from landmarks_jax.runtime import checkpoint, logs, sharding
-
-    self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
-    experiment.resolve()
-    configs.check_workdir(workdir, self.config)
-    experiment.check_evals()
-    experiment.check_step()
-    configs.claim(workdir, self.config)
-    self.mesh, self.is_main = experiment.mesh, sharding.is_main()
-    self.predictions, self.began = {}, time.monotonic()  # what the report shows
-    self.logs = logs.Logs(workdir, is_main=self.is_main)
-    self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
-    self.select, self.selected = self.config['select'], None
-    if self.select:
-      self.more_is_better = completion.check_select(self.select, self.config['evals'])
-      self.selected = checkpoint.Checkpoints(workdir / 'best', keep=1)
-    self.progress = logs.Progress(
-      steps=self.config['steps'],
-      images_per_step=self.config['batch_size'],
-      memory=lambda: logs.peak_memory(self.mesh.local_devices),
-    )
-
-  def __call__(self) -> dict[str, float]:
-    state, start = self._start()
-    steps = self.config['steps']
-    scores = self._evaluate(state, start)
-    if start < steps:
-      scores = self._train(state, start)
-    if self.is_main:
-      self._report(start, scores)
-    if scores:
-      print(table.of_scores(self.config['evals'], scores))
-    return scores
-
-  def close(self) -> None:
-    self.checkpoints.close()
-    if self.selected:
-      self.selected.close()
-    self.logs.close()
-
-  def _start(self) -> tuple[Any, int]:
-    """The newest checkpoint, or the state before the first step."""
-    state = self.experiment.init_state()
-    start = self.checkpoints.latest_step()
-    if start is None:
-      self.logs.truncate(-1)
-      return state, 0
-    state, _ = self.checkpoints.restore(state)
-    self.logs.truncate(start)
-    print(f'resuming {self.workdir} from step {start}')
-    return state, start
-
-  def _train(self, state: Any, start: int) -> dict[str, float]:
-    import jax
-
-    from landmarks_jax import training
-    from landmarks_jax.runtime import sharding
-
-    every, steps, scores = self.config['log_every'], self.config['steps'], {}
-    step_function = sharding.compile_step(
-      training.make_train_step(self.experiment.method, self.experiment.optimizer), self.mesh
-    )
-    rng = self.experiment.rng_train
-    batches = self.experiment.batches(start)
-    for step in range(start, steps):
-      batch = next(batches)
-      if step == 0:
-        self._draw_views(batch)
-      if step == start:
-        print('compiling the step', flush=True)
-      state, metrics = step_function(state, batch, rng)
-      done = step + 1
-      if done == start + 1:
-        jax.block_until_ready(metrics)
-        self.progress.mark(done)
-      if done % every == 0 or done == steps:
-        self._log(done, metrics)
-      if done % self.config['checkpoint_every'] == 0 or done == steps:
-        self._save(done, state, metrics)
-      scores |= self._evaluate(state, done)
-    batches.close()
-    self.checkpoints.wait()
-    return scores
-
-  def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
-    values = {name: float(value) for name, value in metrics.items()}
-    self._check_finite(step, values)
-    shown = {name: values[name] for name in ('loss',)}
-    values['learning_rate'] = self.experiment.learning_rate(step - 1)
-    line = self.progress.line(step, shown)
-    self.logs.write(step, {f'train/{name}': v for name, v in values.items()}, line=line)
-
-  def _save(self, step: int, state: Any, metrics: Mapping[str, Any]) -> None:
-    self._check_finite(step, metrics)
-    self.checkpoints.save(step, state)
-
-  def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
-    for name in ('loss', 'grad_norm'):
-      if not math.isfinite(value := float(metrics[name])):
-        rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
-        good = (
-          'there is no checkpoint' if last is None else f'the last checkpoint is of step {last}'
-        )
-        raise ValueError(
-          f'{name} is {value} at step {step}, learning rate {rate:.3g}; {good}. '
-          'Try a smaller optimizer.learning_rate.'
-        )
-
-  def _evaluate(self, state: Any, step: int) -> dict[str, float]:
-    """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name.
-
-    The last evaluations are of the selected weights, where a score selects.
-    """
-    final, scores = step == self.config['steps'], {}
-    if self.select and step > 0:
-      scores |= self._consider(state, step)
-      if final:
-        state, _ = self.selected.restore(state, step=self._best_step())
-    for name, options in self.config['evals'].items():
-      due = final or (step > 0 and options['every'] and step % options['every'] == 0)
-      if not due or (self.select and name == self.select.split('/')[0]):
-        continue
-      scores |= self._score(name, state, step, shown=final)
-    if self.predictions:
-      from landmarks_jax.cli import pictures  # late: heavy
-
-      for name, picture in pictures.of_features(self.experiment, state.params, state.aux).items():
-        self.logs.write_picture(name, step, picture)
-    return scores
-
-  def _score(self, name: str, state: Any, step: int, *, shown: bool) -> dict[str, float]:
-    """One evaluation, unless it is in metrics.jsonl. shown: on the page."""
-    prefix = f'{name}/{self.config["evals"][name]["protocol"]}/'
-    known = self._written(step, prefix)
-    if known:
-      return known
-    print(f'evaluating {name}', flush=True)
-    predictions, found = self.experiment.evaluate(name, state.params, state.aux)
-    found = {prefix + metric: value for metric, value in found.items()}
-    if shown:
-      self.predictions[name] = predictions
-    from landmarks_jax.cli import pictures  # late: heavy
-
-    self.logs.write_picture(
-      f'landmarks/{name}', step, pictures.sheet(self.experiment, name, predictions)
-    )
-    self.logs.write(step, found, line=f'step {step}  {headline(found)}')
-    self.progress.mark(step)
-    return found
-
-  def _consider(self, state: Any, step: int) -> dict[str, float]:
-    """Keeps the weights if they have the best score so far; at the end, the best's scores."""
-    name = self.select.split('/')[0]
-    options, final = self.config['evals'][name], step == self.config['steps']
-    if not final and step % options['every']:
-      return {}
-    scores = self._score(name, state, step, shown=False)
-    if self._best_step() == step:
-      self.selected.save(step, state)
-    return self._written(self._best_step(), f'{name}/{options["protocol"]}/') if final else scores
-
-  def _best_step(self) -> int:
-    sign = -1 if self.more_is_better else 1
-    found = [(sign * row[self.select], row['step']) for row in self._logged() if self.select in row]
-    return min(found)[1]
-
-  def _written(self, step: int, prefix: str) -> dict[str, float]:
-    at_step = (row for row in self._logged() if row['step'] == step)
-    return {k: v for row in at_step for k, v in row.items() if k.startswith(prefix)}
-
-  def _logged(self) -> list[dict[str, Any]]:
-    file = self.workdir / 'metrics.jsonl'
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-  def _report(self, start: int, scores: Mapping[str, float]) -> None:
-    from landmarks_jax.runtime import logs
-
-    seconds = logs.duration(time.monotonic() - self.began)
-    memory = logs.peak_memory(self.mesh.local_devices)
-    report.write(
-      self.workdir / 'report' / 'index.html',
-      self.experiment,
-      workdir=self.workdir,
-      step=self.config['steps'],
-      scores=scores,
-      predictions=self.predictions,
-      log=self._logged(),
-      cost={
-        'Time': f'{seconds} from step {start}' if start else seconds,
-        'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
-        'Memory': f'{memory / 2**30:.1f} GiB',
-      },
-    )
-
-  def _draw_views(self, batch: Any) -> None:
-    import jax
-    import numpy as np
-
-    from landmarks_jax.report import draw
-
-    views = self.experiment.method.views
-    if views is None:
-      return
-    drawn = jax.jit(views)(batch, self.experiment.rng_train)
-    drawn = draw.to_bytes(np.asarray(drawn)[:, :8])
-    sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
-    self.logs.write_picture('views', 0, sheet)
-
-
-OTHER_ROWS = '_mean_shape', '_same_position', '_random_init', '_base'
-UNLISTED = '_std', '_low', '_high', '_paper', *OTHER_ROWS
-
-
-def headline(scores: Mapping[str, float]) -> str:
-  """The scores of the trained row alone; all are in metrics.jsonl."""
-  return '  '.join(f'{k} {v:.4g}' for k, v in scores.items() if not any(u in k for u in UNLISTED))

@@ -1,6 +1,10 @@
 """What comes back from disk is what was saved, bit for bit, or an error that says where not."""
 
+import contextlib
 import re
+import resource
+import subprocess
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -188,18 +192,174 @@ def test_reading_leaves_another_runs_folder_alone(folder):
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20', '30.orbax-checkpoint-tmp']
 
 
+def files(step):
+  """Of one step, but for those at its top, which hold nothing that is restored."""
+  return [path for path in sorted(step.rglob('*')) if path.is_file() and path.parent != step]
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+
+
+def remove(path):
+  path.unlink()
+
+
+@pytest.mark.parametrize('damage', [cut, flip, remove])
+def test_damage_to_any_file_of_a_step_is_found_and_named(folder, damage):
+  paths = files(folder / '20')
+  assert len(paths) > 8
+  for path in [*paths, folder / '20' / checkpoint.CHECKSUMS]:
+    if not path.stat().st_size:
+      continue
+    whole = path.read_bytes()
+    damage(path)
+    name = path.relative_to(folder / '20').as_posix()
+    if path.name != checkpoint.CHECKSUMS:
+      for read in (checkpoint.read_variables, checkpoint.read_metadata):
+        with pytest.raises(checkpoint.DamagedError) as error:
+          read(folder)
+        wrong = 'missing' if damage is remove else 'not what was written'
+        assert str(error.value) == (
+          f'step 20 in {folder} is damaged ({name} is {wrong}); other steps there: [10]'
+        )
+    elif damage is not remove:  # without checksums a step is believed
+      with pytest.raises(checkpoint.DamagedError, match=r'step 20 in .* is damaged'):
+        checkpoint.read_variables(folder)
+    path.write_bytes(whole)
+  assert_same_bits(checkpoint.read_variables(folder)['params'], make_state(20).params)
+
+
+def test_the_checksums_are_those_that_sha256sum_checks(folder):
+  command = ['sha256sum', '--check', '--quiet', '--strict', checkpoint.CHECKSUMS]
+  assert subprocess.run(command, cwd=folder / '20', check=False).returncode == 0
+  listed = [line[66:] for line in (folder / '20' / checkpoint.CHECKSUMS).read_text().splitlines()]
+  assert listed == [path.relative_to(folder / '20').as_posix() for path in files(folder / '20')]
+
+
 @pytest.mark.parametrize('part', ['_METADATA', 'manifest.ocdbt', 'd'])
-def test_a_damaged_step_is_named_with_what_to_do(tmp_path, part):
-  state = {'params': np.arange(5000, dtype=np.float32)}
-  with checkpoint.Checkpoints(tmp_path) as checkpoints:
-    for step in (1, 2):
-      checkpoints.save(step, state)
-  damaged = tmp_path / '2/state' / part
+def test_a_damaged_step_without_checksums_is_named_too(folder, part):
+  (folder / '20' / checkpoint.CHECKSUMS).unlink()
+  damaged = folder / '20/state' / part
   for file in [damaged] if damaged.is_file() else damaged.rglob('*'):
-    file.write_bytes(file.read_bytes()[:10])
-  expected = r'step 2 in .* is damaged \(.*other steps there: \[1\]'
+    cut(file)
+  expected = r'step 20 in .* is damaged \(.*other steps there: \[10\]'
   with (
-    checkpoint.Checkpoints(tmp_path) as checkpoints,
-    pytest.raises(ValueError, match=re.compile(expected, re.DOTALL)),
+    checkpoint.Checkpoints(folder) as checkpoints,
+    pytest.raises(checkpoint.DamagedError, match=re.compile(expected, re.DOTALL)),
   ):
-    checkpoints.restore(state)
+    checkpoints.restore(make_state(0))
+
+
+def test_resuming_takes_the_step_before_a_damaged_one_and_keeps_that_aside(folder):
+  for number in ('20.damaged', '20.damaged_2'):
+    flip(next((folder / '20/state/d').iterdir()))
+    before = {path.name: path.read_bytes() for path in files(folder / '20')}
+    with checkpoint.Checkpoints(folder) as checkpoints:
+      with pytest.warns(UserWarning, match='is damaged') as told:
+        state, metadata, step = checkpoints.restore_newest(make_state(0))
+      assert [str(warning.message) for warning in told] == [
+        f'step 20 in {folder} is damaged and kept as {number}; continuing from step 10, '
+        'the newest that is whole'
+      ]
+      assert (step, metadata['mean']) == (10, [0.5, 10])
+      assert_same_bits(state, make_state(10))
+      assert {path.name: path.read_bytes() for path in files(folder / number)} == before
+      checkpoints.save(20, make_state(20))
+  with warnings.catch_warnings(), checkpoint.Checkpoints(folder) as checkpoints:
+    warnings.simplefilter('error')
+    state, _, step = checkpoints.restore_newest(make_state(0))
+  assert step == 20
+  assert_same_bits(state, make_state(20))
+  assert sorted(p.name for p in folder.iterdir()) == ['10', '20', '20.damaged', '20.damaged_2']
+
+
+def test_resuming_where_no_step_is_whole_says_so_and_moves_nothing(folder):
+  for step in ('10', '20'):
+    flip(next((folder / step / 'state/d').iterdir()))
+  with (
+    checkpoint.Checkpoints(folder) as checkpoints,
+    pytest.raises(checkpoint.DamagedError, match=r'no step in .* is whole: \[10, 20\] are damaged'),
+  ):
+    checkpoints.restore_newest(make_state(0))
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
+def test_resuming_with_another_configuration_is_no_damage(folder):
+  other = make_state(0)
+  other.params['head'] = other.params.pop('bias')
+  with (
+    checkpoint.Checkpoints(folder) as checkpoints,
+    pytest.raises(ValueError, match='was made by another configuration'),
+  ):
+    checkpoints.restore_newest(other)
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
+def test_resuming_where_nothing_is_finds_nothing(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.restore_newest(make_state(0)) is None
+
+
+@pytest.mark.parametrize('is_main', [True, False])
+def test_a_process_takes_the_step_that_the_others_can_read(folder, is_main):
+  asked = []
+
+  def largest(number):  # another process cannot read step 20
+    asked.append(number)
+    return max(number, int(len(asked) == 2))
+
+  told = pytest.warns(UserWarning, match='step 20') if is_main else contextlib.nullcontext()
+  with checkpoint.Checkpoints(folder, is_main=is_main, largest=largest) as checkpoints, told:
+    _, _, step = checkpoints.restore_newest(make_state(0))
+  assert step == 10
+  assert asked == [0] * 5  # files and reading, of two steps; then all wait for the new name
+  assert (folder / '20').exists() == (not is_main)
+
+
+def test_a_state_from_eight_devices_resumes_on_one_four_and_eight(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(5, sharding.replicate(make_state(5), sharding.mesh()))
+  for count in (1, 4, 8):
+    where = sharding.replicated(sharding.mesh(jax.devices()[:count]))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      state, _, step = checkpoints.restore_newest(abstract(make_state(0), where))
+    assert step == 5
+    assert_same_bits(state, make_state(5))
+    assert all(x.sharding == where for x in jax.tree.leaves(state))
+
+
+def test_later_steps_are_dropped_when_a_run_goes_back(folder):
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.drop_after(10)
+    checkpoints.save(15, make_state(15))
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '15']
+
+
+def test_a_full_disk_is_one_clear_error_and_costs_no_earlier_step(tmp_path):
+  state = {'params': np.random.default_rng(0).normal(size=200_000)}
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+  checkpoints.save(1, state)
+  checkpoints.wait()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+  try:
+    checkpoints.save(2, state)
+    with pytest.raises(OSError) as error:
+      checkpoints.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert str(error.value) == (
+    f'step 2 could not be written to {tmp_path} (File too large); make it possible to write '
+    'there, then continue; complete steps there: [1]'
+  )
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.restore_newest(state)[2] == 1
+    checkpoints.save(2, state)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['1', '2']

@@ -1,8 +1,11 @@
 """Train states on disk, by step: the one thin module over orbax (v0 CheckpointManager)."""
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,18 +14,40 @@ import orbax.checkpoint as ocp
 
 from landmarks_jax.contracts import PyTree
 
+CHECKSUMS = 'SHA256SUMS'  # of a step's files; `sha256sum -c SHA256SUMS` in its folder checks them
+
+
+class DamagedError(ValueError):
+  """A step whose files are not those that were written."""
+
 
 class Checkpoints:
   """The newest `keep` states in a folder; close it, or use it in a `with`: the last save must end.
 
   A step is complete when its folder has its final name: a killed save leaves a temporary folder,
-  which is never read and which the next writer removes.
+  which is never read and which the next writer removes. Its files are compared with their checksums
+  before they are read.
+
+  Args: is_main: whether this process checks and renames files, alone among those that write here.
+  largest: of the numbers that all these processes give; they call it together.
   """
 
-  def __init__(self, path: str | os.PathLike, *, keep: int = 2, read_only: bool = False) -> None:
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    keep: int = 2,
+    read_only: bool = False,
+    is_main: bool = True,
+    largest: Callable[[int], int] = lambda number: number,
+  ) -> None:
     path = os.fspath(path)
     self.path = path if '://' in path else os.path.abspath(path)  # orbax wants no relative paths
+    self._is_main, self._largest = is_main, largest
+    self._saving: int | None = None
+    self._whole: set[int] = set()  # steps whose checksums were compared
     writing = {'max_to_keep': keep, 'create': True, 'cleanup_tmp_directories': True}
+    writing['async_options'] = ocp.AsyncOptions(post_finalization_callback=self._write_checksums)
     reading = {'read_only': True, 'create': False, 'save_interval_steps': 0}
     self._manager = ocp.CheckpointManager(
       self.path,
@@ -36,7 +61,8 @@ class Checkpoints:
   def save(self, step: int, state: PyTree, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes in the background, after any earlier save; `state` may be donated after the return.
 
-    Does nothing if the step is there already. Raises ValueError if a later one is.
+    Does nothing if the step is there already. Raises ValueError if a later one is, and OSError if
+    an earlier save failed.
     """
     latest = self.latest_step()
     if latest is not None and step < latest:
@@ -48,7 +74,10 @@ class Checkpoints:
       'state': ocp.args.PyTreeSave(state),
       'metadata': ocp.args.JsonSave(dict(metadata or {})),
     }
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    self.wait()
+    self._saving = step
+    with self._writable():
+      self._manager.save(step, args=ocp.args.Composite(**items))
 
   def latest_step(self) -> int | None:
     """The newest step, also if it is still being written; None if there is none."""
@@ -59,18 +88,55 @@ class Checkpoints:
 
     Args: state: a tree of arrays or jax.ShapeDtypeStruct that says structure, shapes, types and
     shardings, whichever it was saved with; leaves without a sharding come back as NumPy.
-    Raises FileNotFoundError, and ValueError for a damaged step or naming the paths at which the
-    trees differ.
+    Raises FileNotFoundError, DamagedError, and ValueError naming the paths at which the trees
+    differ.
     """
     step = self._step(step)
+    self._check_whole(step)
     _check_same(self._tree(step), state, where=f'{self.path}, step {step}')
     return self._read(step, state), self.metadata(step=step)
+
+  def restore_newest(self, state: PyTree) -> tuple[PyTree, dict[str, Any], int] | None:
+    """(state, metadata, step) of the newest step that is whole; None if there is no step at all.
+
+    Damaged ones above it are kept aside: the folder 20 becomes 20.damaged, and a warning names
+    both steps. Raises DamagedError if no step is whole, and then renames nothing; ValueError as
+    `restore`.
+    """
+    self.wait()
+    damaged: dict[int, DamagedError | None] = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      found, error = None, None
+      for read in (self._check_whole, lambda step: self.restore(state, step=step)):
+        try:
+          found = read(step)
+        except DamagedError as caught:
+          error = caught
+        if self._largest(int(error is not None)):  # all take the same step
+          damaged[step] = error
+          break
+      else:
+        self._set_aside(damaged, instead=step)
+        return *found, step
+    if damaged:
+      errors = [error for error in damaged.values() if error is not None]
+      raise DamagedError(
+        f'no step in {self.path} is whole: {sorted(damaged)} are damaged; put back a copy of one, '
+        f'or start again in another folder. The first: {errors[0] if errors else "elsewhere"}'
+      )
+    return None
+
+  def drop_after(self, step: int) -> None:
+    """Removes later steps: those of a future that a run which went back has not reached again."""
+    for later in [s for s in self._manager.all_steps() if s > step]:
+      self._manager.delete(later)
 
   def variables(
     self, names: Sequence[str] = ('params', 'aux'), *, step: int | None = None
   ) -> dict[str, PyTree]:
     """Parts of a state as NumPy, without the code that made them; tuples come back as lists."""
     step = self._step(step)
+    self._check_whole(step)
     tree = self._tree(step)
     missing = [name for name in names if name not in tree]
     if missing:
@@ -79,16 +145,21 @@ class Checkpoints:
 
   def metadata(self, *, step: int | None = None) -> dict[str, Any]:
     """What `save` was given beside the state."""
+    step = self._step(step)
+    self._check_whole(step)
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-    return self._manager.restore(self._step(step), args=items)['metadata']
+    with self._readable(step):
+      return self._manager.restore(step, args=items)['metadata']
 
   def wait(self) -> None:
-    """Returns when everything saved is on disk; raises what went wrong in the background."""
-    self._manager.wait_until_finished()
+    """Returns when everything saved is on disk. Raises OSError if it could not be written."""
+    with self._writable():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits, then lets go."""
-    self._manager.close()
+    with self._writable():
+      self._manager.close()
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -119,11 +190,72 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      others = [s for s in sorted(self._manager.all_steps()) if s != step]
-      raise ValueError(
-        f'step {step} in {self.path} is damaged ({type(error).__name__}: {str(error)[:200]}); '
-        f'remove its folder to continue from another; other steps there: {others or "none"}'
+      raise self._damage(step, f'{type(error).__name__}: {str(error)[:200]}') from error
+
+  def _damage(self, step: int, what: str) -> DamagedError:
+    others = [s for s in sorted(self._manager.all_steps()) if s != step]
+    return DamagedError(
+      f'step {step} in {self.path} is damaged ({what}); other steps there: {others or "none"}'
+    )
+
+  @contextlib.contextmanager
+  def _writable(self) -> Iterator[None]:
+    """Turns whatever Orbax raises for a failed save into one error that says what to do."""
+    try:
+      yield
+    except Exception as error:
+      self._manager.reload()  # it has forgotten those that this save was to replace
+      there = sorted(self._manager.all_steps())
+      raise OSError(
+        f'step {self._saving} could not be written to {self.path} ({_reason(error)}); make it '
+        f'possible to write there, then continue; complete steps there: {there or "none"}'
       ) from error
+
+  def _write_checksums(self) -> None:
+    """Orbax calls it when a step's files are written, before they get their final name."""
+    root = self._manager.directory
+    drafts = [*root.glob(f'{self._saving}.orbax-checkpoint-tmp*'), root / str(self._saving)]
+    folder = next(path for path in drafts if path.exists())  # object stores have no draft
+    # Orbax writes the files at the top once more when it gives the final name.
+    files = sorted(path for path in _files(folder) if path.parent != folder)
+    lines = [f'{_checksum(path)}  {path.relative_to(folder).as_posix()}\n' for path in files]
+    (folder / CHECKSUMS).write_text(''.join(lines))
+
+  def _check_whole(self, step: int) -> None:
+    """Raises DamagedError; a step without checksums is believed."""
+    folder = self._manager.directory / str(step)
+    file = folder / CHECKSUMS
+    if step in self._whole or not self._is_main or not file.exists():
+      return
+    lines = file.read_bytes().decode(errors='replace').splitlines()
+    if not lines:
+      raise self._damage(step, f'{CHECKSUMS} is empty')
+    for line in lines:
+      checksum, _, name = line.partition('  ')
+      path = folder / name
+      if not path.is_file():
+        raise self._damage(step, f'{name or CHECKSUMS} is missing')
+      if _checksum(path) != checksum:
+        raise self._damage(step, f'{name} is not what was written')
+    self._whole.add(step)
+
+  def _set_aside(self, steps: Iterable[int], *, instead: int) -> None:
+    root = self._manager.directory
+    for step in steps:
+      path, number = root / f'{step}.damaged', 1
+      while path.exists():
+        number += 1
+        path = root / f'{step}.damaged_{number}'
+      if self._is_main:
+        (root / str(step)).rename(path)
+        warnings.warn(
+          f'step {step} in {self.path} is damaged and kept as {path.name}; continuing from step '
+          f'{instead}, the newest that is whole',
+          stacklevel=3,
+        )
+    if steps:
+      self._largest(0)  # the others wait for the names
+      self._manager.reload()
 
 
 def read_variables(
@@ -138,6 +270,30 @@ def read_metadata(path: str | os.PathLike, *, step: int | None = None) -> dict[s
   """`Checkpoints.metadata` of a folder that nobody here writes."""
   with Checkpoints(path, read_only=True) as checkpoints:
     return checkpoints.metadata(step=step)
+
+
+def _files(folder: Any) -> Iterator[Any]:
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _files(path)
+    else:
+      yield path
+
+
+def _checksum(path: Any) -> str:
+  digest = hashlib.sha256()
+  with path.open('rb') as file:
+    while block := file.read(1 << 22):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+  """What the operating system said, where it is known; else the beginning of the message."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  number = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore spells it
+  return os.strerror(int(number[1])) if number else f'{type(error).__name__}: {str(error)[:200]}'
 
 
 def _how(leaf: Any) -> ocp.RestoreArgs:

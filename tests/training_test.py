@@ -72,3 +72,54 @@ def test_a_state_from_the_middle_continues_with_the_same_numbers(run):
     resumed, _ = step(resumed, batch, rng)
   for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(states[4]), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('bad', ['loss', 'gradient', 'outcome'])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step(bad):
+  def loss(params, aux, batch, rng, step):
+    wrong = batch.label.mean() > 2
+    value = (params['w'] ** 2).sum()
+    if bad == 'loss':
+      value = jnp.where(wrong, jnp.inf, value)
+    if bad == 'gradient':
+      value += jnp.sqrt(jnp.where(wrong, 0.0 * params['w'], 1.0)).sum()
+    seen = aux['seen'] / jnp.where(wrong & (bad == 'outcome'), 0.0, 2.0)
+    return value, (
+      {'seen': seen, 'key': jax.random.split(aux['key'])[0], 'queue': aux['queue'] + 1},
+      {},
+    )
+
+  def init(rng, batch):
+    return {'w': jnp.arange(3.0)}, {'seen': jnp.float32(1), 'key': rng, 'queue': jnp.int32(0)}
+
+  method = Method(init, loss, describe=None, after_update=lambda params, aux, step: aux)
+  tx = optax.adam(0.1)
+  good, wrong = (Batch(label=np.array(label, np.int32)) for label in ([1, 2], [4, 9]))
+  rng = jax.random.key(3)
+  state = training.init_state(method, tx, rng, good)
+  state = jax.tree.map(jnp.asarray, state)
+  step = jax.jit(training.make_train_step(method, tx, skip_nonfinite=True))
+  plain = jax.jit(training.make_train_step(method, tx))
+
+  before, metrics = step(state, good, rng)
+  assert metrics['skipped'] == 0
+  jax.tree.map(assert_equal, before, plain(state, good, rng)[0])  # a good step is the plain one
+  after, metrics = step(before, wrong, rng)
+  assert (metrics['skipped'], after.step) == (1, 2)
+  jax.tree.map(assert_equal, after._replace(step=before.step), before)
+  assert not training.is_finite((metrics, plain(before, wrong, rng)))
+  again, metrics = step(after, good, rng)
+  assert metrics['skipped'] == 0
+  assert not np.array_equal(again.params['w'], after.params['w'])
+
+
+def assert_equal(one, other):
+  """Also of random keys."""
+  assert one.dtype == other.dtype
+  np.testing.assert_array_equal(
+    *(jax.device_get(jax.tree.leaves(x)) for x in map(raw, (one, other)))
+  )
+
+
+def raw(x):
+  return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -154,9 +154,20 @@ def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
   parts = opened(folder, 'host')
   data = parts.config['data'] | {'split': 'all'}
   monkeypatch.setattr(pipeline, 'free_memory', lambda: NEED)
-  assert isinstance(parts.open(**data), pipeline.Reporting)
+  assert type(parts.open(**data)) is pipeline.Reporting
   monkeypatch.setattr(pipeline, 'free_memory', lambda: 2 * NEED)
-  assert isinstance(opened(folder, 'host').open(**data), pipeline.Cached)
+  assert type(opened(folder, 'host').open(**data)) is pipeline.Remembering
+
+
+def test_an_evaluation_in_host_memory_reads_what_is_asked_for_and_once(folder, monkeypatch):
+  parts = opened(folder, 'host')
+  source = parts.open(**parts.config['data'], split='all')
+  kind, read = type(parts._on_disk(**parts.config['data'], split='all')), []
+  real = kind.__getitem__
+  monkeypatch.setattr(kind, '__getitem__', lambda self, i: read.append(i) or real(self, i))
+  for i in (3, 5, 3):
+    assert source[i]['index'] == i
+  assert read == [3, 5]
 
 
 def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(folder, monkeypatch):

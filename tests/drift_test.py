@@ -8,6 +8,7 @@ import pytest
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.data.source import Info
 from landmarks_jax.evaluation import drift, rows
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords
 from landmarks_jax.runtime import sharding
 
@@ -214,7 +215,9 @@ def test_a_margin_leaves_the_labels_where_they_are():
 
 def test_the_same_numbers_come_with_any_batch_and_any_number_of_devices():
   mesh = sharding.mesh(jax.devices())
-  found = measured(given(surface), batch_size=8, place=lambda x: sharding.to_global(x, mesh))
+  found = measured(
+    given(surface), batch_size=8, spread=Spread(lambda x: sharding.to_global(x, mesh))
+  )
   assert found == pytest.approx(measured(given(surface)), rel=1e-4)
 
 

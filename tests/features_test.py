@@ -9,6 +9,7 @@ from landmarks_jax.contracts import Describer
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.evaluation import features
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import sharding
 
 info = Info(('a', 'b', 'c'), (), (0, 1), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -110,13 +111,13 @@ def test_eight_devices_gather_what_one_does():
   for mesh in (one, eight):
     placed = []
 
-    def place(image, mesh=mesh, placed=placed):
-      placed.append(sharding.to_global(image, mesh))
+    def place(batch, mesh=mesh, placed=placed):
+      placed.append(sharding.to_global(batch, mesh))
       return placed[-1]
 
     batches = pipeline.evaluation_batches(Noise(11), batch_size=8)
-    found.append(features.gather(describer(), batches, margin=1, place=place))
-    assert [len(x.devices()) for x in placed] == [mesh.size] * 2
+    found.append(features.gather(describer(), batches, margin=1, spread=Spread(place)))
+    assert [len(batch.image.devices()) for batch in placed] == [mesh.size] * 2
   for a, b in zip(*(jax.tree.leaves(x) for x in found), strict=True):
     np.testing.assert_array_equal(a, b)
 

@@ -8,6 +8,7 @@ import pytest
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.evaluation import invariance
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords, splines
 from landmarks_jax.models import hypercolumn
 from landmarks_jax.runtime import sharding
@@ -234,5 +235,5 @@ def test_one_device_and_eight_agree():
   for count in (1, 8):
     mesh = sharding.mesh(jax.devices()[:count])
     place = lambda batch, mesh=mesh: sharding.to_global(batch, mesh)  # noqa: E731
-    found.append(distances(coarse, batch_size=8, place=place))
+    found.append(distances(coarse, batch_size=8, spread=Spread(place)))
   np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-6)

@@ -11,6 +11,7 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.evaluation import matching
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords, regions, sampling
 from landmarks_jax.models import hypercolumn
 from landmarks_jax.report import draw
@@ -276,7 +277,7 @@ def test_descriptors_of_noise_score_chance():
 def test_the_same_numbers_come_with_any_batch_and_any_number_of_devices(batch_size, devices):
   mesh = sharding.mesh(jax.devices()[:devices])
   expected = run()
-  found = run(batch_size=batch_size, place=lambda x: sharding.to_global(x, mesh))
+  found = run(batch_size=batch_size, spread=Spread(lambda x: sharding.to_global(x, mesh)))
   assert found.keys() == expected.keys()
   for name, one in expected.items():
     np.testing.assert_allclose(found[name].target, one.target, atol=1e-5)

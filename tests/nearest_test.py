@@ -10,6 +10,7 @@ import pytest
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.evaluation import few_shot, nearest
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords
 from landmarks_jax.runtime import sharding
 
@@ -160,7 +161,9 @@ def test_a_picture_that_cannot_be_read_is_left_out():
 def test_the_same_numbers_come_with_any_batch_and_any_number_of_devices(batch_size, devices):
   mesh = sharding.mesh(jax.devices()[:devices])
   expected = run()['trained/0']
-  found = run(batch_size=batch_size, place=lambda x: sharding.to_global(x, mesh))['trained/0']
+  found = run(batch_size=batch_size, spread=Spread(lambda x: sharding.to_global(x, mesh)))[
+    'trained/0'
+  ]
   np.testing.assert_array_equal(found.index, expected.index)
   np.testing.assert_allclose(found.points, expected.points, atol=1e-5)
 

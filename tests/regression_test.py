@@ -12,6 +12,7 @@ from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.evaluation import features, few_shot, regression
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords
 from landmarks_jax.runtime import sharding
 
@@ -182,7 +183,7 @@ def test_one_device_and_eight_agree():
   for count in (1, 8):
     mesh = sharding.mesh(jax.devices()[:count])
     place = lambda image, mesh=mesh: sharding.to_global(image, mesh)  # noqa: E731
-    found.append(run(batch_size=8, labels=6, draws=2, place=place))
+    found.append(run(batch_size=8, labels=6, draws=2, spread=Spread(place)))
   for name in found[0]:
     np.testing.assert_allclose(found[0][name].points, found[1][name].points, atol=1e-4)
 

@@ -25,7 +25,7 @@ from absl import flags
 # Arguments that commands hand over themselves; they are no part of a config.
 INJECTED = frozenset(
   {'workdir', 'constrain', 'base', 'describer', 'open_split', 'random_init', 'baselines'}
-  | {'place', 'rate', 'others', 'split', 'validation_score'}
+  | {'rate', 'spread', 'others', 'split', 'validation_score'}
 )
 SMOKE_STEPS, SMOKE_BATCH, SMOKE_IMAGES = 3, 8, 32
 SMOKE_BASE = {'name': 'moco', 'depth': 18, 'width': 0.0625, 'norm_groups': 1}

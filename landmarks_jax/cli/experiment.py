@@ -17,6 +17,7 @@ from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTre
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Info, Source, open_source
 from landmarks_jax.evaluation import features
+from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import optim, sharding
 
 CALIBRATION_BATCHES = 10
@@ -56,20 +57,23 @@ class Experiment:
 
   def _keep(self, source: Source, cache: str) -> Source:
     """A source in host memory or read as needed; each bad picture of it is told once."""
-    bad = self.config['on_bad_image']
     if cache == 'stream':
-      return pipeline.Reporting(source, pipeline.BadImages(len(source), bad, self.report))
-    return pipeline.cached(source, on_bad_image=bad, report=self.report)
+      return pipeline.Reporting(source, self._bad_images(source))
+    return pipeline.cached(source, on_bad_image=self.config['on_bad_image'], report=self.report)
+
+  def _bad_images(self, source: Source) -> pipeline.BadImages:
+    return pipeline.BadImages(len(source), self.config['on_bad_image'], self.report)
 
   def open(self, **options: Any) -> Source:
-    """The pictures of an evaluation, in host memory where they fit."""
+    """The pictures of an evaluation, kept in host memory once read where all of them fit."""
     key = repr(sorted(options.items()))
     if key not in self._kept:
       source, cache = self._on_disk(**options), self.config['cache']
       if cache != 'stream':
         example = features.first_readable(source)
         cache = pipeline.choose_cache(source, example, report=self.report)
-      self._kept[key] = self._keep(source, cache)
+      kind = pipeline.Reporting if cache == 'stream' else pipeline.Remembering
+      self._kept[key] = kind(source, self._bad_images(source))
     return self._kept[key]
 
   def _on_disk(self, **options: Any) -> Source:
@@ -227,7 +231,8 @@ class Experiment:
     """(params, aux) as they are, and with exact running statistics of some training batches."""
     found = {'raw': (params, aux)}
     if method.calibrate is not None:
-      calibrate, batches = jax.jit(method.calibrate), self.batches(0)
+      whole = sharding.replicated(self.mesh)
+      calibrate, batches = jax.jit(method.calibrate, out_shardings=whole), self.batches(0)
       for n, batch in zip(range(CALIBRATION_BATCHES), batches, strict=False):
         aux = calibrate(params, aux, batch, self.rng_init, n)
       batches.close()
@@ -245,7 +250,7 @@ class Experiment:
     given = {
       'open_split': lambda split: self.open(**data, split=split),
       'random_init': self.random_init,
-      'place': lambda tree: sharding.to_global(tree, self.mesh),
+      'spread': self.spread,
     }
     predictions = protocol.run(
       describer, **given, base=self.base(aux), baselines=self._baselines.get(name), **options
@@ -255,7 +260,17 @@ class Experiment:
     scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs, **of)
     if hasattr(protocol, 'measure'):  # numbers that no predictions hold
       scores |= protocol.measure(describer, **given, base=self.base(aux), **options)
-    return predictions, scores
+    return predictions, sharding.of_main(scores)  # all must choose the same weights
+
+  @property
+  def spread(self) -> Spread:
+    """Evaluations use all devices of all processes."""
+    return Spread(
+      lambda tree: sharding.to_global(tree, self.mesh),
+      sharding.to_host,
+      sharding.shard(),
+      sharding.shards(),
+    )
 
   def protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""

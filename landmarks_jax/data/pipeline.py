@@ -118,6 +118,22 @@ class Reporting:
     return self._source[index]
 
 
+class Remembering(Reporting):
+  """It reads each picture at most once, when it is asked for, and keeps it in memory.
+
+  So a process that needs some of a set reads those. Do not write into what it gives.
+  """
+
+  def __init__(self, source: Source, bad: BadImages) -> None:
+    super().__init__(source, bad)
+    self._read: dict[int, dict[str, Any]] = {}
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if index not in self._read:
+      self._read[index] = super().__getitem__(index)
+    return self._read[index]
+
+
 class Cached:
   """A source in memory, its bad pictures included: reading one of them raises, as it did.
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, nearest, probing, rows
+from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import heads, hypercolumn, prototypes
 
 METRICS = (
@@ -38,7 +39,7 @@ def run(
   margin: int = 0,
   test: str = 'test',
   batch_size: int = 128,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
   """Where the mean label of every point is found in every frame: 'trained/0', 'random_init/0', ...
 
@@ -50,7 +51,7 @@ def run(
   """
   check(open_split, test=test)
   side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
-  options = {'margin': margin, 'batch_size': batch_size, 'place': place}
+  options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
   def found_by(describer: Describer) -> dict[str, Predictions]:
     described = nearest.gather(describer, open_split(test), **options)
@@ -89,14 +90,14 @@ def measure(
   margin: int = 0,
   test: str = 'test',
   batch_size: int = 128,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> dict[str, float]:
   """drift, spread and drift_ratio by row; of the untrained variants, those of the best ratio.
 
   Args: see `run`.
   """
   side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
-  options = {'margin': margin, 'batch_size': batch_size, 'place': place}
+  options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
   def angles_of(describer: Describer) -> dict[str, float]:
     described = nearest.gather(describer, open_split(test), **options)

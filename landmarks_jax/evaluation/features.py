@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from landmarks_jax.contracts import Array, Batch, Describer, Pyramid
 from landmarks_jax.data.source import BadImage, Source
+from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import regions, splines
 
 
@@ -39,23 +40,22 @@ def gather(
   *,
   margin: int = 0,
   dtype: Any = jnp.bfloat16,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> Batch:
   """All examples of a set as one Batch of NumPy arrays, with `pyramid` for `image`; no video.
 
   Args:
-    batches: equal shapes, the last padded (`valid`); padding is dropped.
+    batches: of `spread.batches`: equal shapes, the last padded (`valid`); padding is dropped.
     margin: pixels cut from each side before describing; points and scale follow.
     dtype: of the pyramid.
-    place: puts a batch onto the devices.
   """
   describe, parts = compiled(describer.apply, dtype), []
   for batch in batches:
     batch = regions.centre_crop(batch._replace(next=None, flow=None, flow_valid=None), margin)
-    valid = np.asarray(batch.valid)
-    pyramid = describe(describer.variables, place(batch.image))
-    part = batch._replace(image=None, pyramid=tuple(np.asarray(level) for level in pyramid))
-    parts.append(jax.tree.map(lambda x, keep=valid: np.asarray(x)[keep], part))
+    batch = spread.place(batch)
+    pyramid = describe(describer.variables, batch.image)
+    part = spread.fetch(batch._replace(image=None, pyramid=pyramid))
+    parts.append(jax.tree.map(lambda x, keep=part.valid: x[keep], part))
   if not parts or not sum(len(part.valid) for part in parts):
     raise ValueError('there are no readable examples to describe')
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -71,7 +71,7 @@ def gather_warped(
   margin: int = 0,
   seed: int = 0,
   batch_size: int = 128,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> Batch:
   """`copies` random warps of each of some labelled examples, described, as one Batch [n * copies].
 
@@ -85,11 +85,12 @@ def gather_warped(
   warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())))
   rng, parts = jax.random.key(seed), []
   for start in range(0, len(rows) * copies, batch_size):
-    number = np.arange(start, start + batch_size)
+    number = spread.own(np.arange(start, start + batch_size))
     row, copy = np.divmod(np.minimum(number, len(rows) * copies - 1), copies)
     batch = _examples(source, np.asarray(rows)[row])._replace(valid=number < len(rows) * copies)
-    part = warped(describer.variables, rng, *place((batch, copy.astype(np.int32))))
-    parts.append(jax.tree.map(lambda x, keep=batch.valid: np.asarray(x)[keep], part))
+    placed = spread.place((batch, copy.astype(np.int32)))
+    part = spread.fetch(warped(describer.variables, rng, *placed))
+    parts.append(jax.tree.map(lambda x, keep=part.valid: x[keep], part))
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 

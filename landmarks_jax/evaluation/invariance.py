@@ -35,6 +35,7 @@ from landmarks_jax.augment import colour
 from landmarks_jax.contracts import Array, Describer, Pyramid
 from landmarks_jax.data.source import BadImage, Source
 from landmarks_jax.evaluation import rows
+from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
 
@@ -80,14 +81,14 @@ def distances(
   margin: int = 0,
   seed: int = 0,
   batch_size: int = 64,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> Float[np.ndarray, 'P L 3 2']:
   """Near and far of the three measures of every level, by pair.
 
   Args:
     margin: pixels cut from each side of the frame, after the change.
     seed: the change of a picture follows from it and the picture's index alone.
-    batch_size: in pairs. place: puts a batch onto the devices.
+    batch_size: in pairs.
   """
   mean_features, compare = _compiled(describer.apply, margin)
   total, rng = len(pairs.image), jax.random.key(seed)
@@ -96,9 +97,10 @@ def distances(
     parts = []
     for start in range(0, total, batch_size):
       taken = np.minimum(np.arange(start, start + batch_size), total - 1)  # padded by the last
-      batch = place(jax.tree.map(lambda x, t=taken: x[t], pairs))
-      part = function(describer.variables, *arguments, batch)
-      parts.append(jax.tree.map(lambda x, n=total - start: np.asarray(x)[:n], part))
+      own = spread.own(taken)
+      batch = spread.place(jax.tree.map(lambda x, own=own: x[own], pairs))
+      part = spread.fetch(function(describer.variables, *arguments, batch))
+      parts.append(jax.tree.map(lambda x, n=total - start: x[:n], part))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
   means = by_batch(mean_features)

@@ -18,6 +18,7 @@ import numpy as np
 from landmarks_jax.contracts import Describer, Predictions, Pyramid
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, invariance, matching, pck, regression, rows
+from landmarks_jax.evaluation.spread import ALONE, Spread
 
 PROTOCOLS = {'regression': regression, 'matching': matching, 'pck': pck}
 METRICS = (*regression.METRICS, *matching.METRICS, *pck.METRICS, *invariance.METRICS)
@@ -107,7 +108,7 @@ def measure(
   seed: int = 0,
   test: str = 'test',
   batch_size: int = 64,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
   **others: Any,
 ) -> dict[str, float]:
   """The measures of evaluation/invariance.py of each level: 'equivariance_level_1', '..._low', ...
@@ -116,13 +117,13 @@ def measure(
     random_init: variants of the untrained network; the last, which has calibrated statistics if
       any has, is 'equivariance_random_level_1', ...
     measured: at most so many test pictures, evenly spread over the set.
-    margin, seed, batch_size, place: see `invariance.distances`.
+    margin, seed, batch_size, spread: see `invariance.distances`.
     others: options of `run` that have no part in this.
 
   `_low` and `_high` are the 95 % interval over pairs of pictures.
   """
   pairs = invariance.opposite_pairs(open_split(test), measured)
-  options = {'margin': margin, 'seed': seed, 'batch_size': batch_size, 'place': place}
+  options = {'margin': margin, 'seed': seed, 'batch_size': batch_size, 'spread': spread}
   networks, found = [('', describer)], {}
   networks += [(RANDOM, given) for given in list(random_init.values())[-1:]]
   for prefix, network in networks:

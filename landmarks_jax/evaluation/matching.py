@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions, Pyramid
-from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import rows
+from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
 
@@ -61,7 +61,7 @@ def run(
   rotation: float = 2.5,
   test: str = 'test',
   batch_size: int = 16,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
   """Predictions 'trained/different', 'trained/same', 'trained/different_paper', ... of every row.
 
@@ -91,15 +91,17 @@ def run(
   rng, values = jax.random.key(seed), (warp, subset, translation, scale, rotation)
   deviations = dict(zip(DEVIATIONS, values, strict=True))
   parts: dict[str, dict[str, list[Predictions]]] = {}
-  for first, second, keep in _pairs(source, pairs, batch_size=batch_size):
+  for first, second, keep in _pairs(source, pairs, batch_size=batch_size, spread=spread):
     warps = random_warps(rng, first.index // 2, **deviations)
-    views = warped_views(*place((first, second, warps)), margin=margin)
+    *frames, keep = spread.place((first, second, warps, keep))
+    views = warped_views(*frames, margin=margin)
     found = {row: match_views(given, views, size=size) for row, given in describers.items()}
     if baselines is None:
       found[rows.SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
     for row, tasks in found.items():
       for task, matched in tasks.items():
-        part = _predictions(views, task, *matched, keep=keep)
+        part, kept = spread.fetch((_predictions(views, task, *matched), keep))
+        part = jax.tree.map(lambda x, kept=kept: x[kept], part)
         parts.setdefault(row, {}).setdefault(task, []).append(part)
 
   done = {row: _exact_and_paper(tasks) for row, tasks in parts.items()}
@@ -305,10 +307,13 @@ def _inverse_root(squared: Float[Array, '*shape']) -> Float[Array, '*shape']:
 
 
 def _pairs(
-  source: Source, pairs: int, *, batch_size: int
+  source: Source, pairs: int, *, batch_size: int, spread: Spread
 ) -> Iterator[tuple[Batch, Batch, Bool[np.ndarray, ' P']]]:
-  """The first and the second pictures of pairs, and which pairs are readable and not too many."""
-  batches = pipeline.evaluation_batches(source, batch_size=2 * batch_size)
+  """The first and the second pictures of pairs, and which pairs are readable and not too many.
+
+  This process's rows of each batch.
+  """
+  batches = spread.batches(source, batch_size=2 * batch_size)
   with contextlib.closing(batches):
     for batch in itertools.islice(batches, -(-pairs // batch_size)):
       first, second = (jax.tree.map(lambda x, i=i: x[i::2], batch) for i in (0, 1))
@@ -333,15 +338,12 @@ def _hide_outside(batch: Batch) -> Batch:
   return batch._replace(visible=batch.visible & ~(outside & exact))
 
 
-def _predictions(
-  views: Views, task: str, points: Array, confidence: Array | None, *, keep: Bool[np.ndarray, ' P']
-) -> Predictions:
-  """Of the pairs to keep, exact and snapped points together."""
+def _predictions(views: Views, task: str, points: Array, confidence: Array | None) -> Predictions:
+  """Exact and snapped points together, still on the devices."""
   target = getattr(views, task)
-  visible = np.asarray(views.source.visible) & np.asarray(target.visible)
-  scale = np.full(len(visible), PIXEL, np.float32)
-  found = Predictions(points, target.points, visible, scale, views.source.index, confidence)
-  return jax.tree.map(lambda x: np.asarray(x)[keep], found)
+  visible = views.source.visible & target.visible
+  scale = jnp.full_like(views.source.index, PIXEL, jnp.float32)
+  return Predictions(points, target.points, visible, scale, views.source.index, confidence)
 
 
 def _exact_and_paper(tasks: Mapping[str, list[Predictions]]) -> dict[str, Predictions]:

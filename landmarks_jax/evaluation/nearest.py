@@ -15,11 +15,11 @@ from jaxtyping import Int
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
-from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Info, Source
 from landmarks_jax.evaluation import features, few_shot, probing, regression
 from landmarks_jax.evaluation import rows as scoring
 from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import prototypes
 
 METRICS = (Metric('error', 'distance to the landmark, % of the scale'),)
@@ -41,7 +41,7 @@ def run(
   train: str = 'train',
   test: str = 'test',
   batch_size: int = 128,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
   """Predictions of every row and draw: 'trained/0', 'random_init/0', 'mean_shape/0', ...
 
@@ -65,7 +65,7 @@ def run(
   side = features.first_readable(learnt)['image'].shape[0] - 2 * margin
 
   def described(describer: Describer) -> list[Batch]:
-    options = {'margin': margin, 'batch_size': batch_size, 'place': place}
+    options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
     return [gather(describer, source, **options) for source in sources]
 
   def found_by(labelled: Batch, target: Batch) -> dict[str, Predictions]:
@@ -138,10 +138,17 @@ def score(
   return errors | scoring.confusion(predictions, flip_pairs)
 
 
-def gather(describer: Describer, source: Source, *, batch_size: int, **options: Any) -> Batch:
+def gather(
+  describer: Describer,
+  source: Source,
+  *,
+  batch_size: int,
+  spread: Spread = ALONE,
+  **options: Any,
+) -> Batch:
   """The readable examples of a labelled set, described: neighbours differ by less than bfloat16."""
-  batches = pipeline.evaluation_batches(source, batch_size=batch_size)
-  return features.gather(describer, batches, dtype=jnp.float32, **options)
+  batches = spread.batches(source, batch_size=batch_size)
+  return features.gather(describer, batches, dtype=jnp.float32, spread=spread, **options)
 
 
 class Chosen:

@@ -14,11 +14,11 @@ from jaxtyping import Int
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
-from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing
 from landmarks_jax.evaluation import rows as scoring
 from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import heads
 
 RIDGE, PROBE = 'ridge', 'probe'
@@ -55,7 +55,7 @@ def run(
   validation: str | None = None,
   validation_score: Callable[[Predictions], float] = metrics.inter_ocular_error,
   batch_size: int = 128,
-  place: Callable[[Any], Any] = lambda x: x,
+  spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
   """Predictions of every row and draw: 'trained/0', 'random_init/0', ..., or 'trained/n10/0', ...
 
@@ -89,7 +89,7 @@ def run(
   splits = (train, test) if validation is None else (train, test, validation)
   sources = {split: open_split(split) for split in splits}
   side = features.first_readable(sources[train])['image'].shape[0] - 2 * margin
-  describing = {'margin': margin, 'batch_size': batch_size, 'place': place}
+  describing = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
   probe_options = {
     'size': probe_size,
     'epochs': probe_epochs,
@@ -228,9 +228,11 @@ def score(
   return errors | scoring.confusion(predictions, flip_pairs)
 
 
-def _describe(describer: Describer, source: Source, *, batch_size: int, **options: Any) -> Batch:
-  batches = pipeline.evaluation_batches(source, batch_size=batch_size)
-  return features.gather(describer, batches, **options)
+def _describe(
+  describer: Describer, source: Source, *, batch_size: int, spread: Spread, **options: Any
+) -> Batch:
+  batches = spread.batches(source, batch_size=batch_size)
+  return features.gather(describer, batches, spread=spread, **options)
 
 
 def _label_lists(

@@ -4,7 +4,11 @@ This file and `cli/` are the only places that know of devices and processes: the
 one big batch on one device (what pmap was for is now jax.jit with shardings over a 1-D mesh).
 """
 
+import json
+import re
+import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,82 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from landmarks_jax.contracts import PyTree
+
+AUTOMATIC = 'TPU, Slurm, Open MPI, Kubernetes'  # what JAX asks for the processes of a program
+
+
+def start(
+  coordinator: str | None = None,
+  processes: int | None = None,
+  process: int | None = None,
+  *,
+  timeout: int = 300,
+) -> None:
+  """Joins the processes of one program; before anything touches a device.
+
+  Args:
+    coordinator: HOST:PORT of process 0, the same on all; a free port there. processes: how many.
+    process: the number of this one, from 0. Without all three, JAX asks the cluster (AUTOMATIC).
+    timeout: seconds to wait for the others.
+
+  Raises ValueError for numbers that do not fit together, where no cluster is found and where the
+  port is taken, and TimeoutError where not all have come.
+  """
+  given = coordinator, processes, process
+  if given != (None,) * 3:
+    _check_processes(*given)
+  found = {} if coordinator is None else {'cluster_detection_method': 'deactivate'}
+  failed: list[Exception] = []
+
+  def join() -> None:
+    try:
+      jax.distributed.initialize(*given, initialization_timeout=timeout + 60, **found)
+    except Exception as error:  # of any cluster
+      failed.append(error)
+
+  # In a thread: at its own end of time the client aborts the whole process.
+  waiting = threading.Thread(target=join, daemon=True)
+  waiting.start()
+  waiting.join(timeout)
+  if waiting.is_alive():
+    raise TimeoutError(_unmet(*given, timeout=timeout))
+  if failed and coordinator is None:
+    raise ValueError(
+      f'no cluster was found ({AUTOMATIC}): {failed[0]} '
+      'Without one give --coordinator=HOST:PORT --processes=N --process=I'
+    ) from failed[0]
+  if failed:
+    raise ValueError(
+      f'process {process} cannot start at {coordinator}: {failed[0]}; '
+      'choose a HOST:PORT of process 0 whose port is free'
+    ) from failed[0]
+
+
+def _check_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+  if None in (coordinator, processes, process):
+    raise ValueError('--coordinator=HOST:PORT, --processes=N and --process=I belong together')
+  port = re.fullmatch(r'.+:(\d{1,5})', coordinator)
+  if port is None or not 0 < int(port[1]) < 2**16:
+    raise ValueError(f'--coordinator={coordinator}: expected HOST:PORT of process 0')
+  if processes < 1:
+    raise ValueError(f'--processes={processes}: expected 1 or more')
+  if not 0 <= process < processes:
+    raise ValueError(f'--process={process}: expected 0 to {processes - 1} of {processes} processes')
+
+
+def _unmet(
+  coordinator: str | None, processes: int | None, process: int | None, *, timeout: int
+) -> str:
+  if process == 0:
+    return (
+      f'of {processes} processes not all came to {coordinator} in {timeout} s; start the same '
+      f'command with --process=1 to {processes - 1}, or wait longer with --start_timeout=SECONDS'
+    )
+  return (
+    f'process 0 did not answer at {coordinator or "the address that the cluster names"} in '
+    f'{timeout} s, or not all processes came; start all of them, see that its host and port can be '
+    'reached from here, or wait longer with --start_timeout=SECONDS'
+  )
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -47,6 +127,10 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
   Always a copy: a state whose momentum encoder *is* its parameters, or that the caller still
   holds, could not be donated.
   """
+  if shards() > 1:
+    # device_put would compare every leaf between all processes; they compute the same ones.
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
+    return copy(jax.tree.map(np.asarray, tree))
   # device_put(may_alias=False) alone still hands on the buffer of the first device.
   return jax.tree.map(lambda x: jax.device_put(jnp.copy(x), replicated(mesh)), tree)
 
@@ -110,6 +194,42 @@ def to_host(tree: PyTree) -> PyTree:
   if shards() == 1:
     return jax.device_get(tree)
   return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def local(tree: PyTree) -> PyTree:
+  """Replicated arrays -> this process's copy of them, to compute with while the others do not."""
+  return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
+
+
+def of_main(value: Any) -> Any:
+  """What the main process gives, on every process (all of them must call it): texts, numbers, None,
+  lists and dicts of them.
+  """
+  if shards() == 1:
+    return value
+  text = np.frombuffer(json.dumps(value if is_main() else None).encode(), np.uint8)
+  # Of few lengths, since each is compiled; spaces around JSON mean nothing.
+  padded = np.full(1 << largest(len(text) - 1).bit_length(), ord(' '), np.uint8)
+  padded[: len(text)] = text
+  return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+
+
+def on_main(act: Callable[[], None]) -> None:
+  """Calls `act` on the main process, while the others wait (all of them must call it).
+
+  What it raises for people, ValueError or OSError, stops all: the others raise ValueError.
+  """
+  error = None
+  if is_main():
+    try:
+      act()
+    except (ValueError, OSError) as raised:
+      error = raised
+  said = of_main(None if error is None else f'process 0: {error}')
+  if error is not None:
+    raise error
+  if said is not None:
+    raise ValueError(said)
 
 
 def compile_step(step: Callable, mesh: Mesh) -> Callable:

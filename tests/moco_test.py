@@ -155,12 +155,21 @@ def test_the_key_encoder_gets_no_gradient_and_moves_slowly_after_the_step():
   assert all((g == 0).all() for g in jax.tree.leaves(grad))
 
 
-def test_shuffling_changes_which_examples_share_statistics(monkeypatch):
-  """With two groups the keys depend on the order; with one they do not."""
-  orders = [np.arange(8), np.array([0, 4, 1, 5, 2, 6, 3, 7])]
+def test_dealing_gives_every_group_as_many_of_each_and_is_undone():
+  rows = np.stack([np.arange(24), -np.arange(24)], axis=1)
+  dealt = moco.deal(rows, 3)
+  for group in np.split(dealt[:, 0], 3):
+    assert {2, 3} == set(np.bincount(group // 8, minlength=3))
+  assert sorted(dealt[:, 0]) == list(range(24))
+  np.testing.assert_array_equal(moco.deal(dealt, 8), rows)
 
-  def queue(groups, order):
-    monkeypatch.setattr(moco.jax.random, 'permutation', lambda rng, n: jnp.asarray(order))
+
+def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
+  """With two groups the keys depend on the order; with one they do not."""
+  dealt, given = moco.deal, []
+
+  def queue(groups, deal):
+    monkeypatch.setattr(moco, 'deal', deal)
     method, params, aux = start(
       norm_groups=groups, jitter=0.0, pca=0.0, area=(1.0, 1.0), aspect=(1.0, 1.0)
     )
@@ -168,10 +177,17 @@ def test_shuffling_changes_which_examples_share_statistics(monkeypatch):
     _, (aux, _) = jax.jit(method.loss)(params, aux, batch, rng, jnp.int32(0))
     return np.asarray(aux['queue'][:8])
 
-  one = [queue(1, order) for order in orders]
-  two = [queue(2, order) for order in orders]
-  np.testing.assert_allclose(*one, atol=1e-5)  # un-permuted: row i is example i's key
+  def in_pairs(rows, groups):
+    given.append(groups)
+    return dealt(rows, 2 if rows.ndim == 4 else 4)  # frames out, keys back
+
+  def in_order(rows, groups):
+    return rows
+
+  one, two = ([queue(groups, deal) for deal in (in_order, in_pairs)] for groups in (1, 2))
+  np.testing.assert_allclose(*one, atol=1e-5)  # undone: row i is example i's key
   assert np.abs(two[0] - two[1]).max() > 1e-3
+  assert given == [1, 8, 2, 4]
 
 
 def test_without_a_queue_the_other_keys_are_the_negatives():

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax import losses
 from landmarks_jax.augment import colour, views
@@ -42,6 +42,16 @@ def enqueue(
   rows = (pointer + jnp.arange(count)) % size
   queue = jnp.asarray(queue).at[rows].set(keys.astype(queue.dtype))
   return queue, jnp.asarray((pointer + count) % size)
+
+
+def deal(rows: Num[Array, 'B *shape'], groups: int) -> Num[Array, 'B *shape']:
+  """Deals runs of B / groups rows out like cards: each new run has as many rows of every old one.
+
+  The order is fixed, for batches are drawn at random already: devices exchange the rows they are
+  dealt, where a random order would bring the whole batch to each. `deal(_, B // groups)` undoes it.
+  Raises TypeError if the groups do not divide B.
+  """
+  return rows.reshape(groups, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
 
 def build(
@@ -135,15 +145,15 @@ def build(
   def loss(
     params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-    rng_query, rng_key, rng_shuffle = jax.random.split(rng, 3)
-    # The key encoder sees the batch in another order, so that a query and its key fall into
-    # different BatchNorm groups and cannot recognise each other by shared statistics. Frames are
-    # shuffled, not views: they are bytes.
-    order = jax.random.permutation(rng_shuffle, batch.image.shape[0])
-    shuffled = constrain(jnp.asarray(batch.image)[order])
+    rng_query, rng_key = jax.random.split(rng)
     query, stats = embed(params, aux['stats'], random_view(rng_query, batch.image))
+    # The key encoder sees the batch in another order, so that a query and its key stand in
+    # BatchNorm groups of other pictures and cannot recognise each other by shared statistics.
+    # Frames are shuffled, not views: they are bytes.
+    shuffled = constrain(deal(jnp.asarray(batch.image), norm_groups))
     key, key_stats = embed(aux['key'], aux['key_stats'], random_view(rng_key, shuffled))
-    key = constrain(jax.lax.stop_gradient(key)[jnp.argsort(order)])
+    key = constrain(jax.lax.stop_gradient(key))  # else wider rows than keys would travel
+    key = constrain(deal(key, len(key) // norm_groups))
     aux = aux | {'stats': stats, 'key_stats': key_stats}
     if queue:
       value = losses.info_nce(query, key, aux['queue'], temperature=temperature)

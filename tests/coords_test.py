@@ -111,6 +111,19 @@ def test_sizes_are_named():
     assert kinds['width'].kind == kinds['height'].kind == inspect.Parameter.KEYWORD_ONLY
 
 
+def test_a_mirrored_picture_has_its_landmarks_where_the_pixels_went():
+  image = np.zeros((1, 6, 6, 1), np.float32)
+  image[0, 1, 4] = 1.0
+  points = coords.to_normalised(np.array([[[4.0, 1.0], [0.0, 5.0]]]), width=6, height=6)
+  visible = np.array([[True, False]])
+  moved, seen = coords.mirrored(points, visible, [(0, 1)])
+  assert image[:, :, ::-1][0, 1, 1] == 1
+  np.testing.assert_allclose(coords.to_pixels(moved, width=6, height=6)[0], [[5, 5], [1, 1]])
+  np.testing.assert_array_equal(seen, [[False, True]])
+  for a, b in zip(coords.mirrored(moved, seen, [(0, 1)]), (points, visible), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_the_examples_in_the_docstrings_hold():
   assert doctest.testmod(coords).attempted
   assert not doctest.testmod(coords).failed

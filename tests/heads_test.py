@@ -215,14 +215,14 @@ def test_few_labels_fit_no_loose_correction():
 def test_a_choice_must_be_better_by_more_than_luck(monkeypatch):
   # Of two candidates, one is better on average by less than its spread over pictures.
   rng = np.random.default_rng(0)
-  points = rng.uniform(-0.3, 0.3, (12, 1, 2))
+  points = rng.uniform(-0.3, 0.3, (1, 12, 1, 2))
   grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 9)]), -1).reshape(-1, 2)
   heat = rng.normal(size=(2, 12, 81, 1)).astype(np.float32)
-  visible, chosen = np.ones((12, 1), bool), np.arange(12)
+  visible, chosen = np.ones((1, 12, 1), bool), np.arange(12)
   monkeypatch.setattr(heads, 'CAUTION', 1e6)
   found = heads._choose(heat, (heads.ONE_STRENGTH, 0.1), points, visible, chosen, grid)
   assert found[:2] == (heads.ONE_STRENGTH, heads.ONE_SHARPNESS)
-  np.testing.assert_allclose(found[2], heads._start(points.mean(0)), atol=1e-12)
+  np.testing.assert_allclose(found[2], heads._start(points[0].mean(0)), atol=1e-12)
   monkeypatch.setattr(heads, 'CAUTION', 0.0)
   assert heads._choose(heat, (heads.ONE_STRENGTH, 0.1), points, visible, chosen, grid) != found
 
@@ -251,7 +251,7 @@ def test_the_position_prior_is_the_labels_gaussian_for_many_labels():
   points = np.random.default_rng(0).normal(0.1, 0.2, (5000, 2, 2))
   points[:, 1, 0] *= 2
   grid = np.array([[0.0, 0.0], [0.3, -0.2], [0.5, 0.5]])
-  log, mean = heads._position_prior(points, np.ones((5000, 2), bool), grid)
+  log, mean = heads._position_prior(points[None], np.ones((1, 5000, 2), bool), grid)
   np.testing.assert_allclose(mean, points.mean(0), atol=1e-12)
   for k in range(2):
     covariance = np.cov(points[:, k].T) + 0.03**2 * np.eye(2)
@@ -265,10 +265,36 @@ def test_the_prior_without_a_picture_equals_the_prior_of_the_others():
   visible = np.random.default_rng(2).random((5, 3)) < 0.8
   grid = np.random.default_rng(3).normal(size=(4, 2))
   rest = [0, 1, 3, 4]
-  found = heads._position_prior(points, visible, grid, without=2)
-  expected = heads._position_prior(points[rest], visible[rest], grid)
+  found = heads._position_prior(points[None], visible[None], grid, without=2)
+  expected = heads._position_prior(points[None, rest], visible[None, rest], grid)
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_the_prior_of_mirrored_labels_has_no_side():
+  rng = np.random.default_rng(4)
+  points, visible = rng.normal(0.2, 0.3, (6, 3, 2)), rng.random((6, 3)) < 0.8
+  visible[:, 1] = False  # known from its partner alone
+  pairs, grid = [(0, 1)], rng.normal(size=(5, 2))
+  both = heads._with_mirrored(points, visible, pairs)
+  log, mean = heads._position_prior(*both, grid)
+  np.testing.assert_allclose(mean, coords.mirrored(mean, visible[0], pairs)[0], atol=1e-12)
+  np.testing.assert_allclose(mean[0], points[visible[:, 0], 0].mean(0), atol=1e-12)
+  assert mean[2, 0] == pytest.approx(0, abs=1e-12)  # on the axis of symmetry
+  other_side = heads._position_prior(*both, grid * [-1, 1])[0]
+  np.testing.assert_allclose(log, other_side[:, [1, 0, 2]], atol=1e-9)
+  one_side = heads._with_mirrored(points[:1], np.array([[True, False, True]]), pairs)
+  np.testing.assert_allclose(heads._position_prior(*one_side, grid)[1][0], points[0, 0])
+  alone = heads._position_prior(*heads._with_mirrored(points, visible, ()), grid)[1]
+  assert np.abs(alone - mean).max() > 0.05
+
+
+def test_the_mean_shape_of_one_label_and_its_mirror_image_is_between_them():
+  pyramid, points = blobs(1)
+  mirrored, _ = coords.mirrored(points, np.ones((1, 3), bool), [(0, 1)])
+  for pairs, expected in ((), points[0]), ([(0, 1)], (points[0] + mirrored[0]) / 2):
+    found = fit(pyramid, points, flip_pairs=pairs).variables.mean_shape
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('layers', [1, 2])

@@ -5,9 +5,11 @@ cover the frame use the same interval with half-pixel centres when they are resi
 (models/hypercolumn.py).
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from landmarks_jax.contracts import Array
 
@@ -59,3 +61,23 @@ def edges_to_corners(points: Float[Array, '*shape 2'], *, side: int) -> Float[Ar
   Args: points: [..., 2]. side: of the square frame in pixels.
   """
   return points * (side / (side - 1))
+
+
+def mirrored(
+  points: Float[Array, '*shape K 2'],
+  visible: Bool[Array, '*shape K'],
+  flip_pairs: Sequence[tuple[int, int]],
+) -> tuple[Float[Array, '*shape K 2'], Bool[Array, '*shape K']]:
+  """Landmarks of pictures with left and right exchanged: x changes its sign, pairs change places.
+
+  Args: points: normalised. flip_pairs: numbers of the landmarks that are each other's mirror image.
+
+  >>> points, visible = np.array([[0.25, 0.0], [-0.5, 1.0]]), np.array([True, False])
+  >>> mirrored(points, visible, [(0, 1)])
+  (array([[ 0.5 ,  1.  ],
+         [-0.25,  0.  ]]), array([False,  True]))
+  """
+  order = np.arange(points.shape[-2])
+  for one, other in flip_pairs:
+    order[[one, other]] = other, one
+  return points[..., order, :] * np.array([-1, 1], points.dtype), visible[..., order]

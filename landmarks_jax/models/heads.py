@@ -104,6 +104,7 @@ def fit_ridge(
   *,
   side: int,
   group: Int[Array, ' B'] | None = None,
+  flip_pairs: Sequence[tuple[int, int]] = (),
   size: int = 16,
   spread: float = 0.07,
   held_out: int = 256,
@@ -115,7 +116,10 @@ def fit_ridge(
     points, visible: labels, normalised. An invisible landmark's heat map is zero everywhere.
     valid: False for padding.
     group: equal numbers for the copies of one picture, which are held out together; None: all are
-      different pictures.
+      different pictures. The first of them is the picture itself.
+    flip_pairs: landmarks that are each other's mirror image, where a mirrored picture is as likely
+      as the picture: the prior is then that of the labels and their mirror images. Their heat maps
+      are learnt from mirrored copies, which the caller has among its pictures.
     size: side of the heat maps. spread: sd of the Gaussians, normalised.
     held_out: at most so many pictures are predicted by a fit without them, to choose the strength
       of the ridge and the sharpness of the softmax, and to fit the linear map by which the
@@ -146,13 +150,14 @@ def fit_ridge(
   fold = group % FOLDS
   problems = [_Problem(columns, targets, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)]
   whole = _total(problems)
-  log_prior, mean_shape = _position_prior(points[first], visible[first], grid)
+  shapes = _with_mirrored(points[first], visible[first], flip_pairs)
+  log_prior, mean_shape = _position_prior(*shapes, grid)
   found = None
   if len(first) > 1:
     chosen = np.linspace(0, len(first) - 1, min(held_out, len(first))).astype(int)
     strengths = STRENGTHS if len(first) >= FEWEST else FEW_STRENGTHS
     heat = _held_out_heat(columns, problems, fold[first], first, chosen, strengths)
-    found = _choose(heat, strengths, points[first], visible[first], chosen, grid)
+    found = _choose(heat, strengths, *shapes, chosen, grid)
   strength, sharpness, correction = found or (ONE_STRENGTH, ONE_SHARPNESS, _start(mean_shape))
   weights = whole.solve(strength)
   variables = RidgeVariables(
@@ -275,9 +280,22 @@ def _held_out_heat(
   return heat
 
 
-def _position_prior(
+def _with_mirrored(
   points: Float[np.ndarray, 'n K 2'],
   visible: Bool[np.ndarray, 'n K'],
+  flip_pairs: Sequence[tuple[int, int]],
+) -> tuple[Float[np.ndarray, 'V n K 2'], Bool[np.ndarray, 'V n K']]:
+  """The labels, V = 1, or with their mirror images where landmarks have any, V = 2."""
+  versions = [(points, visible)]
+  if flip_pairs:
+    versions.append(coords.mirrored(points, visible, flip_pairs))
+  points, visible = zip(*versions, strict=True)
+  return np.stack(points), np.stack(visible)
+
+
+def _position_prior(
+  points: Float[np.ndarray, 'V n K 2'],
+  visible: Bool[np.ndarray, 'V n K'],
   grid: Float[np.ndarray, 'P 2'],
   *,
   without: int | None = None,
@@ -286,15 +304,16 @@ def _position_prior(
 
   Covariances lean on the one pooled over landmarks by the weight of four labels, and that leans on
   a sd of .2 by the weight of one, so that a handful of labels gives a broad prior, not a wrong
-  one.
+  one. The V versions of a label share its weight.
   """
-  weight = visible.astype(np.float64)
+  weight = visible / len(visible)
   if without is not None:
-    weight[without] = 0
-  count = np.maximum(weight.sum(0), 1)
-  mean = np.einsum('nk,nkc->kc', weight, points) / count[:, None]
+    weight[:, without] = 0
+  total = weight.sum((0, 1))
+  mean = np.einsum('vnk,vnkc->kc', weight, points) / np.where(total, total, 1)[:, None]
+  count = np.maximum(total, 1)
   off = points - mean
-  scatter = np.einsum('nk,nki,nkj->kij', weight, off, off)
+  scatter = np.einsum('vnk,vnki,vnkj->kij', weight, off, off)
   eye = np.eye(2)
   pooled = (scatter.sum(0) + 0.04 * eye) / ((count - 1).sum() + 1)
   covariance = (scatter + 4 * pooled) / (count + 3)[:, None, None] * (1 + 1 / count)[:, None, None]
@@ -306,8 +325,8 @@ def _position_prior(
 def _choose(
   heat: Float[np.ndarray, 'S M P K'],
   strengths: Sequence[float],
-  points: Float[np.ndarray, 'n K 2'],
-  visible: Bool[np.ndarray, 'n K'],
+  points: Float[np.ndarray, 'V n K 2'],
+  visible: Bool[np.ndarray, 'V n K'],
   chosen: Int[np.ndarray, ' M'],
   grid: Float[np.ndarray, 'P 2'],
 ) -> tuple[float, float, Float[np.ndarray, '2*K 2*K']] | None:
@@ -319,6 +338,7 @@ def _choose(
   priors = [_position_prior(points, visible, grid, without=i) for i in chosen.tolist()]
   log_prior = np.stack([p for p, _ in priors])
   mean = np.stack([m for _, m in priors])
+  points, visible = points[0], visible[0]  # pictures are judged as they are
   # A landmark that only the held-out picture shows has no mean shape to be judged by.
   judged = visible[chosen] & (visible.sum(0) > 1)
   if not judged.any():

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import report, table
+from landmarks_jax.cli import processes, report, table
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -23,6 +23,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_integer(
     'step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values
   )
+  processes.define_flags(values)
   return configs.define_flags(argv, values)
 
 
@@ -43,6 +44,7 @@ def run(values: flags.FlagValues) -> int:
   evals = configs.changed({'evals': given.get('evals', {})}, changes)['evals']
   evals = configs.typed('config.evals', evals, Mapping[str, Any])
   path = moved[-1].partition('=')[2] if moved else None
+  processes.start(values)
   evaluate(workdir, step=values.step, evals=evals, path=path)
   return 0
 
@@ -61,8 +63,8 @@ def evaluate(
   same place.
   """
   from landmarks_jax.cli import base as bases  # late: heavy
-  from landmarks_jax.cli import completion, experiment, pictures, running, train
-  from landmarks_jax.runtime import checkpoint, logs
+  from landmarks_jax.cli import completion, experiment, running, train
+  from landmarks_jax.runtime import checkpoint, sharding
 
   config = configs.read(workdir / 'config.json')
   changes = {'select': None} | ({} if evals is None else {'evals': evals})
@@ -83,30 +85,51 @@ def evaluate(
     state, _ = checkpoints.restore(parts.init_state(), step=step)
   result = _unused(workdir / 'evaluations', step, config['evals'])
   scores, shown = {}, {}
+  with processes.only_main_prints():
+    for name, options in config['evals'].items():
+      print(f'evaluating {name} at step {step}', flush=True)
+      shown[name], found = parts.evaluate(name, state.params, state.aux)
+      scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
+      print(running.headline(found), flush=True)
+  if sharding.is_main():
+    variables = sharding.local((state.params, state.aux))
+    _write(result, parts, variables, workdir=workdir, step=step, scores=scores, predictions=shown)
+    print(table.of_scores(config['evals'], scores))
+    print(f'written to {result}')
+  return scores
+
+
+def _write(
+  result: pathlib.Path,
+  parts: Any,
+  variables: tuple[Any, Any],
+  *,
+  workdir: pathlib.Path,
+  step: int,
+  scores: Mapping[str, float],
+  predictions: Mapping[str, Mapping[str, Any]],
+) -> None:
+  """The numbers, the pictures and the page. variables: (params, aux) of this process alone."""
+  from landmarks_jax.cli import pictures  # late: heavy
+  from landmarks_jax.runtime import logs
+
   drawings = logs.Logs(result.with_suffix(''))
-  for name, options in config['evals'].items():
-    print(f'evaluating {name} at step {step}', flush=True)
-    predictions, found = parts.evaluate(name, state.params, state.aux)
-    scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
-    print(running.headline(found), flush=True)
-    shown[name] = predictions
-    drawings.write_picture(f'landmarks/{name}', step, pictures.sheet(parts, name, predictions))
-  for name, picture in pictures.of_features(parts, state.params, state.aux).items():
+  for name, found in predictions.items():
+    drawings.write_picture(f'landmarks/{name}', step, pictures.sheet(parts, name, found))
+  for name, picture in pictures.of_features(parts, *variables).items():
     drawings.write_picture(name, step, picture)
   drawings.close()
-  result.write_text(json.dumps({'evals': config['evals'], 'scores': scores}, indent=2) + '\n')
+  evals = parts.config['evals']
+  result.write_text(json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
   report.write(
     result.with_suffix('.html'),
     parts,
     workdir=workdir,
     step=step,
     scores=scores,
-    predictions=shown,
+    predictions=predictions,
     cost={},
   )
-  print(table.of_scores(config['evals'], scores))
-  print(f'written to {result}')
-  return scores
 
 
 def _unused(folder: pathlib.Path, step: int, evals: dict[str, Any]) -> pathlib.Path:

@@ -4,14 +4,13 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from landmarks_jax import training
-from landmarks_jax.cli import completion, pictures, report, table
+from landmarks_jax.cli import completion, pictures, processes, report, table
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.report import draw
@@ -24,10 +23,10 @@ class Run:
   def __init__(self, experiment: Experiment, workdir: pathlib.Path) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.resolve()
-    configs.check_workdir(workdir, self.config)
+    sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
     experiment.check_evals()
     experiment.check_step()
-    configs.claim(workdir, self.config)
+    processes.claim(workdir, self.config)
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
     self.logs = logs.Logs(workdir, is_main=self.is_main)
@@ -49,8 +48,9 @@ class Run:
     scores = self._evaluate(state, start)
     if start < steps:
       scores = self._train(state, start)
+    log = self._logged()
     if self.is_main:
-      self._report(start, scores)
+      self._report(start, scores, log)
     if scores:
       print(table.of_scores(self.config['evals'], scores))
     return scores
@@ -140,8 +140,9 @@ class Run:
       if not due or (self.select and name == self.select.split('/')[0]):
         continue
       scores |= self._score(name, state, step, shown=final)
-    if self.predictions:
-      for name, picture in pictures.of_features(self.experiment, state.params, state.aux).items():
+    if self.predictions and self.is_main:
+      variables = sharding.local((state.params, state.aux))
+      for name, picture in pictures.of_features(self.experiment, *variables).items():
         self.logs.write_picture(name, step, picture)
     return scores
 
@@ -156,9 +157,9 @@ class Run:
     found = {prefix + metric: value for metric, value in found.items()}
     if shown:
       self.predictions[name] = predictions
-    self.logs.write_picture(
-      f'landmarks/{name}', step, pictures.sheet(self.experiment, name, predictions)
-    )
+    if self.is_main:
+      sheet = pictures.sheet(self.experiment, name, predictions)
+      self.logs.write_picture(f'landmarks/{name}', step, sheet)
     self.logs.write(step, found, line=f'step {step}  {headline(found)}')
     self.progress.mark(step)
     return found
@@ -184,10 +185,14 @@ class Run:
     return {k: v for row in at_step for k, v in row.items() if k.startswith(prefix)}
 
   def _logged(self) -> list[dict[str, Any]]:
+    """What the main process wrote, on all."""
     file = self.workdir / 'metrics.jsonl'
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().splitlines() if self.is_main and file.exists() else []
+    return sharding.of_main([json.loads(line) for line in lines])
 
-  def _report(self, start: int, scores: Mapping[str, float]) -> None:
+  def _report(
+    self, start: int, scores: Mapping[str, float], log: Sequence[Mapping[str, Any]]
+  ) -> None:
     seconds = logs.duration(time.monotonic() - self.began)
     memory = logs.peak_memory(self.mesh.local_devices)
     report.write(
@@ -197,7 +202,7 @@ class Run:
       step=self.config['steps'],
       scores=scores,
       predictions=self.predictions,
-      log=self._logged(),
+      log=log,
       cost={
         'Time': f'{seconds} from step {start}' if start else seconds,
         'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
@@ -210,7 +215,7 @@ class Run:
     if views is None:
       return
     drawn = jax.jit(views)(batch, self.experiment.rng_train)
-    drawn = draw.to_bytes(np.asarray(drawn)[:, :8])
+    drawn = draw.to_bytes(sharding.to_host(drawn)[:, :8])
     sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
     self.logs.write_picture('views', 0, sheet)
 

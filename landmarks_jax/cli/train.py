@@ -15,11 +15,13 @@ from typing import Any, Literal
 from absl import flags
 
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import processes
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
   flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', flag_values=values)
+  processes.define_flags(values)
   return configs.define_flags(argv, values)
 
 
@@ -74,11 +76,13 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
   config = completion.complete(config, train)
   if config['deterministic']:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
-  run = running.Run(experiment.Experiment(config), workdir)
-  try:
-    return run()
-  finally:
-    run.close()
+  parts = experiment.Experiment(config)
+  with processes.only_main_prints():
+    run = running.Run(parts, workdir)
+    try:
+      return run()
+    finally:
+      run.close()
 
 
 def run(values: flags.FlagValues) -> int:
@@ -86,6 +90,7 @@ def run(values: flags.FlagValues) -> int:
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = configs.changed(configs.load(values.config), values['config.KEY'].value)
+  processes.start(values)
   try:
     run_config(config, pathlib.Path(values.workdir).expanduser())
   except KeyboardInterrupt:

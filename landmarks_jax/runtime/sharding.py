@@ -6,6 +6,7 @@ one big batch on one device (what pmap was for is now jax.jit with shardings ove
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from landmarks_jax.contracts import PyTree
 
 AUTOMATIC = 'TPU, Slurm, Open MPI, Kubernetes'  # what JAX asks for the processes of a program
+LAST_WAIT = 30  # seconds that a process which ends waits for the others; then they end too
 
 
 def start(
@@ -47,7 +49,8 @@ def start(
 
   def join() -> None:
     try:
-      jax.distributed.initialize(*given, initialization_timeout=timeout + 60, **found)
+      limits = {'initialization_timeout': timeout + 60, 'shutdown_timeout_seconds': LAST_WAIT}
+      jax.distributed.initialize(*given, **limits, **found)
     except Exception as error:  # of any cluster
       failed.append(error)
 
@@ -63,10 +66,7 @@ def start(
       'Without one give --coordinator=HOST:PORT --processes=N --process=I'
     ) from failed[0]
   if failed:
-    raise ValueError(
-      f'process {process} cannot start at {coordinator}: {failed[0]}; '
-      'choose a HOST:PORT of process 0 whose port is free'
-    ) from failed[0]
+    raise ValueError(f'process {process} cannot join at {coordinator}: {failed[0]}') from failed[0]
 
 
 def _check_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -79,6 +79,14 @@ def _check_processes(coordinator: str | None, processes: int | None, process: in
     raise ValueError(f'--processes={processes}: expected 1 or more')
   if not 0 <= process < processes:
     raise ValueError(f'--process={process}: expected 0 to {processes - 1} of {processes} processes')
+  if process == 0:
+    try:  # JAX's server brings the whole process down where it may not listen
+      socket.create_server(('', int(port[1]))).close()
+    except OSError as error:
+      raise ValueError(
+        f'process 0 cannot start at {coordinator}: {error.strerror}; '
+        'choose a HOST:PORT of process 0 whose port is free'
+      ) from error
 
 
 def _unmet(

@@ -91,9 +91,9 @@ def evaluate(
       shown[name], found = parts.evaluate(name, state.params, state.aux)
       scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
       print(running.headline(found), flush=True)
-  if sharding.is_main():
     variables = sharding.local((state.params, state.aux))
-    _write(result, parts, variables, workdir=workdir, step=step, scores=scores, predictions=shown)
+    given = {'workdir': workdir, 'step': step, 'scores': scores, 'predictions': shown}
+    sharding.on_main(lambda: _write(result, parts, variables, **given))
     print(table.of_scores(config['evals'], scores))
     print(f'written to {result}')
   return scores

@@ -105,3 +105,40 @@ def test_the_normaliser_of_a_frame_or_box_is_its_side():
 def test_a_normaliser_that_cannot_be_is_told(scale, text):
   with pytest.raises(ValueError, match=text):
     normaliser(np.zeros((5, 2), np.float32), scale)
+
+
+class Numbers:
+  """Ten examples; `changes` replaces bytes of some."""
+
+  info = source.Info(('a', 'b'), (), (0, 1), (0.5,) * 3, (0.5,) * 3)
+
+  def __init__(self, count=10, changes=None):
+    self.count, self.changes = count, changes or {}
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, index):
+    if self.changes.get(index) == 'bad':
+      raise BadImage(f'/somewhere/{index}.jpg', 'no picture')
+    image = np.full((4, 4, 3), index, np.uint8)
+    image[0, 0, 0] += self.changes.get(index, 0)
+    return {'image': image, 'index': np.int32(index)}
+
+
+def test_a_fingerprint_tells_length_facts_and_every_byte_of_what_it_reads():
+  known = source.fingerprint(Numbers(), examples=4)
+  assert known == source.fingerprint(Numbers(), examples=4)
+  assert known['examples'] == 10
+  for row in (0, 3, 6, 9):  # evenly spread
+    for change in (1, 'bad'):
+      other = source.fingerprint(Numbers(changes={row: change}), examples=4)
+      assert other | {'pictures': known['pictures']} == known
+      assert other['pictures'] != known['pictures']
+  assert source.fingerprint(Numbers(changes={1: 1}), examples=4) == known  # not read
+  grown = source.fingerprint(Numbers(11), examples=4)
+  assert grown['examples'] == 11
+  other = Numbers()
+  other.info = other.info._replace(scale='frame')
+  assert source.fingerprint(other, examples=4)['facts'] != known['facts']
+  assert source.fingerprint(Numbers(2), examples=4)['examples'] == 2

@@ -248,6 +248,19 @@ def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
   assert all((run / f).read_bytes() == (whole()[0] / f).read_bytes() for f in files)
 
 
+def test_a_run_of_a_version_with_fewer_options_resumes(tiny, tmp_path, capsys):
+  run = copied(tmp_path)
+  config = json.loads((run / 'config.json').read_text())
+  del config['init_from'], config['select']
+  (run / 'config.json').write_text(json.dumps(config))
+  assert tiny('run') == 0
+  assert 'from step 6' in capsys.readouterr().out
+  del config['steps'], config['method']
+  (run / 'config.json').write_text(json.dumps(config))
+  assert tiny('run') == 2
+  assert "\n  method: '(absent)' -> {" in capsys.readouterr().err
+
+
 def test_a_run_that_stops_anywhere_resumes_as_if_it_had_not(tiny, tmp_path, capsys, monkeypatch):
   calls, stops = itertools.count(), set()
 

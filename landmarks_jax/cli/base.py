@@ -69,13 +69,17 @@ def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, exampl
   if not base['checkpoint']:
     return untrained
   run = pathlib.Path(base['checkpoint']).expanduser()
-  with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
-    state = checkpoints.variables(step=base['step'])
+  state = read(run, step=base['step'])
   found = jax.tree.leaves((state['params'], state['aux']))
   expected = jax.tree.leaves(untrained)
   if [x.shape for x in found] != [x.shape for x in expected]:
     raise ValueError(f'config.base.checkpoint={run}: its weights are not those of its config.json')
   return jax.tree.unflatten(jax.tree.structure(untrained), found)
+
+
+def read(run: pathlib.Path, *, step: int | None = None) -> dict[str, PyTree]:
+  """The params and aux of a run as NumPy; step None: the selected one, else the newest."""
+  return checkpoint.read_variables(folder(run), step=step)
 
 
 def describer(method: Method, variables: PyTree) -> Describer:

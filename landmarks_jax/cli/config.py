@@ -265,7 +265,10 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
   file = workdir / 'config.json'
   if file.exists():
-    changed = differences(read(file), config)
+    from landmarks_jax.cli import train  # late: it imports this file
+
+    # A run of a version with fewer options has their defaults.
+    changed = differences(plain(defaults(train.train)) | read(file), config)
     if changed:
       raise ValueError(
         f'{workdir} was made by another config (there -> here):\n  '

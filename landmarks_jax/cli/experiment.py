@@ -15,7 +15,7 @@ from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import completion
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data import pipeline
-from landmarks_jax.data.source import Info, Source, open_source
+from landmarks_jax.data.source import Info, Source, fingerprint, open_source
 from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import optim, sharding
@@ -81,6 +81,10 @@ class Experiment:
     if key not in self._sources:
       self._sources[key] = open_source(**_tuples(options))
     return self._sources[key]
+
+  def data_fingerprint(self) -> dict[str, Any]:
+    """Of the training pictures."""
+    return fingerprint(self._on_disk(**self.config['data']))
 
   def resolve(self) -> None:
     """Fills what only the data can say: mean and std of the method, the number of steps."""

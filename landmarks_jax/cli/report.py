@@ -1,18 +1,14 @@
 """Where `train` and `evaluate` write the page of a run."""
 
-import importlib.metadata
 import os
 import pathlib
-import platform
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import landmarks_jax
-
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+from landmarks_jax.cli import provenance
 
 
 def write(
@@ -47,8 +43,7 @@ def write(
     pictures=_newest(workdir / 'pictures', drawn=predictions),
     command=command(),
     cost=cost,
-    versions={'Python': platform.python_version(), 'landmarks_jax': landmarks_jax.__version__}
-    | {name: importlib.metadata.version(name) for name in PACKAGES},
+    versions=provenance.versions(),
     files={
       name: os.path.relpath(workdir / name, file.parent)
       for name in ('config.json', 'metrics.jsonl', 'pictures', 'checkpoints', 'tensorboard')

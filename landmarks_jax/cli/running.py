@@ -10,9 +10,11 @@ from typing import Any
 import jax
 
 from landmarks_jax import training
-from landmarks_jax.cli import completion, pictures, processes, report, table
+from landmarks_jax.cli import base as bases
+from landmarks_jax.cli import completion, pictures, processes, provenance, report, table, transfer
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.contracts import TrainState
 from landmarks_jax.report import draw
 from landmarks_jax.runtime import checkpoint, logs, sharding
 
@@ -26,15 +28,20 @@ class Run:
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
     experiment.check_evals()
     experiment.check_step()
+    self.initial = transfer.of(experiment, workdir)
     processes.claim(workdir, self.config)
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
     self.logs = logs.Logs(workdir, is_main=self.is_main)
-    self.checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', keep=self.config['keep'])
+    writers = {'is_main': self.is_main, 'largest': sharding.largest}
+    folder = workdir / bases.ALL
+    self.checkpoints = checkpoint.Checkpoints(folder, keep=self.config['keep'], **writers)
+    self.provenance = provenance.of(self.config, experiment.data_fingerprint())
     self.select, self.selected = self.config['select'], None
     if self.select:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
-      self.selected = checkpoint.Checkpoints(workdir / 'best', keep=1)
+      # Two, so that there is one left when a run goes back to before the newest.
+      self.selected = checkpoint.Checkpoints(workdir / bases.SELECTED, keep=2, **writers)
     self.progress = logs.Progress(
       steps=self.config['steps'],
       images_per_step=self.config['batch_size'],
@@ -65,14 +72,32 @@ class Run:
   def _start(self) -> tuple[Any, int]:
     """The newest checkpoint, or the state before the first step."""
     state = self.experiment.init_state()
-    start = self.checkpoints.latest_step()
-    if start is None:
+    found = self.checkpoints.restore_newest(state)
+    if found is None:
       self.logs.truncate(-1)
+      state = self._first(state)
+      if self.is_main:
+        provenance.write(self.workdir, self.provenance, step=0)
       return state, 0
-    state, _ = self.checkpoints.restore(state)
+    state, saved, start = found
     self.logs.truncate(start)
+    if self.selected:
+      self.selected.drop_after(start)
+    where = {'step': start, 'workdir': self.workdir}
+    if self.is_main and provenance.warn(saved, self.provenance, **where):
+      provenance.write(here=self.provenance, **where)
     print(f'resuming {self.workdir} from step {start}')
     return state, start
+
+  def _first(self, state: TrainState) -> TrainState:
+    """The state before the first step, with the weights of `init_from`."""
+    if self.initial is None:
+      return state
+    params, aux, told = transfer.start(self.initial, state.params, state.aux)
+    print(told)
+    self.initial = None
+    opt = self.experiment.optimizer.init(params)
+    return sharding.replicate(TrainState(state.step, params, aux, opt), self.mesh)
 
   def _train(self, state: Any, start: int) -> dict[str, float]:
     every, steps, scores = self.config['log_every'], self.config['steps'], {}
@@ -111,7 +136,7 @@ class Run:
 
   def _save(self, step: int, state: Any, metrics: Mapping[str, Any]) -> None:
     self._check_finite(step, metrics)
-    self.checkpoints.save(step, state)
+    self.checkpoints.save(step, state, self.provenance)
 
   def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
     for name in ('loss', 'grad_norm'):
@@ -172,7 +197,7 @@ class Run:
       return {}
     scores = self._score(name, state, step, shown=False)
     if self._best_step() == step:
-      self.selected.save(step, state)
+      self.selected.save(step, state, self.provenance)
     return self._written(self._best_step(), f'{name}/{options["protocol"]}/') if final else scores
 
   def _best_step(self) -> int:

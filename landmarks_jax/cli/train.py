@@ -21,6 +21,8 @@ from landmarks_jax.cli import processes
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
   flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', flag_values=values)
+  what = 'Folder of a run whose weights this one starts from; the same as --config.init_from.'
+  flags.DEFINE_string('init_from', None, what, flag_values=values)
   processes.define_flags(values)
   return configs.define_flags(argv, values)
 
@@ -32,6 +34,7 @@ def train(
   method: Mapping[str, Any],
   optimizer: Mapping[str, Any],
   base: Mapping[str, Any] | None = None,
+  init_from: str | None = None,
   steps: int | None = None,
   batch_size: int = 256,
   evals: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
@@ -53,6 +56,8 @@ def train(
     base: the frozen network that a method such as `projection` stands on: checkpoint, the folder of
       a run, and its step (None: the selected one, else the newest); or method, name and options of
       an untrained one.
+    init_from: the folder of a run, of this method or another one, whose weights a new run starts
+      from: those with the same name and shape. Steps and optimizer start anew.
     steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
     evals: by name: protocol (a file of evaluation/), its options and data, and `every` so many
       steps (0: only at the end).
@@ -90,6 +95,8 @@ def run(values: flags.FlagValues) -> int:
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = configs.changed(configs.load(values.config), values['config.KEY'].value)
+  if values.init_from:
+    config['init_from'] = values.init_from
   processes.start(values)
   try:
     run_config(config, pathlib.Path(values.workdir).expanduser())

@@ -1,0 +1,124 @@
+"""Starts a run from the weights of another one, of the same method or not: `init_from`."""
+
+import collections
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from landmarks_jax.cli import base as bases
+from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.contracts import PyTree
+
+Leaves = dict[str, Any]  # arrays or their shapes, by names such as params/backbone/conv1/kernel
+ABSENT, OTHER_SHAPE = 'which are not there', 'which have another shape there'
+COUNTER, OF_BASE = 'which count from the start', 'which config.base gives'
+REASONS = OTHER_SHAPE, ABSENT, COUNTER, OF_BASE
+
+
+class Weights(NamedTuple):
+  """What a run starts from. own_base: the network below is given by the config instead."""
+
+  run: pathlib.Path
+  stored: Leaves
+  own_base: bool
+
+
+def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
+  """The weights that the config asks for; None if it does not, or if the run has begun.
+
+  Raises FileNotFoundError where there are none, and ValueError where none of them fits.
+  """
+  given = experiment.config['init_from']
+  begun = any(p.name.isdigit() for p in (workdir / bases.ALL).glob('*'))
+  if given is None or begun:
+    return None
+  run = pathlib.Path(given).expanduser()
+  own_base = experiment.config['base'] is not None
+  weights = Weights(run, _leaves(bases.read(run)), own_base)
+  wanted = jax.eval_shape(experiment.init_state)
+  _check(weights, _leaves({'params': wanted.params, 'aux': wanted.aux}))
+  return weights
+
+
+def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree, str]:
+  """(params, aux) with every array that is stored under the same name and in the same shape.
+
+  An array of aux that is not stored and begins as a copy of another one, as those of a momentum
+  encoder do, follows that one. Whole numbers are counters and begin anew. The text says what was
+  taken and what was left at its initial value, and why. Raises ValueError that names both trees if
+  nothing of params is found.
+  """
+  wanted = _leaves({'params': params, 'aux': aux})
+  left = _check(weights, wanted)
+  taken = {name: name for name in wanted if name not in left}
+  copies = {n: _origin(n, wanted) for n, why in left.items() if why == ABSENT}
+  copies = {name: origin for name, origin in copies.items() if origin in taken}
+  found = {
+    name: np.asarray(weights.stored[origin]).astype(wanted[name].dtype)
+    for name, origin in (taken | copies).items()
+  }
+  structure = jax.tree.structure({'params': params, 'aux': aux})
+  tree = jax.tree.unflatten(structure, list((wanted | found).values()))
+  left = {name: why for name, why in left.items() if name not in copies}
+  return tree['params'], tree['aux'], _told(weights.run, taken, copies, left)
+
+
+def _check(weights: Weights, wanted: Leaves) -> dict[str, str]:
+  """Why arrays cannot be taken, for those that cannot. Raises ValueError if none of params can."""
+  reasons = {name: _why_not(name, leaf, weights) for name, leaf in wanted.items()}
+  left = {name: why for name, why in reasons.items() if why is not None}
+  if not any(name.startswith('params/') for name in wanted.keys() - left.keys()):
+    raise ValueError(
+      f'config.init_from={weights.run}: none of its weights has a name and shape of this method; '
+      f'it has {_groups(weights.stored)}; this method has {_groups(wanted)}'
+    )
+  return left
+
+
+def _why_not(name: str, leaf: Any, weights: Weights) -> str | None:
+  if weights.own_base and name.startswith('aux/base/'):
+    return OF_BASE
+  if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+    return COUNTER
+  if name not in weights.stored:
+    return ABSENT
+  return None if weights.stored[name].shape == leaf.shape else OTHER_SHAPE
+
+
+def _origin(name: str, wanted: Leaves) -> str | None:
+  """The array that this one of aux is a copy of: the same name below another top, the same bits."""
+  if name.startswith('params/'):
+    return None
+  rest = name.split('/', 2)[-1]
+  tops = {'/'.join(other.split('/')[:2]) for other in wanted if other.startswith('aux/')}
+  for origin in (f'{top}/{rest}' for top in ('params', *sorted(tops))):
+    same = origin != name and origin in wanted
+    if same and np.array_equal(np.asarray(wanted[origin]), np.asarray(wanted[name])):
+      return origin
+  return None
+
+
+def _told(
+  run: pathlib.Path, taken: Iterable[str], copies: Iterable[str], left: Mapping[str, str]
+) -> str:
+  lines = [f'initial weights from {run}: {_groups(taken)}']
+  lines += [f'  and their copies: {_groups(copies)}'] if copies else []
+  for why in REASONS:
+    names = [name for name in left if left[name] == why]
+    lines += [f'  not {_groups(names)}, {why}'] if names else []
+  return '\n'.join(lines)
+
+
+def _groups(names: Iterable[str]) -> str:
+  """Such as: params/backbone (62), aux/stats (40)."""
+  counts = collections.Counter('/'.join(name.split('/')[:2]) for name in names)
+  order = sorted(counts, key=lambda name: (not name.startswith('params/'), name))
+  return ', '.join(f'{name} ({counts[name]})' for name in order)
+
+
+def _leaves(tree: PyTree) -> Leaves:
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}

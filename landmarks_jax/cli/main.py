@@ -16,6 +16,7 @@ from types import ModuleType
 from absl import flags, logging
 
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import processes
 
 PROGRAM = 'python -m landmarks_jax'
 USAGE = f'{PROGRAM} COMMAND [--options]'
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (ValueError, OSError) as error:
     if values.traceback or os.environ.get('LANDMARKS_JAX_TRACEBACK'):
       raise
-    return _fail(_spell(error))
+    return processes.leave(_fail(_spell(error)))
 
 
 def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagValues:

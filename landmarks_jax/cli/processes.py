@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,19 @@ def start(values: flags.FlagValues) -> None:
     from landmarks_jax.runtime import sharding  # late: heavy
 
     sharding.start(*given, timeout=values.start_timeout)
+
+
+def leave(code: int) -> int:
+  """The exit code of what failed; one of several processes ends here and at once.
+
+  JAX would wait for the others first, which wait for this one, and then end all without their code.
+  """
+  jax = sys.modules.get('jax')  # not asked for by a command that needs none
+  if jax is None or not jax.distributed.is_initialized():
+    return code
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 @contextlib.contextmanager

@@ -56,8 +56,7 @@ class Run:
     if start < steps:
       scores = self._train(state, start)
     log = self._logged()
-    if self.is_main:
-      self._report(start, scores, log)
+    sharding.on_main(lambda: self._report(start, scores, log))
     if scores:
       print(table.of_scores(self.config['evals'], scores))
     return scores

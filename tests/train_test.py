@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 
 import jax
@@ -26,13 +27,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks_jax.cli import completion, experiment, pictures, train
+from landmarks_jax.cli import completion, experiment, pictures, running, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.contracts import Method, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.synthetic import faces
-from landmarks_jax.runtime import checkpoint, logs, sharding
+from landmarks_jax.runtime import checkpoint, guards, logs, sharding
 
 root, mesh = pathlib.Path(__file__).parents[1], sharding.mesh
 page = """
@@ -59,8 +60,13 @@ def get_config():
 """
 
 
-def build(*, mean, std, width: int = 3, margin: int = 0, constrain=lambda x: x):
-  """Colours mapped linearly and chased by noise: every part of a method, in milliseconds."""
+def build(
+  *, mean, std, width: int = 3, margin: int = 0, bad: tuple[int, ...] = (), constrain=lambda x: x
+):
+  """Colours mapped linearly and chased by noise: every part of a method, in milliseconds.
+
+  bad: steps, from 1, whose loss is no number.
+  """
 
   def init(rng, batch):
     return {'w': jax.random.normal(rng, (3, width))}, {'seen': jnp.zeros(())}
@@ -72,6 +78,7 @@ def build(*, mean, std, width: int = 3, margin: int = 0, constrain=lambda x: x):
   def loss(params, aux, batch, rng, step):
     y = maps(params, batch.image)
     value = ((y - jax.random.normal(rng, y.shape)) ** 2).mean()
+    value = jnp.where(jnp.isin(step + 1, jnp.asarray(bad, int)), jnp.nan, value)
     return value, ({'seen': aux['seen'] + y.mean()}, {'size': jnp.abs(y).mean()})
 
   return Method(
@@ -287,6 +294,37 @@ def test_a_run_that_stops_anywhere_resumes_as_if_it_had_not(tiny, tmp_path, caps
   assert_same_run(whole()[0], tmp_path / 'stopped')
 
 
+def test_a_signal_saves_the_step_under_way_and_the_run_resumes_bit_for_bit(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  def sending(number, function, *, at):
+    calls = itertools.count(1)
+
+    def wrapped(*args, **kwargs):
+      if next(calls) == at:
+        os.kill(os.getpid(), number)
+      return function(*args, **kwargs)
+
+    return wrapped
+
+  def run(number, owner, name, *, at):
+    with monkeypatch.context() as patch:
+      patch.setattr(owner, name, sending(number, getattr(owner, name), at=at))
+      return tiny('stopped')
+
+  saved = tmp_path / 'stopped/checkpoints'
+  assert run(signal.SIGINT, guards.Late, 'add', at=1) == 130
+  assert (saved / '1').is_dir()
+  assert run(signal.SIGTERM, pictures, 'sheet', at=1) == 75  # in the evaluation after step 3
+  assert (saved / '3').is_dir()
+  assert run(signal.SIGTERM, pipeline, 'training_batches', at=1) == 75  # before any step
+  assert run(signal.SIGTERM, guards.Late, 'add', at=2) == 75
+  assert sorted(path.name for path in saved.iterdir()) == ['1', '2', '3', '4', '5']
+  assert capsys.readouterr().err.count('the same command continues') == 4
+  assert tiny('stopped') == 0
+  assert_same_run(whole()[0], tmp_path / 'stopped')
+
+
 def test_one_device_and_eight_give_one_result(tiny, tmp_path, monkeypatch):
   on_devices(monkeypatch, 8)
   assert tiny('eight', '--config.keep=1') == 0
@@ -328,9 +366,63 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
   assert tiny('run', *wild, '--config.checkpoint_every=1') == 2
   assert capsys.readouterr().err == (
     'error: loss is inf at step 2, learning rate 1e+30; the last checkpoint is of step 1. '
-    'Try a smaller optimizer.learning_rate.\n'
+    'Try a smaller optimizer.learning_rate, or skip_nonfinite=N to leave out up to N such steps.\n'
   )
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'run'))
+
+
+def test_the_first_step_that_is_not_finite_is_named_however_rarely_it_logs(tiny, tmp_path, capsys):
+  rarely = '--config.log_every=50', '--config.checkpoint_every=2'
+  assert tiny('run', *rarely, '--config.method.bad=(3, 5)', '--config.evals={}') == 2
+  assert capsys.readouterr().err.startswith(
+    'error: loss is nan at step 3, learning rate 0.15; the last checkpoint is of step 2. '
+  )
+
+
+def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, capsys):
+  """Their loss was finite: it is that of the weights before the step."""
+  wild = '--config.optimizer.learning_rate=1e39', '--config.optimizer.schedule=constant'
+  assert tiny('run', *wild, '--config.checkpoint_every=1') == 2
+  said = capsys.readouterr().err
+  assert said.startswith('error: the weights are not finite after step 1, ')
+  assert 'there is no checkpoint' in said
+  assert not list((tmp_path / 'run/checkpoints').glob('[0-9]*'))
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted_also_by_a_resumed_run(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  options = '--config.method.bad=(2, 5)', '--config.log_every=1', '--config.evals={}'
+  assert tiny('one', *options, '--config.skip_nonfinite=1') == 2
+  assert 'error: loss is nan at step 5, the 2. of such steps' in capsys.readouterr().err
+  assert tiny('one', *options, '--config.skip_nonfinite=1') == 2  # from step 4
+  assert 'at step 5, the 2. of such steps' in capsys.readouterr().err
+  assert tiny('two', *options, '--config.skip_nonfinite=2') == 0
+  assert [row['train/skipped'] for row in rows(tmp_path / 'two')] == [0, 1, 1, 1, 2, 2]
+  assert 'skipped 2' in capsys.readouterr().out
+  assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'two'))
+
+
+def test_input_that_hangs_is_reported_with_its_shard(tiny, tmp_path, capsys, monkeypatch):
+  told, real = threading.Event(), running.Run._tell_stuck
+
+  def tell(self, seconds):
+    real(self, seconds)
+    told.set()
+
+  def hanging(*args, **kwargs):
+    for step, batch in enumerate(batches(*args, **kwargs)):
+      assert step != 1 or told.wait(60)
+      yield batch
+
+  batches = pipeline.training_batches
+  monkeypatch.setattr(pipeline, 'training_batches', hanging)
+  monkeypatch.setattr(running.Run, '_tell_stuck', tell)
+  assert tiny('run', '--config.stuck_after=1', '--config.evals={}', '--config.steps=2') == 0
+  assert re.search(
+    r'warning: no batch for \d+ s at step 2, shard 0 of 1, cache=host, workers=0; .* --config',
+    capsys.readouterr().err,
+  )
 
 
 def test_without_steps_only_the_evaluations_run(tiny, tmp_path, capsys):

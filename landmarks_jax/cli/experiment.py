@@ -35,16 +35,22 @@ class Experiment:
     self._kept: dict[str, Source] = {}
 
   @functools.cached_property
+  def cache(self) -> str:
+    """Where the training pictures are: one of pipeline.CACHES."""
+    source, cache = self._on_disk(**self.config['data']), self.config['cache']
+    if cache != 'auto':
+      return cache
+    free = sharding.free_memory(self.mesh)
+    cache = pipeline.choose_cache(source, self._example, device=free, report=self.report)
+    return pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
+
+  @functools.cached_property
   def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
     """The training pictures where `cache` says, and what brings a batch of them to the devices."""
-    source, cache = self._on_disk(**self.config['data']), self.config['cache']
-    free = sharding.free_memory(self.mesh)
-    if cache == 'auto':
-      cache = pipeline.choose_cache(source, self._example, device=free, report=self.report)
-      cache = pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
-    if cache != 'device':
-      return self._keep(source, cache), lambda batch: sharding.to_global(batch, self.mesh)
-    need = pipeline.cache_bytes(source, self._example)
+    source = self._on_disk(**self.config['data'])
+    if self.cache != 'device':
+      return self._keep(source, self.cache), lambda batch: sharding.to_global(batch, self.mesh)
+    need, free = pipeline.cache_bytes(source, self._example), sharding.free_memory(self.mesh)
     if free is not None and need > free:
       raise ValueError(
         f'config.cache=device: {len(source):,} pictures need {need / 1e9:.2f} GB on each device, '
@@ -177,7 +183,7 @@ class Experiment:
     return float(optim.rate(**_tuples(self.config['optimizer']))(step))
 
   def batches(self, start_step: int) -> Iterator[Batch]:
-    """Training batches from a step on, cut over the devices. Close it."""
+    """Training batches from a step on, cut over the devices; caches are filled first. Close it."""
     source, place = self._training
     batches = pipeline.training_batches(
       source,
@@ -188,8 +194,7 @@ class Experiment:
       start_step=start_step,
       workers=0 if isinstance(source, pipeline.Cached) else self.config['workers'],
     )
-    with contextlib.closing(batches):
-      yield from map(place, batches)
+    return _placed(batches, place)
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
@@ -288,6 +293,11 @@ class Experiment:
     """Of the dataset of one evaluation."""
     _, data, options = self.protocol(name)
     return self._on_disk(**data, split=options['test']).info
+
+
+def _placed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Batch]:
+  with contextlib.closing(batches):
+    yield from map(place, batches)
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def commands() -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command; the exit code: 0 done, 2 what the user can mend, 130 interrupted."""
+  """Runs a command; the exit code: 0 done, 2 what the user can mend, 75 and 130 interrupted."""
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):

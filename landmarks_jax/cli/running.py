@@ -3,8 +3,9 @@
 import json
 import math
 import pathlib
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,15 +15,20 @@ from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import completion, pictures, processes, provenance, report, table, transfer
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
-from landmarks_jax.contracts import TrainState
+from landmarks_jax.contracts import Batch, TrainState
 from landmarks_jax.report import draw
-from landmarks_jax.runtime import checkpoint, logs, sharding
+from landmarks_jax.runtime import checkpoint, guards, interruption, logs, sharding
 
 
 class Run:
   """One training run: where it stands, and what it writes."""
 
-  def __init__(self, experiment: Experiment, workdir: pathlib.Path) -> None:
+  def __init__(
+    self,
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    signals: interruption.Interruption,
+  ) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.resolve()
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
@@ -42,6 +48,9 @@ class Run:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
       # Two, so that there is one left when a run goes back to before the newest.
       self.selected = checkpoint.Checkpoints(workdir / bases.SELECTED, keep=2, **writers)
+    self.interruption, self.late = signals, guards.Late(self._check_finite)
+    self.step, self.skipped = 0, 0  # under way; steps that were not finite
+    self.all_finite = jax.jit(training.is_finite)
     self.progress = logs.Progress(
       steps=self.config['steps'],
       images_per_step=self.config['batch_size'],
@@ -79,6 +88,7 @@ class Run:
         provenance.write(self.workdir, self.provenance, step=0)
       return state, 0
     state, saved, start = found
+    self.skipped = saved.get('skipped', 0)
     self.logs.truncate(start)
     if self.selected:
       self.selected.drop_after(start)
@@ -99,55 +109,115 @@ class Run:
     return sharding.replicate(TrainState(state.step, params, aux, opt), self.mesh)
 
   def _train(self, state: Any, start: int) -> dict[str, float]:
-    every, steps, scores = self.config['log_every'], self.config['steps'], {}
-    step_function = sharding.compile_step(
-      training.make_train_step(self.experiment.method, self.experiment.optimizer), self.mesh
-    )
-    rng = self.experiment.rng_train
-    batches = self.experiment.batches(start)
-    for step in range(start, steps):
-      batch = next(batches)
-      if step == 0:
-        self._draw_views(batch)
-      if step == start:
-        print('compiling the step', flush=True)
-      state, metrics = step_function(state, batch, rng)
-      done = step + 1
-      if done == start + 1:
-        jax.block_until_ready(metrics)
-        self.progress.mark(done)
-      if done % every == 0 or done == steps:
-        self._log(done, metrics)
-      if done % self.config['checkpoint_every'] == 0 or done == steps:
-        self._save(done, state, metrics)
-      scores |= self._evaluate(state, done)
-    batches.close()
+    steps, scores = self.config['steps'], {}
+    step_function, rng = self._compile(), self.experiment.rng_train
+    batches, whole = self._batches(start), None  # the state that may be saved at any time
+    try:
+      for step in range(start + 1, steps + 1):
+        self.step = step
+        batch = next(batches)
+        if step == 1:
+          self._draw_views(batch)
+        if step == start + 1:
+          print('compiling the step', flush=True)
+        with self.interruption.deferred(step):
+          whole = None  # the step takes its memory
+          state, metrics = step_function(state, batch, rng)
+          self._follow(step, state, metrics, first=step == start + 1)
+          whole = step, state
+        scores |= self._evaluate(state, step)
+    except (KeyboardInterrupt, interruption.Preempted) as stop:
+      if whole and self.interruption.allows_save(stop):
+        self._save(*whole)
+        self.checkpoints.wait()
+      raise
+    finally:
+      batches.close()
     self.checkpoints.wait()
     return scores
 
+  def _compile(self) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    step = training.make_train_step(
+      self.experiment.method,
+      self.experiment.optimizer,
+      skip_nonfinite=self.config['skip_nonfinite'] > 0,
+    )
+    return sharding.compile_step(step, self.mesh)
+
+  def _follow(self, step: int, state: Any, metrics: Mapping[str, Any], *, first: bool) -> None:
+    """Checks, logs and saves what is due after a step."""
+    self.late.add(step, metrics)
+    final = step == self.config['steps']
+    if first:
+      jax.block_until_ready(metrics)
+      self.progress.mark(step)
+    if step % self.config['log_every'] == 0 or final:
+      self._log(step, metrics)
+    if step % self.config['checkpoint_every'] == 0 or final or self._long_wait_follows(step):
+      self._save(step, state)
+
+  def _long_wait_follows(self, step: int) -> bool:
+    """Whether an evaluation follows that SIGTERM cannot interrupt: one of several processes."""
+    every = [options['every'] for options in self.config['evals'].values()]
+    return sharding.shards() > 1 and any(count and step % count == 0 for count in every)
+
+  def _batches(self, start: int) -> Iterator[Batch]:
+    batches = self.experiment.batches(start)
+    return guards.watched(batches, seconds=self.config['stuck_after'], report=self._tell_stuck)
+
+  def _tell_stuck(self, seconds: float) -> None:
+    shard, shards = sharding.shard(), sharding.shards()
+    cache, workers = self.experiment.cache, self.config['workers']
+    print(
+      f'warning: no batch for {logs.duration(seconds)} at step {self.step}, shard {shard} of '
+      f'{shards}, cache={cache}, workers={workers}; it goes on waiting. Does the disk of '
+      f'{self.config["data"].get("path") or "the pictures"} answer? If it is slow, give more '
+      '--config.workers, --config.cache=host, or frames that the command `prepare` stored.',
+      file=sys.stderr,
+      flush=True,
+    )
+
   def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    self.late.settle()
     values = {name: float(value) for name, value in metrics.items()}
-    self._check_finite(step, values)
     shown = {name: values[name] for name in ('loss',)}
+    if 'skipped' in values:
+      values['skipped'] = self.skipped
+      shown |= {'skipped': self.skipped} if self.skipped else {}
     values['learning_rate'] = self.experiment.learning_rate(step - 1)
     line = self.progress.line(step, shown)
     self.logs.write(step, {f'train/{name}': v for name, v in values.items()}, line=line)
 
-  def _save(self, step: int, state: Any, metrics: Mapping[str, Any]) -> None:
-    self._check_finite(step, metrics)
-    self.checkpoints.save(step, state, self.provenance)
+  def _save(self, step: int, state: Any) -> None:
+    self._check_whole(step, state)
+    self.checkpoints.save(step, state, self.provenance | {'skipped': self.skipped})
 
   def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
-    for name in ('loss', 'grad_norm'):
-      if not math.isfinite(value := float(metrics[name])):
-        rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
-        good = (
-          'there is no checkpoint' if last is None else f'the last checkpoint is of step {last}'
-        )
-        raise ValueError(
-          f'{name} is {value} at step {step}, learning rate {rate:.3g}; {good}. '
-          'Try a smaller optimizer.learning_rate.'
-        )
+    """Raises at the first step that is not finite, or that is skipped and one too many."""
+    found = {name: float(metrics[name]) for name in ('loss', 'grad_norm')}
+    name, value = next(((k, v) for k, v in found.items() if not math.isfinite(v)), (None, 0.0))
+    allowed = self.config['skip_nonfinite']
+    if allowed:
+      self.skipped += int(metrics['skipped'])
+      if int(metrics['skipped']) and self.skipped > allowed:
+        what = f'{name} is {value}' if name else 'the weights are not finite'
+        raise self._not_finite(f'{what} at step {step}, the {self.skipped}. of such steps', step)
+    elif name:
+      raise self._not_finite(f'{name} is {value} at step {step}', step)
+
+  def _check_whole(self, step: int, state: Any) -> None:
+    """Raises if a state must not be saved: the last loss was that of the weights before it."""
+    self.late.settle()
+    if not self.all_finite(state):
+      raise self._not_finite(f'the weights are not finite after step {step}', step)
+
+  def _not_finite(self, what: str, step: int) -> ValueError:
+    rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
+    good = 'there is no checkpoint' if last is None else f'the last checkpoint is of step {last}'
+    return ValueError(
+      f'{what}, learning rate {rate:.3g}; {good}. Try a smaller optimizer.learning_rate, '
+      'or skip_nonfinite=N to leave out up to N such steps.'
+    )
 
   def _evaluate(self, state: Any, step: int) -> dict[str, float]:
     """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name.
@@ -196,6 +266,7 @@ class Run:
       return {}
     scores = self._score(name, state, step, shown=False)
     if self._best_step() == step:
+      self._check_whole(step, state)
       self.selected.save(step, state, self.provenance)
     return self._written(self._best_step(), f'{name}/{options["protocol"]}/') if final else scores
 

@@ -3,6 +3,8 @@
 --config is a file of configs/, or FILE:smoke for three tiny steps on synthetic pictures; any key is
 changed with --config.KEY=VALUE, as in --config.method.temperature=0.2. DIR gets config.json,
 metrics.jsonl, TensorBoard, pictures and checkpoints. A folder made by another config is refused.
+
+SIGTERM saves and exits with code 75, Ctrl-C saves and exits with 130: see docs/running.md.
 """
 
 import os
@@ -16,6 +18,7 @@ from absl import flags
 
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import processes
+from landmarks_jax.runtime import interruption
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -47,6 +50,8 @@ def train(
   workers: int = 0,
   on_bad_image: Literal['skip', 'error'] = 'skip',
   deterministic: bool = False,
+  skip_nonfinite: int = 0,
+  stuck_after: int = 60,
 ) -> dict[str, float]:
   """Trains from the newest checkpoint of `workdir`, or from the start; returns the final scores.
 
@@ -69,6 +74,11 @@ def train(
     workers: processes that read for 'stream'; 0 = threads.
     on_bad_image: 'skip' (counted and listed) or 'error'.
     deterministic: bit-for-bit repeatable on GPU, at some speed; CPU and TPU always are.
+    skip_nonfinite: up to so many steps of the run may have a loss, gradient or outcome that is not
+      finite; they change nothing. The next one stops the run.
+    stuck_after: seconds without a batch after which the input is reported.
+
+  Raises interruption.Preempted after SIGTERM, and KeyboardInterrupt, both once the state is saved.
   """
   given = {name: value for name, value in locals().items() if name != 'workdir'}
   return run_config(given, pathlib.Path(workdir))
@@ -77,13 +87,15 @@ def train(
 def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
   """`train` with its arguments as one config."""
   from landmarks_jax.cli import completion, experiment, running  # late: heavy
+  from landmarks_jax.runtime import sharding
 
   config = completion.complete(config, train)
   if config['deterministic']:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
   parts = experiment.Experiment(config)
-  with processes.only_main_prints():
-    run = running.Run(parts, workdir)
+  agreed = sharding.preempted if sharding.shards() > 1 else None
+  with processes.only_main_prints(), interruption.Interruption(agreed) as signals:
+    run = running.Run(parts, workdir, signals)
     try:
       return run()
     finally:
@@ -98,10 +110,13 @@ def run(values: flags.FlagValues) -> int:
   if values.init_from:
     config['init_from'] = values.init_from
   processes.start(values)
+  told = 'the same command continues from the last checkpoint'
   try:
     run_config(config, pathlib.Path(values.workdir).expanduser())
   except KeyboardInterrupt:
-    told = 'the same command continues from the last checkpoint'
     print(f'\ninterrupted; {told}', file=sys.stderr)
     return 130
+  except interruption.Preempted:
+    print(f'\nstopped by SIGTERM; {told}', file=sys.stderr)
+    return interruption.EXIT_CODE
   return 0

@@ -197,6 +197,15 @@ def largest(number: int) -> int:
   return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
+def preempted(step: int) -> bool:
+  """Whether all processes stop after this step, since SIGTERM came to one of them.
+
+  All of them call it after every step. The runtime of several processes takes SIGTERM for itself,
+  tells the others and finds the first step that none of them has passed.
+  """
+  return multihost_utils.reached_preemption_sync_point(step)
+
+
 def to_host(tree: PyTree) -> PyTree:
   """Arrays on devices -> whole NumPy arrays, on every process (all processes must call it)."""
   if shards() == 1:

@@ -21,7 +21,7 @@ from landmarks_jax.geometry import sampling
 from landmarks_jax.models import resnet
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
-SCRIPTS = 'train_step', 'probe', 'input_pipeline', 'correlation', 'evaluation'
+SCRIPTS = 'train_step', 'probe', 'input_pipeline', 'correlation', 'evaluation', 'scaling'
 STEP = (
   '--depth 10 --width .0625 --frame 40 --margin 4 --batch_size 4 --queue 8 --matrix 32 --steps 3'
 )

@@ -96,6 +96,16 @@ def test_the_exchange_is_with_the_next_picture_of_the_batch():
   assert abs(expected(next_one[::-1]) - expected(next_one)) > 3e-3 * value
 
 
+def test_neighbours_and_their_gradient_are_those_of_a_roll():
+  maps, weight = np.random.default_rng(0).normal(size=(2, 5, 2, 3, 4)).astype('f')
+
+  def cost(roll):
+    return jax.value_and_grad(lambda maps: (jnp.sin(roll(maps)) * weight).sum())(maps)
+
+  ours, theirs = cost(equivariant.neighbours), cost(lambda maps: jnp.roll(maps, -1, axis=0))
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_padding_costs_nothing():
   batch = video()
   method = build()

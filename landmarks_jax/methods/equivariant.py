@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import custom_derivatives
 from jaxtyping import Float, PRNGKeyArray
 
 from landmarks_jax import losses
@@ -24,6 +25,16 @@ from landmarks_jax.models.norm import PRECISIONS, calibrated
 
 NETWORKS = (*smallnet.LAYERS, 'hourglass')
 LOSSES = ('distance', 'nll')
+
+
+def neighbours(maps: Float[Array, 'B h w L']) -> Float[Array, 'B h w L']:
+  """The maps of each picture's next one in the batch; the last one's is the first."""
+  # The transpose that JAX derives, of a slice and a concatenation, sends a device's maps several
+  # times over; this one sends one map, as the roll does.
+  roll = functools.partial(jnp.roll, axis=0)
+  return custom_derivatives.linear_call(
+    lambda _, maps: roll(maps, -1), lambda _, gradient: roll(gradient, 1), (), maps
+  )
 
 
 def build(
@@ -156,7 +167,7 @@ def build(
     maps = labels(maps)
     query, key = maps.reshape(-1, 2, *maps.shape[1:]).swapaxes(0, 1)
     if exchange:
-      auxiliary = constrain(jnp.roll(query, -1, axis=0))
+      auxiliary = constrain(neighbours(query))
       query = losses.descriptor_exchange(query, auxiliary, temperature=temperature)
     cost = compare(query, key, pair.flow, pair.flow_valid, temperature=temperature)
     valid = jnp.ones(len(cost), bool) if batch.valid is None else batch.valid

@@ -33,6 +33,7 @@ def get_config():
           labels=(1, 5, 10, 20, 50, 100),
           draws=3,
           copies=20,
+          mirror=False,
           head='probe',
           probe_epochs=1000,
           probe_epoch_size=1000,

@@ -38,6 +38,7 @@ def get_config():
           **common,
           labels=10,
           draws=1,
+          mirror=False,
           head='probe',
           probe_size=24,
           probe_epochs=1000,

@@ -199,3 +199,30 @@ def test_a_warp_without_strength_is_the_picture_itself():
   plain = jax.tree.map(lambda x: x[2:3], features.gather(pixels, batches, margin=2))
   np.testing.assert_allclose(still.points, plain.points, atol=1e-5)
   np.testing.assert_allclose(*(np.asarray(b.pyramid[0], float) for b in (still, plain)), atol=1)
+
+
+class Sides(Dots):
+  """Pictures with a bright dot and, elsewhere, a faint one, which the mirror exchanges."""
+
+  info = Info(('bright', 'faint'), ((0, 1),), 'frame', (0.5,) * 3, (0.2,) * 3)
+
+  def __getitem__(self, index):
+    bright, faint = super().__getitem__(index), super().__getitem__(index + 10)
+    image = np.maximum(bright['image'], faint['image'] // 2)
+    points = np.concatenate([bright['points'], faint['points']])
+    return bright | {'image': image, 'points': points, 'visible': np.array([True, False])}
+
+
+def test_every_second_copy_is_mirrored():
+  still = dict.fromkeys(WARP, 0.0)
+  found = features.gather_warped(
+    pixels, Sides(), np.array([2, 1]), copies=3, warp=still, flip_pairs=[(0, 1)], batch_size=4
+  )
+  for i, (index, copy) in enumerate(zip(found.index, [0, 1, 2] * 2, strict=True)):
+    plain = Sides()[index]
+    image, points, visible = plain['image'], plain['points'], plain['visible']
+    if copy == 1:
+      image, points, visible = image[:, ::-1], points[::-1] * [-1, 1], visible[::-1]
+    np.testing.assert_allclose(np.asarray(found.pyramid[0][i], float), image, atol=1)
+    np.testing.assert_allclose(found.points[i], points, atol=1e-5)
+    np.testing.assert_array_equal(found.visible[i], visible)

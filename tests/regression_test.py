@@ -24,8 +24,8 @@ counts = {'train': 13, 'test': 11}
 class Marked:
   """Pictures with a soft dot at each of three landmarks, each in a colour of its own."""
 
-  def __init__(self, split, bad=(), names=info.names):
-    self.split, self.bad, self.info = split, bad, info._replace(names=names)
+  def __init__(self, split, bad=(), **facts):
+    self.split, self.bad, self.info = split, bad, info._replace(**facts)
 
   def __len__(self):
     return counts[self.split]
@@ -58,7 +58,8 @@ blind = Describer(np.float32(0), planted)
 
 
 def run(describer=seeing, *, open_split=Marked, random_init=None, **options):
-  options = {'margin': margin, 'size': 8, 'batch_size': 4} | options
+  # These pictures have sides: left and right differ in colour.
+  options = {'margin': margin, 'size': 8, 'batch_size': 4, 'mirror': False} | options
   random_init = {'raw': blind} if random_init is None else random_init
   return regression.run(describer, open_split, random_init=random_init, **options)
 
@@ -102,6 +103,23 @@ def test_the_mean_shape_is_that_of_the_labels_drawn():
     expected = truth[drawn].mean(0)
     for points in predictions[f'mean_shape/{draw}'].points:
       np.testing.assert_allclose(points, expected, atol=1e-6)
+
+
+def test_mirrored_labels_are_labels_too():
+  one = {'labels': 1, 'copies': 2}
+  plain, mirrored = run(blind, **one), run(blind, mirror=True, **one)
+  label = plain['mean_shape/0'].points[0]
+  np.testing.assert_array_equal(mirrored['mean_shape/0'].points[0], label)  # the bar is not moved
+  for found, symmetric in ((plain, False), (mirrored, True)):
+    points = found['trained/0'].points[0]
+    other_side, _ = coords.mirrored(points, np.ones(3, bool), info.flip_pairs)
+    assert np.allclose(points, other_side, atol=1e-3) == symmetric
+  unpaired = run(blind, mirror=True, open_split=lambda split: Marked(split, flip_pairs=()), **one)
+  np.testing.assert_array_equal(unpaired['trained/0'].points, plain['trained/0'].points)
+
+
+def test_all_labels_are_not_mirrored():
+  np.testing.assert_array_equal(*(run(mirror=m)['trained/0'].points for m in (False, True)))
 
 
 def test_labels_that_are_not_visible_have_no_part_in_the_mean_shape():

@@ -2,18 +2,18 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from landmarks_jax.contracts import Array, Batch, Describer, Pyramid
 from landmarks_jax.data.source import BadImage, Source
 from landmarks_jax.evaluation.spread import ALONE, Spread
-from landmarks_jax.geometry import regions, splines
+from landmarks_jax.geometry import coords, regions, splines
 
 
 @functools.lru_cache(maxsize=16)
@@ -68,6 +68,7 @@ def gather_warped(
   *,
   copies: int,
   warp: Mapping[str, float],
+  flip_pairs: Sequence[tuple[int, int]] = (),
   margin: int = 0,
   seed: int = 0,
   batch_size: int = 128,
@@ -78,11 +79,13 @@ def gather_warped(
   Args:
     rows: of the source; those of the first come first, each with its own `index`.
     warp: of `splines.random_coefficients`. Frames are warped whole, then cut by `margin`.
+    flip_pairs: if any, every second copy is of the mirrored picture, these landmarks exchanged.
     seed: warp c of example i follows from (seed, i, c) alone.
 
   Points follow exactly, and stay visible where they leave the frame; `scale` does not change.
   """
-  warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())))
+  pairs = tuple(map(tuple, flip_pairs))
+  warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())), pairs)
   rng, parts = jax.random.key(seed), []
   for start in range(0, len(rows) * copies, batch_size):
     number = spread.own(np.arange(start, start + batch_size))
@@ -103,7 +106,10 @@ def _examples(source: Source, rows: Int[np.ndarray, ' n']) -> Batch:
 
 @functools.lru_cache(maxsize=16)
 def compiled_warp(
-  apply: Callable, margin: int, warp: tuple[tuple[str, float], ...]
+  apply: Callable,
+  margin: int,
+  warp: tuple[tuple[str, float], ...],
+  flip_pairs: tuple[tuple[int, int], ...],
 ) -> Callable[[Any, PRNGKeyArray, Batch, Array], Batch]:
   """(variables, rng, frames, copy numbers) -> the warped batch, described in bfloat16."""
 
@@ -112,6 +118,8 @@ def compiled_warp(
       own = jax.random.fold_in(jax.random.fold_in(rng, index), copy)
       return splines.random_coefficients(own, 1, **dict(warp))[0]
 
+    if flip_pairs:
+      batch = _mirrored(batch, copy % 2 == 1, flip_pairs)
     warps = jax.vmap(coefficients)(batch.index, copy)
     image = splines.warp_image(jnp.asarray(batch.image, float), warps)
     moved = splines.invert(warps, batch.points)
@@ -124,3 +132,15 @@ def compiled_warp(
     )
 
   return jax.jit(describe)
+
+
+def _mirrored(
+  batch: Batch, which: Bool[Array, ' B'], flip_pairs: Sequence[tuple[int, int]]
+) -> Batch:
+  """Some examples of a batch as the mirror shows them."""
+  points, visible = coords.mirrored(batch.points, batch.visible, flip_pairs)
+  return batch._replace(
+    image=jnp.where(which[:, None, None, None], batch.image[:, :, ::-1], batch.image),
+    points=jnp.where(which[:, None, None], points, batch.points),
+    visible=jnp.where(which[:, None], visible, batch.visible),
+  )

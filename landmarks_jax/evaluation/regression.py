@@ -40,6 +40,7 @@ def run(
   labels: int | Sequence[int] | None = None,
   draws: int = 1,
   copies: int = 20,
+  mirror: bool = True,
   seed: int = 0,
   head: str = RIDGE,
   size: int = 16,
@@ -68,6 +69,9 @@ def run(
     labels: use so many labelled pictures, drawn `draws` times (`few_shot.draw_labels`, with
       `seed`); several numbers make a few-shot curve; None uses all.
     copies: with `labels`, so many random warps of every labelled picture are labels too.
+    mirror: with `labels`, every second copy is of the mirrored picture, and the ridge's prior has
+      no preferred side, where the set says which landmarks are each other's mirror image. Not part
+      of the published protocol.
     head: 'ridge', in closed form, or 'probe', the published head, trained by gradient descent.
     size: side of the ridge's heat maps.
     probe_*: options of the probe, see `probing.fit`; unused by the ridge. On a CPU, take fewer
@@ -90,6 +94,7 @@ def run(
   sources = {split: open_split(split) for split in splits}
   side = features.first_readable(sources[train])['image'].shape[0] - 2 * margin
   describing = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
+  flip_pairs = sources[train].info.flip_pairs if mirror and labels is not None else ()
   probe_options = {
     'size': probe_size,
     'epochs': probe_epochs,
@@ -105,7 +110,7 @@ def run(
 
   def regress(describer: Describer, sets: Mapping[str, Batch]) -> dict[str, Predictions]:
     """The predictions of one row, by part."""
-    fit = functools.partial(ridge, side=side, size=size)
+    fit = functools.partial(ridge, side=side, size=size, flip_pairs=flip_pairs)
     if head == PROBE:
       chosen = {}
       if validation is not None:
@@ -121,6 +126,7 @@ def run(
         labelled.index[used],
         copies=copies,
         warp=WARP,
+        flip_pairs=flip_pairs,
         seed=seed,
         **describing,
       )
@@ -172,7 +178,14 @@ def check(
       raise ValueError(f'labels={number}: expected 1 to {count}, the number of labelled pictures')
 
 
-def ridge(labelled: Batch, target: Batch, *, side: int, size: int) -> Predictions:
+def ridge(
+  labelled: Batch,
+  target: Batch,
+  *,
+  side: int,
+  size: int,
+  flip_pairs: Sequence[tuple[int, int]] = (),
+) -> Predictions:
   """Fits the closed-form head on labelled rows and predicts the landmarks of `target`."""
   head = heads.fit_ridge(
     labelled.pyramid,
@@ -180,6 +193,7 @@ def ridge(labelled: Batch, target: Batch, *, side: int, size: int) -> Prediction
     labelled.visible,
     labelled.valid,
     group=labelled.index,
+    flip_pairs=flip_pairs,
     side=side,
     size=size,
   )

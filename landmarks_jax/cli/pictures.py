@@ -95,13 +95,14 @@ def _some(source: Source, *, count: int) -> Batch:
   for i in _spread(len(source), count=count).tolist():
     with contextlib.suppress(BadImage):
       examples.append(source[i])
+  examples = examples or [features.first_readable(source)]
   return Batch(**{name: np.stack([e[name] for e in examples]) for name in examples[0]})
 
 
 def _shown(
   parts: Experiment, name: str, predictions: Mapping[str, Predictions]
 ) -> tuple[Predictions, ModuleType, dict[str, Any], dict[str, Any]]:
-  """Which predictions of the trained row to draw, and `_protocol` of what draws them."""
+  """Which predictions of the trained row to draw; the protocol that draws them and its options."""
   protocol, data, options = parts.protocol(name)
   if 'of' in options:  # a study of another protocol
     protocol = completion.find('evaluation', options['of'])

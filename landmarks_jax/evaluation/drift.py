@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from landmarks_jax import losses
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, nearest, probing, rows
@@ -162,9 +163,7 @@ def _with_unit_labels(described: Batch) -> Batch:
 
 @jax.jit
 def _unit_column(pyramid: tuple[Array, ...]) -> Float[Array, 'B h w L']:
-  labels = prototypes.column(pyramid)
-  length = jnp.linalg.norm(labels, axis=-1, keepdims=True)
-  return labels / jnp.where(length > 0, length, 1)
+  return losses.unit(prototypes.column(pyramid))
 
 
 def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:

@@ -113,13 +113,13 @@ def build(
   def labels(maps: Pyramid) -> Float[Array, 'B h w L']:
     return losses.unit(maps[0]) if normalise else maps[0]
 
-  def noisy(rng: PRNGKeyArray, image: Float[Array, 'B S S 3']) -> Float[Array, 'B s s 3']:
+  def noisy(rng: PRNGKeyArray, image: Array) -> Float[Array, 'B S S 3']:
     rng_jpeg, rng_jitter, rng_pca = jax.random.split(rng, 3)
+    image = jnp.asarray(image, float)
     if jpeg:
       image = codec.random_noise(rng_jpeg, image)
     if jitter:
       image = colour.random_jitter(rng_jitter, image, strength=jitter)
-    image = regions.cut_centre(image, margin)
     return colour.random_pca_noise(rng_pca, image, deviation=pca) if pca else image
 
   def pair_of(batch: Batch, rng: PRNGKeyArray) -> Pair:
@@ -136,15 +136,11 @@ def build(
         rotation=rotation,
       )
     else:
-      pair = Pair(
-        *(jnp.asarray(x) for x in (batch.image, batch.next, batch.flow, batch.flow_valid))
-      )
-    return Pair(
-      image=noisy(rng_image, jnp.asarray(pair.image, float)),
-      next=noisy(rng_next, jnp.asarray(pair.next, float)),
-      flow=regions.cut_centre(pair.flow, margin),
-      flow_valid=regions.cut_centre(pair.flow_valid[..., None], margin)[..., 0],
-    )
+      pair = Pair(batch.image, batch.next, jnp.asarray(batch.flow), jnp.asarray(batch.flow_valid))
+    # Noise on the whole frame: what JPEG does near a border depends on what is beyond it.
+    pair = pair._replace(image=noisy(rng_image, pair.image), next=noisy(rng_next, pair.next))
+    cut = regions.centre_crop(Batch(**pair._asdict()), margin)
+    return Pair(*(getattr(cut, name) for name in Pair._fields))
 
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
     image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)

@@ -363,3 +363,17 @@ def test_a_full_disk_is_one_clear_error_and_costs_no_earlier_step(tmp_path):
     assert checkpoints.restore_newest(state)[2] == 1
     checkpoints.save(2, state)
   assert sorted(path.name for path in tmp_path.iterdir()) == ['1', '2']
+
+
+def test_a_save_that_misses_another_process_says_so(tmp_path, monkeypatch):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(1, {'w': np.zeros(3)})
+  checkpoints.wait()
+
+  def alone():
+    raise jax.errors.JaxRuntimeError('INTERNAL: Barrier failed because: Task 1 heartbeat timeout.')
+
+  monkeypatch.setattr(checkpoints._manager, 'wait_until_finished', alone)
+  expected = r'another process of the run ended.*; complete steps there: \[1\]'
+  with pytest.raises(OSError, match=expected):
+    checkpoints.wait()

@@ -207,8 +207,8 @@ class Checkpoints:
       self._manager.reload()  # it has forgotten those that this save was to replace
       there = sorted(self._manager.all_steps())
       raise OSError(
-        f'step {self._saving} could not be written to {self.path} ({_reason(error)}); make it '
-        f'possible to write there, then continue; complete steps there: {there or "none"}'
+        f'step {self._saving} could not be written to {self.path} ({_reason(error)}); '
+        f'{_advice(error)}, then continue; complete steps there: {there or "none"}'
       ) from error
 
   def _write_checksums(self) -> None:
@@ -294,6 +294,13 @@ def _reason(error: BaseException) -> str:
     return error.strerror
   number = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore spells it
   return os.strerror(int(number[1])) if number else f'{type(error).__name__}: {str(error)[:200]}'
+
+
+def _advice(error: BaseException) -> str:
+  left_alone = re.search('heartbeat|Barrier|unhealthy', str(error))  # by JAX's coordination service
+  if left_alone:
+    return 'another process of the run ended, see what it said; end all of them'
+  return 'make it possible to write there'
 
 
 def _how(leaf: Any) -> ocp.RestoreArgs:

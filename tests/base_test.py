@@ -142,6 +142,22 @@ def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, 
     np.testing.assert_array_equal(x, y)
 
 
+def test_a_run_that_selects_resumes_from_before_damage_to_the_same_best(stacked, tmp_path):
+  assert stacked('whole') == 0
+  shutil.copytree(tmp_path / 'whole', tmp_path / 'damaged')
+  for step in (4, 6):
+    next((tmp_path / f'damaged/checkpoints/{step}/state/d').iterdir()).write_bytes(b'')
+  with pytest.warns(UserWarning, match='is damaged'):
+    assert stacked('damaged') == 0
+  assert_same_run(tmp_path / 'whole', tmp_path / 'damaged')
+  a, b = (
+    checkpoint.read_variables(tmp_path / name / 'best', ('params', 'step'))
+    for name in ('whole', 'damaged')
+  )
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

@@ -78,9 +78,10 @@ def source(frame):
   return pipeline.cached(open_source('synthetic/faces', count=48, frame=frame))
 
 
-def batches(run, start_step=0):
+def batches(run, start_step=0, **rows):
+  """The whole batches, or with shard and shards the rows of a process."""
   stream = pipeline.training_batches(
-    source(run.frame), seed=3, batch_size=BATCH, start_step=start_step
+    source(run.frame), seed=3, batch_size=BATCH, start_step=start_step, **rows
   )
   return map(described, stream) if run.name in ON_FEATURES else stream
 
@@ -117,7 +118,8 @@ class Run:
 
   def steps(self, count, start=0):
     """Runs steps; returns their losses."""
-    losses, stream = [], batches(self, start)
+    rows = {'shard': sharding.shard(), 'shards': sharding.shards()}
+    losses, stream = [], batches(self, start, **rows)
     for _ in range(count):
       batch = sharding.to_global(next(stream), self._mesh)
       self.state, metrics = self._step(self.state, batch, self._rng)
@@ -196,17 +198,28 @@ def test_three_float32_steps_are_the_same_on_eight_devices(run):
   np.testing.assert_allclose(spread.steps(3), run.losses, atol=1e-5)
 
 
+@functools.cache
+def twenty_float64_steps(name, devices):
+  """Their losses, and the leaves of the state after them by path."""
+  with jax.enable_x64(True):
+    run = Run(name, devices, wide)
+    losses = run.steps(20)
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(run.state))
+  return losses, {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def assert_same_steps(one, other):
+  """DESIGN.md 3.4."""
+  np.testing.assert_allclose(other[0], one[0], atol=1e-9, rtol=0)
+  assert one[1].keys() == other[1].keys()
+  assert any(x.dtype == 'float64' for path, x in one[1].items() if path.startswith('.params'))
+  for path, x in one[1].items():
+    np.testing.assert_allclose(other[1][path], x, atol=1e-8, rtol=0, err_msg=path)
+
+
 @pytest.mark.parametrize('name', METHODS)
 def test_twenty_float64_steps_are_the_same_on_eight_devices(name):
-  with jax.enable_x64(True):
-    one, eight = Run(name, 1, wide), Run(name, 8, wide)
-    np.testing.assert_allclose(eight.steps(20), one.steps(20), atol=1e-9, rtol=0)
-    a, b = jax.device_get(one.state), jax.device_get(eight.state)
-    assert any(x.dtype == 'float64' for x in jax.tree.leaves(a.params))
-    for (path, x), y in zip(
-      jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
-    ):
-      np.testing.assert_allclose(x, y, atol=1e-8, rtol=0, err_msg=jax.tree_util.keystr(path))
+  assert_same_steps(twenty_float64_steps(name, 1), twenty_float64_steps(name, 8))
 
 
 def test_a_resumed_run_is_the_undisturbed_run_bit_for_bit(run, tmp_path):

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(f'no command {name!r}{near}; there are: {", ".join(commands())}')
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax ask for it; ours are not global
-  logging.set_verbosity(logging.ERROR)  # what matters is printed, not logged
+  logging.set_verbosity(logging.FATAL)  # what matters is printed or raised, not logged
   warnings.formatwarning = lambda message, *where: f'warning: {message}\n'
   try:
     values = _parse(name, command, argv[2:])

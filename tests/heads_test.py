@@ -220,11 +220,11 @@ def test_a_choice_must_be_better_by_more_than_luck(monkeypatch):
   heat = rng.normal(size=(2, 12, 81, 1)).astype(np.float32)
   visible, chosen = np.ones((1, 12, 1), bool), np.arange(12)
   monkeypatch.setattr(heads, 'CAUTION', 1e6)
-  found = heads._choose(heat, (heads.ONE_STRENGTH, 0.1), points, visible, chosen, grid)
-  assert found[:2] == (heads.ONE_STRENGTH, heads.ONE_SHARPNESS)
+  found = heads._choose(heat, (heads.SAFE_STRENGTH, 0.1), points, visible, chosen, grid)
+  assert found[:2] == (heads.SAFE_STRENGTH, heads.SAFE_SHARPNESS)
   np.testing.assert_allclose(found[2], heads._start(points[0].mean(0)), atol=1e-12)
   monkeypatch.setattr(heads, 'CAUTION', 0.0)
-  assert heads._choose(heat, (heads.ONE_STRENGTH, 0.1), points, visible, chosen, grid) != found
+  assert heads._choose(heat, (heads.SAFE_STRENGTH, 0.1), points, visible, chosen, grid) != found
 
 
 def test_the_start_believes_similarities_of_the_shape_and_little_else():

@@ -73,11 +73,12 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SHARPNESSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 CORRECTIONS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 FEW_STRENGTHS = (1e-1, 1.0)
-ONE_STRENGTH, ONE_SHARPNESS = 1.0, 0.7  # one label has nothing to choose by
+ONE_STRENGTH, ONE_SHARPNESS = 10.0, 0.5  # one label has nothing to choose by
+SAFE_STRENGTH, SAFE_SHARPNESS = 1.0, 0.7  # two have little: others must be better than these
 FREE_GAIN = 0.25  # of offsets that no similarity of the mean shape explains, where it is believed
 FEWEST = 8  # labelled pictures that choose among all strengths of the ridge
 STIFFNESS = 10.0  # least strength of a correction times the labels that it is fitted to
-CAUTION = 0.5  # standard errors by which a choice must be better than that of one label
+CAUTION = 0.5  # standard errors by which a choice must be better than the safe one
 FOLDS = 10
 BLOCK = 64  # pictures whose columns exist at once
 
@@ -332,7 +333,7 @@ def _choose(
 ) -> tuple[float, float, Float[np.ndarray, '2*K 2*K']] | None:
   """The (strength, sharpness, correction) of the smallest mean distance on the held-out pictures.
 
-  Of its upper bound, rather: the gap to what one label would choose, plus CAUTION standard errors.
+  Of its upper bound, rather: the gap to the safe choice, plus CAUTION standard errors.
   None if there is nothing to judge by.
   """
   priors = [_position_prior(points, visible, grid, without=i) for i in chosen.tolist()]
@@ -347,7 +348,7 @@ def _choose(
   maps = dict(zip(strengths, heat, strict=True))
   sharpnesses = (s for s in SHARPNESSES if s <= len(points))
   best, safe = (np.inf,), None
-  for strength, sharpness in ((ONE_STRENGTH, ONE_SHARPNESS), *product(strengths, sharpnesses)):
+  for strength, sharpness in ((SAFE_STRENGTH, SAFE_SHARPNESS), *product(strengths, sharpnesses)):
     expected = np.asarray(_expectation(maps[strength], log_prior, grid, sharpness), np.float64)
     for distance, correction in _corrections(expected - mean, target, judged, start):
       safe = distance if safe is None else safe

@@ -138,6 +138,37 @@ if __name__ == '__main__':
   assert done.stdout.splitlines() == expected
 
 
+def test_a_worker_that_dies_is_an_error_that_says_so(tmp_path):
+  for i in range(4):
+    Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / f'{i}.png')
+  script = """
+import multiprocessing, sys
+from landmarks_jax.data import pipeline, source
+if __name__ == '__main__':
+  opened = source.open_source('folder', path=sys.argv[1], frame=3)
+  batches = pipeline.training_batches(opened, seed=0, batch_size=2, workers=1)
+  next(batches)
+  for child in multiprocessing.active_children():
+    child.kill()
+  try:
+    for batch in batches:
+      pass
+  except OSError as error:
+    print(error)
+"""
+  (tmp_path / 'run.py').write_text(script)
+  done = subprocess.run(
+    [sys.executable, str(tmp_path / 'run.py'), str(tmp_path)],
+    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+  assert done.stdout.startswith('a process that reads pictures has died'), done.stderr
+  assert 'exit code -9' in done.stdout
+
+
 def test_a_closed_iterator_leaves_no_threads_behind():
   before = set(threading.enumerate())
   batches = pipeline.training_batches(Numbers(100), seed=0, batch_size=4)

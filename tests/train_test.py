@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from landmarks_jax import training
 from landmarks_jax.cli import completion, experiment, pictures, running, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
@@ -422,6 +424,47 @@ def test_input_that_hangs_is_reported_with_its_shard(tiny, tmp_path, capsys, mon
   assert re.search(
     r'warning: no batch for \d+ s at step 2, shard 0 of 1, cache=host, workers=0; .* --config',
     capsys.readouterr().err,
+  )
+
+
+def test_a_run_that_cannot_fit_names_the_batch_that_does_and_leaves_no_trace(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  free = {'bytes': 0}
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: free['bytes'])
+  cached = 20 * (16 * 16 * 3 + 52)  # pictures and their labels
+  free['bytes'] = cached + 12 * 2200  # a picture of the batch takes about as much
+
+  def run(name, count):
+    code = tiny(name, f'--config.batch_size={count}', '--config.steps=1', '--config.evals={}')
+    return code, capsys.readouterr()
+
+  code, said = run('large', 20)
+  assert code == 2
+  assert not (tmp_path / 'large').exists()
+  begins = 'error: config.batch_size=20 does not fit into the 0'
+  assert said.err.startswith(begins), said.err
+  found = re.search(
+    r'in the memory of this host: it needs .* MB \(.*\). config.batch_size=(\d+) would fit$',
+    said.err,
+  )
+  assert found, said.err
+  fits = int(found[1])
+  assert run('small', fits)[0] == 0
+  assert run('next', fits + 1)[0] == 2
+  free['bytes'] = 1000
+  assert 'No batch would fit' in run('none', 20)[1].err
+
+
+def test_the_step_is_compiled_once_and_tells_its_memory(tiny, monkeypatch, capsys):
+  compiled, real = [], jax.stages.Lowered.compile
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', lambda self: compiled.append(1) or real(self))
+  traced = mock.Mock(wraps=training.make_train_step)
+  monkeypatch.setattr(training, 'make_train_step', traced)
+  assert tiny('run', '--config.steps=3', '--config.evals={}') == 0
+  assert (len(compiled), traced.call_count) == (1, 1)
+  assert re.search(
+    r'memory needed: .* MB \(.*\); .* GB is free in the memory', capsys.readouterr().out
   )
 
 

@@ -29,6 +29,7 @@ class Experiment:
   def __init__(self, config: dict[str, Any], *, report: Callable[[str], None] = print) -> None:
     self.config, self.report = config, report
     self.mesh = sharding.mesh()
+    self.reserved = 0  # bytes that training needs beside the pictures
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._sources: dict[str, Source] = {}
@@ -41,8 +42,16 @@ class Experiment:
     if cache != 'auto':
       return cache
     free = sharding.free_memory(self.mesh)
-    cache = pipeline.choose_cache(source, self._example, device=free, report=self.report)
+    beside = {'reserved': self.reserved} if free is None else {'device': free - self.reserved}
+    cache = pipeline.choose_cache(source, self._example, **beside, report=self.report)
     return pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
+
+  def cache_bytes(self) -> int:
+    """What the training pictures take of the memory that the step works in."""
+    shared = sharding.free_memory(self.mesh) is None  # the host's
+    if self.cache == 'stream' or (self.cache == 'host' and not shared):
+      return 0
+    return pipeline.cache_bytes(self._on_disk(**self.config['data']), self._example)
 
   @functools.cached_property
   def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
@@ -138,12 +147,21 @@ class Experiment:
         f'config.batch_size={count} does not divide over {self.mesh.size} devices; '
         f'use a multiple of {self.mesh.size}'
       )
+    step = self.train_step  # reads a base, before tracing
+    jax.eval_shape(step, *self.shapes(count), self.rng_train)
+
+  def shapes(self, batch_size: int) -> tuple[TrainState, Batch]:
+    """Of the state, and of a global batch."""
     example = {'valid': np.True_} | self._example
     arrays = {name: np.asarray(value) for name, value in example.items()}
-    shapes = {k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype) for k, v in arrays.items()}
-    step = training.make_train_step(self.method, self.optimizer)  # reads a base, before tracing
-    state = jax.eval_shape(self._init, self.rng_init)
-    jax.eval_shape(step, state, Batch(**shapes), self.rng_train)
+    batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
+    return jax.eval_shape(self._init, self.rng_init), Batch(**batch)
+
+  @functools.cached_property
+  def train_step(self) -> Callable:
+    """The pure step of one big batch."""
+    skip = self.config['skip_nonfinite'] > 0
+    return training.make_train_step(self.method, self.optimizer, skip_nonfinite=skip)
 
   @functools.cached_property
   def _example(self) -> dict[str, Any]:

@@ -5,19 +5,28 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from landmarks_jax import training
 from landmarks_jax.cli import base as bases
-from landmarks_jax.cli import completion, pictures, processes, provenance, report, table, transfer
+from landmarks_jax.cli import (
+  compiling,
+  completion,
+  pictures,
+  processes,
+  provenance,
+  report,
+  table,
+  transfer,
+)
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import Batch, TrainState
 from landmarks_jax.report import draw
-from landmarks_jax.runtime import checkpoint, guards, interruption, logs, sharding
+from landmarks_jax.runtime import checkpoint, guards, interruption, logs, memory, sharding
 
 
 class Run:
@@ -34,6 +43,9 @@ class Run:
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
     experiment.check_evals()
     experiment.check_step()
+    begun = sharding.of_main((workdir / 'config.json').exists())
+    # Before the folder is taken, since another batch size is another config.
+    self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     self.initial = transfer.of(experiment, workdir)
     processes.claim(workdir, self.config)
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
@@ -110,7 +122,8 @@ class Run:
 
   def _train(self, state: Any, start: int) -> dict[str, float]:
     steps, scores = self.config['steps'], {}
-    step_function, rng = self._compile(), self.experiment.rng_train
+    compiled = self.compiled or compiling.step(self.experiment, held=memory.size(state))
+    rng = self.experiment.rng_train
     batches, whole = self._batches(start), None  # the state that may be saved at any time
     try:
       for step in range(start + 1, steps + 1):
@@ -118,11 +131,9 @@ class Run:
         batch = next(batches)
         if step == 1:
           self._draw_views(batch)
-        if step == start + 1:
-          print('compiling the step', flush=True)
         with self.interruption.deferred(step):
           whole = None  # the step takes its memory
-          state, metrics = step_function(state, batch, rng)
+          state, metrics = compiled(state, batch, rng)
           self._follow(step, state, metrics, first=step == start + 1)
           whole = step, state
         scores |= self._evaluate(state, step)
@@ -135,14 +146,6 @@ class Run:
       batches.close()
     self.checkpoints.wait()
     return scores
-
-  def _compile(self) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
-    step = training.make_train_step(
-      self.experiment.method,
-      self.experiment.optimizer,
-      skip_nonfinite=self.config['skip_nonfinite'] > 0,
-    )
-    return sharding.compile_step(step, self.mesh)
 
   def _follow(self, step: int, state: Any, metrics: Mapping[str, Any], *, first: bool) -> None:
     """Checks, logs and saves what is due after a step."""

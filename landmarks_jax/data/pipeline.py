@@ -202,14 +202,17 @@ def choose_cache(
   example: dict[str, Any],
   *,
   device: int | None = None,
+  reserved: int = 0,
   report: Report | None = None,
 ) -> str:
   """Where the decoded pictures of a source fit: one of CACHES, told in a line with the sizes.
 
   device: bytes of device memory that are free; None if unknown, or if the device has none of its
   own, and then it is not chosen. What goes there passes through host memory, so it fits in both.
+  reserved: bytes of host memory that are free and will be needed for else.
   """
   need, host = cache_bytes(source, example), free_memory()
+  host = None if host is None else max(0, host - reserved)
   chosen = 'stream'
   if host is None or need <= SHARE['host'] * host:
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
@@ -303,6 +306,13 @@ def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:
       if copy:  # workers hand over shared memory, which must not outlive them
         fields = {name: np.array(value) for name, value in fields.items()}
       yield Batch(**({'valid': np.ones(len(fields['index']), bool)} | fields))
+  except RuntimeError as error:  # as Grain says it
+    if 'Worker process was terminated' not in str(error):
+      raise
+    raise ChildProcessError(
+      f'a process that reads pictures has died: {error} Often the memory of the host is full: '
+      'use fewer --config.workers, or 0'
+    ) from error
   finally:
     examples.close()
 

@@ -1,0 +1,131 @@
+"""The training step, compiled once before the run, and the memory that the run will need."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.data import pipeline
+from landmarks_jax.runtime import memory, sharding
+
+TOO_LARGE = 'RESOURCE_EXHAUSTED'  # what a compiler says that knows its device's memory
+
+
+def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
+  """The compiled step; tells what memory the run will need, by cause.
+
+  held: bytes of the state on each device, if it is there already. Raises ValueError, with the batch
+  size that would fit, where the memory that is free does not hold the run.
+  """
+  print('compiling the step', flush=True)
+  batch, free = experiment.config['batch_size'], _free(experiment, held)
+  compiled, need = _compiled(experiment, batch)
+  experiment.reserved = sum(need.values()) - held * _copies(experiment)
+  if compiled is not None:
+    need['pictures'] = experiment.cache_bytes()
+    if free is None or sum(need.values()) <= free:
+      room = '' if free is None else f'; {memory.amount(free)} is free {_where(experiment)}'
+      print(f'memory needed: {memory.describe(need)}{room}', flush=True)
+      return compiled
+  raise ValueError(_refusal(experiment, batch, need, free))
+
+
+def _compiled(experiment: Experiment, batch: int) -> tuple[Any, dict[str, int]]:
+  """The step at a batch size and what it needs, all devices of the host together if they share its
+  memory; (None, {}) if the compiler itself finds it too large.
+  """
+  state, examples = experiment.shapes(batch)
+  function = sharding.compile_step(experiment.train_step, experiment.mesh)
+  try:
+    compiled = function.lower(state, examples, experiment.rng_train).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if TOO_LARGE not in str(error):
+      raise
+    return None, {}
+  need = memory.of_step(compiled, state, examples, devices=experiment.mesh.size)
+  working = need[memory.WORK] + need['batch']  # not while it evaluates
+  need['evaluation'] = max(0, _evaluation(experiment, state) - working)
+  return compiled, {name: _copies(experiment) * count for name, count in need.items()}
+
+
+def _evaluation(experiment: Experiment, state: Any) -> int:
+  """Bytes on each device of the pictures and features of an evaluation's batch: the least that the
+  largest of them takes.
+  """
+  found = [0]
+  for options in experiment.config['evals'].values():
+    frame, batch = options['data'].get('frame'), options.get('batch_size')
+    if frame and batch:
+      side = frame - 2 * options.get('margin', 0)
+      image = jax.ShapeDtypeStruct((batch, side, side, 3), 'uint8')
+      with contextlib.suppress(TypeError, ValueError):  # it has another way to describe
+        describe = lambda *given: experiment.method.describe(*given, None)  # noqa: E731
+        features = jax.eval_shape(describe, state.params, state.aux, image)
+        found.append((memory.size(image) + memory.size(features)) // experiment.mesh.size)
+  return max(found)
+
+
+def _refusal(experiment: Experiment, batch: int, need: dict[str, int], free: int | None) -> str:
+  room = 'what is free' if free is None else f'the {memory.amount(free)} that is free'
+  said = f'config.batch_size={batch} does not fit into {room} {_where(experiment)}'
+  said += f': it needs {memory.describe(need)}' if need else ''
+  print('compiling smaller batches, to find one that fits', flush=True)
+  fits = _largest(experiment, batch, sum(need.values()), free)
+  if fits:
+    return f'{said}. config.batch_size={fits} would fit'
+  return (
+    f'{said}. No batch would fit; choose smaller frames or a smaller network, '
+    'config.cache=stream, or more devices'
+  )
+
+
+def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None) -> int:
+  """The largest batch that was compiled and fits, by a line through one that does and one that does
+  not; 0 if none.
+  """
+  groups = experiment.config['method'].get('norm_groups') or 1
+  multiple, pictures = math.lcm(experiment.mesh.size, groups), experiment.cache_bytes()
+
+  def total(size: int) -> float | int:
+    compiled, need = _compiled(experiment, size)
+    return math.inf if compiled is None else sum(need.values()) + pictures
+
+  def fits(size: int) -> bool:
+    return needs[size] < math.inf if free is None else needs[size] <= free
+
+  needs, above, size = {batch: at_batch or math.inf}, batch, batch
+  while (size := size // 2 // multiple * multiple) > 0:
+    needs[size] = total(size)
+    if fits(size):
+      break
+    above = size
+  if size == 0 or free is None or needs[above] == math.inf:
+    return size
+  line = {size: needs[size], above: needs[above]}
+  better = memory.largest_batch(line, free=free, multiple=multiple, below=above)
+  if better > size:
+    needs[better] = total(better)
+  return better if better > size and fits(better) else size
+
+
+def _free(experiment: Experiment, held: int) -> int | None:
+  """Bytes for the run where the least is free, the state included; None if unknown."""
+  device = sharding.free_memory(experiment.mesh)
+  free = pipeline.free_memory() if device is None else device
+  if free is None:
+    return None
+  return (-sharding.largest(-(free >> 10)) << 10) + held * _copies(experiment)
+
+
+def _copies(experiment: Experiment) -> int:
+  """How many devices of this process share one memory: those that name none of their own."""
+  shared = sharding.free_memory(experiment.mesh) is None
+  return len(experiment.mesh.local_devices) if shared else 1
+
+
+def _where(experiment: Experiment) -> str:
+  shared = sharding.free_memory(experiment.mesh) is None
+  return 'in the memory of this host' if shared else 'on each device'

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 from landmarks_jax.contracts import TrainState
 from landmarks_jax.runtime import checkpoint, optim, sharding
@@ -97,6 +98,16 @@ def test_a_donating_step_right_after_save_does_not_reach_the_disk(tmp_path):
     for i in range(5):
       restored, _ = checkpoints.restore(abstract(state, None), step=i)
       np.testing.assert_array_equal(restored['w'], expected[i])
+
+
+def test_a_save_does_not_ask_whether_a_preemption_stops_at_its_step(tmp_path, monkeypatch):
+  """Asked in the background, for a step gone by, it let two processes stop after different ones."""
+  asked = []
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked.append)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, make_state(1))
+    checkpoints.save(2, make_state(2))
+  assert asked == []
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -30,7 +30,11 @@ def test_sigterm_at_one_process_stops_both_after_one_step_and_they_resume(tmp_pa
     )
     for process in (0, 1)
   ]
-  said = [process.communicate(timeout=300)[1] for process in pair]
+  try:
+    said = [process.communicate(timeout=300)[1] for process in pair]
+  finally:
+    for process in pair:
+      process.kill()
   assert [process.returncode for process in pair] == [0, 0], said
   assert all(text.count('stopped by SIGTERM; the same command continues') == 1 for text in said)
   stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'

@@ -49,7 +49,7 @@ class Checkpoints:
     writing = {'max_to_keep': keep, 'create': True, 'cleanup_tmp_directories': True}
     writing['async_options'] = ocp.AsyncOptions(post_finalization_callback=self._write_checksums)
     reading = {'read_only': True, 'create': False, 'save_interval_steps': 0}
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self.path,
       options=ocp.CheckpointManagerOptions(**(reading if read_only else writing)),
       item_handlers={
@@ -256,6 +256,17 @@ class Checkpoints:
     if steps:
       self._largest(0)  # the others wait for the names
       self._manager.reload()
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax asks JAX whether a preemption stops at the step that it saves, also in the background.
+
+  JAX takes each such question for the step that this process is at. A step gone by would let the
+  processes agree on one that another has passed, and then wait for each other for ever.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False  # the loop alone asks, once after every step
 
 
 def read_variables(

@@ -268,7 +268,8 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     from landmarks_jax.cli import train  # late: it imports this file
 
     # A run of a version with fewer options has their defaults.
-    changed = differences(plain(defaults(train.train)) | read(file), config)
+    later = {k: v for k, v in plain(defaults(train.train)).items() if k in config}
+    changed = differences(later | read(file), config)
     if changed:
       raise ValueError(
         f'{workdir} was made by another config (there -> here):\n  '

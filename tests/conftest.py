@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 root = pathlib.Path(__file__).resolve().parents[1]
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -19,8 +20,17 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+# A shell has its background jobs ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 jax.config.update('jax_default_matmul_precision', 'highest')  # parity with float32 PyTorch
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _let_go_of_compiled_code():
+  """A process may hold 65,530 pieces of memory, and the suite compiles more than that."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture

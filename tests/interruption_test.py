@@ -109,3 +109,24 @@ def test_what_takes_too_long_ends_with_the_code_of_a_preemption():
     _, err = process.communicate(timeout=60)
   assert process.returncode == EXIT_CODE == 75
   assert 'continues from there' in err
+
+
+FAILED_STEP = """
+import os, signal, time
+from landmarks_jax.runtime.interruption import Interruption
+
+try:
+  with Interruption(grace=0.2) as interruption, interruption.deferred(1):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise ValueError
+except ValueError:
+  time.sleep(1)
+print('still here')
+"""
+
+
+def test_what_ended_by_itself_is_not_ended_by_the_clock():
+  done = subprocess.run(
+    [sys.executable, '-c', FAILED_STEP], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stdout) == (0, 'still here\n'), done.stderr

@@ -50,6 +50,7 @@ class Interruption:
     return self
 
   def __exit__(self, *_: object) -> None:
+    self._raised.set()  # what has ended is not ended by the clock
     self._restore.close()
 
   @contextlib.contextmanager

@@ -102,6 +102,19 @@ def test_resuming_does_not_read_the_past():
   assert len(source.reads) < 100
 
 
+def run_script(script, folder):
+  """What came of a program that is told the folder in which it is and finds its pictures."""
+  (folder / 'run.py').write_text(script)  # a file: spawned workers import it again
+  return subprocess.run(
+    [sys.executable, str(folder / 'run.py'), str(folder)],
+    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+
+
 def test_workers_do_not_change_the_stream(tmp_path):
   for i in range(11):
     colour = np.full((3, 3, 3), 20 * i, np.uint8)
@@ -120,15 +133,7 @@ if __name__ == '__main__':
   for batch in held:  # their memory is their own
     print(*batch.index, *batch.image[:, 0, 0, 0])
 """
-  (tmp_path / 'run.py').write_text(script)  # a file: spawned workers import it again
-  done = subprocess.run(
-    [sys.executable, str(tmp_path / 'run.py'), str(tmp_path)],
-    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
+  done = run_script(script, tmp_path)
   assert done.returncode == 0, done.stderr
   assert 'Traceback' not in done.stderr
   assert 'leaked' not in done.stderr
@@ -156,15 +161,7 @@ if __name__ == '__main__':
   except OSError as error:
     print(error)
 """
-  (tmp_path / 'run.py').write_text(script)
-  done = subprocess.run(
-    [sys.executable, str(tmp_path / 'run.py'), str(tmp_path)],
-    env=os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])},
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
+  done = run_script(script, tmp_path)
   assert done.stdout.startswith('a process that reads pictures has died'), done.stderr
   assert 'exit code -9' in done.stdout
 

@@ -122,10 +122,8 @@ def _free(experiment: Experiment, held: int) -> int | None:
 
 def _copies(experiment: Experiment) -> int:
   """How many devices of this process share one memory: those that name none of their own."""
-  shared = sharding.free_memory(experiment.mesh) is None
-  return len(experiment.mesh.local_devices) if shared else 1
+  return len(experiment.mesh.local_devices) if experiment.shares_host_memory else 1
 
 
 def _where(experiment: Experiment) -> str:
-  shared = sharding.free_memory(experiment.mesh) is None
-  return 'in the memory of this host' if shared else 'on each device'
+  return 'in the memory of this host' if experiment.shares_host_memory else 'on each device'

@@ -46,10 +46,14 @@ class Experiment:
     cache = pipeline.choose_cache(source, self._example, **beside, report=self.report)
     return pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
 
+  @property
+  def shares_host_memory(self) -> bool:
+    """Whether the devices of this process compute in the memory of the host, as CPUs do."""
+    return sharding.free_memory(self.mesh) is None
+
   def cache_bytes(self) -> int:
     """What the training pictures take of the memory that the step works in."""
-    shared = sharding.free_memory(self.mesh) is None  # the host's
-    if self.cache == 'stream' or (self.cache == 'host' and not shared):
+    if self.cache == 'stream' or (self.cache == 'host' and not self.shares_host_memory):
       return 0
     return pipeline.cache_bytes(self._on_disk(**self.config['data']), self._example)
 

@@ -6,12 +6,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from landmarks_jax.cli import completion
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import Batch, Predictions, PyTree
-from landmarks_jax.data.source import BadImage, Source
+from landmarks_jax.data.source import BadImage, Source, evenly_apart
 from landmarks_jax.evaluation import features, rows
 from landmarks_jax.geometry import regions
 from landmarks_jax.report import components, draw, labels
@@ -29,7 +29,7 @@ def examples(
   shown, protocol, data, options = _shown(parts, name, predictions)
   if hasattr(protocol, 'pictures'):
     return None
-  chosen = _spread(len(shown.index), count=12)
+  chosen = evenly_apart(len(shown.index), 12)
   source = parts.open(**data, split=options['test'])
   frames = np.stack([source[int(shown.index[i])]['image'] for i in chosen])
   return {
@@ -47,7 +47,7 @@ def matches(
   shown, protocol, data, options = _shown(parts, name, predictions)
   if not hasattr(protocol, 'pictures'):
     return None
-  chosen = _spread(len(shown.index), count=6).tolist()
+  chosen = evenly_apart(len(shown.index), 6).tolist()
 
   def open_split(split: str) -> Source:
     return parts.open(**data, split=split)
@@ -77,7 +77,7 @@ def of_features(
   describer = parts.describer(params, aux)
   pyramid = features.compiled(describer.apply)(describer.variables, batch.image)
   found = components.of_pyramid(pyramid)
-  shown = _spread(len(found), count=DRAWN)
+  shown = evenly_apart(len(found), DRAWN)
   image, found = batch.image[shown], found[shown]
   sheets = {'hypercolumn_components': draw.component_sheet(image, found)}
   if found.shape[-1] >= 3:
@@ -92,7 +92,7 @@ def of_features(
 def _some(source: Source, *, count: int) -> Batch:
   """Examples evenly apart; those that cannot be read are left out."""
   examples = []
-  for i in _spread(len(source), count=count).tolist():
+  for i in evenly_apart(len(source), count).tolist():
     with contextlib.suppress(BadImage):
       examples.append(source[i])
   examples = examples or [features.first_readable(source)]
@@ -110,8 +110,3 @@ def _shown(
   trained = {group: given[0] for (row, group), given in draws.items() if row == rows.TRAINED}
   shown = trained.get('different', list(trained.values())[-1])
   return shown, protocol, data, options
-
-
-def _spread(total: int, *, count: int) -> Int[np.ndarray, ' n']:
-  """Some of `total` numbers, evenly apart."""
-  return np.unique(np.linspace(0, total - 1, count).astype(int))

@@ -43,10 +43,10 @@ class Run:
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
     experiment.check_evals()
     experiment.check_step()
+    self.initial = transfer.of(experiment, workdir)
     begun = sharding.of_main((workdir / 'config.json').exists())
     # Before the folder is taken, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
-    self.initial = transfer.of(experiment, workdir)
     processes.claim(workdir, self.config)
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
     self.predictions, self.began = {}, time.monotonic()  # what the report shows

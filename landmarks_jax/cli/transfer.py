@@ -11,6 +11,7 @@ import numpy as np
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import PyTree
+from landmarks_jax.runtime import checkpoint
 
 Leaves = dict[str, Any]  # arrays or their shapes, by names such as params/backbone/conv1/kernel
 ABSENT, OTHER_SHAPE = 'which are not there', 'which have another shape there'
@@ -37,9 +38,9 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
     return None
   run = pathlib.Path(given).expanduser()
   own_base = experiment.config['base'] is not None
-  weights = Weights(run, _leaves(bases.read(run)), own_base)
+  weights = Weights(run, checkpoint.leaves(bases.read(run)), own_base)
   wanted = jax.eval_shape(experiment.init_state)
-  _check(weights, _leaves({'params': wanted.params, 'aux': wanted.aux}))
+  _check(weights, checkpoint.leaves({'params': wanted.params, 'aux': wanted.aux}))
   return weights
 
 
@@ -51,7 +52,7 @@ def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree
   taken and what was left at its initial value, and why. Raises ValueError that names both trees if
   nothing of params is found.
   """
-  wanted = _leaves({'params': params, 'aux': aux})
+  wanted = checkpoint.leaves({'params': params, 'aux': aux})
   left = _check(weights, wanted)
   taken = {name: name for name in wanted if name not in left}
   copies = {n: _origin(n, wanted) for n, why in left.items() if why == ABSENT}
@@ -117,8 +118,3 @@ def _groups(names: Iterable[str]) -> str:
   counts = collections.Counter('/'.join(name.split('/')[:2]) for name in names)
   order = sorted(counts, key=lambda name: (not name.startswith('params/'), name))
   return ', '.join(f'{name} ({counts[name]})' for name in order)
-
-
-def _leaves(tree: PyTree) -> Leaves:
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}

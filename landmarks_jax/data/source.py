@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 
 from landmarks_jax.contracts import Array
 
@@ -102,6 +102,11 @@ def open_source(name: str, **options: Any) -> Source:
   return function(**options)
 
 
+def evenly_apart(total: int, count: int) -> Int[np.ndarray, ' n']:
+  """At most `count` of `total` row numbers, from the first to the last."""
+  return np.unique(np.linspace(0, total - 1, count).astype(int))
+
+
 def fingerprint(source: Source, *, examples: int = 8) -> dict[str, Any]:
   """What tells a dataset from another: its length, and checksums of its facts and some examples.
 
@@ -109,7 +114,7 @@ def fingerprint(source: Source, *, examples: int = 8) -> dict[str, Any]:
   picture that was added or removed is always noticed, one that was replaced only if it is among
   them. Folders may move: no path counts.
   """
-  rows = np.unique(np.linspace(0, len(source) - 1, examples).astype(int))
+  rows = evenly_apart(len(source), examples)
   digest = hashlib.sha256()
   for row in rows:
     try:

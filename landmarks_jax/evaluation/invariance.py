@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from landmarks_jax.augment import colour
 from landmarks_jax.contracts import Array, Describer, Pyramid
-from landmarks_jax.data.source import BadImage, Source
+from landmarks_jax.data.source import BadImage, Source, evenly_apart
 from landmarks_jax.evaluation import rows
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
@@ -64,9 +64,9 @@ def opposite_pairs(source: Source, count: int) -> Pairs:
   Raises ValueError where less than two can be read.
   """
   examples = []
-  for i in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
+  for i in evenly_apart(len(source), count).tolist():
     with contextlib.suppress(BadImage):
-      examples.append(source[int(i)])
+      examples.append(source[i])
   half = len(examples) // 2
   if not half:
     raise ValueError(f'{len(examples)} readable pictures of {count}: expected 2 to tell apart')

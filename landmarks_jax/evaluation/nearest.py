@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
-from landmarks_jax.data.source import Info, Source
+from landmarks_jax.data.source import Info, Source, evenly_apart
 from landmarks_jax.evaluation import features, few_shot, probing, regression
 from landmarks_jax.evaluation import rows as scoring
 from landmarks_jax.evaluation.rows import Metric
@@ -170,7 +170,7 @@ def _label_lists(
 ) -> dict[str, Int[np.ndarray, ' n']]:
   """The examples to learn from, by the name of the part."""
   if labels is None:
-    return {'0': np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(int))}
+    return {'0': evenly_apart(count, min(count, MOST))}
   return {str(draw): few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)}
 
 

@@ -323,17 +323,18 @@ def _how(leaf: Any) -> ocp.RestoreArgs:
   return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
-def _leaves(tree: PyTree) -> dict[str, str]:
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  name = jax.tree_util.keystr
-  return {
-    name(path, simple=True, separator='/'): f'{np.dtype(x.dtype)}{list(x.shape)}'
-    for path, x in leaves
-  }
+def leaves(tree: PyTree) -> dict[str, Any]:
+  """The arrays of a tree by their names, such as 'params/backbone/conv1/kernel'."""
+  found = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in found}
+
+
+def _kinds(tree: PyTree) -> dict[str, str]:
+  return {name: f'{np.dtype(x.dtype)}{list(x.shape)}' for name, x in leaves(tree).items()}
 
 
 def _check_same(stored: PyTree, wanted: PyTree, *, where: str) -> None:
-  stored, wanted = _leaves(stored), _leaves(wanted)
+  stored, wanted = _kinds(stored), _kinds(wanted)
   if stored == wanted:
     return
   lines = [

@@ -260,7 +260,7 @@ def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
 def test_a_run_of_a_version_with_fewer_options_resumes(tiny, tmp_path, capsys):
   run = copied(tmp_path)
   config = json.loads((run / 'config.json').read_text())
-  del config['init_from'], config['select']
+  del config['init_from'], config['select'], config['method']['width']
   (run / 'config.json').write_text(json.dumps(config))
   assert tiny('run') == 0
   assert 'from step 6' in capsys.readouterr().out

@@ -265,11 +265,7 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
   file = workdir / 'config.json'
   if file.exists():
-    from landmarks_jax.cli import train  # late: it imports this file
-
-    # A run of a version with fewer options has their defaults.
-    later = {k: v for k, v in plain(defaults(train.train)).items() if k in config}
-    changed = differences(later | read(file), config)
+    changed = differences(_with_later_options(read(file)), config)
     if changed:
       raise ValueError(
         f'{workdir} was made by another config (there -> here):\n  '
@@ -278,6 +274,16 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       )
   elif any(p.name != 'config.json.tmp' for p in workdir.iterdir()):
     raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
+
+
+def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
+  """The config of a run of a version with fewer options, with their defaults."""
+  from landmarks_jax.cli import completion, train  # late: they import this file
+
+  try:
+    return completion.complete(config, train.train)
+  except ValueError:  # it lacks more; the differences tell what
+    return plain(defaults(train.train)) | config
 
 
 def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The weights of DVE's hourglass, by PyTorch's names and layouts -> by ours."""
 
-import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -23,7 +22,7 @@ def from_torch(state: Mapping[str, np.ndarray], *, prefix: str = '') -> dict[str
   """
   what = torch_names.describe(state, prefix, 'Hourglass', r'(.*)output_layers\.0\.4\.weight')
   weights = torch_names.select(state, prefix)
-  last = _count(weights, r'hg\.(\d+)\.') - 1
+  last = torch_names.count(weights, r'hg\.(\d+)\.') - 1
   earlier = tuple(f'output_layers.{stack}.' for stack in range(last))
   weights = {name: array for name, array in weights.items() if not name.startswith(earlier)}
   scale = weights.pop('normscale', None)
@@ -55,8 +54,8 @@ def _layers(
 
 def _blocks(weights: Mapping[str, np.ndarray], last: int) -> Iterator[tuple[str, str]]:
   """The residual blocks: (torch's name, name here)."""
-  blocks = range(_count(weights, r'hg\.0\.layer1_1\.(\d+)\.'))
-  levels = range(1, 1 + _count(weights, r'hg\.0\.layer(\d+)_1\.'))
+  blocks = range(torch_names.count(weights, r'hg\.0\.layer1_1\.(\d+)\.'))
+  levels = range(1, 1 + torch_names.count(weights, r'hg\.0\.layer(\d+)_1\.'))
   places = [(level, *role) for level in levels for role in ((1, 'skip'), (2, 'down'), (3, 'up'))]
   places.append((1, 4, 'middle'))
   yield from ((f'layer{i}.0', f'layer{i}') for i in (1, 2, 3))
@@ -65,12 +64,6 @@ def _blocks(weights: Mapping[str, np.ndarray], last: int) -> Iterator[tuple[str,
       for i in blocks:
         yield f'hg.{stack}.layer{level}_{number}.{i}', f'stack{stack}_level{level}_{role}{i}'
   yield from ((f'output_layers.{last}.0.{i}', f'head{i}') for i in blocks)
-
-
-def _count(weights: Mapping[str, np.ndarray], pattern: str) -> int:
-  """How many numbers stand at the pattern's group; at least one is expected."""
-  matches = (re.match(pattern, name) for name in weights)
-  return max(len({match[1] for match in matches if match}), 1)
 
 
 def _changes_channels(weights: Mapping[str, np.ndarray], block: str) -> bool:

@@ -10,7 +10,9 @@ from landmarks_jax.contracts import PyTree
 
 LEAVES = {  # kind of layer: {leaf in torch: (collection, leaf here)}
   'conv': {'weight': ('params', 'kernel'), 'bias': ('params', 'bias')},
+  'dense': {'weight': ('params', 'kernel'), 'bias': ('params', 'bias')},
   'group_norm': {'weight': ('params', 'scale'), 'bias': ('params', 'bias')},
+  'layer_norm': {'weight': ('params', 'scale'), 'bias': ('params', 'bias')},
   'batch_norm': {
     'weight': ('params', 'scale'),
     'bias': ('params', 'bias'),
@@ -18,6 +20,7 @@ LEAVES = {  # kind of layer: {leaf in torch: (collection, leaf here)}
     'running_var': ('batch_stats', 'var'),
   },
 }
+KERNEL_RANKS = {'conv': 4, 'dense': 2}
 Layers = Mapping[str, tuple[str, tuple[str, ...]]]  # torch's name: (kind of layer, path here)
 
 
@@ -55,16 +58,21 @@ def check(weights: Mapping[str, np.ndarray], ranks: Mapping[str, int], what: str
 
 def place(weights: Mapping[str, np.ndarray], layers: Layers, what: str) -> dict[str, PyTree]:
   """The weights of `layers` -> {'params', 'batch_stats'}, kernels HWIO; all others are errors."""
-  paths = {
-    f'{name}.{leaf}': (collection, *path, here)
-    for name, (kind, path) in layers.items()
-    for leaf, (collection, here) in LEAVES[kind].items()
-  }
-  check(weights, {name: 4 if path[-1] == 'kernel' else 1 for name, path in paths.items()}, what)
-  kernel = (2, 3, 1, 0)
-  return traverse_util.unflatten_dict(
-    {
-      paths[name]: np.ascontiguousarray(array.transpose(kernel if array.ndim == 4 else None))
-      for name, array in weights.items()
-    }
-  )
+  paths, ranks = {}, {}
+  for name, (kind, path) in layers.items():
+    for leaf, (collection, here) in LEAVES[kind].items():
+      paths[f'{name}.{leaf}'] = (collection, *path, here)
+      ranks[f'{name}.{leaf}'] = KERNEL_RANKS[kind] if here == 'kernel' else 1
+  check(weights, ranks, what)
+  return traverse_util.unflatten_dict({paths[n]: transpose(a) for n, a in weights.items()})
+
+
+def transpose(array: np.ndarray) -> np.ndarray:
+  """OIHW -> HWIO, (out, in) -> (in, out); vectors stay."""
+  return np.ascontiguousarray(array.transpose((2, 3, 1, 0) if array.ndim == 4 else None))
+
+
+def count(weights: Mapping[str, np.ndarray], pattern: str) -> int:
+  """How many numbers stand at the pattern's group; at least one is expected."""
+  matches = (re.match(pattern, name) for name in weights)
+  return max(len({match[1] for match in matches if match}), 1)

@@ -18,8 +18,11 @@ from landmarks_jax import losses
 from landmarks_jax.augment import colour, views
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.geometry import regions
-from landmarks_jax.models import heads, resnet
+from landmarks_jax.models import heads as embedding_heads
+from landmarks_jax.models import resnet, vit
 from landmarks_jax.models.norm import PRECISIONS, calibrated
+
+NETWORKS = ('resnet', 'vit')
 
 
 def random_queue(rng: PRNGKeyArray, size: int, dim: int) -> Float[Array, '{size} {dim}']:
@@ -58,8 +61,13 @@ def build(
   *,
   mean: tuple[float, ...],
   std: tuple[float, ...],
+  network: str = 'resnet',
   depth: int = 18,
   width: float = 1.0,
+  patch: int = 16,
+  heads: int = 6,
+  registers: int = 0,
+  grid: int = 14,
   dim: int = 128,
   head_layers: int = 1,
   temperature: float = 0.07,
@@ -76,11 +84,13 @@ def build(
   precision: str = 'bfloat16',
   constrain: Callable[[Any], Any] = lambda x: x,
 ) -> Method:
-  """MoCo on a ResNet; the defaults are the ICCV 2021 hyper-parameters for faces.
+  """MoCo on a ResNet or a ViT; the defaults are the ICCV 2021 hyper-parameters for faces.
 
   Args:
     mean, std: of the pictures' channels in [0, 1]; saved with the weights.
-    depth, width: of the ResNet.
+    network: 'resnet' or 'vit'.
+    depth: 18 to 152 of a ResNet, or the blocks of a ViT. width: multiplies its channels.
+    patch, heads, registers, grid: of a ViT; its channels are 64 a head.
     dim: of the embedding.
     head_layers: 1 is linear (the paper), 2 an MLP.
     temperature: of the softmax over one positive and the negatives.
@@ -89,20 +99,26 @@ def build(
     norm_groups: BatchNorm groups, 4 in the paper (4 GPUs).
     margin: pixels cut from each side of the frame.
     area, aspect, jitter, pca, jpeg: of `views.random_view`.
-    levels: how many maps `describe` gives, coarse to fine: the four stages, or 5 with the stem.
+    levels: how many maps `describe` gives, coarse to fine: the four stages, or 5 with the stem; a
+      ViT has one.
     precision: 'bfloat16' or 'float32' of the networks; losses and statistics are float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
 
-  aux: `stats` (running statistics), `key` and `key_stats` (momentum encoder), `queue`, `pointer`.
+  aux: `stats` (running statistics; a ViT has none), `key` and `key_stats` (momentum encoder),
+  `queue`, `pointer`.
   """
   if precision not in PRECISIONS:
     raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
   if not 1 <= levels <= 5:
     raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
-  backbone = resnet.ResNet(
-    depth=depth, width=width, norm_groups=norm_groups, dtype=PRECISIONS[precision]
-  )
-  head = heads.EmbeddingHead(dim=dim, layers=head_layers)
+  if network not in NETWORKS:
+    raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
+  common = {'depth': depth, 'width': width, 'dtype': PRECISIONS[precision]}
+  if network == 'vit':
+    backbone = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)
+  else:
+    backbone = resnet.ResNet(norm_groups=norm_groups, **common)
+  head = embedding_heads.EmbeddingHead(dim=dim, layers=head_layers)
   random_view = functools.partial(
     views.random_view,
     margin=margin,
@@ -121,7 +137,7 @@ def build(
       train=True,
       mutable=['batch_stats'],
     )
-    return head.apply({'params': params['head']}, pyramid[0]), changed['batch_stats']
+    return head.apply({'params': params['head']}, pyramid[0]), changed.get('batch_stats', {})
 
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
     rng_backbone, rng_head, rng_queue = jax.random.split(rng, 3)
@@ -133,7 +149,7 @@ def build(
       'backbone': variables['params'],
       'head': head.init(rng_head, top)['params'],
     }
-    stats = variables['batch_stats']
+    stats = variables.get('batch_stats', {})
     # Copies: the step donates its state, and a donated buffer may stand in it only once.
     aux = {'stats': stats, 'key': jax.tree.map(jnp.copy, params)}
     aux['key_stats'] = jax.tree.map(jnp.copy, stats)

@@ -81,10 +81,12 @@ def calibrated(
 ) -> PyTree:
   """Running statistics as exact means over n + 1 batches, of which `image` is the last.
 
-  Args: network: with a `norm_momentum`. stats: means over the n batches before.
+  Args: network: with a `norm_momentum`, or without running statistics. stats: means over the n
+  batches before.
   """
+  if not stats:
+    return stats
   _, changed = network.clone(norm_momentum=0.0).apply(
     {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
   )
-  new = changed.get('batch_stats', {})  # a network may have none
-  return jax.tree.map(lambda old, new: old + (new - old) / (n + 1), stats, new)
+  return jax.tree.map(lambda old, new: old + (new - old) / (n + 1), stats, changed['batch_stats'])

@@ -9,9 +9,8 @@ import pytest
 from train_test import arrays, assert_same_run, on_devices, plant, rows, whole
 
 from landmarks_jax.cli import base, completion, evaluate, experiment, train
-from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
-from landmarks_jax.runtime import checkpoint
+from landmarks_jax.runtime import checkpoint, run_folder
 
 page = """
 from ml_collections import ConfigDict
@@ -80,7 +79,7 @@ def test_the_base_row_is_the_base_evaluated_alone(stacked, tmp_path):
   assert stacked('run') == 0
   mine = {k: v for row in rows(tmp_path / 'run') for k, v in row.items()}
   shutil.copytree(whole()[0], tmp_path / 'below')
-  config = configs.read(tmp_path / 'run/config.json')
+  config = run_folder.read_config(tmp_path / 'run/config.json')
   alone = evaluate.evaluate(tmp_path / 'below', evals={'few': config['evals']['few']})
   for labels in (1, 9):
     name = f'few/regression/inter_ocular_n{labels}'
@@ -112,7 +111,7 @@ def test_the_best_weights_are_kept_and_are_those_of_the_last_evaluations(stacked
     np.testing.assert_array_equal(a, b)
   again = evaluate.evaluate(run)  # of the selected weights
   assert again[name] == pytest.approx(scored[best], rel=1e-6)
-  config = configs.read(run / 'config.json')
+  config = run_folder.read_config(run / 'config.json')
   other = evaluate.evaluate(run, evals={'other': config['evals']['choose']})
   assert other['other/matching/different'] == pytest.approx(scored[best], rel=1e-6)
   few = 'few/regression/inter_ocular_n9'

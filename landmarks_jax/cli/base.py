@@ -14,10 +14,9 @@ from jaxtyping import PRNGKeyArray
 
 from landmarks_jax.cli import config as configs
 from landmarks_jax.contracts import Batch, Describer, Method, PyTree
-from landmarks_jax.runtime import checkpoint
+from landmarks_jax.runtime import checkpoint, run_folder
 
 KEYS = {'checkpoint': str | None, 'step': int | None, 'method': Mapping[str, Any] | None}
-SELECTED, ALL = 'best', 'checkpoints'  # folders of a run
 
 
 def complete(
@@ -53,11 +52,11 @@ def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, A
   if not base['checkpoint']:
     return
   run = pathlib.Path(base['checkpoint']).expanduser()
-  config = configs.read(run / 'config.json')
+  config = run_folder.read_config(run / 'config.json')
   if config.get('base'):
     raise ValueError(f'config.base.checkpoint={run} stands on a network of its own; use that one')
   base['method'] = complete_method('config.base.method', config['method'])
-  with checkpoint.Checkpoints(folder(run), read_only=True) as checkpoints:
+  with checkpoint.Checkpoints(run_folder.weights(run), read_only=True) as checkpoints:
     base['step'] = checkpoints.latest_step() if base['step'] is None else base['step']
   if base['step'] is None:
     raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
@@ -79,17 +78,9 @@ def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, exampl
 
 def read(run: pathlib.Path, *, step: int | None = None) -> dict[str, PyTree]:
   """The params and aux of a run as NumPy; step None: the selected one, else the newest."""
-  return checkpoint.read_variables(folder(run), step=step)
+  return checkpoint.read_variables(run_folder.weights(run), step=step)
 
 
 def describer(method: Method, variables: PyTree) -> Describer:
   """The features of these weights."""
   return Describer(variables, lambda given, image, size: method.describe(*given, image, size))
-
-
-def folder(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
-  """Where the checkpoints of a run are; those that were selected, where it selects."""
-  found = run / SELECTED if selected and (run / SELECTED).is_dir() else run / ALL
-  if not found.is_dir():
-    raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
-  return found

@@ -22,6 +22,8 @@ from typing import Any
 import ml_collections
 from absl import flags
 
+from landmarks_jax.runtime import run_folder
+
 # Arguments that commands hand over themselves; they are no part of a config.
 INJECTED = frozenset(
   {'workdir', 'constrain', 'base', 'describer', 'open_split', 'random_init', 'baselines'}
@@ -241,19 +243,6 @@ def differences(old: Any, new: Any, prefix: str = '') -> list[str]:
   return [] if old == new else [f'{prefix[:-1]}: {old!r} -> {new!r}']
 
 
-def read(file: pathlib.Path) -> dict[str, Any]:
-  """The config.json of a run. Raises FileNotFoundError or ValueError that say what is wrong."""
-  if not file.is_file():
-    raise FileNotFoundError(f'{file.parent} holds no run: it has no {file.name}')
-  try:
-    config = json.loads(file.read_text())
-  except ValueError as error:
-    raise ValueError(f'{file} is damaged ({error}); the run cannot be read without it') from error
-  if not isinstance(config, dict):
-    raise ValueError(f'{file} is damaged: it holds no keys; the run cannot be read without it')
-  return config
-
-
 def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   """Accepts a workdir that is new, or empty, or made by the same config; refuses others.
 
@@ -265,7 +254,7 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
   file = workdir / 'config.json'
   if file.exists():
-    changed = differences(_with_later_options(read(file)), config)
+    changed = differences(_with_later_options(run_folder.read_config(file)), config)
     if changed:
       raise ValueError(
         f'{workdir} was made by another config (there -> here):\n  '

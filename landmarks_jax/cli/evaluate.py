@@ -15,6 +15,7 @@ from absl import flags
 
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import processes, report, table
+from landmarks_jax.runtime import run_folder
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -32,7 +33,7 @@ def run(values: flags.FlagValues) -> int:
   if not values.workdir:
     raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
   workdir, changes = pathlib.Path(values.workdir).expanduser(), values['config.KEY'].value
-  given = configs.read(workdir / 'config.json')
+  given = run_folder.read_config(workdir / 'config.json')
   if values.config:
     given = configs.plain(configs.load(values.config))
   moved = [change for change in changes if change.startswith('data.path=')]
@@ -62,11 +63,10 @@ def evaluate(
   run's own. path: where the training pictures are now, and those of evaluations that were in the
   same place.
   """
-  from landmarks_jax.cli import base as bases  # late: heavy
-  from landmarks_jax.cli import completion, experiment, running, train
+  from landmarks_jax.cli import completion, experiment, running, train  # late: heavy
   from landmarks_jax.runtime import checkpoint, sharding
 
-  config = configs.read(workdir / 'config.json')
+  config = run_folder.read_config(workdir / 'config.json')
   changes = {'select': None} | ({} if evals is None else {'evals': evals})
   config = completion.complete(config | changes, train.train)
   before = config['data'].get('path')
@@ -75,7 +75,7 @@ def evaluate(
       data['path'] = path
   if not config['evals']:
     raise ValueError(f'{workdir} names no evaluations; give some with --config=FILE')
-  folder = bases.folder(workdir, selected=step is None)
+  folder = run_folder.weights(workdir, selected=step is None)
   if config['base'] is not None:
     config['base']['checkpoint'] = None  # its weights are in the checkpoint
   parts = experiment.Experiment(config)
@@ -136,5 +136,5 @@ def _unused(folder: pathlib.Path, step: int, evals: dict[str, Any]) -> pathlib.P
   """STEP.json, or STEP_2.json, ...: the first that is free or holds the same evaluations."""
   for number in itertools.count(1):
     file = folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
-    if not file.exists() or configs.read(file).get('evals') == configs.plain(evals):
+    if not file.exists() or run_folder.read_config(file).get('evals') == configs.plain(evals):
       return file

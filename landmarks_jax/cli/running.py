@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from landmarks_jax import training
-from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import (
   compiling,
   completion,
@@ -26,7 +25,15 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import Batch, TrainState
 from landmarks_jax.report import draw
-from landmarks_jax.runtime import checkpoint, guards, interruption, logs, memory, sharding
+from landmarks_jax.runtime import (
+  checkpoint,
+  guards,
+  interruption,
+  logs,
+  memory,
+  run_folder,
+  sharding,
+)
 
 
 class Run:
@@ -52,14 +59,14 @@ class Run:
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
     self.logs = logs.Logs(workdir, is_main=self.is_main)
     writers = {'is_main': self.is_main, 'largest': sharding.largest}
-    folder = workdir / bases.ALL
+    folder = workdir / run_folder.ALL
     self.checkpoints = checkpoint.Checkpoints(folder, keep=self.config['keep'], **writers)
     self.provenance = provenance.of(self.config, experiment.data_fingerprint())
     self.select, self.selected = self.config['select'], None
     if self.select:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
       # Two, so that there is one left when a run goes back to before the newest.
-      self.selected = checkpoint.Checkpoints(workdir / bases.SELECTED, keep=2, **writers)
+      self.selected = checkpoint.Checkpoints(workdir / run_folder.SELECTED, keep=2, **writers)
     self.interruption, self.late = signals, guards.Late(self._check_finite)
     self.step, self.skipped = 0, 0  # under way; steps that were not finite
     self.all_finite = jax.jit(training.is_finite)

@@ -11,7 +11,7 @@ import numpy as np
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import PyTree
-from landmarks_jax.runtime import checkpoint
+from landmarks_jax.runtime import checkpoint, run_folder
 
 Leaves = dict[str, Any]  # arrays or their shapes, by names such as params/backbone/conv1/kernel
 ABSENT, OTHER_SHAPE = 'which are not there', 'which have another shape there'
@@ -33,7 +33,7 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   Raises FileNotFoundError where there are none, and ValueError where none of them fits.
   """
   given = experiment.config['init_from']
-  begun = any(p.name.isdigit() for p in (workdir / bases.ALL).glob('*'))
+  begun = any(p.name.isdigit() for p in (workdir / run_folder.ALL).glob('*'))
   if given is None or begun:
     return None
   run = pathlib.Path(given).expanduser()

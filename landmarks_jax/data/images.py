@@ -71,6 +71,13 @@ def decode(
     raise BadImage(path, _reason(data, error)) from error
 
 
+def from_pillow(image: Image.Image, *, rotate: bool = False) -> UInt8[np.ndarray, 'H W 3']:
+  """A picture of Pillow -> RGB, as `decode` gives it."""
+  rgb = _to_rgb(image)
+  turn = _upright.get(image.getexif().get(_orientation_tag)) if rotate else None
+  return rgb if turn is None else np.array(Image.fromarray(rgb).transpose(turn))
+
+
 def size(path: str | os.PathLike, *, rotate: bool = False) -> tuple[int, int]:
   """(width, height) of the picture that `read` gives, from the file's header. Raises BadImage."""
   try:
@@ -112,6 +119,16 @@ def frame_points(
   x0, y0, width, height = _checked(box)
   pixels = (points + 0.5 - np.array([x0, y0])) * (frame / np.array([width, height])) - 0.5
   return coords.to_normalised(pixels, width=frame, height=frame).astype(np.float32)
+
+
+def picture_points(
+  points: Float[np.ndarray, '*shape 2'], box: Box, frame: int
+) -> Float[np.ndarray, '*shape 2']:
+  """The inverse of `frame_points`: normalised in the frame -> pixels of the picture, float32."""
+  x0, y0, width, height = _checked(box)
+  pixels = coords.to_pixels(points, width=frame, height=frame)
+  pixels = (pixels + 0.5) * (np.array([width, height]) / frame) - 0.5 + np.array([x0, y0])
+  return pixels.astype(np.float32)
 
 
 def centre_box(width: int, height: int) -> tuple[float, float, float]:

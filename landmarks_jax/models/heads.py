@@ -81,6 +81,7 @@ STIFFNESS = 10.0  # least strength of a correction times the labels that it is f
 CAUTION = 0.5  # standard errors by which a choice must be better than the safe one
 FOLDS = 10
 BLOCK = 64  # pictures whose columns exist at once
+LEAST_SPREAD = 1e-3  # distances below are no evidence of anything; normalised
 
 
 def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, 'B K 2']:
@@ -89,12 +90,35 @@ def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, '
   mean + correction(E[u] - mean), with p(u) ~ prior(u) * exp(sharpness * heat(u)) over positions u.
   The correction is linear in all landmarks at once, so that the clear ones place the doubtful ones.
   """
+  return look_ridge(variables, pyramid)[0]
+
+
+def look_ridge(
+  variables: RidgeVariables, pyramid: Pyramid
+) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K 3']]:
+  """`predict_ridge`, and the evidence of doubt about every landmark: `doubt`."""
   height, width = variables.log_prior.shape[:2]
   heat = hypercolumn.project(pyramid, variables.kernels, (height, width))
-  probability = jax.nn.softmax(variables.sharpness * heat + variables.log_prior, axis=(1, 2))
-  expected = jnp.einsum('bhwk,hwc->bkc', probability, variables.positions)
+  logits = variables.sharpness * heat + variables.log_prior
+  logits = logits.reshape(len(heat), height * width, -1)
+  grid = variables.positions.reshape(-1, 2)
+  expected, spread = _moments(logits, grid)
   offset = (expected - variables.mean_shape).reshape(len(expected), -1)
-  return variables.mean_shape + (offset @ variables.correction).reshape(expected.shape)
+  points = variables.mean_shape + (offset @ variables.correction).reshape(expected.shape)
+  return points, doubt(points, expected, spread)
+
+
+def doubt(
+  points: Float[Array, 'B K 2'], expected: Float[Array, 'B K 2'], spread: Float[Array, 'B K']
+) -> Float[Array, 'B K 3']:
+  """Evidence that landmarks are wrong, as logarithms of distances.
+
+  How wide a landmark's own heat map is, how far the others moved it from there, and how far they
+  moved all landmarks of the picture.
+  """
+  moved = jnp.linalg.norm(points - expected, axis=-1)
+  together = jnp.broadcast_to(moved.mean(-1, keepdims=True), moved.shape)
+  return jnp.log(jnp.stack([spread, moved, together], axis=-1) + LEAST_SPREAD)
 
 
 def fit_ridge(
@@ -414,4 +438,14 @@ def _expectation(
   grid: Float[Array, 'P 2'],
   sharpness: Float[Array, ''],
 ) -> Float[Array, 'M K 2']:
-  return jnp.einsum('mpk,pc->mkc', jax.nn.softmax(sharpness * maps + log_prior, axis=1), grid)
+  return _moments(sharpness * maps + log_prior, grid)[0]
+
+
+def _moments(
+  logits: Float[Array, 'B P K'], grid: Float[Array, 'P 2']
+) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
+  """Mean and standard deviation of the positions under a softmax over them."""
+  probability = jax.nn.softmax(logits, axis=1)
+  mean = jnp.einsum('bpk,pc->bkc', probability, grid)
+  square = jnp.einsum('bpk,p->bk', probability, (grid**2).sum(-1))
+  return mean, jnp.sqrt(jnp.maximum(square - (mean**2).sum(-1), 0))

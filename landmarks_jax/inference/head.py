@@ -1,0 +1,124 @@
+"""The heads that a landmark model can have: how each reads a pyramid, and how it is kept in files.
+
+A head is fitted elsewhere: 'ridge' by `models.heads.fit_ridge`, 'probe' by `evaluation.probing.fit`
+or in published weights.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from landmarks_jax.contracts import Array, Pyramid, PyTree
+from landmarks_jax.methods import probe
+from landmarks_jax.models import heads
+from landmarks_jax.runtime import checkpoint
+
+RIDGE, PROBE = 'ridge', 'probe'
+PROBE_OPTIONS = {'size': 48, 'sharpness': 100.0}
+
+
+class Head(NamedTuple):
+  """Landmarks from a pyramid, with their names in files.
+
+  variables: of the kind 'ridge', `heads.RidgeVariables`; of 'probe', what `probe.random_params`
+  describes: inner, a kernel [C_l, K * P] for each level, and outer [K, 2P, 2]. options: none of
+  'ridge'; PROBE_OPTIONS of 'probe'.
+  """
+
+  kind: str
+  variables: PyTree
+  options: Mapping[str, Any] = {}
+
+  @property
+  def kernels(self) -> tuple[Array, ...]:
+    """The arrays of which each meets a level of the pyramid."""
+    return self.variables.kernels if self.kind == RIDGE else self.variables['inner']
+
+  @property
+  def landmarks(self) -> int:
+    """K."""
+    return len(self.variables.mean_shape if self.kind == RIDGE else self.variables['outer'])
+
+  @property
+  def look(self) -> Callable[[PyTree, Pyramid], tuple[Array, Array]]:
+    """(variables, pyramid) -> points [B, K, 2], normalised, and evidence [B, K, E] of doubt."""
+    if self.kind == RIDGE:
+      return heads.look_ridge
+    return functools.partial(look_probe, **(PROBE_OPTIONS | dict(self.options)))
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """Its variables by their names in a file."""
+    tree = self.variables._asdict() if self.kind == RIDGE else self.variables
+    return {name: np.asarray(x) for name, x in checkpoint.leaves(tree).items()}
+
+
+def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Head:
+  """The inverse of `Head.arrays`. Raises ValueError for what is no such head."""
+  kernels = {RIDGE: 'kernels', PROBE: 'inner'}.get(kind)
+  if kernels is None:
+    raise ValueError(f'the head is {kind!r}; expected {RIDGE} or {PROBE}')
+  levels = sum(name.startswith(f'{kernels}/') for name in arrays)
+  names = [f'{kernels}/{i}' for i in range(levels)]
+  others = RIDGE_SHAPES if kind == RIDGE else PROBE_SHAPES
+  if not levels or set(arrays) != {*names, *others}:
+    expected = ', '.join([f'{kernels}/0', '...', *others])
+    raise ValueError(f'the arrays are {sorted(arrays)}; expected {expected}')
+  rest = {name: arrays[name] for name in others}
+  _check_shapes(kind, [arrays[name] for name in names], rest, others)
+  variables = rest | {kernels: tuple(arrays[name] for name in names)}
+  head = heads.RidgeVariables(**variables) if kind == RIDGE else variables
+  wrong = [name for name in options if name not in PROBE_OPTIONS or kind == RIDGE]
+  if wrong:
+    raise ValueError(f'a head of the kind {kind} has no option {wrong[0]!r}')
+  return Head(kind, head, dict(options))
+
+
+def look_probe(
+  variables: PyTree, pyramid: Pyramid, *, size: int, sharpness: float
+) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K E']]:
+  """Landmarks of the published head; evidence of doubt: how far its own points lie apart."""
+  points, peak = probe.intermediate_points(variables, pyramid, size=size, sharpness=sharpness)
+  spread = jnp.sqrt(points.var(2).sum(-1) + heads.LEAST_SPREAD**2)
+  return probe.read_out(variables, points), jnp.stack(
+    [jnp.log(spread), -jnp.log(jnp.maximum(peak.mean(-1), heads.LEAST_SPREAD))], axis=-1
+  )
+
+
+RIDGE_SHAPES = {
+  'log_prior': ('h', 'w', 'K'),
+  'positions': ('h', 'w', 2),
+  'mean_shape': ('K', 2),
+  'sharpness': (),
+  'correction': ('2K', '2K'),
+}
+PROBE_SHAPES = {'outer': ('K', '2P', 2)}
+
+
+def _check_shapes(
+  kind: str,
+  kernels: list[np.ndarray],
+  rest: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[Any, ...]],
+) -> None:
+  """Raises ValueError for the first array whose shape or type does not agree with the others."""
+  count = len(rest['mean_shape' if kind == RIDGE else 'outer'])
+  sizes: dict[Any, int] = {'K': count, '2K': 2 * count, 2: 2}
+  for name, shape in shapes.items():
+    array = rest[name]
+    fits = array.ndim == len(shape) and array.dtype == np.float32 and np.isfinite(array).all()
+    for letter, side in zip(shape, array.shape, strict=False):
+      fits = fits and sizes.setdefault(letter, side) == side
+    if not fits:
+      raise ValueError(
+        f'{name} is {array.dtype} {list(array.shape)}; expected finite float32 {shape}'
+      )
+  maps = count if kind == RIDGE else count * sizes['2P'] // 2
+  for level, kernel in enumerate(kernels):
+    if kernel.ndim != 2 or kernel.shape[1] != maps or kernel.dtype != np.float32:
+      raise ValueError(
+        f'kernel {level} is {kernel.dtype} {list(kernel.shape)}; expected float32 [C, {maps}]'
+      )

@@ -1,0 +1,247 @@
+"""A network and a head in one: pictures in, landmarks in their pixels out; kept in a folder."""
+
+import functools
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+import landmarks_jax
+from landmarks_jax.contracts import Array, PyTree
+from landmarks_jax.inference import head as heads
+from landmarks_jax.inference.confidence import Confidence
+from landmarks_jax.inference.head import Head
+from landmarks_jax.inference.model import Model, load
+from landmarks_jax.inference.pictures import batches
+
+FACTS, ARRAYS, RUN = 'landmarks.json', 'head.npz', 'run'  # what a saved model consists of
+FORMAT = 1
+Pair = Sequence[int]
+Scale = Pair | str
+
+
+class Landmarks(NamedTuple):
+  """What a landmark model finds: `points, confidence = model.predict(images)`."""
+
+  points: Float[np.ndarray, 'N K 2']  # in pixels of the given pictures
+  confidence: Float[np.ndarray, 'N K']  # in 0..1; nan where none was ever measured
+
+
+class LandmarkModel:
+  """Finds K landmarks in pictures. Made by `landmarks_jax.fit_landmarks` or `load_landmarks`.
+
+  Args:
+    model: the network. head: what reads landmarks from its features.
+    names: of the landmarks. flip_pairs: those that are each other's mirror image. skeleton: those
+      that drawings join.
+    scale: what errors are divided by, a pair of landmarks or 'frame', what the network sees.
+    crop: the square of a picture without a box, as in `Model`.
+    confidence: how likely a point is near; None: nothing was measured.
+    learned_from: checksums of the frames that the head was fitted to, see `checksum`.
+  """
+
+  def __init__(
+    self,
+    model: Model,
+    head: Head,
+    *,
+    names: Sequence[str],
+    flip_pairs: Sequence[Pair] = (),
+    skeleton: Sequence[Pair] = (),
+    scale: Scale = 'frame',
+    crop: str = 'centre',
+    confidence: Confidence | None = None,
+    learned_from: Sequence[str] = (),
+  ) -> None:
+    _check_facts(names, flip_pairs, skeleton, scale, head.landmarks)
+    kernels, channels = tuple(k.shape[0] for k in head.kernels), model.channels()
+    if kernels != channels:
+      raise ValueError(f'the head reads levels of {kernels} channels, the network has {channels}')
+    self.model, self.head, self.names = model, head, tuple(names)
+    self.flip_pairs, self.skeleton = _pairs(flip_pairs), _pairs(skeleton)
+    self.scale = scale if isinstance(scale, str) else tuple(scale)
+    self.crop, self.confidence, self.learned_from = crop, confidence, tuple(learned_from)
+
+  def predict(
+    self,
+    images: Any,
+    *,
+    boxes: Any = None,
+    crop: str | None = None,
+    batch_size: int = 64,
+    progress: bool | None = None,
+  ) -> Landmarks:
+    """Points [N, K, 2] in pixels of the given pictures, and confidence [N, K].
+
+    Args: as `Model.describe`; crop: None, as for the pictures that were learned from.
+
+    Raises ValueError that names the first picture that cannot be read.
+    """
+    pictures = self.model.pictures(images, boxes=boxes, crop=self.crop if crop is None else crop)
+    shape = len(pictures), len(self.names)
+    found = Landmarks(np.empty((*shape, 2), np.float32), np.empty(shape, np.float32))
+    for rows, points, evidence in self.look(pictures, batch_size=batch_size, progress=progress):
+      for row, normalised in zip(rows.tolist(), points, strict=True):
+        found.points[row] = pictures.to_pixels(row, normalised, self.model.margin)
+      found.confidence[rows] = self.judge(evidence)
+    return found
+
+  def look(
+    self, pictures: Any, *, batch_size: int = 64, progress: bool | None = None
+  ) -> Iterator[
+    tuple[Int[np.ndarray, ' B'], Float[np.ndarray, 'B K 2'], Float[np.ndarray, 'B K E']]
+  ]:
+    """Batch by batch: the numbers of the pictures, their points, normalised, and the evidence."""
+    variables = self.model.describer.variables, self.head.variables
+    for batch in batches(pictures, batch_size=batch_size, progress=progress):
+      found = self._compiled(*variables, batch.image)
+      points, evidence = (np.asarray(x, np.float32)[batch.valid] for x in found)
+      yield batch.index[batch.valid], points, evidence
+
+  def judge(self, evidence: Float[np.ndarray, 'B K E']) -> Float[np.ndarray, 'B K']:
+    """Confidence from evidence of doubt."""
+    if self.confidence is None:
+      return np.full(evidence.shape[:2], np.nan, np.float32)
+    return self.confidence(evidence)
+
+  @functools.cached_property
+  def _compiled(self) -> Callable[[PyTree, PyTree, Array], tuple[Array, Array]]:
+    apply, look, margin = self.model.describer.apply, self.head.look, self.model.margin
+
+    def find(variables: PyTree, head: PyTree, frames: Array) -> tuple[Array, Array]:
+      seen = frames[:, margin : frames.shape[1] - margin, margin : frames.shape[2] - margin]
+      # As the features that the head was fitted to.
+      pyramid = tuple(level.astype(jnp.bfloat16) for level in apply(variables, seen, None))
+      return look(head, pyramid)
+
+    return jax.jit(find)
+
+  def save(self, path: str | pathlib.Path) -> None:
+    """Writes a folder that needs nothing else: the network, the head and all facts.
+
+    Raises ValueError where something is already.
+    """
+    folder = pathlib.Path(path).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+      raise ValueError(f'{folder} exists already and is not overwritten; give another folder')
+    folder.mkdir(parents=True, exist_ok=True)
+    self.model.save(folder / RUN)
+    arrays = self.head.arrays()
+    if self.confidence is not None:
+      arrays |= {f'confidence/{k}': v for k, v in self.confidence.arrays().items()}
+    np.savez(folder / ARRAYS, **arrays)
+    facts = {
+      'format': FORMAT,
+      'versions': {'landmarks_jax': landmarks_jax.__version__, 'jax': jax.__version__},
+      'names': self.names,
+      'flip_pairs': self.flip_pairs,
+      'skeleton': self.skeleton,
+      'scale': self.scale,
+      'frame': self.model.frame,
+      'margin': self.model.margin,
+      'crop': self.crop,
+      'head': self.head.kind,
+      'head_options': dict(self.head.options),
+      'confidence': None if self.confidence is None else self.confidence.facts(),
+      'learned_from': self.learned_from,
+    }
+    # Last: a folder without it is no model.
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + '\n'
+    (folder / FACTS).write_text(text, encoding='utf-8')
+
+  def __repr__(self) -> str:
+    some = ', '.join(self.names[:5]) + (', ...' if len(self.names) > 5 else '')
+    return (
+      f'<LandmarkModel of {len(self.names)} landmarks ({some}), {self.head.kind} on {self.model}>'
+    )
+
+
+def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
+  """A model that `LandmarkModel.save` or the command `fit` wrote.
+
+  Raises FileNotFoundError and ValueError that say what is missing or damaged.
+  """
+  folder = pathlib.Path(path).expanduser()
+  facts = _facts(folder / FACTS)
+  arrays = _arrays(folder / ARRAYS)
+  judged = {k.removeprefix('confidence/'): v for k, v in arrays.items() if k.startswith('conf')}
+  own = {k: v for k, v in arrays.items() if not k.startswith('conf')}
+  model = load(folder / RUN, frame=facts['frame'], margin=facts['margin'])
+  try:
+    head = heads.from_arrays(facts['head'], own, facts['head_options'])
+    stated = facts['confidence']
+    confidence = None if stated is None else Confidence.from_arrays(stated, judged)
+    kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop')}
+    return LandmarkModel(
+      model, head, confidence=confidence, learned_from=facts['learned_from'], **kept
+    )
+  except ValueError as error:
+    raise ValueError(f'{folder} is damaged or of another version: {error}') from error
+
+
+KINDS = {
+  'names': list,
+  'flip_pairs': list,
+  'skeleton': list,
+  'scale': list | str,
+  'frame': int,
+  'margin': int,
+  'crop': str,
+  'head': str,
+  'head_options': dict,
+  'confidence': dict | None,
+  'learned_from': list,
+}
+
+
+def _facts(file: pathlib.Path) -> dict[str, Any]:
+  if not file.is_file():
+    raise FileNotFoundError(f'{file.parent} holds no landmark model: it has no {file.name}')
+  try:
+    facts = json.loads(file.read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{file} is damaged ({error})') from error
+  if not isinstance(facts, dict) or facts.get('format') != FORMAT:
+    found = facts.get('format') if isinstance(facts, dict) else None
+    raise ValueError(f'{file} has the format {found!r}; this version reads {FORMAT}')
+  for name, kind in KINDS.items():
+    if name not in facts or not isinstance(facts[name], kind):
+      raise ValueError(f'{file} is damaged: {name} is {facts.get(name)!r:.60}')
+  return facts
+
+
+def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(file, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except OSError as error:
+    raise FileNotFoundError(f'{file} cannot be read ({error})') from error
+  except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    raise ValueError(f'{file} is damaged ({error})') from error
+
+
+def _check_facts(
+  names: Sequence[str], flip_pairs: Any, skeleton: Any, scale: Any, count: int
+) -> None:
+  """Raises ValueError for names or numbers of landmarks that the head does not have."""
+  texts = all(isinstance(name, str) and name for name in names)
+  if not texts or len(set(names)) != len(names) or len(names) != count:
+    raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
+  pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
+  pairs |= {} if scale == 'frame' else {'scale': [scale]}
+  for what, given in pairs.items():
+    for pair in given:
+      if isinstance(pair, str) or len(pair) != 2 or not all(i in range(count) for i in pair):
+        raise ValueError(
+          f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
+        )
+
+
+def _pairs(given: Sequence[Pair]) -> tuple[tuple[int, int], ...]:
+  return tuple((int(a), int(b)) for a, b in given)

@@ -1,0 +1,208 @@
+"""The features of a run, for any pictures: from its folder alone, whatever it was trained on."""
+
+import importlib
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from landmarks_jax import methods
+from landmarks_jax.contracts import Batch, Describer, Method, PyTree
+from landmarks_jax.data.source import Info
+from landmarks_jax.evaluation import features
+from landmarks_jax.geometry import regions
+from landmarks_jax.inference.pictures import Pictures, batches
+from landmarks_jax.runtime import checkpoint, run_folder
+
+NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # is known of somebody's pictures
+
+
+class Model:
+  """Frozen features of pictures; `landmarks_jax.load` makes it from the folder of a run.
+
+  A picture is cut to a square, resized to `frame` pixels, and the network sees that without
+  `margin` pixels on every side, as in training: `side` pixels. Which square is said by `crop`: the
+  'centre' square, the whole picture with its edge repeated ('pad') or squashed ('squash'); or by
+  `boxes` [N, 4] as (x0, y0, x1, y1) in pixels, where the square has the box's centre and its larger
+  side.
+
+  config: with the sections method and base of a run's, from which it is saved again.
+  """
+
+  def __init__(
+    self, describer: Describer, config: Mapping[str, Any], *, frame: int, margin: int
+  ) -> None:
+    if frame < 2 or not 0 <= 2 * margin <= frame - 2:
+      raise ValueError(f'{frame=} and {margin=}: expected at least 2 pixels between the margins')
+    self.describer, self.frame, self.margin = describer, frame, margin
+    self.config = {'method': config['method'], 'base': config.get('base')}
+
+  @property
+  def side(self) -> int:
+    """Of what the network sees, in pixels."""
+    return self.frame - 2 * self.margin
+
+  def pictures(self, images: Any, **options: Any) -> Pictures:
+    """`images` as frames of this model; options: of `Pictures`."""
+    return Pictures(images, frame=self.frame, **({'info': NOTHING} | options))
+
+  def frames(
+    self, images: Any, *, boxes: Any = None, crop: str = 'centre'
+  ) -> UInt8[np.ndarray, 'N s s 3']:
+    """What the network sees of every picture: uint8 [N, side, side, 3]."""
+    pictures = self.pictures(images, boxes=boxes, crop=crop)
+    frames = np.stack([pictures[i]['image'] for i in range(len(pictures))])
+    return regions.cut_centre(frames, self.margin)
+
+  def describe(
+    self,
+    images: Any,
+    *,
+    boxes: Any = None,
+    crop: str = 'centre',
+    batch_size: int = 64,
+    progress: bool | None = None,
+  ) -> tuple[Float[np.ndarray, 'N h w C'], ...]:
+    """The pyramid of every picture: float32 maps [N, h_l, w_l, C_l], coarse to fine.
+
+    Args:
+      images: uint8 [N, H, W, 3], or a list of arrays of any sizes, of paths or of pictures of
+        Pillow.
+      boxes, crop: the square of every picture that is described; every map covers the part of it
+        that the network sees, from edge to edge.
+      batch_size: at most so many pictures at once.
+      progress: a line every five seconds on the standard error; None: if that is a terminal.
+
+    Raises ValueError that names the first picture that cannot be read.
+    """
+    parts = []
+    describe = features.compiled(self.describer.apply, jnp.float32)
+    source = self.pictures(images, boxes=boxes, crop=crop)
+    for batch in batches(source, batch_size=batch_size, progress=progress):
+      seen = regions.cut_centre(batch.image, self.margin)
+      pyramid = describe(self.describer.variables, seen)
+      parts.append(jax.tree.map(lambda level, keep=batch.valid: np.asarray(level)[keep], pyramid))
+    return jax.tree.map(lambda *levels: np.concatenate(levels), *parts)
+
+  def channels(self) -> tuple[int, ...]:
+    """Of every level of the pyramid."""
+    image = jax.ShapeDtypeStruct((1, self.side, self.side, 3), np.uint8)
+    describe = features.compiled(self.describer.apply, jnp.float32)
+    pyramid = jax.eval_shape(describe, self.describer.variables, image)
+    return tuple(level.shape[-1] for level in pyramid)
+
+  def save(self, folder: pathlib.Path) -> None:
+    """Writes the network as a folder that is read as a run is."""
+    params, aux = self.describer.variables
+    base = self.config['base'] and self.config['base'] | {'checkpoint': None, 'step': None}
+    config = self.config | {'base': base, 'data': {'frame': self.frame}}
+    run_folder.write(folder, config, params, aux)
+
+  def __repr__(self) -> str:
+    name, pixels = self.config['method']['name'], f'{self.side} of {self.frame} pixels'
+    return f'<Model {name}: sees the central {pixels}; {sum(self.channels())} channels>'
+
+
+def load(
+  path: str | pathlib.Path,
+  *,
+  step: int | None = None,
+  frame: int | None = None,
+  margin: int | None = None,
+) -> Model:
+  """The network of a run, or of a folder that `convert` made.
+
+  Args:
+    path: the folder with config.json. step: of the checkpoint; None: the selected one, else the
+      newest.
+    frame, margin: in pixels; None: as in training.
+
+  Raises FileNotFoundError and ValueError that say what is missing or does not fit.
+  """
+  run = pathlib.Path(path).expanduser()
+  config = run_folder.read_config(run / run_folder.CONFIG)
+  where = run / run_folder.CONFIG
+  method = _section(config, 'method', where)
+  trained = config.get('data') or {}
+  frame = trained.get('frame') if frame is None else frame
+  if type(frame) is not int:
+    raise ValueError(f'{where} names no data.frame; say the side of the frames: frame=N')
+  margin = method.get('margin', 0) if margin is None else margin
+  weights = run_folder.weights(run, selected=step is None)
+  found = checkpoint.read_variables(weights, step=step)
+  built, shapes = _method(config, where, max(frame, 2))
+  variables = _fitted(found, shapes, where=weights)
+  describer = Describer(variables, lambda given, image, size: built.describe(*given, image, size))
+  return Model(describer, config, frame=frame, margin=margin)
+
+
+def _section(config: Mapping[str, Any], name: str, where: pathlib.Path) -> dict[str, Any]:
+  section = config.get(name)
+  if not isinstance(section, dict) or not isinstance(section.get('name'), str):
+    raise ValueError(f'{where} is damaged: it has no section {name} with a name')
+  return section
+
+
+def _method(config: Mapping[str, Any], where: pathlib.Path, frame: int) -> tuple[Method, PyTree]:
+  """The method of a config and the shapes of its variables; nothing is computed."""
+  example = Batch(image=jax.ShapeDtypeStruct((1, frame, frame, 3), np.uint8))
+  rng = jax.eval_shape(lambda: jax.random.key(0))
+  options = _section(config, 'method', where)
+  if not config.get('base'):
+    method = _build(options, where)
+    return method, _shapes(method.init, rng, example, where=where)
+  below = _build(_section(config['base'], 'method', where), where)
+  below_shapes = _shapes(below.init, rng, example, where=where)
+
+  def describe(variables: PyTree, image: Any, size: int | None) -> Any:
+    return below.describe(*variables, image, size)
+
+  def init(rng: Any, example: Batch, variables: PyTree) -> PyTree:
+    return _build(options, where, base=Describer(variables, describe)).init(rng, example)
+
+  # The network below is in the method's own state: a describer of it needs no variables.
+  method = _build(options, where, base=Describer(None, describe))
+  return method, _shapes(init, rng, example, below_shapes, where=where)
+
+
+def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Method:
+  options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+  name = options.pop('name')
+  files = pathlib.Path(methods.__file__).parent.glob('*.py')
+  there = sorted(f.stem for f in files if re.search(r'^def build\(', f.read_text(), re.M))
+  if name not in there:
+    raise ValueError(f'{where}: no method is called {name!r}; there are: {", ".join(there)}')
+  build = importlib.import_module(f'landmarks_jax.methods.{name}').build
+  try:
+    return build(**options, **base)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{where}: the method {name} cannot be built as it says ({error})') from error
+
+
+def _shapes(init: Any, *args: Any, where: pathlib.Path) -> PyTree:
+  try:
+    return jax.eval_shape(init, *args)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{where}: the method cannot be built as it says ({error})') from error
+
+
+def _fitted(found: Mapping[str, PyTree], shapes: PyTree, *, where: pathlib.Path) -> PyTree:
+  """(params, aux) as the method has them; ValueError where the arrays are not those of it."""
+  params, aux = shapes
+  wanted = checkpoint.leaves({'params': params, 'aux': aux})
+  stored = checkpoint.leaves(found)
+  wrong = [n for n in wanted if n not in stored or stored[n].shape != wanted[n].shape]
+  if wrong:
+    raise ValueError(
+      f'{where}: the weights are not those of its config.json: {len(wrong)} arrays are absent or '
+      f'of another shape, first {wrong[0]}'
+    )
+  arrays = [np.asarray(stored[name]) for name in wanted]
+  names = {'params': params, 'aux': aux}
+  tree = jax.tree.unflatten(jax.tree.structure(names), arrays)
+  return tree['params'], tree['aux']

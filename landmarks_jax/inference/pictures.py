@@ -1,0 +1,204 @@
+"""Any pictures, cut to the square frames that a network sees, and points back to their pixels.
+
+Points are in pixels of the given picture, (0, 0) the centre of its first pixel. Boxes are in edge
+coordinates, as everywhere here: (0, 0, width, height) is the whole picture.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Num, UInt8
+from PIL import Image
+
+from landmarks_jax.contracts import Batch
+from landmarks_jax.data import folder, images, pipeline
+from landmarks_jax.data.source import BadImage, Info, normaliser
+from landmarks_jax.runtime import logs
+
+INTERVAL = 5.0  # seconds between two lines of progress
+WIDEST = 8  # times a picture's larger side that a box may be wide
+MOST_PIXELS = 2**28  # of a square that is filled up with repeated edges
+
+
+class Pictures:
+  """Pictures that somebody gives, as a `Source` of frames; labelled ones where there are points.
+
+  Args:
+    given: uint8 [N, H, W, 3], or a sequence of which each is an array [H, W, 3] (or [H, W] grey, or
+      [H, W, 4] with transparency, which is laid on white), a picture of Pillow or the path of a
+      file. Those of Pillow and files are turned upright by their EXIF orientation.
+    frame: side of the frames in pixels.
+    crop: of `folder.crops`: what a frame shows of the whole picture, the 'centre' square, all of it
+      with its edge repeated ('pad') or squashed ('squash').
+    boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
+      larger side instead.
+    points, visible: labels [N, K, 2] in pixels and [N, K].
+    names: of the pictures, for messages; paths and numbers if absent.
+
+  A picture that cannot be read or framed raises BadImage when it is asked for. `placed` holds the
+  box of every picture that was read.
+  """
+
+  def __init__(
+    self,
+    given: Any,
+    *,
+    frame: int,
+    info: Info,
+    crop: str = 'centre',
+    boxes: Any = None,
+    points: Float[np.ndarray, 'N K 2'] | None = None,
+    visible: Bool[np.ndarray, 'N K'] | None = None,
+    names: Sequence[str] | None = None,
+  ) -> None:
+    self._given = _sequence(given)
+    if crop not in folder.crops:
+      raise ValueError(f'crop={crop!r}; expected one of {", ".join(folder.crops)}')
+    self.info, self.frame, self.crop, self._names = info, frame, crop, names
+    self._boxes = None if boxes is None else _checked_boxes(boxes, len(self._given))
+    self._points, self._visible = points, visible
+    self.placed: dict[int, images.Box] = {}
+
+  def __len__(self) -> int:
+    return len(self._given)
+
+  def __getitem__(self, index: Any) -> dict[str, Any]:
+    index = int(index)
+    image = self.read(index)
+    box = self._box(index, *image.shape[1::-1])
+    self.placed[index] = box
+    example = {'image': images.square_frame(image, box, self.frame), 'index': np.int32(index)}
+    if self._points is None:
+      return example
+    visible = self._visible[index]
+    points = images.frame_points(
+      np.where(visible[:, None], self._points[index], 0), box, self.frame
+    )
+    scale = np.float32(normaliser(points, self.info.scale))
+    if not isinstance(self.info.scale, str) and not visible[list(self.info.scale)].all():
+      scale = np.float32(np.nan)
+    return example | {'points': points, 'visible': visible, 'scale': scale}
+
+  def name(self, index: int) -> str:
+    """Of a picture, for messages."""
+    if self._names is not None:
+      return self._names[index]
+    one = self._given[index]
+    return os.fspath(one) if isinstance(one, str | os.PathLike) else f'images[{index}]'
+
+  def read(self, index: int) -> UInt8[np.ndarray, 'H W 3']:
+    """The whole picture. Raises BadImage."""
+    one = self._given[index]
+    if isinstance(one, str | os.PathLike):
+      return images.read(one, rotate=True)
+    if isinstance(one, Image.Image):
+      try:
+        return images.from_pillow(one, rotate=True)
+      except Exception as error:  # Pillow's decoders raise nearly anything, and late
+        raise BadImage(self.name(index), f'cannot be decoded ({error})') from error
+    return _rgb(one, self.name(index))
+
+  def to_pixels(
+    self, index: int, points: Float[np.ndarray, '*shape 2'], margin: int
+  ) -> Float[np.ndarray, '*shape 2']:
+    """Points that are normalised in the frame without its margin -> pixels of the picture."""
+    zoom = (self.frame - 2 * margin - 1) / (self.frame - 1)
+    return images.picture_points(points * zoom, self.placed[index], self.frame)
+
+  def from_pixels(
+    self, index: int, pixels: Num[np.ndarray, '*shape 2'], margin: int
+  ) -> Float[np.ndarray, '*shape 2']:
+    """The inverse of `to_pixels`."""
+    zoom = (self.frame - 1) / (self.frame - 2 * margin - 1)
+    return images.frame_points(pixels, self.placed[index], self.frame) * zoom
+
+  def _box(self, index: int, width: int, height: int) -> images.Box:
+    if self._boxes is None:
+      box = folder.crop_box(self.crop, width, height)
+    else:
+      x0, y0, x1, y1 = self._boxes[index]
+      side = max(x1 - x0, y1 - y0)
+      box = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side)
+      if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0 or side > WIDEST * max(width, height):
+        told = f'{x0:g}, {y0:g}, {x1:g}, {y1:g}'
+        raise BadImage(self.name(index), f'is {width}x{height} pixels, its box is ({told})')
+    if len(box) == 3 and box[2] ** 2 > max(MOST_PIXELS, width * height):
+      raise BadImage(self.name(index), f'is {width}x{height} pixels, too long for a square')
+    return box
+
+
+def batches(
+  source: Any, *, batch_size: int, progress: bool | None, report: Any = None
+) -> Iterator[Batch]:
+  """All of a source in order, padded to one size (`valid`), with lines of progress where wanted.
+
+  Args: batch_size: at most; fewer pictures make one batch, padded to a power of two, so that few
+  sizes are ever compiled. progress: lines on the standard error; None: if that is a terminal. A bad
+  picture raises, unless the source has its own way with them (`pipeline.Reporting`).
+  """
+  if batch_size < 1:
+    raise ValueError(f'batch_size={batch_size}: expected 1 or more pictures')
+  size = min(batch_size, 1 << (len(source) - 1).bit_length())
+  told = sys.stderr.isatty() if progress is None else progress
+  began = last = time.monotonic()
+  done = 0
+  options = {'on_bad_image': 'error', 'report': report}
+  with contextlib.closing(pipeline.evaluation_batches(source, batch_size=size, **options)) as found:
+    for batch in found:
+      yield batch
+      done, now = min(done + size, len(source)), time.monotonic()
+      if told and (now - last > INTERVAL or (done == len(source) and last > began)):
+        print(logs.pictures_done(done, len(source), done, now - began), file=sys.stderr, flush=True)
+        last = now
+
+
+def _sequence(given: Any) -> Sequence[Any]:
+  """The pictures as a sequence; ValueError for what is no set of pictures."""
+  expected = 'expected uint8 [N, H, W, 3] or a list of pictures: arrays, paths or of Pillow'
+  if isinstance(given, str | bytes | os.PathLike | Image.Image):
+    raise ValueError(f'images is one {type(given).__name__}; {expected}; give [image] for one')
+  if not isinstance(given, list | tuple):
+    given = np.asarray(given)
+    if given.ndim != 4:
+      hint = '; give image[None] for one' if given.ndim in (2, 3) else ''
+      raise ValueError(f'images is {given.dtype} {list(given.shape)}; {expected}{hint}')
+  if not len(given):
+    raise ValueError(f'images is empty; {expected}')
+  if isinstance(given, np.ndarray):
+    _rgb(given[0], 'images')  # its type is that of all: said before anything is computed
+  return given
+
+
+def _rgb(image: Any, name: str) -> UInt8[np.ndarray, 'H W 3']:
+  """An array as a picture; BadImage that says what was expected."""
+  array = np.asarray(image)
+  channels = array.shape[2] if array.ndim == 3 else 1
+  if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
+    raise BadImage(
+      name,
+      f'it is {array.dtype} {list(array.shape)}; expected uint8 [H, W, 3], values 0 to 255 '
+      '(or [H, W] grey, or [H, W, 4] with transparency)',
+    )
+  if not array.size:
+    raise BadImage(name, f'it is {list(array.shape)} and has no pixels')
+  if channels == 3:
+    return array
+  return images.from_pillow(Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array))
+
+
+def _checked_boxes(boxes: Any, count: int) -> Float[np.ndarray, 'N 4']:
+  boxes = np.asarray(boxes, np.float64)
+  if boxes.shape != (count, 4):
+    raise ValueError(
+      f'boxes is {list(boxes.shape)}; expected [{count}, 4], (x0, y0, x1, y1) in pixels for each '
+      f'of the {count} pictures'
+    )
+  wrong = ~np.isfinite(boxes).all(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1)
+  for i in np.flatnonzero(wrong):
+    raise ValueError(f'boxes[{i}] is {boxes[i].tolist()}; expected x0 < x1 and y0 < y1')
+  return boxes

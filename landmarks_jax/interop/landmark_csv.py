@@ -3,7 +3,7 @@
 import csv
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,17 @@ def read(path: str | os.PathLike) -> Labels:
     if labels.splits is not None:
       labels.splits[file] = cells['split'].strip()
   return labels
+
+
+def write(path: str | os.PathLike, names: Sequence[str], points: Mapping[str, np.ndarray]) -> None:
+  """Writes what `read` reads: [K, 2] in pixels by picture; nan becomes two empty cells."""
+  with open(path, 'w', newline='', encoding='utf-8') as file:
+    lines = csv.writer(file)
+    lines.writerow(['file', *(f'{name}_{axis}' for name in names for axis in 'xy')])
+    for picture, pixels in points.items():
+      seen = np.isfinite(pixels).all(-1, keepdims=True) & np.ones(2, bool)
+      cells = zip(pixels.ravel().tolist(), seen.ravel(), strict=True)
+      lines.writerow([picture, *(f'{value:.3f}' if is_seen else '' for value, is_seen in cells)])
 
 
 def picture_path(text: str) -> str:

@@ -1,6 +1,7 @@
 """Scores of gathered Predictions, in NumPy. Nothing to score is an error, never a perfect score."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -174,6 +175,53 @@ def left_right_confusion(predictions: Predictions, flip_pairs: Sequence[tuple[in
   if np.isnan(swaps).all():
     raise ValueError(f'no picture shows both landmarks of any of {flip_pairs=}')
   return 100 * float(np.nanmean(swaps))
+
+
+class Bin(NamedTuple):
+  """Landmarks of like confidence: what was claimed, and what was so."""
+
+  low: float
+  high: float
+  count: int
+  confidence: float  # mean
+  observed: float  # share whose error is below the tolerance
+
+
+def reliability(
+  predictions: Predictions, *, tolerance: float, bins: int = 5
+) -> tuple[list[Bin], float]:
+  """Whether confidence is the probability that it is said to be, and by how much it is not.
+
+  Args:
+    predictions: with a confidence in 0..1, that an error is below `tolerance` times the scale.
+    bins: of equal width; empty ones are left out. The last one includes 1.
+
+  Returns: the bins, and the mean distance of claim and fact over landmarks: 0 if every bin is right
+  (expected calibration error). Landmarks that are not visible, or whose confidence is nan, have no
+  part. Raises ValueError where nothing has a confidence, for one outside 0..1, and as
+  `normalised_distances`.
+  """
+  distances = normalised_distances(predictions)
+  if bins < 1:
+    raise ValueError(f'bins={bins}: expected 1 or more')
+  if predictions.confidence is None:
+    raise ValueError('these predictions have no confidence')
+  known = ~np.isnan(distances) & ~np.isnan(predictions.confidence)
+  if not known.any():
+    raise ValueError('no visible landmark has a confidence: there is nothing to compare')
+  claimed, right = predictions.confidence[known].astype(np.float64), distances[known] < tolerance
+  if (claimed < 0).any() or (claimed > 1).any():
+    raise ValueError(f'confidence is {claimed.min():g} to {claimed.max():g}; expected 0 to 1')
+  place = np.minimum((claimed * bins).astype(int), bins - 1)
+  found = [
+    Bin(
+      b / bins, (b + 1) / bins, int(own.sum()), float(claimed[own].mean()), float(right[own].mean())
+    )
+    for b in range(bins)
+    if (own := place == b).any()
+  ]
+  gap = sum(one.count * abs(one.confidence - one.observed) for one in found)
+  return found, gap / len(claimed)
 
 
 def bootstrap_interval(

@@ -160,8 +160,8 @@ def shifted_shapes(count, *, seed=0):
 
 def best_correction(*arguments):
   """The mean left-out distance, and the map, of the least."""
-  distance, correction = min(heads._corrections(*arguments), key=lambda found: found[0].mean())
-  return distance.mean(), correction()
+  best = min(heads._corrections(*arguments), key=lambda found: found.share.mean())
+  return best.share.mean(), best.fitted()
 
 
 def test_the_error_of_the_correction_is_that_of_refits_without_each_picture(monkeypatch):
@@ -171,8 +171,8 @@ def test_the_error_of_the_correction_is_that_of_refits_without_each_picture(monk
   monkeypatch.setattr(heads, 'CORRECTIONS', (0.3,))
   monkeypatch.setattr(heads, 'STIFFNESS', 0)
   start = 0.75 * np.eye(6)
-  distance, correction = next(heads._corrections(offset, target, judged, start))  # the start's
-  correction = correction()
+  distance, correction, left_out = next(heads._corrections(offset, target, judged, start))
+  correction = correction()  # towards the start
   x, y = offset.reshape(9, 6), target.reshape(9, 6)
   seen = np.repeat(judged, 2, axis=1)
   penalty = 0.3 * (y * y * seen).sum() / 6 * np.eye(6)
@@ -185,6 +185,7 @@ def test_the_error_of_the_correction_is_that_of_refits_without_each_picture(monk
   errors = []
   for i in range(9):
     map_ = refit(np.delete(np.arange(9), i))
+    np.testing.assert_allclose(left_out[i], (x[i] @ map_).reshape(3, 2), atol=1e-10)
     away = np.linalg.norm((x[i] @ map_ - y[i]).reshape(3, 2), axis=-1)
     errors += away[judged[i]].tolist()
   np.testing.assert_allclose(distance.mean(), np.mean(errors), atol=1e-10)
@@ -204,7 +205,7 @@ def test_few_labels_fit_no_loose_correction():
   for count, least in ((5, 3.0), (12, 1.0), (200, 0.1)):
     offset, target = shifted_shapes(count)
     judged, start = np.ones((count, 3), bool), np.eye(6)
-    found = [c() for _, c in heads._corrections(offset, target, judged, start)]
+    found = [c.fitted() for c in heads._corrections(offset, target, judged, start)]
     x, y = offset.reshape(count, 6), target.reshape(count, 6)
     penalty = least * (y * y).sum() / 6 * np.eye(6)
     bound = np.linalg.solve(x.T @ x + penalty, x.T @ (y - x))
@@ -319,3 +320,43 @@ def test_an_embedding_of_nothing_has_a_finite_gradient():
   params = jax.tree.map(jnp.zeros_like, head.init(jax.random.key(0), jnp.ones((1, 2, 2, 4))))
   grads = jax.grad(lambda p: head.apply(p, jnp.ones((2, 2, 2, 4))).sum())(params)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize('noise', [0.3, 3.0])
+def test_held_out_pictures_are_predicted_as_well_as_new_ones(noise):
+  pyramid, points = blobs(40, noise=noise)
+  visible, valid = np.ones(points.shape[:2], bool), np.ones(40, bool)
+  head, held_out = heads.fit_ridge_held_out(pyramid, points, visible, valid, side=32)
+  np.testing.assert_array_equal(held_out.rows, np.arange(40))
+  new, truth = blobs(200, noise=noise, seed=1)
+  found, evidence = (np.asarray(x) for x in heads.look_ridge(head.variables, new))
+  expected = np.linalg.norm(found - truth, axis=-1)
+  off = np.linalg.norm(held_out.points - points, axis=-1)
+  assert off.mean() == pytest.approx(expected.mean(), rel=0.15)
+  assert off.mean() > 1.02 * error(head, pyramid, points)  # those that it learned from are easier
+  assert held_out.evidence.shape == (40, 3, evidence.shape[-1])
+  np.testing.assert_allclose(
+    held_out.evidence.mean((0, 1)), evidence.mean((0, 1)), atol=0.2
+  )  # logarithms: the same kind of doubt, 20 % off at most
+
+
+def test_copies_are_not_held_out_and_one_picture_leaves_nothing():
+  pyramid, points = blobs(6)
+  group = np.array([7, 7, 3, 3, 9, 9])
+  given = points, np.ones(points.shape[:2], bool), np.array([True] * 5 + [False])
+  _, held_out = heads.fit_ridge_held_out(pyramid, *given, side=32, group=group)
+  np.testing.assert_array_equal(held_out.rows, [2, 0, 4])
+  one = tuple(level[:2] for level in pyramid)
+  alone = heads.fit_ridge_held_out(one, *(x[:2] for x in given), side=32, group=group[:2])
+  assert alone[1] is None
+
+
+def test_doubt_grows_where_landmarks_move_each_other():
+  """A head that was taught to trust the others says so where they disagree."""
+  pyramid, points = blobs(40)
+  visible, valid = np.ones(points.shape[:2], bool), np.ones(40, bool)
+  head, _ = heads.fit_ridge_held_out(pyramid, points, visible, valid, side=32)
+  lost = tuple(np.zeros_like(level) for level in pyramid)
+  clear = np.asarray(heads.look_ridge(head.variables, pyramid)[1])
+  doubtful = np.asarray(heads.look_ridge(head.variables, lost)[1])
+  assert (doubtful[..., 0] > clear[..., 0]).mean() > 0.95  # wider maps

@@ -364,3 +364,46 @@ def test_a_large_test_set_has_its_interval_in_seconds():
   values, start = known(1000, landmarks=68), time.monotonic()
   metrics.bootstrap_interval(values)
   assert time.monotonic() - start < 5
+
+
+def claims(confidence, error, **changes):
+  error = np.asarray(error, float)
+  points = np.stack([error, np.zeros_like(error)], -1)
+  count = len(error)
+  given = Predictions(
+    points,
+    np.zeros_like(points),
+    np.ones(error.shape, bool),
+    np.full(count, 2.0),
+    np.arange(count),
+    np.asarray(confidence, float),
+  )
+  return given._replace(**changes)
+
+
+def test_reliability_counts_what_was_claimed_and_what_was_so():
+  given = claims([[0.0, 0.15], [0.19, 0.9], [1.0, 0.85]], [[0.1, 9], [0.3, 0.1], [0.1, 0.41]])
+  (low, high), gap = metrics.reliability(given, tolerance=0.2)  # scale 2: errors below .4
+  assert (low.low, low.high, low.count) == (0.0, 0.2, 3)
+  assert low.confidence == pytest.approx(0.34 / 3)
+  assert low.observed == pytest.approx(2 / 3)
+  assert (high.low, high.high, high.count) == (0.8, 1.0, 3)
+  assert high.confidence == pytest.approx(2.75 / 3)
+  assert high.observed == pytest.approx(2 / 3)
+  assert gap == pytest.approx((2 / 3 - 0.34 / 3 + 2.75 / 3 - 2 / 3) / 2)
+
+
+def test_reliability_leaves_out_what_is_not_known():
+  full = claims([[0.3, 0.5], [0.5, 0.7]], [[0.1, 9], [9, 0.1]])
+  hidden = full._replace(visible=np.array([[True, True], [True, False]]))
+  unknown = full._replace(confidence=np.array([[0.3, 0.5], [0.5, np.nan]]))
+  found = metrics.reliability(hidden, tolerance=0.2)
+  assert found == metrics.reliability(unknown, tolerance=0.2)
+  assert sum(one.count for one in found[0]) == 3
+  for wrong, message in (
+    (full._replace(confidence=None), 'have no confidence'),
+    (full._replace(confidence=np.full((2, 2), np.nan)), 'nothing to compare'),
+    (full._replace(confidence=np.full((2, 2), 1.2)), 'expected 0 to 1'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      metrics.reliability(wrong, tolerance=0.2)

@@ -1,7 +1,8 @@
 """Finds the command named on the command line: a file of this folder that defines `run(values)`.
 
 Its `define_flags` declares the options. If it has POSITIONAL = 'DIR', the flag DIR that it declares
-is what stands on the command line without a name, and must be given: values.DIR in `run`.
+is what stands on the command line without a name, and must be given: values.DIR in `run`. It may be
+several, in their order: POSITIONAL = 'A', 'B'.
 """
 
 import importlib
@@ -69,16 +70,22 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   what = 'Shows where in the code an error arose.'
   flags.DEFINE_boolean('traceback', False, what, flag_values=values)
   rest = values([name, *command.define_flags(argv, values)])[1:]
-  positional = getattr(command, 'POSITIONAL', None)
-  if positional and rest:
-    setattr(values, positional, rest.pop(0))
+  positional = _positional(command)
+  for flag in positional[: len(rest)]:
+    setattr(values, flag, rest.pop(0))
   if values.help:
     return values
   if rest:
     raise ValueError(f'{name}: unexpected {" ".join(rest)!r}; options start with --')
-  if positional and not values[positional].value:
-    raise ValueError(f'{name} needs {positional}: {PROGRAM} {name} {positional} [--options]')
+  if not all(values[flag].value for flag in positional):
+    needed = ' '.join(positional)
+    raise ValueError(f'{name} needs {needed}: {PROGRAM} {name} {needed} [--options]')
   return values
+
+
+def _positional(command: ModuleType) -> tuple[str, ...]:
+  given = getattr(command, 'POSITIONAL', ())
+  return (given,) if isinstance(given, str) else given
 
 
 def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
@@ -86,12 +93,12 @@ def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
 
   Only the last reads more than flags, so that help comes at once.
   """
-  positional = getattr(command, 'POSITIONAL', None)
+  positional = _positional(command)
   lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']
   for key in sorted(set(values) - {'h'}):
     flag = values[key]
     default = f' [{flag.default}]' if flag.default and key != 'help' else ''
-    dashes = '' if key == positional else '--'
+    dashes = '' if key in positional else '--'
     lines.append(f'  {dashes}{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
   if 'config' in values and values.config:
     from landmarks_jax.cli import completion, train  # late: heavy

@@ -80,16 +80,19 @@ class BadImages:
   """The pictures of one source that could not be read, by index: `found`.
 
   Each is reported once. on_bad_image='error' raises the first; 'skip' goes on until they are more
-  than half of all, which means that something else is wrong.
+  than the share `most` of all, which means that something else is wrong.
   """
 
-  def __init__(self, total: int, on_bad_image: str, report: Report | None) -> None:
+  def __init__(
+    self, total: int, on_bad_image: str, report: Report | None, *, most: float = 0.5
+  ) -> None:
     if on_bad_image not in ('skip', 'error'):
       raise ValueError(f"on_bad_image={on_bad_image!r}; expected 'skip' or 'error'")
     if total == 0:
       raise ValueError('the dataset is empty')
     self.found: dict[int, BadImage] = {}
     self._total, self._stop, self._report = total, on_bad_image == 'error', report
+    self._most = most
 
   def add(self, index: int, error: BadImage) -> None:
     """Notes one, or raises."""
@@ -99,7 +102,7 @@ class BadImages:
       return
     count = len(self.found)
     (self._report or logging.warning)(f'bad picture {count} of {self._total}, skipped: {error}')
-    if 2 * count > self._total:
+    if count > self._most * self._total:
       raise ValueError(
         f'{count} of {self._total} pictures cannot be read, more than half; the last: {error}'
       ) from error

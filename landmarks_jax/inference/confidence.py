@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+FEWEST = 8  # held-out pictures that tell one landmark from another; fewer only say how good all are
+CAUTION = 1.0  # pictures' worth of belief that all landmarks, and all evidence, are alike
+QUANTILES = 101
+LEAST = 1e-4  # errors below, in normalisers, are as good
+
 
 class Confidence(NamedTuple):
   """The probability that a landmark's error is below `tolerance` times the normaliser.
@@ -49,3 +54,86 @@ class Confidence(NamedTuple):
     if not fit or (np.diff(arrays['residuals']) < 0).any():
       raise ValueError('the arrays of the confidence are not those of one')
     return cls(**facts, **arrays)
+
+
+def fit(
+  evidence: Float[np.ndarray, 'M K E'],
+  error: Float[np.ndarray, 'M K'],
+  *,
+  tolerance: float,
+) -> Confidence | None:
+  """The confidence that errors of held-out pictures suggest.
+
+  Args:
+    evidence: of doubt. error: distances over the normaliser, nan where it is not known.
+    tolerance: in normalisers, positive.
+
+  Ridge regression of log errors on the evidence and on the landmark, every picture counting once.
+  Its own residuals are those of leaving out a picture at a time, so that they are not too small.
+  With fewer than FEWEST pictures nothing but the share of small errors is learnt: confidence is the
+  same everywhere. None with fewer than two.
+  """
+  if not tolerance > 0:
+    raise ValueError(f'tolerance={tolerance}: expected a positive share of the normaliser')
+  rows = np.flatnonzero(np.isfinite(error).any(1))
+  if len(rows) < 2:
+    return None
+  evidence, error = evidence[rows].astype(np.float64), error[rows].astype(np.float64)
+  known = np.isfinite(error)
+  logs = np.log(np.maximum(error, LEAST), where=known, out=np.zeros(error.shape))
+  weight = known / known.sum(1, keepdims=True)  # of a picture's landmarks
+  middle = (weight * logs).sum() / len(rows)
+  use = [] if len(rows) < FEWEST else list(range(evidence.shape[2]))
+  while True:
+    given = evidence[..., use], logs - middle, weight
+    (offset, slope), residuals = _regress(*given, own=len(rows) >= FEWEST)
+    if (slope >= 0).all():  # more doubt never means more confidence
+      break
+    use.pop(int(slope.argmin()))
+  weights = np.zeros(evidence.shape[2])
+  weights[use] = slope
+  levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
+  return Confidence(
+    float(tolerance), len(rows), middle + offset, weights, _quantiles(residuals, weight, levels)
+  )
+
+
+def _regress(
+  evidence: Float[np.ndarray, 'M K E'],
+  logs: Float[np.ndarray, 'M K'],
+  weight: Float[np.ndarray, 'M K'],
+  *,
+  own: bool,
+) -> tuple[tuple[Float[np.ndarray, ' K'], Float[np.ndarray, ' E']], Float[np.ndarray, 'M K']]:
+  """(offsets, slopes), and the residuals of every picture by the regression of the others."""
+  count, landmarks, _ = evidence.shape
+  mean = np.einsum('mk,mke->e', weight, evidence) / count
+  deviation = np.sqrt(np.einsum('mk,mke->e', weight, (evidence - mean) ** 2) / count) + 1e-9
+  x = np.concatenate(
+    [
+      np.ones((count, landmarks, 1)),
+      np.broadcast_to(np.eye(landmarks), (count, landmarks, landmarks)),
+      (evidence - mean) / deviation,
+    ],
+    axis=-1,
+  )
+  penalty = np.full(x.shape[2], CAUTION)
+  penalty[0] = 1e-9
+  # An offset of its own rests on a picture's one landmark of K.
+  penalty[1 : 1 + landmarks] = CAUTION / landmarks if own else 1e9
+  gram = np.einsum('mk,mki,mkj->mij', weight, x, x)
+  moment = np.einsum('mk,mki,mk->mi', weight, x, logs)
+  total, right = gram.sum(0) + np.diag(penalty), moment.sum(0)
+  solution = np.linalg.solve(total, right)
+  without = np.linalg.solve(total - gram, (right - moment)[..., None])[..., 0]
+  residuals = logs - np.einsum('mki,mi->mk', x, without)
+  slope = solution[1 + landmarks :] / deviation
+  return (solution[0] + solution[1 : 1 + landmarks] - mean @ slope, slope), residuals
+
+
+def _quantiles(
+  values: Float[np.ndarray, 'M K'], weight: Float[np.ndarray, 'M K'], levels: np.ndarray
+) -> Float[np.ndarray, ' Q']:
+  order = np.argsort(values.ravel())
+  values, share = values.ravel()[order], weight.ravel()[order]
+  return np.interp(levels, (np.cumsum(share) - share / 2) / share.sum(), values)

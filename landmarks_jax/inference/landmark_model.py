@@ -1,5 +1,6 @@
 """A network and a head in one: pictures in, landmarks in their pixels out; kept in a folder."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -8,17 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 import landmarks_jax
-from landmarks_jax.contracts import Array, PyTree
+from landmarks_jax.contracts import Array, Batch, Pyramid, PyTree
+from landmarks_jax.evaluation import features
+from landmarks_jax.geometry import regions
+from landmarks_jax.inference import confidence as confidences
 from landmarks_jax.inference import head as heads
 from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.model import Model, load
-from landmarks_jax.inference.pictures import batches
+from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
 
 FACTS, ARRAYS, RUN = 'landmarks.json', 'head.npz', 'run'  # what a saved model consists of
 FORMAT = 1
@@ -40,7 +43,7 @@ class LandmarkModel:
     model: the network. head: what reads landmarks from its features.
     names: of the landmarks. flip_pairs: those that are each other's mirror image. skeleton: those
       that drawings join.
-    scale: what errors are divided by, a pair of landmarks or 'frame', what the network sees.
+    scale: what errors are divided by, a pair of landmarks or the side of the 'frame'.
     crop: the square of a picture without a box, as in `Model`.
     confidence: how likely a point is near; None: nothing was measured.
     learned_from: checksums of the frames that the head was fitted to, see `checksum`.
@@ -59,7 +62,7 @@ class LandmarkModel:
     confidence: Confidence | None = None,
     learned_from: Sequence[str] = (),
   ) -> None:
-    _check_facts(names, flip_pairs, skeleton, scale, head.landmarks)
+    check_facts(names, flip_pairs, skeleton, scale, head.landmarks)
     kernels, channels = tuple(k.shape[0] for k in head.kernels), model.channels()
     if kernels != channels:
       raise ValueError(f'the head reads levels of {kernels} channels, the network has {channels}')
@@ -86,23 +89,56 @@ class LandmarkModel:
     pictures = self.model.pictures(images, boxes=boxes, crop=self.crop if crop is None else crop)
     shape = len(pictures), len(self.names)
     found = Landmarks(np.empty((*shape, 2), np.float32), np.empty(shape, np.float32))
-    for rows, points, evidence in self.look(pictures, batch_size=batch_size, progress=progress):
-      for row, normalised in zip(rows.tolist(), points, strict=True):
-        found.points[row] = pictures.to_pixels(row, normalised, self.model.margin)
-      found.confidence[rows] = self.judge(evidence)
+    for batch, points, evidence in self.look(pictures, batch_size=batch_size, progress=progress):
+      for row, normalised in zip(batch.index.tolist(), points, strict=True):
+        found.points[row] = pictures.to_pixels(row, normalised)
+      found.confidence[batch.index] = self.judge(evidence)
     return found
+
+  def calibrated(
+    self,
+    images: Any,
+    points: Any,
+    visible: Any = None,
+    *,
+    boxes: Any = None,
+    crop: str | None = None,
+    tolerance: float = 0.1,
+    batch_size: int = 64,
+    progress: bool | None = None,
+  ) -> 'LandmarkModel':
+    """This model with a confidence that is measured on labelled pictures: none it learned from.
+
+    Args: as `fit_landmarks`. For heads that came from elsewhere, or to have it measured anew.
+    """
+    labels = Labels.of(points, visible, names=self.names, scale=self.scale)
+    crop = self.crop if crop is None else crop
+    pictures = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
+    found = self.look(pictures, batch_size=batch_size, progress=progress)
+    parts = [(e, distances(p, batch)) for batch, p, e in found]
+    evidence, error = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return self.with_confidence(confidences.fit(evidence, error, tolerance=tolerance))
+
+  def with_confidence(self, measured: Confidence | None) -> 'LandmarkModel':
+    """This model with another confidence."""
+    changed = copy.copy(self)
+    changed.confidence = measured
+    return changed
 
   def look(
     self, pictures: Any, *, batch_size: int = 64, progress: bool | None = None
-  ) -> Iterator[
-    tuple[Int[np.ndarray, ' B'], Float[np.ndarray, 'B K 2'], Float[np.ndarray, 'B K E']]
-  ]:
-    """Batch by batch: the numbers of the pictures, their points, normalised, and the evidence."""
-    variables = self.model.describer.variables, self.head.variables
+  ) -> Iterator[tuple[Batch, Float[np.ndarray, 'B K 2'], Float[np.ndarray, 'B K E']]]:
+    """Batch by batch: what was read, the points, normalised in the frame, and evidence of doubt."""
+    zoom = (self.model.side - 1) / (self.model.frame - 1)  # what the network sees -> the frame
+    describer = self.model.describer
+    # Two programs: in one, XLA keeps a precision that the features of the fit did not have.
+    describe = features.compiled(describer.apply)
     for batch in batches(pictures, batch_size=batch_size, progress=progress):
-      found = self._compiled(*variables, batch.image)
+      seen = regions.cut_centre(batch.image, self.model.margin)
+      found = self._look(self.head.variables, describe(describer.variables, seen))
       points, evidence = (np.asarray(x, np.float32)[batch.valid] for x in found)
-      yield batch.index[batch.valid], points, evidence
+      read = jax.tree.map(lambda x, keep=batch.valid: x[keep], batch)
+      yield read, points * np.float32(zoom), evidence
 
   def judge(self, evidence: Float[np.ndarray, 'B K E']) -> Float[np.ndarray, 'B K']:
     """Confidence from evidence of doubt."""
@@ -111,16 +147,8 @@ class LandmarkModel:
     return self.confidence(evidence)
 
   @functools.cached_property
-  def _compiled(self) -> Callable[[PyTree, PyTree, Array], tuple[Array, Array]]:
-    apply, look, margin = self.model.describer.apply, self.head.look, self.model.margin
-
-    def find(variables: PyTree, head: PyTree, frames: Array) -> tuple[Array, Array]:
-      seen = frames[:, margin : frames.shape[1] - margin, margin : frames.shape[2] - margin]
-      # As the features that the head was fitted to.
-      pyramid = tuple(level.astype(jnp.bfloat16) for level in apply(variables, seen, None))
-      return look(head, pyramid)
-
-    return jax.jit(find)
+  def _look(self) -> Callable[[PyTree, Pyramid], tuple[Array, Array]]:
+    return jax.jit(self.head.look)
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a folder that needs nothing else: the network, the head and all facts.
@@ -224,23 +252,6 @@ def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
     raise FileNotFoundError(f'{file} cannot be read ({error})') from error
   except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
     raise ValueError(f'{file} is damaged ({error})') from error
-
-
-def _check_facts(
-  names: Sequence[str], flip_pairs: Any, skeleton: Any, scale: Any, count: int
-) -> None:
-  """Raises ValueError for names or numbers of landmarks that the head does not have."""
-  texts = all(isinstance(name, str) and name for name in names)
-  if not texts or len(set(names)) != len(names) or len(names) != count:
-    raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
-  pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
-  pairs |= {} if scale == 'frame' else {'scale': [scale]}
-  for what, given in pairs.items():
-    for pair in given:
-      if isinstance(pair, str) or len(pair) != 2 or not all(i in range(count) for i in pair):
-        raise ValueError(
-          f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
-        )
 
 
 def _pairs(given: Sequence[Pair]) -> tuple[tuple[int, int], ...]:

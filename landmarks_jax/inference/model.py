@@ -13,13 +13,10 @@ from jaxtyping import Float, UInt8
 
 from landmarks_jax import methods
 from landmarks_jax.contracts import Batch, Describer, Method, PyTree
-from landmarks_jax.data.source import Info
 from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
 from landmarks_jax.inference.pictures import Pictures, batches
 from landmarks_jax.runtime import checkpoint, run_folder
-
-NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # is known of somebody's pictures
 
 
 class Model:
@@ -49,7 +46,7 @@ class Model:
 
   def pictures(self, images: Any, **options: Any) -> Pictures:
     """`images` as frames of this model; options: of `Pictures`."""
-    return Pictures(images, frame=self.frame, **({'info': NOTHING} | options))
+    return Pictures(images, frame=self.frame, **options)
 
   def frames(
     self, images: Any, *, boxes: Any = None, crop: str = 'centre'

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
@@ -23,6 +23,47 @@ from landmarks_jax.runtime import logs
 INTERVAL = 5.0  # seconds between two lines of progress
 WIDEST = 8  # times a picture's larger side that a box may be wide
 MOST_PIXELS = 2**28  # of a square that is filled up with repeated edges
+NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # is known of somebody's pictures
+
+
+class Labels(NamedTuple):
+  """Landmarks of N pictures and what is said of them."""
+
+  points: Float[np.ndarray, 'N K 2']  # in pixels
+  visible: Bool[np.ndarray, 'N K']
+  info: Info
+
+  @classmethod
+  def of(
+    cls,
+    points: Any,
+    visible: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    flip_pairs: Sequence[Sequence[int]] = (),
+    scale: Sequence[int] | str = 'frame',
+  ) -> 'Labels':
+    """What somebody gives, checked; visible=None: where both numbers are finite."""
+    points = np.asarray(points)
+    numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
+    if points.ndim != 3 or points.shape[2] != 2 or not points.size or not numbers:
+      told = f'points is {points.dtype} {list(points.shape)}'
+      raise ValueError(f'{told}; expected [N, K, 2], (x, y) of every landmark in pixels')
+    finite = np.isfinite(points).all(-1)
+    visible = finite if visible is None else np.asarray(visible)
+    if visible.shape != finite.shape or visible.dtype != bool:
+      told = f'visible is {visible.dtype} {list(visible.shape)}'
+      raise ValueError(f'{told}; expected bool {list(finite.shape)}')
+    for i, k in np.argwhere(visible & ~finite):
+      raise ValueError(
+        f'points[{i}, {k}] is {points[i, k].tolist()}, but visible; expected numbers'
+      )
+    names = [f'landmark {k}' for k in range(points.shape[1])] if names is None else names
+    pair = scale if isinstance(scale, str) else tuple(scale)
+    check_facts(names, flip_pairs, (), pair, points.shape[1])
+    pairs = tuple((int(a), int(b)) for a, b in flip_pairs)
+    info = Info(tuple(names), pairs, pair, NOTHING.mean, NOTHING.std)
+    return cls(points.astype(np.float64), visible, info)
 
 
 class Pictures:
@@ -37,7 +78,7 @@ class Pictures:
       with its edge repeated ('pad') or squashed ('squash').
     boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
       larger side instead.
-    points, visible: labels [N, K, 2] in pixels and [N, K].
+    labels: of as many pictures.
     names: of the pictures, for messages; paths and numbers if absent.
 
   A picture that cannot be read or framed raises BadImage when it is asked for. `placed` holds the
@@ -49,19 +90,19 @@ class Pictures:
     given: Any,
     *,
     frame: int,
-    info: Info,
     crop: str = 'centre',
     boxes: Any = None,
-    points: Float[np.ndarray, 'N K 2'] | None = None,
-    visible: Bool[np.ndarray, 'N K'] | None = None,
+    labels: Labels | None = None,
     names: Sequence[str] | None = None,
   ) -> None:
     self._given = _sequence(given)
     if crop not in folder.crops:
       raise ValueError(f'crop={crop!r}; expected one of {", ".join(folder.crops)}')
-    self.info, self.frame, self.crop, self._names = info, frame, crop, names
-    self._boxes = None if boxes is None else _checked_boxes(boxes, len(self._given))
-    self._points, self._visible = points, visible
+    if labels is not None and len(labels.points) != len(self):
+      raise ValueError(f'points are of {len(labels.points)} pictures, images are {len(self)}')
+    self.info = NOTHING if labels is None else labels.info
+    self.frame, self.crop, self._labels, self._names = frame, crop, labels, names
+    self._boxes = None if boxes is None else _checked_boxes(boxes, len(self))
     self.placed: dict[int, images.Box] = {}
 
   def __len__(self) -> int:
@@ -73,12 +114,11 @@ class Pictures:
     box = self._box(index, *image.shape[1::-1])
     self.placed[index] = box
     example = {'image': images.square_frame(image, box, self.frame), 'index': np.int32(index)}
-    if self._points is None:
+    if self._labels is None:
       return example
-    visible = self._visible[index]
-    points = images.frame_points(
-      np.where(visible[:, None], self._points[index], 0), box, self.frame
-    )
+    visible = self._labels.visible[index]
+    pixels = np.where(visible[:, None], self._labels.points[index], 0)
+    points = images.frame_points(pixels, box, self.frame)
     scale = np.float32(normaliser(points, self.info.scale))
     if not isinstance(self.info.scale, str) and not visible[list(self.info.scale)].all():
       scale = np.float32(np.nan)
@@ -104,18 +144,16 @@ class Pictures:
     return _rgb(one, self.name(index))
 
   def to_pixels(
-    self, index: int, points: Float[np.ndarray, '*shape 2'], margin: int
+    self, index: int, points: Float[np.ndarray, '*shape 2']
   ) -> Float[np.ndarray, '*shape 2']:
-    """Points that are normalised in the frame without its margin -> pixels of the picture."""
-    zoom = (self.frame - 2 * margin - 1) / (self.frame - 1)
-    return images.picture_points(points * zoom, self.placed[index], self.frame)
+    """Points that are normalised in the frame -> pixels of the picture, which was read."""
+    return images.picture_points(points, self.placed[index], self.frame)
 
   def from_pixels(
-    self, index: int, pixels: Num[np.ndarray, '*shape 2'], margin: int
+    self, index: int, pixels: Num[np.ndarray, '*shape 2']
   ) -> Float[np.ndarray, '*shape 2']:
     """The inverse of `to_pixels`."""
-    zoom = (self.frame - 1) / (self.frame - 2 * margin - 1)
-    return images.frame_points(pixels, self.placed[index], self.frame) * zoom
+    return images.frame_points(pixels, self.placed[index], self.frame)
 
   def _box(self, index: int, width: int, height: int) -> images.Box:
     if self._boxes is None:
@@ -155,6 +193,34 @@ def batches(
       if told and (now - last > INTERVAL or (done == len(source) and last > began)):
         print(logs.pictures_done(done, len(source), done, now - began), file=sys.stderr, flush=True)
         last = now
+
+
+def distances(points: Float[np.ndarray, 'B K 2'], batch: Batch) -> Float[np.ndarray, 'B K']:
+  """|points - labels| / scale; nan where a label is not visible or there is no scale."""
+  known = batch.visible & (np.nan_to_num(batch.scale) > 0)[:, None]
+  found = np.linalg.norm(points - batch.points, axis=-1)
+  return np.where(known, found / np.where(known, batch.scale[:, None], 1), np.nan)
+
+
+def check_facts(
+  names: Sequence[str],
+  flip_pairs: Sequence[Sequence[int]],
+  skeleton: Sequence[Sequence[int]],
+  scale: Sequence[int] | str,
+  count: int,
+) -> None:
+  """Raises ValueError for names or numbers of landmarks of which there are not `count`."""
+  texts = all(isinstance(name, str) and name for name in names)
+  if not texts or len(set(names)) != len(names) or len(names) != count:
+    raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
+  pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
+  pairs |= {} if scale == 'frame' else {'scale': [scale]}
+  for what, given in pairs.items():
+    for pair in given:
+      if isinstance(pair, str) or len(pair) != 2 or not all(i in range(count) for i in pair):
+        raise ValueError(
+          f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
+        )
 
 
 def _sequence(given: Any) -> Sequence[Any]:

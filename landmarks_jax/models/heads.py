@@ -52,6 +52,14 @@ class LandmarkHead(NamedTuple):
   predict: Callable
 
 
+class HeldOut(NamedTuple):
+  """How a head does on labelled pictures that had no part in it."""
+
+  rows: np.ndarray  # int [M], of what the head was fitted to
+  points: np.ndarray  # [M, K, 2]
+  evidence: np.ndarray  # [M, K, E], see `doubt`
+
+
 class RidgeVariables(NamedTuple):
   """Linear heat maps and how they are read; see `predict_ridge`."""
 
@@ -153,6 +161,38 @@ def fit_ridge(
   Everything is chosen on the labels, except that one label leaves nothing to choose by. Raises
   ValueError for a landmark that no picture shows.
   """
+  return fit_ridge_held_out(
+    pyramid,
+    points,
+    visible,
+    valid,
+    side=side,
+    group=group,
+    flip_pairs=flip_pairs,
+    size=size,
+    spread=spread,
+    held_out=held_out,
+  )[0]
+
+
+def fit_ridge_held_out(
+  pyramid: Pyramid,
+  points: Float[Array, 'B K 2'],
+  visible: Bool[Array, 'B K'],
+  valid: Bool[Array, ' B'],
+  *,
+  side: int,
+  group: Int[Array, ' B'] | None = None,
+  flip_pairs: Sequence[tuple[int, int]] = (),
+  size: int = 16,
+  spread: float = 0.07,
+  held_out: int = 256,
+) -> tuple[LandmarkHead, HeldOut | None]:
+  """`fit_ridge`, and its landmarks for the pictures that it held out, fitted without them.
+
+  That is free: they are what it chose by, so they are as good as it could choose, not better. None
+  where nothing was held out: with one label.
+  """
   keep = np.flatnonzero(np.asarray(valid))
   visible = np.asarray(visible)[keep]
   points = np.where(visible[..., None], np.asarray(points)[keep], 0).astype(np.float64)
@@ -183,7 +223,11 @@ def fit_ridge(
     strengths = STRENGTHS if len(first) >= FEWEST else FEW_STRENGTHS
     heat = _held_out_heat(columns, problems, fold[first], first, chosen, strengths)
     found = _choose(heat, strengths, *shapes, chosen, grid)
-  strength, sharpness, correction = found or (ONE_STRENGTH, ONE_SHARPNESS, _start(mean_shape))
+  if found is None:
+    strength, sharpness, correction, judged = ONE_STRENGTH, ONE_SHARPNESS, _start(mean_shape), None
+  else:
+    strength, sharpness, correction, *predicted = found
+    judged = HeldOut(keep[first[chosen]], *predicted)
   weights = whole.solve(strength)
   variables = RidgeVariables(
     kernels=columns.kernels(weights),
@@ -193,7 +237,7 @@ def fit_ridge(
     sharpness=jnp.asarray(sharpness / whole.deviation(weights), float),
     correction=jnp.asarray(correction, float),
   )
-  return LandmarkHead(variables, predict_ridge)
+  return LandmarkHead(variables, predict_ridge), judged
 
 
 class _Columns:
@@ -242,6 +286,24 @@ def _mean_and_deviation(
   mean = total / count
   deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
   return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+class _Choice(NamedTuple):
+  """What the held-out pictures choose, and what is then predicted for them."""
+
+  strength: float
+  sharpness: float
+  correction: Float[np.ndarray, '2*K 2*K']
+  points: Float[np.ndarray, 'M K 2']
+  evidence: Float[np.ndarray, 'M K E']
+
+
+class _Correction(NamedTuple):
+  """A linear map from offsets to targets."""
+
+  share: Float[np.ndarray, ' M']  # of every picture in the mean left-out distance
+  fitted: Callable[[], Float[np.ndarray, '2*K 2*K']]
+  left_out: Float[np.ndarray, 'M K 2']  # the targets of every picture, by the map of the others
 
 
 class _Problem:
@@ -354,8 +416,8 @@ def _choose(
   visible: Bool[np.ndarray, 'V n K'],
   chosen: Int[np.ndarray, ' M'],
   grid: Float[np.ndarray, 'P 2'],
-) -> tuple[float, float, Float[np.ndarray, '2*K 2*K']] | None:
-  """The (strength, sharpness, correction) of the smallest mean distance on the held-out pictures.
+) -> _Choice | None:
+  """The strength, sharpness and correction of the smallest mean distance on the held-out pictures.
 
   Of its upper bound, rather: the gap to the safe choice, plus CAUTION standard errors.
   None if there is nothing to judge by.
@@ -374,14 +436,18 @@ def _choose(
   best, safe = (np.inf,), None
   for strength, sharpness in ((SAFE_STRENGTH, SAFE_SHARPNESS), *product(strengths, sharpnesses)):
     expected = np.asarray(_expectation(maps[strength], log_prior, grid, sharpness), np.float64)
-    for distance, correction in _corrections(expected - mean, target, judged, start):
-      safe = distance if safe is None else safe
-      gap = distance - safe
+    for correction in _corrections(expected - mean, target, judged, start):
+      safe = correction.share if safe is None else safe
+      gap = correction.share - safe
       bound = gap.mean() + CAUTION * gap.std() / max(len(gap) - 1, 1) ** 0.5
       if bound < best[0]:
         best = bound, strength, sharpness, correction
   _, strength, sharpness, correction = best
-  return strength, sharpness, correction()
+  logits = sharpness * maps[strength] + log_prior
+  points = mean + correction.left_out
+  found = _moments(jnp.asarray(logits, float), jnp.asarray(grid, float))
+  evidence = doubt(jnp.asarray(points, float), *found)
+  return _Choice(strength, sharpness, correction.fitted(), points, np.asarray(evidence))
 
 
 def _start(shape: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, '2*K 2*K']:
@@ -403,8 +469,8 @@ def _corrections(
   target: Float[np.ndarray, 'M K 2'],
   judged: Bool[np.ndarray, 'M K'],
   start: Float[np.ndarray, '2*K 2*K'],
-) -> Iterator[tuple[Float[np.ndarray, ' M'], Callable[[], Float[np.ndarray, '2*K 2*K']]]]:
-  """Linear maps from offsets to targets, and every picture's share of the left-out distance.
+) -> Iterator[_Correction]:
+  """Linear maps from offsets to targets, and how they do where they are left out.
 
   Ridges towards `start`, towards the offsets as they are, and towards the mean shape; the first is
   `start` itself. Leave-one-out in closed form; a map is computed when it is called for.
@@ -422,13 +488,15 @@ def _corrections(
     return towards + x.T @ coefficients
 
   for towards in (start, identity, 0 * identity):
-    rest = (y - x @ towards) * seen
+    before = x @ towards
+    rest = (y - before) * seen
     for strength in (s for s in CORRECTIONS if s * len(x) >= STIFFNESS):
       hat = (vectors * (values / (values + strength * scatter))) @ vectors.T
       left_out = (rest - hat @ rest) / (1 - hat.diagonal())[:, None]
       distance = np.linalg.norm(left_out.reshape(offset.shape), axis=-1)
       share = (distance * judged).sum(1) * len(x) / judged.sum()
-      yield share, functools.partial(fitted, towards, rest, strength)
+      predicted = (before + rest - left_out).reshape(offset.shape)
+      yield _Correction(share, functools.partial(fitted, towards, rest, strength), predicted)
 
 
 @jax.jit

@@ -1,0 +1,231 @@
+"""From some labelled pictures to a landmark model: the few-shot protocol on any pictures."""
+
+import hashlib
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from landmarks_jax.contracts import Array, Batch, Pyramid
+from landmarks_jax.data import pipeline
+from landmarks_jax.evaluation import features, probing
+from landmarks_jax.evaluation.regression import WARP
+from landmarks_jax.inference import confidence
+from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
+from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
+from landmarks_jax.inference.model import Model
+from landmarks_jax.inference.pictures import Labels, batches, distances
+from landmarks_jax.models import heads
+from landmarks_jax.runtime import logs
+
+FIT_PROBE = {'size': 48, 'epochs': 200, 'learning_rate': 1e-3, 'weight_decay': 5e-4}
+AT_ONCE = 512  # copies that are described between two lines of progress
+HELD_OUT, FOLDS = 10, 5  # labels from which on a second probe leaves out every fifth
+
+
+def fit_landmarks(
+  model: Model,
+  images: Any,
+  points: Any,
+  visible: Any = None,
+  *,
+  names: Sequence[str] | None = None,
+  flip_pairs: Sequence[Sequence[int]] = (),
+  skeleton: Sequence[Sequence[int]] = (),
+  boxes: Any = None,
+  crop: str = 'centre',
+  scale: Scale = 'frame',
+  tolerance: float = 0.1,
+  head: str = RIDGE,
+  options: Mapping[str, Any] | None = None,
+  copies: int = 20,
+  seed: int = 0,
+  batch_size: int = 64,
+  progress: bool | None = None,
+) -> LandmarkModel:
+  """A model that finds landmarks, learned from labelled pictures on frozen features.
+
+  Args:
+    model: of `load`. images: as `Model.describe` takes them.
+    points: [N, K, 2], (x, y) in pixels of the given pictures, (0, 0) the centre of the first; nan
+      for a landmark that is not visible. visible: bool [N, K]; None: where points are numbers.
+    names: of the landmarks. flip_pairs: numbers of those that are each other's mirror image: then
+      every second copy is of the mirrored picture. skeleton: pairs that drawings join.
+    boxes, crop: the square of every picture, as in `Model.describe`.
+    scale: what errors are divided by: a pair of landmarks, such as the eyes, or the 'frame'.
+    tolerance: confidence is the probability of an error below so many `scale`.
+    head: 'ridge', in closed form, or 'probe', the published one, trained by gradient descent; then
+      twice, to have its confidence measured. options: of `heads.fit_ridge` (size, spread) or of
+      `probing.fit` (size, epochs, ...), whose defaults are the published ones.
+    copies: random warps of every picture that are learned from, too. seed: of them.
+
+  The confidence is measured on pictures that were held out of a fit: those that the ridge chooses
+  by. With fewer than 8 it is the same for all landmarks, with one it is nan.
+  """
+  if head not in (RIDGE, PROBE):
+    raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
+  if copies < 0:
+    raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
+  labels = Labels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
+  given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
+  pictures = pipeline.Remembering(given, pipeline.BadImages(len(given), 'error', None))
+  described = {'margin': model.margin, 'batch_size': batch_size}
+  found = batches(pictures, batch_size=batch_size, progress=progress)
+  labelled = features.gather(model.describer, found, margin=model.margin)
+  _warn_outside(labelled, model)
+  warped = _copies(model, pictures, copies, seed=seed, progress=progress, **described)
+  fit = _fit_ridge if head == RIDGE else _fit_probe
+  others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
+  others |= {'options': dict(options or {}), 'seed': seed}
+  fitted, judged = fit(labelled, warped, **others)
+  measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
+  frames = (pictures[i]['image'] for i in range(len(pictures)))
+  return LandmarkModel(
+    model,
+    fitted,
+    names=labels.info.names,
+    flip_pairs=flip_pairs,
+    skeleton=skeleton,
+    scale=scale,
+    crop=crop,
+    confidence=measured,
+    learned_from=[checksum(frame) for frame in frames],
+  )
+
+
+def checksum(frame: np.ndarray) -> str:
+  """What tells a frame from others, to know again what was learned from."""
+  return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:16]
+
+
+Judged = tuple[Float[np.ndarray, 'M K E'], Float[np.ndarray, 'M K']]  # evidence, error
+
+
+def _copies(
+  model: Model,
+  pictures: pipeline.Remembering,
+  copies: int,
+  *,
+  seed: int,
+  progress: bool | None,
+  **described: Any,
+) -> list[Batch]:
+  """The warped copies of all pictures, described."""
+  rows, parts = np.arange(len(pictures)) if copies else np.arange(0), []
+  at_once, began = max(1, AT_ONCE // max(copies, 1)), time.monotonic()
+  told = sys.stderr.isatty() if progress is None else progress
+  for start in range(0, len(rows), at_once):
+    part = features.gather_warped(
+      model.describer,
+      pictures,
+      rows[start : start + at_once],
+      copies=copies,
+      warp=WARP,
+      flip_pairs=pictures.info.flip_pairs,
+      seed=seed,
+      **described,
+    )
+    parts.append(part)
+    done = min(start + at_once, len(rows)) * copies
+    if told:
+      line = logs.pictures_done(done, len(rows) * copies, done, time.monotonic() - began)
+      print(f'warped copies: {line}', file=sys.stderr, flush=True)
+  return parts
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _fit_ridge(
+  labelled: Batch,
+  warped: Sequence[Batch],
+  *,
+  side: int,
+  flip_pairs: Sequence[tuple[int, int]],
+  options: dict[str, Any],
+  seed: int,
+) -> tuple[Head, Judged | None]:
+  """The head, and evidence and error of the pictures that it held out."""
+  unknown = set(options) - {'size', 'spread'}
+  if unknown:
+    raise ValueError(f'options: a ridge has size and spread, not {", ".join(sorted(unknown))}')
+  known = _joined([labelled, *warped])
+  head, held_out = heads.fit_ridge_held_out(
+    known.pyramid,
+    known.points,
+    known.visible,
+    known.valid,
+    group=known.index,
+    flip_pairs=flip_pairs,
+    side=side,
+    **options,
+  )
+  fitted = Head(RIDGE, head.variables)
+  if held_out is None:
+    return fitted, None
+  truth = _rows(labelled, held_out.rows)
+  return fitted, (held_out.evidence, distances(held_out.points, truth))
+
+
+def _fit_probe(
+  labelled: Batch,
+  warped: Sequence[Batch],
+  *,
+  side: int,
+  flip_pairs: Sequence[tuple[int, int]],
+  options: dict[str, Any],
+  seed: int,
+) -> tuple[Head, Judged | None]:
+  """The head; evidence and error of every fifth picture, by a head that learned from the others."""
+  options = FIT_PROBE | options
+  known = _joined([labelled, *warped])
+
+  def fit(rows: Int[np.ndarray, ' n']) -> Head:
+    trained = probing.fit(known, rows, seed=seed, report=_tell, **options)
+    return Head(PROBE, trained.variables, PROBE_OPTIONS | {'size': options['size']})
+
+  left_out = np.isin(known.index, np.unique(known.index)[FOLDS - 1 :: FOLDS])
+  judged = None
+  if len(labelled.index) >= HELD_OUT:
+    other, truth = fit(np.flatnonzero(~left_out)), _rows(labelled, left_out[: len(labelled.index)])
+    points, evidence = _looked(other, truth.pyramid)
+    judged = evidence, distances(points, truth)
+  return fit(np.arange(len(known.index))), judged
+
+
+def _tell(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+def _looked(head: Head, pyramid: Pyramid) -> tuple[Array, Array]:
+  """Points and evidence of all of a pyramid, some at a time."""
+  look, parts = jax.jit(head.look), []
+  for start in range(0, len(pyramid[0]), 32):
+    some = tuple(level[start : start + 32] for level in pyramid)
+    parts.append(jax.tree.map(np.asarray, look(head.variables, some)))
+  points, evidence = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+  return points, evidence
+
+
+def _rows(batch: Batch, rows: Int[np.ndarray, ' n'] | Bool[np.ndarray, ' N']) -> Batch:
+  return jax.tree.map(lambda x: x[rows], batch)
+
+
+def _warn_outside(labelled: Batch, model: Model) -> None:
+  """Says how many labels the network cannot see."""
+  edge = model.side / (model.side - 1)
+  outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1)
+  if outside.any():
+    picture, landmark = np.argwhere(outside)[0]
+    warnings.warn(
+      f'{outside.sum()} of {labelled.visible.sum()} labels lie outside what the network sees, the '
+      f'central {model.side} of {model.frame} pixels of the square; the first is landmark '
+      f"{landmark} of picture {picture}. Give larger boxes, crop='pad', or load(..., margin=0)",
+      stacklevel=3,
+    )

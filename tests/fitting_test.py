@@ -1,0 +1,261 @@
+"""Landmark models fitted to labelled pictures: the few-shot protocol's numbers, in pixels."""
+
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from PIL import Image
+
+from landmarks_jax import metrics
+from landmarks_jax.api import fit_landmarks, load_landmarks
+from landmarks_jax.contracts import Describer
+from landmarks_jax.data import folder
+from landmarks_jax.evaluation import regression
+from landmarks_jax.inference.fitting import checksum
+from landmarks_jax.inference.model import Model
+from landmarks_jax.interop import landmark_csv
+
+FRAME, MARGIN = 36, 2
+NAMES = ('left eye', 'right eye', 'nose "n", <b>鼻</b>')
+
+
+def planted(variables, image, size):
+  """Features that are the landmarks' own colours; coarse ones beside them."""
+  image = jnp.asarray(image, jnp.float32) * variables
+  half = image.reshape(len(image), image.shape[1] // 2, 2, -1, 2, 3).mean((2, 4))
+  return half, image
+
+
+def model_of(strength):
+  describer = Describer(np.float32(strength), planted)
+  return Model(describer, {'method': {'name': 'planted'}}, frame=FRAME, margin=MARGIN)
+
+
+@pytest.fixture(scope='module')
+def seeing():
+  return model_of(1)
+
+
+def face(index):
+  """A picture with a soft dot at each landmark, in a colour of its own, and the points."""
+  rng = np.random.default_rng(index)
+  width, height = rng.integers(40, 70, 2).tolist()
+  side = min(width, height)
+  centres = np.array([(-0.2, -0.12), (0.2, -0.15), (0.05, 0.2)])
+  share = centres + rng.uniform(-0.13, 0.13, (3, 2))
+  points = np.array([width, height]) / 2 + share * side
+  y, x = np.mgrid[:height, :width]
+  away = (x - points[:, 0, None, None]) ** 2 + (y - points[:, 1, None, None]) ** 2
+  dots = np.exp(-away / (2 * (side / 9) ** 2))
+  return np.rint(255 * dots).astype(np.uint8).transpose(1, 2, 0), points
+
+
+@pytest.fixture(scope='module')
+def faces():
+  """Two sets of (pictures, points [N, K, 2])."""
+  sets = ([face(i) for i in range(12)], [face(100 + i) for i in range(9)])
+  return [([image for image, _ in s], np.stack([points for _, points in s])) for s in sets]
+
+
+@pytest.fixture(scope='module')
+def fitted(seeing, faces):
+  return fit_landmarks(seeing, *faces[0], names=NAMES, scale=(0, 1), copies=2, options={'size': 12})
+
+
+def off(found, points):
+  """Distances over that of the first two."""
+  scale = np.linalg.norm(points[:, 0] - points[:, 1], axis=-1)
+  return np.linalg.norm(found - points, axis=-1) / scale[:, None]
+
+
+def test_landmarks_that_the_features_mark_are_found(fitted, faces):
+  images, points = faces[1]
+  found, confidence = fitted.predict(images, batch_size=4)
+  assert found.shape == (9, 3, 2)
+  assert found.dtype == confidence.dtype == np.float32
+  assert off(found, points).mean() < 0.1
+  assert confidence.shape == (9, 3)
+  assert ((confidence >= 0) & (confidence <= 1)).all()
+  blind = fit_landmarks(model_of(0), *faces[0], scale=(0, 1), copies=0, options={'size': 12})
+  lost, doubted = blind.predict(images)
+  assert off(lost, points).mean() > 0.25
+  assert doubted.mean() < confidence.mean() - 0.2
+
+
+def test_the_same_whoever_holds_the_pictures(fitted, faces, tmp_path):
+  images = faces[1][0]
+  files = [tmp_path / f'{i}.png' for i in range(len(images))]
+  for file, image in zip(files, images, strict=True):
+    Image.fromarray(image).save(file)
+  expected = fitted.predict(images)
+  for given in (files, [str(f) for f in files], [Image.open(f) for f in files]):
+    for a, b in zip(fitted.predict(given, batch_size=2), expected, strict=True):
+      np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_a_box_moves_what_is_looked_at(fitted, faces):
+  images, _ = faces[1]
+  wide, boxes = [], []
+  for i, image in enumerate(images):
+    canvas = np.full((150, 170, 3), 9, np.uint8)
+    x, y = 20 + 3 * i, 40 - 2 * i
+    height, width = image.shape[:2]
+    canvas[y : y + height, x : x + width] = image
+    side = min(width, height)
+    left, top = x + (width - side) / 2, y + (height - side) / 2
+    wide.append(canvas)
+    boxes.append([left, top, left + side, top + side])
+  found, _ = fitted.predict(wide, boxes=boxes)
+  shift = np.array([[20 + 3 * i, 40 - 2 * i] for i in range(len(images))])
+  np.testing.assert_allclose(found - shift[:, None], fitted.predict(images).points, atol=1e-2)
+
+
+@pytest.fixture
+def folders(tmp_path, faces):
+  """The sets as folders with labels, as the protocol reads them."""
+  for split, (images, points) in zip(('train', 'test'), faces, strict=True):
+    (tmp_path / split).mkdir()
+    for i, image in enumerate(images):
+      Image.fromarray(image).save(tmp_path / split / f'{i:02}.png')
+    labels = {f'{i:02}.png': p for i, p in enumerate(points)}
+    landmark_csv.write(tmp_path / split / 'labels.csv', NAMES, labels)
+  options = {'labels': 'labels.csv', 'frame': FRAME, 'crop': 'pad'}
+  options |= {'scale': (NAMES[0], NAMES[1])}
+  return lambda split: folder.source(str(tmp_path / split), **options)
+
+
+@pytest.mark.parametrize(
+  ('labels', 'copies'), [(None, 0), (12, 3)], ids=['all labels', 'few labels with mirrored copies']
+)
+def test_the_numbers_are_those_of_the_protocol(seeing, faces, folders, labels, copies):
+  common = {'margin': MARGIN, 'size': 8, 'batch_size': 4, 'copies': copies, 'labels': labels}
+  with_file_precision = [np.round(points, 3) for _, points in faces]
+  predictions = regression.run(
+    seeing.describer, folders, random_init={}, baselines={}, seed=5, **common
+  )
+  (expected,) = (p for name, p in predictions.items() if name.startswith('trained/'))
+  mine = fit_landmarks(
+    seeing,
+    faces[0][0],
+    with_file_precision[0],
+    names=NAMES,
+    flip_pairs=folders('train').info.flip_pairs,
+    crop='pad',
+    copies=copies,
+    seed=5,
+    options={'size': 8},
+    batch_size=4,
+  )
+  found, _ = mine.predict(faces[1][0])
+  zoom = (FRAME - 1) / (FRAME - 2 * MARGIN - 1)
+  pictures = seeing.pictures(faces[1][0], crop='pad')
+  for i, points in enumerate(found):
+    pictures[i]
+    normalised = pictures.from_pixels(i, points) * zoom
+    np.testing.assert_allclose(normalised, expected.points[i], atol=2e-3)
+  assert folders('train').info.flip_pairs == ((0, 1),)
+
+
+def test_confidence_is_of_pictures_held_out(fitted, faces):
+  images, points = faces[1]
+  found, confidence = fitted.predict(images)
+  error = off(found, points)
+  assert fitted.confidence.pictures == 12
+  assert confidence.mean() == pytest.approx((error < 0.1).mean(), abs=0.2)
+
+
+def test_few_labels_are_honest(seeing, faces):
+  images, points = faces[0]
+  one = fit_landmarks(seeing, images[:1], points[:1], copies=2, options={'size': 8})
+  assert np.isnan(one.predict(images[:2]).confidence).all()
+  three = fit_landmarks(seeing, images[:3], points[:3], copies=2, options={'size': 8})
+  assert np.ptp(three.predict(images[:2]).confidence) == 0
+
+
+def test_a_confidence_can_be_measured_on_other_pictures(seeing, fitted, faces):
+  images, points = faces[0]
+  one = fit_landmarks(seeing, images[:1], points[:1], scale=(0, 1), copies=2, options={'size': 8})
+  measured = one.calibrated(images[1:], points[1:], tolerance=0.2)
+  assert measured.confidence.pictures == 11
+  found, confidence = measured.predict(images[1:])
+  assert one.confidence is None
+  right = (off(found, points[1:]) < 0.2).mean()
+  assert confidence.mean() == pytest.approx(right, abs=0.1)
+
+
+def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, monkeypatch):
+  options = {'size': 12, 'epochs': 6, 'learning_rate': 0.01}
+  fitted = fit_landmarks(seeing, *faces[0], head='probe', copies=1, scale=(0, 1), options=options)
+  images, points = faces[1]
+  found, confidence = fitted.predict(images)
+  assert off(found, points).mean() < 0.35
+  assert fitted.confidence.pictures == 2  # every fifth of twelve
+  assert np.ptp(confidence) == 0
+  monkeypatch.setattr(Model, 'save', lambda self, folder: None)
+  fitted.save(tmp_path / 'probe')
+  monkeypatch.setattr('landmarks_jax.inference.landmark_model.load', lambda *_, **__: seeing)
+  for a, b in zip(
+    load_landmarks(tmp_path / 'probe').predict(images), (found, confidence), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_invisible_labels_are_not_learned(seeing, faces):
+  images, points = faces[0]
+  hidden = points.copy()
+  hidden[3, 1] = np.nan
+  wrong = points.copy()
+  wrong[3, 1] = 5
+  visible = np.isfinite(hidden).all(-1)
+  options = {'copies': 0, 'options': {'size': 8}}
+  a = fit_landmarks(seeing, images, hidden, **options).predict(images[:2])
+  b = fit_landmarks(seeing, images, wrong, visible, **options).predict(images[:2])
+  np.testing.assert_array_equal(a.points, b.points)
+
+
+def test_what_was_learned_from_is_known_again(fitted, seeing, faces):
+  pictures = seeing.pictures(faces[0][0])
+  assert list(fitted.learned_from) == [checksum(pictures[i]['image']) for i in range(12)]
+  assert not set(fitted.learned_from) & {
+    checksum(seeing.pictures(faces[1][0])[i]['image']) for i in range(9)
+  }
+
+
+def test_labels_that_the_network_cannot_see_are_told(seeing, faces):
+  images, points = faces[0]
+  moved = points.copy()
+  moved[2, 0] = 0
+  with pytest.warns(UserWarning, match='1 of 36 labels lie outside .* landmark 0 of picture 2'):
+    fit_landmarks(seeing, images, moved, copies=0, options={'size': 8})
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'head': 'forest'}, "head='forest': choose from ridge, probe"),
+    ({'copies': -1}, 'copies=-1'),
+    ({'options': {'epochs': 3}}, 'a ridge has size and spread, not epochs'),
+    ({'names': ['a', 'b']}, 'expected 3 different'),
+    ({'crop': 'oval'}, "crop='oval'"),
+    ({'boxes': [[0, 0, 5, 5]]}, r'boxes is \[1, 4\]'),
+    ({'tolerance': 0.0}, 'expected a positive share'),
+  ],
+)
+def test_wrong_options_are_named(seeing, faces, options, message):
+  images, points = faces[0]
+  given = {'copies': 0, 'options': {'size': 8}} | options
+  with pytest.raises(ValueError, match=message):
+    fit_landmarks(seeing, images, points, **given)
+
+
+def test_measured_errors_are_the_metrics(fitted, faces, seeing):
+  """`distances` and `metrics` agree on what an error is."""
+  from landmarks_jax.contracts import Predictions
+  from landmarks_jax.inference.pictures import Labels, distances
+
+  images, points = faces[1]
+  pictures = seeing.pictures(images, labels=Labels.of(points, scale=(0, 1)))
+  for batch, found, _ in fitted.look(pictures):
+    gathered = Predictions(found, batch.points, batch.visible, batch.scale, batch.index)
+    np.testing.assert_allclose(
+      distances(found, batch), metrics.normalised_distances(gathered), rtol=1e-5
+    )

@@ -34,7 +34,7 @@ extras = {
   'export': ['safetensors'],
 }
 everything = [package for packages in extras.values() for package in packages]
-extras['test'] = ['beartype', 'pytest', 'ruff', *everything]
+extras['test'] = ['beartype', 'httpx2', 'pytest', 'ruff', 'selenium', *everything]
 extras['cuda'] = ['jax[cuda13]>=0.10.2,<0.13']
 extras['tpu'] = ['jax[tpu]>=0.10.2,<0.13']
 
@@ -47,6 +47,7 @@ setup(
   license='Apache-2.0',
   license_files=['LICENSE'],
   packages=find_packages(include=['landmarks_jax', 'landmarks_jax.*']),
+  package_data={'landmarks_jax.labelling': ['page/*']},
   python_requires='>=3.11',
   install_requires=core,
   extras_require=extras,

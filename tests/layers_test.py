@@ -23,6 +23,7 @@ FLOORS = {
   'runtime': 4,
   'evaluation': 5,
   'report': 5,
+  'labelling': 5,
   'inference': 5,
   'api': 5,
   'cli': 6,

@@ -1,0 +1,237 @@
+"""The labels of all pictures as the journal tells them, and the only way to change them."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from landmarks_jax.labelling.journal import Entry, Journal
+
+INVISIBLE = 'invisible'
+
+# In pixels of the picture, (0, 0) the centre of its first one; or INVISIBLE.
+Point = tuple[float, float] | str
+Points = dict[str, Point]  # by the name of the landmark
+
+
+class Conflict(ValueError):
+  """Somebody else, such as another tab, has changed the picture in the meantime."""
+
+
+class _Change(NamedTuple):
+  """What a client did last, so that it can be undone."""
+
+  picture: str
+  before: dict[str, Point | None]
+  base: int  # revisions of the picture before and after
+  after: int
+
+
+class Labels:
+  """Points by picture and landmark; what is changed is on disk before it is true.
+
+  Pictures go by their paths relative to their folder. `revision` counts all changes,
+  `revision_of(picture)` those of one picture; both are the same after a restart.
+
+  landmarks: their names. None takes those of the journal; they may only become more. Raises
+  ValueError for names that cannot be.
+  """
+
+  def __init__(self, journal: Journal, landmarks: Sequence[str] | None = None) -> None:
+    self._journal = journal
+    self.landmarks: tuple[str, ...] = ()
+    self._points: dict[str, Points] = {}
+    self._files: dict[str, Any] = {}
+    self._changes: list[str] = []  # the picture of every change
+    self._revisions: dict[str, int] = {}
+    self._known: set[str] = set()  # the ids of all changes
+    self._undo: dict[str, list[_Change]] = {}
+    for number, entry in enumerate(journal.entries, start=2):
+      try:
+        self._apply(entry)
+      except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r}); mend or delete '
+          'that line, the others count'
+        ) from error
+    if landmarks is not None and tuple(landmarks) != self.landmarks:
+      self._add({'landmarks': _with_more(landmarks, self.landmarks)})
+    if not self.landmarks:
+      raise ValueError('there are no landmarks to place; name them: --landmarks="left eye,nose"')
+
+  @property
+  def path(self) -> pathlib.Path:
+    """Of the journal."""
+    return self._journal.path
+
+  @property
+  def revision(self) -> int:
+    """The number of changes so far."""
+    return len(self._changes)
+
+  @property
+  def pictures(self) -> tuple[str, ...]:
+    """Those that have, or had, any point."""
+    return tuple(self._points)
+
+  def revision_of(self, picture: str) -> int:
+    """The number of changes of one picture."""
+    return self._revisions.get(picture, 0)
+
+  def of(self, picture: str) -> Points:
+    """The points of a picture."""
+    return dict(self._points.get(picture, {}))
+
+  def complete(self, picture: str) -> bool:
+    """Whether every landmark of the picture is placed or said to be invisible."""
+    return len(self._points.get(picture, {})) == len(self.landmarks)
+
+  def changed_since(self, revision: int) -> set[str]:
+    """The pictures of all later changes."""
+    return set(self._changes[revision:])
+
+  def file_of(self, picture: str) -> Any:
+    """What tells the file of a picture from others, as it was given at its first change."""
+    return self._files.get(picture)
+
+  def has(self, id: str) -> bool:
+    """Whether a change with this id is on disk."""
+    return id in self._known
+
+  def change(
+    self,
+    picture: str,
+    points: Mapping[str, Any],
+    *,
+    base: int,
+    client: str,
+    id: str,
+    file: Any = None,
+    time: str = '',
+  ) -> None:
+    """Sets some landmarks of a picture; None removes one. One change is undone as one.
+
+    Args: points: see `parse`. base: the revision of the picture that this was decided on. client:
+    who; each undoes its own changes. id: of this change; one that is known already is not made
+    again, so that a client that got no answer may repeat it. file: see `file_of`.
+
+    Raises Conflict where the picture is not at `base`, ValueError for points that cannot be, and
+    NotSaved.
+    """
+    if id in self._known:
+      return
+    self._at(picture, base)
+    points = self._parsed(points)
+    entry = {'picture': picture, 'points': points, 'client': client, 'id': id, 'time': time}
+    if file is not None and picture not in self._files:
+      entry['file'] = file
+    self._add(entry)
+
+  def undo(self, client: str, *, id: str, time: str = '') -> str | None:
+    """Takes the last change of a client back; its picture, or None if there is nothing to undo.
+
+    Raises Conflict where the picture has been changed by somebody else since.
+    """
+    if id in self._known:
+      return None
+    if not self._undo.get(client):
+      return None
+    picture, before, _, after = self._undo[client][-1]
+    self._at(picture, after)
+    entry = {'picture': picture, 'points': before, 'client': client, 'id': id, 'time': time}
+    self._add(entry | {'undoes': True})
+    return picture
+
+  def move(self, picture: str, to: str) -> None:
+    """A file has another name now; its labels go with it."""
+    self._add({'moved': picture, 'to': to})
+
+  def _at(self, picture: str, revision: int) -> None:
+    if self.revision_of(picture) != revision:
+      raise Conflict(f'{picture} was changed elsewhere in the meantime')
+
+  def _parsed(self, points: Mapping[str, Any]) -> dict[str, Point | None]:
+    unknown = [name for name in points if name not in self.landmarks]
+    if unknown or not points:
+      raise ValueError(f'{unknown[0]!r} is no landmark here' if unknown else 'nothing is changed')
+    return {name: parse(value) for name, value in points.items()}
+
+  def _add(self, entry: Entry) -> None:
+    self._journal.append(entry)
+    self._apply(entry)
+
+  def _apply(self, entry: Entry) -> None:
+    if 'landmarks' in entry:
+      self.landmarks = tuple(_with_more(entry['landmarks'], self.landmarks))
+    elif 'moved' in entry:
+      self._move(entry['moved'], entry['to'])
+    else:
+      self._change(**entry)
+
+  def _change(
+    self,
+    *,
+    picture: str,
+    points: Mapping[str, Any],
+    client: str,
+    id: str,
+    time: str,
+    file: Any = None,
+    undoes: bool = False,
+  ) -> None:
+    new = self._parsed(points)
+    own, stack = self._points.setdefault(picture, {}), self._undo.setdefault(client, [])
+    base = self.revision_of(picture)
+    before = {name: own.get(name) for name in new}
+    own |= new
+    self._points[picture] = {n: own[n] for n in self.landmarks if own.get(n) is not None}
+    self._revisions[picture] = base + 1
+    self._changes.append(picture)
+    self._known.add(id)
+    if file is not None:
+      self._files[picture] = file
+    if undoes:
+      self._as_before(stack.pop())
+    else:
+      stack.append(_Change(picture, before, base, base + 1))
+
+  def _as_before(self, undone: _Change) -> None:
+    """The picture is as it was before a change: what led there may be undone, whoever did it."""
+    now = self.revision_of(undone.picture)
+    for stack in self._undo.values():
+      for i, change in enumerate(stack):
+        if (change.picture, change.after) == (undone.picture, undone.base):
+          stack[i] = change._replace(after=now)
+
+  def _move(self, picture: str, to: str) -> None:
+    for table in (self._points, self._revisions, self._files):
+      if picture in table:
+        table[to] = table.pop(picture)
+    self._changes = [to if name == picture else name for name in self._changes]
+    for stack in self._undo.values():
+      stack[:] = [c._replace(picture=to) if c.picture == picture else c for c in stack]
+
+
+def _with_more(names: Sequence[str], already: Sequence[str]) -> list[str]:
+  """Names of landmarks; ValueError where they cannot be, or leave out some that exist."""
+  names = [name.strip() for name in names]
+  wrong = [name for name in names if not name or not name.isprintable()]
+  if wrong or len(set(names)) < len(names):
+    raise ValueError(f'landmarks are {names}; expected different names that can be read')
+  lost = [name for name in already if name not in names]
+  if lost:
+    raise ValueError(
+      f'landmarks are {names}, but the journal has points of {", ".join(map(repr, lost))} too; '
+      'name those as well, or give another --output=DIR'
+    )
+  return names
+
+
+def parse(value: Any) -> Point | None:
+  """A point as a client or the journal gives it. Raises ValueError for what is none."""
+  if value is None or value == INVISIBLE:
+    return value
+  number = isinstance(value, list | tuple) and len(value) == 2
+  if not number or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
+    raise ValueError(f'the point is {value!r:.60}; expected [x, y] in pixels, or {INVISIBLE!r}')
+  return round(float(value[0]), 3), round(float(value[1]), 3)

@@ -1,0 +1,92 @@
+"""The features of all pictures, computed once and kept in files for the next start."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from landmarks_jax.contracts import Pyramid
+
+FACTS = 'features.json'
+Shape = tuple[int, ...]
+
+
+class Described:
+  """Pyramids of `count` pictures, their pooled features and sizes; what is there already stays.
+
+  Args:
+    folder: for the files, which is made; None keeps all in memory, and so does a disk that has no
+      room: `told` then says so.
+    key: of the network, the pictures and all that features depend on; files of another key are
+      replaced.
+    shapes: [h, w, C] of every level.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path | None, *, key: str, count: int, shapes: Sequence[Shape]
+  ) -> None:
+    kinds = {f'level_{i}': ((count, *shape), np.uint16) for i, shape in enumerate(shapes)}
+    channels = sum(shape[-1] for shape in shapes)
+    kinds |= {'pooled': ((count, channels), np.float32), 'sizes': ((count, 2), np.int32)}
+    kinds |= {'done': ((count,), bool)}
+    self.told = ''
+    try:
+      self._arrays = _memory(kinds) if folder is None else _files(folder, key, kinds)
+    except OSError as error:
+      self._arrays = _memory(kinds)
+      self.told = f'features are not kept for the next start: {folder}: {error.strerror}'
+    self.pooled, self.sizes = self._arrays['pooled'], self._arrays['sizes']
+    self.done = self._arrays['done']
+    self.pyramid: Pyramid = tuple(
+      self._arrays[f'level_{i}'].view(jnp.bfloat16) for i in range(len(shapes))
+    )
+
+  def put(
+    self, rows: Int[np.ndarray, ' B'], pyramid: Pyramid, sizes: Int[np.ndarray, 'B 2']
+  ) -> None:
+    """Keeps the features of some pictures."""
+    for level, values in zip(self.pyramid, pyramid, strict=True):
+      level[rows] = np.asarray(values)
+    self.pooled[rows] = pool(pyramid)
+    self.sizes[rows] = sizes
+    self.done[rows] = True
+
+
+def pool(pyramid: Pyramid) -> Float[np.ndarray, 'B C']:
+  """What pictures look like as wholes: the mean of every channel over the positions."""
+  levels = [np.asarray(level, np.float32).mean((1, 2)) for level in pyramid]
+  return np.concatenate(levels, axis=-1)
+
+
+def _memory(kinds: Mapping[str, tuple[Shape, Any]]) -> dict[str, np.ndarray]:
+  return {name: np.zeros(shape, dtype) for name, (shape, dtype) in kinds.items()}
+
+
+def _files(
+  folder: pathlib.Path, key: str, kinds: Mapping[str, tuple[Shape, Any]]
+) -> dict[str, np.ndarray]:
+  """Arrays in files. Their whole room is taken now: a mapped file that meets a full disk kills."""
+  folder.mkdir(parents=True, exist_ok=True)
+  facts = folder / FACTS
+  try:
+    same = json.loads(facts.read_text())['key'] == key
+  except (OSError, ValueError, KeyError, TypeError):
+    same = False
+  facts.unlink(missing_ok=True)  # until all is in order
+  arrays = {}
+  for name, (shape, dtype) in kinds.items():
+    path, size = folder / name, int(np.prod(shape)) * np.dtype(dtype).itemsize
+    kept = same and path.is_file() and path.stat().st_size == size
+    with path.open('r+b' if kept else 'w+b') as file:
+      os.posix_fallocate(file.fileno(), 0, size)
+    same = same and kept
+    arrays[name] = np.memmap(path, dtype, 'r+', shape=shape)
+  if not same:
+    arrays['done'][:] = False
+  facts.write_text(json.dumps({'key': key}))
+  return arrays

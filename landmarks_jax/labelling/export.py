@@ -1,0 +1,76 @@
+"""Files of what was labelled, read by `data/folder.py`, and of what is predicted beside it."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from landmarks_jax.data.source import BadImage
+from landmarks_jax.interop import coco, landmark_csv
+from landmarks_jax.labelling.session import Session
+
+# By kind: what people confirmed, and that together with predictions for all other pictures.
+FILES = {
+  'labels-csv': 'labels.csv',
+  'labels-coco': 'labels.json',
+  'all-csv': 'all.csv',
+  'all-coco': 'all.json',
+}
+
+
+def write(session: Session, output: pathlib.Path) -> dict[str, Any]:
+  """Writes all FILES into `output`, in place of earlier ones, and says what is in them.
+
+  Only pictures with all their landmarks count as labelled. Raises ValueError without any, and
+  OSError that says what could not be written; an earlier file is whole then.
+  """
+  labelled = session.labelled()
+  if not labelled:
+    raise ValueError('no picture has all its landmarks yet: there is nothing to export')
+  sizes, confidence, predicted = _predictions(session, labelled)
+  names, all_of_them = session.labels.landmarks, labelled | predicted
+  for kind, numbers in (('labels', labelled), ('all', dict(sorted(all_of_them.items())))):
+    points = {session.files.names[i]: pixels for i, pixels in numbers.items()}
+    _replace(output / FILES[f'{kind}-csv'], lambda to, p=points: landmark_csv.write(to, names, p))
+    _replace(
+      output / FILES[f'{kind}-coco'],
+      lambda to, p=points: coco.write(to, names, p, sizes, confidence=confidence),
+    )
+  return {
+    'labelled': len(labelled),
+    'predicted': len(predicted),
+    'folder': str(output),
+    'files': FILES,
+  }
+
+
+def _predictions(session: Session, labelled: dict[int, np.ndarray]) -> tuple[Any, Any, Any]:
+  """Sizes and confidence by name, and the points of what is not labelled, by number."""
+  sizes, confidence, predicted = {}, {}, {}
+  for number, name in enumerate(session.files.names):
+    fit = session.fit
+    known = number not in labelled and fit is not None and np.isfinite(fit.points[number]).all()
+    if number not in labelled and not known:
+      continue
+    try:
+      sizes[name] = width, height = session.size(number)
+    except BadImage:
+      continue
+    if known:
+      points = np.clip(fit.points[number], -0.5, [width - 0.5, height - 0.5])
+      predicted[number], confidence[name] = points.astype(float), fit.confidence[number]
+  return sizes, confidence, predicted
+
+
+def _replace(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+  """A whole file or the earlier one, whatever happens in between."""
+  draft = path.with_name(f'{path.name}.part')
+  try:
+    write(draft)
+    with draft.open('rb') as file:
+      os.fsync(file.fileno())
+    os.replace(draft, path)
+  finally:
+    draft.unlink(missing_ok=True)

@@ -1,0 +1,240 @@
+"""Landmarks from few labels on frozen features: what `Session` calls, computed with a `Model`."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from landmarks_jax.contracts import Batch, Pyramid
+from landmarks_jax.data import folder, images
+from landmarks_jax.data.source import BadImage
+from landmarks_jax.evaluation import features
+from landmarks_jax.evaluation.regression import WARP
+from landmarks_jax.inference.model import NOTHING, Model
+from landmarks_jax.inference.pictures import Pictures
+from landmarks_jax.labelling import order
+from landmarks_jax.labelling.described import Described
+from landmarks_jax.labelling.picture_files import PictureFiles
+from landmarks_jax.labelling.session import Fit
+from landmarks_jax.models import heads
+
+COPIES, MOST_COPIES = 20, 1000  # warped copies of each labelled picture, and of all together
+BATCH, LOOK = 32, 256  # pictures described, and predicted, at once
+SIZE = 16  # side of the heat maps
+TELL = 0.5  # seconds between two words of progress
+
+
+class FrozenLearner:
+  """Features of all pictures once, then a head in closed form as often as labels change.
+
+  Args:
+    model: the network. files: the pictures. landmarks: their names; those that differ by left and
+    right are each other's mirror image. crop: of `folder.crops`, what a frame shows of a picture.
+    keep: a folder for features, or None; see `Described`. first: what is predicted before any
+    label, from (pyramid) to (points, evidence), where the model has a head already.
+  """
+
+  def __init__(
+    self,
+    model: Model,
+    files: PictureFiles,
+    landmarks: Sequence[str],
+    *,
+    crop: str = 'pad',
+    keep: Any = None,
+  ) -> None:
+    self.model, self.files, self.crop = model, files, crop
+    self.flip_pairs = folder.flip_pairs(tuple(landmarks))
+    self.pictures: Pictures = model.pictures(
+      [str(files.path(i)) for i in range(len(files))], crop=crop
+    )
+    self.first: Fit | None = None
+    self._keep, self._copies = keep, {}
+
+  def looks(self) -> Float[np.ndarray, 'N C']:
+    """See `order.embed`."""
+    return order.embed(np.asarray(self.described.pooled))
+
+  @functools.cached_property
+  def described(self) -> Described:
+    """The features; those of an earlier start are there at once."""
+    image = jax.ShapeDtypeStruct((1, self.model.side, self.model.side, 3), np.uint8)
+    pyramid = jax.eval_shape(self._describe, self.model.describer.variables, image)
+    shapes = [level.shape[1:] for level in pyramid]
+    return Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
+
+  def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
+    """Looks at pictures that were not looked at; told(done, broken) returns whether to go on."""
+    kept, broken, last = self.described, {}, time.monotonic()
+    left = np.flatnonzero(~kept.done)
+    for start in range(0, len(left), BATCH):
+      frames, rows, sizes = [], [], []
+      for row in left[start : start + BATCH].tolist():
+        try:
+          frames.append(self._frame(row))
+          sizes.append(self.files.size(row))
+          rows.append(row)
+        except BadImage as error:
+          broken[row] = error.reason
+      if rows:
+        padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
+        padded[: len(frames)] = frames
+        seen = self._seen(padded)
+        pyramid = self._describe(self.model.describer.variables, seen)
+        pyramid = tuple(np.asarray(level)[: len(rows)] for level in pyramid)
+        kept.put(np.array(rows), pyramid, np.array(sizes, np.int32))
+      if time.monotonic() - last > TELL:
+        last = time.monotonic()
+        if not told(int(kept.done.sum()) + len(broken), broken):
+          return
+    told(len(self.files), broken)
+
+  def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
+    """A head from these pictures, points in pixels; its predictions for all. Raises ValueError."""
+    known = [n for n in labels if self.described.done[n]]
+    if not known:
+      raise ValueError('none of the labelled pictures can be described')
+    labelled = self._labelled(known, labels)
+    head = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
+    points, evidence = look(head, self.described.pyramid)
+    return self._as_fit(points, evidence)
+
+  def _labelled(self, known: Sequence[int], labels: Mapping[int, Any]) -> Batch:
+    """The labelled pictures, then their warped copies."""
+    copies = int(np.clip(MOST_COPIES // len(known), 1, COPIES))
+    parts = [jax.tree.map(lambda x: x[:copies], self._warped(n, labels[n])) for n in known]
+    points = np.stack([self._normalised(n, labels[n]) for n in known])
+    visible = np.isfinite(points).all(-1)
+    zoom = (self.model.frame - 1) / (self.model.side - 1)
+    own = Batch(
+      pyramid=tuple(level[known] for level in self.described.pyramid),
+      points=np.where(visible[..., None], points * zoom, 0).astype(np.float32),
+      visible=visible,
+      valid=np.ones(len(known), bool),
+      index=np.array(known, np.int32),
+    )
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), own, *parts)
+
+  def _warped(self, number: int, pixels: Float[np.ndarray, 'K 2']) -> Batch:
+    """Copies of one labelled picture, described; made again only where its labels change."""
+    stamp, batch = self._copies.get(number, (b'', None))
+    if stamp != pixels.tobytes():
+      points = self._normalised(number, pixels)
+      visible = np.isfinite(points).all(-1)
+      example = {
+        'image': self._frame(number),
+        'points': np.where(visible[:, None], points, 0).astype(np.float32),
+        'visible': visible,
+        'index': np.int32(number),
+      }
+      batch = features.gather_warped(
+        self.model.describer,
+        _One(example),
+        np.array([0]),
+        copies=COPIES,
+        warp=WARP,
+        flip_pairs=self.flip_pairs,
+        margin=self.model.margin,
+        batch_size=COPIES,
+      )
+      self._copies[number] = pixels.tobytes(), batch
+    return batch
+
+  def _as_fit(self, points: np.ndarray, evidence: np.ndarray) -> Fit:
+    """Predictions in pixels; nan where a picture was never described."""
+    unknown = ~self.described.done
+    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points)])
+    pixels[unknown] = np.nan
+    doubt = np.where(unknown, -np.inf, evidence[..., 0].mean(1))
+    return Fit(pixels, np.full(pixels.shape[:2], np.nan, np.float32), doubt)
+
+  def _frame(self, number: int) -> np.ndarray:
+    return self.pictures[number]['image']
+
+  def _seen(self, frames: np.ndarray) -> np.ndarray:
+    margin = self.model.margin
+    return frames[:, margin : frames.shape[1] - margin, margin : frames.shape[2] - margin]
+
+  def _box(self, number: int) -> images.Box:
+    return folder.crop_box(self.crop, *self.described.sizes[number].tolist())
+
+  def _normalised(self, number: int, pixels: np.ndarray) -> np.ndarray:
+    """In the whole frame; nan for what the frame does not show."""
+    points = images.frame_points(pixels, self._box(number), self.model.frame)
+    inside = (np.abs(points) <= self.model.frame / (self.model.frame - 1)).all(-1, keepdims=True)
+    return np.where(inside, points, np.nan)
+
+  def _pixels(self, number: int, points: np.ndarray) -> np.ndarray:
+    if not self.described.done[number]:
+      return np.full(points.shape, np.nan, np.float32)
+    zoom = (self.model.side - 1) / (self.model.frame - 1)
+    return images.picture_points(points * zoom, self._box(number), self.model.frame)
+
+  @property
+  def _describe(self) -> Callable[[Any, Any], Pyramid]:
+    return features.compiled(self.model.describer.apply, jnp.bfloat16)
+
+  def _key(self) -> str:
+    """Of all that the features depend on."""
+    digest = hashlib.sha256(repr((self.model.frame, self.model.margin, self.crop)).encode())
+    for leaf in jax.tree.leaves(self.model.describer.variables):
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+    for number, name in enumerate(self.files.names):
+      try:
+        stat = self.files.path(number).stat()
+        digest.update(f'{name!a} {stat.st_size} {stat.st_mtime_ns}'.encode())
+      except OSError:
+        digest.update(f'{name!a} gone'.encode())
+    return digest.hexdigest()
+
+
+class _One:
+  """A labelled picture as a `Source`."""
+
+  info = NOTHING
+
+  def __init__(self, example: dict[str, Any]) -> None:
+    self._example = example
+
+  def __len__(self) -> int:
+    return 1
+
+  def __getitem__(self, index: Any) -> dict[str, Any]:
+    return self._example
+
+
+def fit_head(
+  labelled: Batch, *, side: int, flip_pairs: Sequence[tuple[int, int]]
+) -> heads.RidgeVariables:
+  """The closed-form head of labelled pyramids; `index` tells which rows are of one picture."""
+  head = heads.fit_ridge(
+    labelled.pyramid,
+    labelled.points,
+    labelled.visible,
+    labelled.valid,
+    group=labelled.index,
+    flip_pairs=flip_pairs,
+    side=side,
+    size=SIZE,
+  )
+  return head.variables
+
+
+def look(
+  head: heads.RidgeVariables, pyramid: Pyramid
+) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
+  """Points, normalised, and evidence of doubt (`heads.doubt`) of all pictures, by blocks."""
+  found = [
+    jax.device_get(_look(head, tuple(np.asarray(level[i : i + LOOK]) for level in pyramid)))
+    for i in range(0, len(pyramid[0]), LOOK)
+  ]
+  return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+
+
+_look = jax.jit(heads.look_ridge)

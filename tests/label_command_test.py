@@ -1,0 +1,124 @@
+"""The command: what it tells, that it starts again, and that mistakes are one line."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from labelling import LANDMARKS, make_folder
+
+from landmarks_jax import labelling
+from landmarks_jax.cli.main import main
+from landmarks_jax.labelling.journal import Journal
+
+
+@pytest.fixture
+def root(tmp_path):
+  return make_folder(tmp_path / 'pictures', count=3)
+
+
+def run(*arguments):
+  return main(['landmarks_jax', 'label', *map(str, arguments)])
+
+
+def told(capsys):
+  err = capsys.readouterr().err
+  assert 'Traceback' not in err
+  return err
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    ([], 'label needs DIR: python -m landmarks_jax label DIR'),
+    (['nowhere', '--landmarks=a'], 'nowhere is not a folder'),
+    (['DIR'], 'there are no landmarks to place; name them: --landmarks='),
+    (['DIR', '--landmarks=a,b,a'], "landmarks are ['a', 'b', 'a']; expected different names"),
+    (['DIR', '--landmarks=a', '--model=nowhere'], 'nowhere holds no run'),
+    (['DIR', '--landmarks=a', '--port=70000'], 'no port from 70000 to 70019 is free'),
+    (['DIR', '--landmarks=a', '--crop=round'], "crop='round'; expected one of centre, pad, squash"),
+  ],
+)
+def test_mistakes_are_one_line(root, capsys, arguments, said):
+  assert run(*(root if a == 'DIR' else a for a in arguments)) == 2
+  assert said in told(capsys)
+
+
+def test_a_second_server_is_told_of_the_first(root, capsys):
+  journal = Journal(root / 'labels')
+  journal.say('http://localhost:8377')
+  assert run(root, '--landmarks=a') == 2
+  said = f'is open in another server (process {os.getpid()}, http://localhost:8377); use that page'
+  assert said in told(capsys)
+  journal.close()
+
+
+@pytest.mark.parametrize('name', ['starlette', 'uvicorn'])
+def test_without_the_extra_one_line_says_what_to_install(root, capsys, monkeypatch, name):
+  monkeypatch.setitem(sys.modules, name, None)
+  for module in [m for m in sys.modules if m.startswith(f'{name}.')]:
+    monkeypatch.setitem(sys.modules, module, None)
+  monkeypatch.delitem(sys.modules, 'landmarks_jax.labelling.server', raising=False)
+  monkeypatch.delattr(labelling, 'server', raising=False)
+  assert run(root, '--landmarks=a') == 2
+  said = told(capsys)
+  assert name in said
+  assert 'the page needs starlette and uvicorn: pip install' in said
+  assert not (root / 'labels').exists()
+
+
+class Process:
+  """The command as a process."""
+
+  def __init__(self, *arguments):
+    command = [sys.executable, '-m', 'landmarks_jax', 'label', *map(str, arguments)]
+    pipe = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+    where = pathlib.Path(__file__).parents[1]
+    self.process = subprocess.Popen(command, cwd=where, env=os.environ | {'NO_PROXY': '*'}, **pipe)
+    self.said = ''
+    while not (found := re.search(r'label at (http://localhost:(\d+))', self.said)):
+      line = self.process.stdout.readline()
+      assert line, self.said
+      self.said += line
+    self.address = found[1]
+
+  def get(self, path):
+    with urllib.request.urlopen(f'{self.address}/{path}', timeout=20) as answer:
+      return json.load(answer)
+
+  def post(self, path, data):
+    given = {'content-type': 'application/json'}
+    body = json.dumps(data).encode()
+    request = urllib.request.Request(f'{self.address}/{path}', body, given)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+      return json.load(answer)
+
+  def end(self, number):
+    self.process.send_signal(number)
+    self.said += self.process.communicate(timeout=30)[0]
+    return self.process.returncode
+
+
+def test_it_serves_and_goes_on_where_it_was_after_a_kill(root, tmp_path):
+  names = tmp_path / 'names.txt'
+  names.write_text('\n'.join(LANDMARKS), encoding='utf-8')
+  first = Process(root, f'--landmarks={names}', '--port=0')
+  assert '3 pictures, 0 of them labelled' in first.said
+  assert first.get('api/session')['landmarks'] == LANDMARKS
+  points = {name: [3, 4] for name in LANDMARKS}
+  change = {'picture': 1, 'points': points, 'base': 0, 'client': 'c', 'id': 'i'}
+  assert first.post('api/change', change)['points'] == points
+  first.end(signal.SIGKILL)
+  with (root / 'labels/journal.jsonl').open('a') as file:
+    file.write('{"half')  # of a line that was never acknowledged
+  second = Process(root, '--port=0')
+  assert '6 bytes that were never said to be saved are cut off' in second.said
+  assert '3 pictures, 1 of them labelled' in second.said
+  assert second.get('api/pictures/1')['points'] == points
+  assert second.end(signal.SIGINT) == 130
+  assert 'Traceback' not in second.said

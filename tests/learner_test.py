@@ -1,0 +1,167 @@
+"""A real network, untrained and tiny, learns the places of two discs from a few labels."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from landmarks_jax.contracts import Batch, Describer
+from landmarks_jax.inference.model import Model
+from landmarks_jax.labelling import described as storage
+from landmarks_jax.labelling import learner as learning
+from landmarks_jax.labelling.learner import FrozenLearner
+from landmarks_jax.labelling.picture_files import PictureFiles
+from landmarks_jax.methods import equivariant
+
+FRAME, MARGIN, COUNT, SIZE = 36, 2, 16, (90, 60)
+METHOD = {'name': 'equivariant', 'network': 'simple', 'dim': 8, 'width': 0.2, 'margin': MARGIN}
+METHOD |= {'precision': 'float32', 'mean': (0.5,) * 3, 'std': (0.2,) * 3}
+NAMES = ['left disc', 'right disc']
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_copies():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(learning, 'COPIES', 2)
+    patch.setattr(learning, 'BATCH', 8)
+    yield
+
+
+@pytest.fixture(scope='module')
+def model():
+  method = equivariant.build(**{k: v for k, v in METHOD.items() if k != 'name'})
+  example = Batch(image=np.zeros((1, FRAME, FRAME, 3), np.uint8))
+  variables = jax.jit(method.init)(jax.random.key(0), example)
+  describer = Describer(variables, lambda v, image, size: method.describe(*v, image, size))
+  return Model(describer, {'method': METHOD}, frame=FRAME, margin=MARGIN)
+
+
+def paint(path, places):
+  image = Image.new('RGB', SIZE, (40, 45, 60))
+  pen = ImageDraw.Draw(image)
+  for (x, y), colour in zip(places, ((250, 60, 40), (60, 240, 80)), strict=True):
+    pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour)
+  image.save(path)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+  """A folder of pictures with two discs, and their places in pixels."""
+  root, rng = tmp_path_factory.mktemp('discs'), np.random.default_rng(0)
+  low, high = [[14, 12], [52, 20]], [[40, 46], [76, 50]]
+  places = rng.integers(low, high, size=(COUNT, 2, 2)).astype(float)
+  for i in range(COUNT):
+    paint(root / f'{i:02}.png', places[i])
+  return root, places
+
+
+@pytest.fixture(scope='module')
+def learner(model, world):
+  learner = FrozenLearner(model, PictureFiles(world[0]), NAMES)
+  told = []
+  learner.describe(lambda done, broken: told.append((done, broken)) or True)
+  assert told[-1] == (COUNT, {})
+  return learner
+
+
+def error(fit, places, rows):
+  return np.linalg.norm(fit.points[rows] - places[rows], axis=-1).mean()
+
+
+def test_it_finds_the_discs_in_pixels_of_pictures_that_are_not_square(learner, world):
+  places = world[1]
+  labels = {i: places[i] for i in range(8)}
+  fit = learner.fit(labels)
+  rest = np.arange(8, COUNT)
+  mean = np.linalg.norm(places[:8].mean(0) - places[rest], axis=-1).mean()
+  assert error(fit, places, rest) < 0.6 * mean
+  assert error(fit, places, np.arange(8)) < 0.6 * mean
+  assert np.isfinite(fit.doubt).all()
+
+
+def test_copies_of_a_picture_are_described_once_and_again_when_its_label_changes(learner, world):
+  labels = {i: world[1][i] for i in range(4)}
+  learner.fit(labels)
+  before = dict(learner._copies)
+  learner.fit(labels | {3: world[1][3] + 1})
+  same = [learner._copies[i][1] is before[i][1] for i in range(4)]
+  assert same == [True, True, True, False]
+
+
+def test_invisible_landmarks_are_left_out(learner, world):
+  places = world[1]
+  labels = {i: places[i].copy() for i in range(8)}
+  labels[0][1] = np.nan
+  fit = learner.fit(labels)
+  assert np.isfinite(fit.points).all()
+  with pytest.raises(ValueError, match='not visible in any'):
+    learner.fit({0: np.full((2, 2), np.nan)})
+
+
+def test_left_and_right_are_each_others_mirror_image(learner):
+  assert learner.flip_pairs == ((0, 1),)
+
+
+@pytest.mark.parametrize('crop', ['pad', 'centre', 'squash'])
+def test_pixels_go_to_the_frame_and_back(model, world, crop):
+  learner = FrozenLearner(model, PictureFiles(world[0]), NAMES, crop=crop)
+  learner.described.sizes[:] = SIZE
+  learner.described.done[:] = True
+  pixels = np.array([[20.0, 30.5], [44, 59]])
+  normalised = learner._normalised(3, pixels)
+  zoom = (FRAME - 1) / (model.side - 1)  # the network's frame is the inner part
+  np.testing.assert_allclose(learner._pixels(3, normalised * zoom), pixels, atol=1e-4)
+  unseen = learner._normalised(3, np.array([[2.0, 30]]))
+  assert np.isnan(unseen).all() == (crop == 'centre')
+
+
+def test_features_are_there_at_the_next_start_and_not_for_other_pictures(model, world, tmp_path):
+  files = PictureFiles(world[0])
+  first = FrozenLearner(model, files, NAMES, keep=tmp_path / 'features')
+  first.describe(lambda done, broken: done < 8)  # stopped on the way
+  done = int(first.described.done.sum())
+  assert 8 <= done < COUNT or done == COUNT
+  first.describe(lambda *_: True)
+  again = FrozenLearner(model, files, NAMES, keep=tmp_path / 'features')
+  assert again.described.done.all()
+  again._frame = None  # nothing is read
+  again.describe(lambda *_: True)
+  for one, other in zip(first.described.pyramid, again.described.pyramid, strict=True):
+    np.testing.assert_array_equal(one, other)
+  np.testing.assert_array_equal(again.looks(), first.looks())
+  path = files.path(5)
+  stat = path.stat()
+  os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))  # it may be another picture
+  changed = FrozenLearner(model, files, NAMES, keep=tmp_path / 'features')
+  assert not changed.described.done.any()
+  other_crop = FrozenLearner(model, files, NAMES, crop='centre', keep=tmp_path / 'features')
+  assert not other_crop.described.done.any()
+
+
+def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(storage.os, 'posix_fallocate', full)
+  kept = storage.Described(tmp_path, key='k', count=3, shapes=[(2, 2, 5)])
+  assert 'No space left on device' in kept.told
+  values = np.arange(20.0).reshape(1, 2, 2, 5)
+  kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))
+  np.testing.assert_allclose(kept.pooled[1], values.mean((0, 1, 2)))
+  assert (kept.done.tolist(), kept.sizes[1].tolist()) == ([False, True, False], [7, 9])
+
+
+def test_a_picture_that_cannot_be_read_is_told_and_not_predicted(model, world, tmp_path):
+  for i in range(3):
+    paint(tmp_path / f'{i}.png', world[1][i])
+  (tmp_path / '3.png').write_bytes(b'')
+  learner, told = FrozenLearner(model, PictureFiles(tmp_path), NAMES), []
+  learner.describe(lambda done, broken: told.append(dict(broken)) or True)
+  assert told[-1] == {3: 'the file is empty'}
+  fit = learner.fit({i: world[1][i] for i in range(3)})
+  assert np.isnan(fit.points[3]).all()
+  assert np.isfinite(fit.points[:3]).all()
+  with pytest.raises(ValueError, match='none of the labelled pictures'):
+    learner.fit({3: world[1][0]})

@@ -16,8 +16,8 @@ from landmarks_jax.data import folder, images
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation.regression import WARP
-from landmarks_jax.inference.model import NOTHING, Model
-from landmarks_jax.inference.pictures import Pictures
+from landmarks_jax.inference.model import Model
+from landmarks_jax.inference.pictures import NOTHING, Pictures
 from landmarks_jax.labelling import order
 from landmarks_jax.labelling.described import Described
 from landmarks_jax.labelling.picture_files import PictureFiles

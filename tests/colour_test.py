@@ -1,5 +1,6 @@
 """Colour: against a loop over pixels in every order, against Pillow, and the published noise."""
 
+import colorsys
 import itertools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from landmarks_jax.augment import colour
 
@@ -229,3 +230,73 @@ def test_it_follows_the_type_of_the_picture():
   image = jnp.asarray(pictures(2), jnp.bfloat16)
   out = add_pca_noise(image, np.zeros((2, 3), np.float32))
   np.testing.assert_array_equal(np.asarray(out, np.float32), np.asarray(image, np.float32))
+
+
+# The views of BYOL and SCRL: hue, grey, solarisation
+
+
+def hue_oracle(image, turns):
+  """Python's own HSV, pixel by pixel."""
+  out = np.zeros_like(image, dtype=float)
+  for place in np.ndindex(image.shape[:2]):
+    h, s, v = colorsys.rgb_to_hsv(*image[place].astype(float))
+    out[place] = colorsys.hsv_to_rgb((h + turns) % 1, s, v)
+  return out
+
+
+def test_a_shift_of_the_hue_is_that_of_pythons_hsv():
+  image = pictures(5)
+  image[:, 0] = image[:, 0, :, :1]  # grey pixels
+  image[:, 1, :, 1] = image[:, 1, :, 0]  # two channels alike
+  turns = np.float32([0, 0.1, -0.1, 0.37, -0.9])
+  found = jax.jit(colour.shift_hue)(image, turns)
+  for one, turn, own in zip(image, turns, found, strict=True):
+    np.testing.assert_allclose(own, hue_oracle(one, turn), atol=2e-3)
+  np.testing.assert_allclose(found[:, 0], image[:, 0], atol=1e-3)
+
+
+def test_with_hue_every_order_is_the_slow_loop():
+  r = np.random.default_rng(4)
+  orders = colour.ORDERS_WITH_HUE
+  image = pictures(24, low=30, high=220)
+  given = np.concatenate([factors(24, strength=0.3), r.uniform(-0.1, 0.1, (24, 1))], 1)
+  found = adjust(image, given.astype('f'), orders)
+  for one, factor, order, own in zip(image, given, orders, found, strict=True):
+    expected = one.astype(float)
+    for kind in order:
+      if kind == colour.HUE:
+        expected = hue_oracle(expected, factor[3])
+      else:
+        expected = step_oracle(expected, NAMES[kind], float(factor[kind]))
+    np.testing.assert_allclose(own, expected, atol=5e-3)
+
+
+def test_strengths_and_probability_are_those_asked_for():
+  image = np.tile(np.float32([80, 100, 120]), (400, 2, 2, 1))
+  dark = {'strengths': (0.4, 0.0, 0.0, 0.0), 'probability': 0.8}
+  found = np.asarray(colour.random_colour(jax.random.key(0), image, **dark))[:, 0, 0]
+  factor = found[:, 0] / 80
+  np.testing.assert_allclose(found, factor[:, None] * [80, 100, 120], rtol=1e-4)
+  changed = np.abs(factor - 1) > 1e-6
+  assert abs(changed.mean() - 0.8) < 0.08
+  np.testing.assert_allclose([factor.min(), factor.max()], [0.6, 1.4], atol=0.02)
+  turned = {'strengths': (0.0, 0.0, 0.0, 0.1), 'probability': 1.0}
+  found = np.asarray(colour.random_colour(jax.random.key(0), image, **turned))[:, 0, 0]
+  hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in found])
+  hue = colorsys.rgb_to_hsv(80, 100, 120)[0]
+  np.testing.assert_allclose([hues.min() - hue, hues.max() - hue], [-0.1, 0.1], atol=0.003)
+
+
+def test_some_pictures_become_grey_or_solarised_and_the_others_stay():
+  image = pictures(400)
+  grey_ones = np.asarray(colour.random_grey(jax.random.key(1), image, probability=0.2))
+  expected = np.array([ImageOps.solarize(Image.fromarray(p.astype('u1')), 128) for p in image])
+  whole = image.astype('u1').astype('f')
+  solarised = np.asarray(colour.random_solarisation(jax.random.key(2), whole, probability=0.2))
+  luma = sum(w * image[..., c] for c, w in enumerate((0.299, 0.587, 0.114)))[..., None]
+  for found, plain, other in ((grey_ones, image, luma), (solarised, whole, expected)):
+    changed = np.abs(found - plain).max((1, 2, 3)) > 0
+    assert abs(changed.mean() - 0.2) < 0.08
+    np.testing.assert_allclose(
+      found[changed], np.broadcast_to(other, plain.shape)[changed], atol=1e-3
+    )

@@ -14,7 +14,10 @@ from landmarks_jax.geometry import sampling
 random_boxes = jax.jit(
   crop.random_boxes, static_argnums=1, static_argnames=('side', 'area', 'aspect', 'tries')
 )
-random_resized_crop = jax.jit(crop.random_resized_crop, static_argnames=('area', 'aspect'))
+random_resized_crop = jax.jit(
+  lambda rng, image, **options: crop.random_resized_crop(rng, image, **options)[0],
+  static_argnames=('area', 'aspect', 'size'),
+)
 boxes_of = functools.lru_cache(
   lambda count, **options: np.asarray(random_boxes(jax.random.key(0), count, **options))
 )
@@ -142,6 +145,17 @@ def test_a_view_is_what_pillow_cuts_and_enlarges():
     np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
 
 
+@pytest.mark.parametrize('size', [9, 20, 31, 50])
+def test_a_view_of_another_size_is_what_pillow_makes_of_its_box(size):
+  image = np.random.default_rng(1).uniform(0, 255, (12, 31, 31, 1)).astype(np.float32)
+  view, boxes = crop.random_resized_crop(jax.random.key(6), image, size=size)
+  assert view.shape == (12, size, size, 1)
+  for picture, (x, y, width, height), ours in zip(image, boxes.tolist(), view, strict=True):
+    part = Image.fromarray(picture[..., 0]).crop((x, y, x + width, y + height))
+    theirs = part.resize((size, size), Image.Resampling.BILINEAR)  # antialiased where it shrinks
+    np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
+
+
 def test_a_dot_and_its_point_move_together():
   side, spots = 65, np.array([[27.0, 38.0], [40.0, 29.0], [33.0, 30.0], [30.0, 26.0]])
   rows, columns = np.mgrid[:side, :side]
@@ -165,7 +179,7 @@ def test_the_same_draws_give_the_same_view_on_one_and_on_eight_devices():
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
   spread = NamedSharding(mesh, PartitionSpec('data'))
   one = random_resized_crop(jax.random.key(3), image)
-  eight = jax.jit(crop.random_resized_crop, out_shardings=spread)(
+  eight, _ = jax.jit(crop.random_resized_crop, out_shardings=spread)(
     jax.random.key(3), jax.device_put(image, spread)
   )
   assert len(eight.sharding.device_set) == 8

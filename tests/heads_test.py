@@ -360,3 +360,24 @@ def test_doubt_grows_where_landmarks_move_each_other():
   clear = np.asarray(heads.look_ridge(head.variables, pyramid)[1])
   doubtful = np.asarray(heads.look_ridge(head.variables, lost)[1])
   assert (doubtful[..., 0] > clear[..., 0]).mean() > 0.95  # wider maps
+
+
+def test_the_mlp_of_byol_is_linear_norm_relu_and_a_linear_map_without_bias():
+  r = np.random.default_rng(0)
+  rows = r.normal(size=(12, 6)).astype(np.float32)
+  valid = np.arange(12) % 4 > 0
+  head = heads.NormedMLP(hidden=9, dim=5)
+  params = head.init(jax.random.key(0), rows, False)['params']
+  assert {k: tuple(v) for k, v in params.items()} == {
+    'fc0': ('kernel', 'bias'),
+    'norm': ('scale', 'bias'),
+    'fc1': ('kernel',),
+  }
+  assert 0.5 * 6**-0.5 < np.abs(params['fc0']['kernel']).max() <= 6**-0.5
+  assert 0.5 * 9**-0.5 < np.abs(params['fc1']['kernel']).max() <= 9**-0.5
+  params = jax.tree.map(lambda p: p + r.normal(size=p.shape).astype('f'), params)
+  found, _ = head.apply({'params': params}, rows, True, valid, mutable=['batch_stats'])
+  x = rows @ params['fc0']['kernel'] + params['fc0']['bias']
+  x = (x - x[valid].mean(0)) / np.sqrt(x[valid].var(0) + 1e-5)
+  x = np.maximum(x * params['norm']['scale'] + params['norm']['bias'], 0)
+  np.testing.assert_allclose(found[valid], (x @ params['fc1']['kernel'])[valid], atol=1e-4)

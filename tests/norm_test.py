@@ -72,6 +72,55 @@ def test_vectors_are_normalised_as_maps_are():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, expected_stats)
 
 
+def train_valid(variables, x, valid, groups):
+  module = GroupedBatchNorm(groups)
+  y, changed = module.apply(variables, x, True, valid, mutable=['batch_stats'])
+  return y, changed['batch_stats']
+
+
+@pytest.mark.parametrize('groups', [1, 4])
+@pytest.mark.parametrize('shape', ['vectors', 'maps'])
+def test_what_is_not_valid_is_as_if_it_were_not_there(groups, shape):
+  variables, x = example()
+  x = x[:, 2, 1] if shape == 'vectors' else x
+  valid = np.arange(16) % 3 > 0  # another number in every group
+  spoilt = x.copy()
+  spoilt[~valid] = np.nan
+  y, stats = jax.jit(train_valid, static_argnums=3)(variables, spoilt, valid, groups)
+  parts = [
+    slow_oracle(variables, part, 1)
+    for part in (
+      x[i : i + 16 // groups][valid[i : i + 16 // groups]] for i in range(0, 16, 16 // groups)
+    )
+  ]
+  np.testing.assert_allclose(y[valid], np.concatenate([part for part, _ in parts]), atol=1e-4)
+  for name in ('mean', 'var'):
+    expected = np.mean([own[name] for _, own in parts], 0)
+    np.testing.assert_allclose(stats[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_without_valid_examples_has_no_say_and_finite_gradients():
+  variables, x = example()
+  for valid, groups in ((np.arange(16) >= 8, 2), (np.zeros(16, bool), 1), (np.arange(16) == 3, 1)):
+    y, stats = train_valid(variables, x[:, 2, 1], valid, groups)
+    if valid.sum() == 8:
+      _, expected = slow_oracle(variables, x[8:, 2, 1], 1)
+    elif not valid.any():
+      expected = variables['batch_stats']
+    else:
+      expected = jax.tree.map(lambda s: 0.9 * s, variables['batch_stats'])
+      expected['mean'] = expected['mean'] + 0.1 * x[3, 2, 1]  # of one, the variance is 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), stats, expected)
+    assert np.isfinite(y).all()
+
+    def loss(x, valid=valid, groups=groups):
+      return (train_valid(variables, x, valid, groups)[0] * valid[:, None]).sum()
+
+    gradient = jax.grad(loss)(x[:, 2, 1])
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[~valid], 0)
+
+
 def test_evaluation_uses_the_running_statistics_and_ignores_groups():
   variables, x = example()
   y = GroupedBatchNorm(5).apply(variables, x, train=False)  # 5 does not divide 16

@@ -109,6 +109,21 @@ def test_warm_up_is_linear_then_the_cosine_has_the_epochs_that_are_left():
   np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_a_cosine_by_step_falls_within_an_epoch_as_scrls_does():
+  base, each, warm, total = 0.45, 5, 2, 6  # steps of an epoch; epochs
+  expected = []
+  for t in range(1, total * each + 1):
+    e = t / each
+    left = 0.5 * (1 + np.cos(np.pi * (e - warm) / (total - warm)))
+    expected.append(base * e / warm if e <= warm else base * left)
+  options = {'learning_rate': base, 'epochs': total, 'warmup_epochs': warm}
+  schedule = optim.rate(**options, schedule='cosine_by_step', steps_per_epoch=each)
+  rates = [float(schedule(step)) for step in range(total * each)]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-9)
+  with pytest.raises(ValueError, match='cosine_by_step needs epochs > warmup_epochs=7, got 6'):
+    optim.rate(**options | {'warmup_epochs': 7}, schedule='cosine_by_step')
+
+
 def test_milestones_count_from_the_start_also_after_a_warm_up():
   schedule = optim.rate(
     learning_rate=1.0, schedule='step', steps_per_epoch=2, milestones=(3,), warmup_epochs=2
@@ -176,7 +191,7 @@ def test_the_logged_rate_is_the_one_that_the_step_used():
 
 
 def test_unknown_names_and_options_list_the_known():
-  with pytest.raises(ValueError, match=r"unknown optimizer 'adamw'; known: adam, sgd"):
+  with pytest.raises(ValueError, match=r"unknown optimizer 'adamw'; known: adam, lars, sgd"):
     optim.build(name='adamw', learning_rate=0.1)
   with pytest.raises(ValueError, match=r"'sgd' has no option 'betas'; it has .*momentum"):
     optim.build(name='sgd', learning_rate=0.1, epochs=1, betas=(0.5, 0.9))
@@ -186,3 +201,74 @@ def test_unknown_names_and_options_list_the_known():
     optim.build(learning_rate=0.1)
   with pytest.raises(ValueError, match=r'steps_per_epoch is 0; is the batch larger'):
     optim.build(learning_rate=0.1, epochs=1, steps_per_epoch=0)
+
+
+LARS_PARAMS = {
+  'backbone': {
+    'bn1': {'scale': rng.normal(size=3).astype('f')},
+    'layer1_0': {
+      'bn1': {'scale': rng.normal(size=3).astype('f')},
+      'downsample_bn': {'scale': rng.normal(size=3).astype('f')},
+      'conv1': {'kernel': rng.normal(size=(2, 3)).astype('f')},
+    },
+  },
+  'head': {'bias': rng.normal(size=2).astype('f'), 'kernel': np.zeros((2, 2), 'f')},
+}
+PUBLISHED = r'bias$|layer\d_\d+/bn\d/scale$'
+
+
+def torch_lars(rates, gradients, *, exclude, decay, double_rate):
+  """torchlars 0.1.2 around torch's SGD, by path."""
+  flat = {
+    '/'.join(k.key for k in path): np.float64(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(LARS_PARAMS)
+  }
+  buffers = {name: np.zeros_like(p) for name, p in flat.items()}
+  for rate, gradient in zip(rates, gradients, strict=True):
+    for (name, p), g in zip(flat.items(), jax.tree.leaves(gradient), strict=True):
+      g = np.float64(g)
+      if any(name.endswith(end) for end in exclude):
+        d = g * rate if double_rate else g
+      else:
+        length, steepness = np.linalg.norm(p), np.linalg.norm(g)
+        d = g + decay * p
+        if length > 0 and steepness > 0:
+          d *= 0.001 * length / (steepness + decay * length + 1e-8)
+      buffers[name] = 0.9 * buffers[name] + d
+      flat[name] = p - rate * buffers[name]
+  return flat
+
+
+@pytest.mark.parametrize('double_rate', [False, True])
+@pytest.mark.parametrize(('pattern', 'excluded'), [
+  (None, ('bias', 'scale')), (PUBLISHED, ('bias', 'layer1_0/bn1/scale'))
+])  # fmt: skip
+def test_lars_is_torchlars_with_and_without_the_published_exclusions(
+  pattern, excluded, double_rate
+):
+  r = np.random.default_rng(1)
+  gradients = [
+    jax.tree.map(lambda p: r.normal(size=p.shape).astype('f') * 3, LARS_PARAMS) for _ in range(4)
+  ]
+  gradients[2] = jax.tree.map(np.zeros_like, gradients[2])
+  schedule = {'schedule': 'cosine', 'learning_rate': 2.0, 'epochs': 5}
+  options = {'exclude': pattern} if pattern else {}
+  tx = optim.build(name='lars', weight_decay=0.01, double_rate=double_rate, **options, **schedule)
+  p, state = LARS_PARAMS, tx.init(LARS_PARAMS)
+  for g in gradients:
+    updates, state = jax.jit(tx.update)(g, state, p)
+    p = optax.apply_updates(p, updates)
+  rates = [float(optim.rate(**schedule)(step)) for step in range(4)]
+  expected = torch_lars(rates, gradients, exclude=excluded, decay=0.01, double_rate=double_rate)
+  for (name, want), found in zip(expected.items(), jax.tree.leaves(p), strict=True):
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_double_rate_is_the_square_for_what_is_excluded_alone():
+  gradient = jax.tree.map(np.ones_like, LARS_PARAMS)
+  for rate in (0.5, 14.4):
+    one, two = (optim.lars(rate, exclude=PUBLISHED, double_rate=double) for double in (False, True))
+    one, two = (tx.update(gradient, tx.init(LARS_PARAMS), LARS_PARAMS)[0] for tx in (one, two))
+    np.testing.assert_allclose(two['head']['bias'], rate * one['head']['bias'], rtol=1e-6)
+    np.testing.assert_allclose(two['head']['bias'], -(rate**2), rtol=1e-6)
+    np.testing.assert_array_equal(two['backbone']['bn1']['scale'], one['backbone']['bn1']['scale'])

@@ -152,3 +152,109 @@ def test_a_margin_that_leaves_nothing_is_an_error(side, margin, most):
   with pytest.raises(ValueError, match=re.escape(message)):
     regions.centre_crop(batch, margin)
   assert regions.centre_crop(batch, most).image.shape[1] == side - 2 * most
+
+
+# Boxes
+
+
+def test_a_box_of_the_frame_lands_where_its_view_shows_it():
+  crop = regions.Crop(np.float32([[10, 20, 40, 50], [10, 20, 40, 50]]), np.array([False, True]))
+  boxes = np.float32([[[10, 20, 50, 70], [20, 30, 30, 50]]] * 2)
+  plain, mirrored = regions.into_view(boxes, crop, side=80)
+  np.testing.assert_allclose(plain, [[0, 0, 80, 80], [20, 16, 40, 48]], atol=1e-5)
+  np.testing.assert_allclose(mirrored, [[0, 0, 80, 80], [40, 16, 60, 48]], atol=1e-5)
+
+
+def test_overlaps_are_those_counted_on_a_grid():
+  r = np.random.default_rng(0)
+  corners = r.integers(0, 8, (40, 2))
+  boxes = np.concatenate([corners, corners + r.integers(1, 7, (40, 2))], 1)
+  rows, columns = np.mgrid[:16, :16]
+  inside = [(columns >= a) & (columns < c) & (rows >= b) & (rows < d) for a, b, c, d in boxes]
+  expected = [[(x & y).sum() / (x | y).sum() for y in inside] for x in inside]
+  found = regions.intersection_over_union(boxes[:, None], boxes[None])
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert (np.asarray(expected) == 0).any()
+
+
+def test_an_empty_box_overlaps_with_nothing():
+  empty, box = np.float32([3, 3, 3, 3]), np.float32([0, 0, 9, 9])
+  assert regions.intersection_over_union(empty, box) == 0
+  assert regions.intersection_over_union(empty, empty) == 0
+
+
+# RoIAlign
+
+
+def bilinear_oracle(image, y, x):
+  """torchvision's sample: 0 from a cell outside on, else clamped to the first and last cell."""
+  height, width, channels = image.shape
+  if y < -1 or y > height or x < -1 or x > width:
+    return np.zeros(channels)
+  y, x = max(y, 0.0), max(x, 0.0)
+  top, left = int(y), int(x)
+  if top >= height - 1:
+    top, y = height - 1, float(height - 1)
+  if left >= width - 1:
+    left, x = width - 1, float(width - 1)
+  bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+  dy, dx = y - top, x - left
+  upper = image[top, left] * (1 - dx) + image[top, right] * dx
+  lower = image[bottom, left] * (1 - dx) + image[bottom, right] * dx
+  return upper * (1 - dy) + lower * dy
+
+
+def roi_align_oracle(image, box, stride, size):
+  """Bin by bin, sample by sample."""
+  left, top, right, bottom = (float(edge) / stride for edge in box)
+  width, height = (max(b - a, 1.0) / size for a, b in ((left, right), (top, bottom)))
+  across, down = int(np.ceil(width)), int(np.ceil(height))
+  out = np.zeros((size, size, image.shape[-1]))
+  for p in range(size):
+    for q in range(size):
+      for i in range(down):
+        for j in range(across):
+          y = top + p * height + (i + 0.5) * height / down
+          x = left + q * width + (j + 0.5) * width / across
+          out[p, q] += bilinear_oracle(image, y, x) / (down * across)
+  return out
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_roi_align_is_the_slow_loop(size):
+  r = np.random.default_rng(size)
+  maps, stride = r.normal(size=(3, 6, 9, 4)), 16
+  low = r.uniform(0, [100, 60], (3, 12, 2))
+  high = low + r.uniform(0, 1, (3, 12, 2)) ** 2 * ([144, 96] - low)  # some smaller than a cell
+  boxes = np.concatenate([low, high], -1)
+  boxes[:, 0], boxes[:, 1] = [0, 0, 144, 96], [140, 90, 144, 96]  # all of it, and the last corner
+  roi_align = jax.jit(regions.roi_align, static_argnames=('stride', 'size'))
+  found = roi_align(np.float32(maps), np.float32(boxes), stride=stride, size=size)
+  assert found.shape == (3, 12, size, size, 4)
+  for image, own, given in zip(maps, boxes, found, strict=True):
+    for box, bins in zip(own, given, strict=True):
+      np.testing.assert_allclose(bins, roi_align_oracle(image, box, stride, size), atol=1e-5)
+
+
+@pytest.mark.parametrize(('left', 'right', 'value'), [(0, 32, 0.5), (32, 96, 2.0), (192, 224, 6.0)])
+def test_roi_align_gives_the_values_checked_by_hand(left, right, value):
+  maps = np.tile(np.arange(7, dtype=np.float32)[:, None], (1, 7, 1, 1))  # f(y, x) = x
+  boxes = np.float32([[[left, 64, right, 160]]])
+  assert regions.roi_align(maps, boxes, stride=32)[0, 0, 0, 0, 0] == value
+  turned = boxes[..., [1, 0, 3, 2]]
+  assert regions.roi_align(maps.transpose(0, 2, 1, 3), turned, stride=32)[0, 0, 0, 0, 0] == value
+
+
+def test_samples_far_outside_count_as_nothing():
+  maps, stride = np.ones((1, 4, 4, 1), np.float32), 8
+  boxes = np.float32([[[-80, 0, -16, 16], [-24, 0, 8, 16]]])  # beyond, and half of it beyond
+  found = regions.roi_align(maps, boxes, stride=stride)[0, :, 0, 0, 0]
+  np.testing.assert_allclose(found, [0, roi_align_oracle(maps[0], boxes[0, 1], 8, 1)[0, 0, 0]])
+  assert 0 < found[1] < 1
+
+
+def test_half_precision_maps_are_pooled_in_float32():
+  maps = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+  found = regions.roi_align(maps, np.float32([[[0, 0, 32, 32]]]), stride=8)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, 1, rtol=1e-6)

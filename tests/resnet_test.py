@@ -63,6 +63,35 @@ def test_the_pyramid_goes_from_coarse_to_fine_and_the_stem_has_64_channels(model
   ]
 
 
+@pytest.mark.parametrize(('stride', 'sides'), [(32, [3, 6, 12]), (16, [6, 6, 12]), (8, [12] * 3)])
+@pytest.mark.parametrize('depth', [18, 50])
+def test_a_smaller_output_stride_has_finer_maps_and_the_same_weights(depth, stride, sides):
+  plain, _ = shapes(ResNet(depth=depth))
+  variables, pyramid = shapes(ResNet(depth=depth, output_stride=stride))
+  assert [level.shape[1] for level in pyramid] == [*sides, 24, 24]
+  assert variables == plain
+
+
+@pytest.mark.parametrize('block', [basic_block, bottleneck_block])
+def test_a_dilated_network_is_the_plain_one_without_skipping_cells(block):
+  """What the plain network has at every other cell, the dilated one has there and between."""
+  options = {'block': block, 'stage_sizes': (1, 1, 2, 3), 'width': 1 / 16}
+  image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+  variables = init(ResNet(**options), image)
+  plain = evaluate(ResNet(**options), variables, image)
+  fine = evaluate(ResNet(**options, output_stride=16), variables, image)
+  finest = evaluate(ResNet(**options, output_stride=8), variables, image)
+  np.testing.assert_allclose(fine[0][:, ::2, ::2], plain[0], atol=1e-4)
+  np.testing.assert_allclose(finest[0][:, ::4, ::4], plain[0], atol=1e-4)
+  np.testing.assert_allclose(finest[1][:, ::2, ::2], plain[1], atol=1e-4)
+  assert np.abs(fine[0][:, 1::2, ::2] - plain[0]).max() > 1e-2
+
+
+def test_an_unknown_output_stride_is_an_error_that_lists_the_known_ones():
+  with pytest.raises(ValueError, match='output_stride=4; expected one of 8, 16, 32'):
+    shapes(ResNet(depth=18, output_stride=4))
+
+
 def test_a_side_that_32_does_not_divide_is_rounded_up():
   _, pyramid = shapes(TINY, side=70)
   assert [level.shape[1] for level in pyramid] == [3, 5, 9, 18, 18]

@@ -9,7 +9,7 @@ from colour_test import oracle
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
-from landmarks_jax.augment import colour, crop, jpeg, views
+from landmarks_jax.augment import blur, colour, crop, jpeg, views
 from landmarks_jax.contracts import Batch
 from landmarks_jax.geometry import coords, regions, sampling
 
@@ -184,6 +184,57 @@ def test_bytes_become_float32():
 def test_a_margin_that_leaves_nothing_is_an_error():
   with pytest.raises(ValueError, match=r'margin=8: a frame of \(17, 17\) pixels can lose 0 to 7'):
     random_view(jax.random.key(0), frames(), margin=8)
+
+
+# Views that say what they show
+
+
+PLAIN = {'jitter': (0.0,) * 4, 'grey': 0.0, 'blurred': 0.0}
+
+
+@pytest.mark.parametrize(('size', 'margin'), [(None, 0), (None, 3), (34, 5)])
+def test_a_located_view_shows_the_frame_where_it_says(size, margin):
+  """Of ramps: what a pixel of the view shows is its own place in the frame."""
+  side = (size or SIDE) - 2 * margin
+  rows, columns = np.mgrid[:SIDE, :SIDE]
+  image = np.tile(np.stack([columns, rows, columns], -1).astype(np.uint8), (24, 1, 1, 1))
+  rng = jax.random.key(3)
+  view, crops = views.random_located_view(rng, image, size=size, margin=margin, **PLAIN)
+  assert view.shape == (24, side, side, 3)
+  box = np.asarray(crops.box)
+  along = (np.arange(side) + 0.5) / side
+  expected = box[:, :2, None] + box[:, 2:, None] * along - 0.5  # of pixel centres
+  mirror = np.asarray(crops.flipped)[:, None]
+  expected_x = np.where(mirror, expected[:, 0, ::-1], expected[:, 0])
+  # Ends of a crop are clamped to its outermost pixel centre.
+  np.testing.assert_allclose(view[:, side // 2, :, 0], expected_x, atol=0.501)
+  np.testing.assert_allclose(view[:, :, side // 2, 1], expected[:, 1], atol=0.501)
+  middle = slice(side // 4, -(side // 4))
+  np.testing.assert_allclose(
+    view[:, side // 2, middle, 0], expected_x[:, middle], atol=1e-3 if size is None else 0.1
+  )
+  assert 0 < crops.flipped.mean() < 1
+
+
+def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
+  rng, rngs = jax.random.key(9), jax.random.split(jax.random.key(9), 6)
+  view, _ = views.random_located_view(rng, frames(), **PLAIN)
+  for name, given, step in (
+    ('jitter', (0.4, 0.4, 0.2, 0.1), lambda x: colour.random_colour(rngs[2], x)),
+    ('grey', 1.0, lambda x: colour.random_grey(rngs[3], x, probability=1.0)),
+    ('blurred', 1.0, lambda x: blur.random_blur(rngs[4], x, probability=1.0)),
+    ('solarised', 1.0, lambda x: colour.random_solarisation(rngs[5], x, probability=1.0)),
+  ):
+    found, _ = views.random_located_view(rng, frames(), **PLAIN | {name: given})
+    expected = step(view)
+    np.testing.assert_allclose(found, expected, atol=1e-2)
+    assert np.abs(found - view).max() > 5
+  every = {'grey': 1.0, 'blurred': 1.0, 'solarised': 1.0}
+  found, _ = views.random_located_view(rng, frames(), **every)
+  expected = colour.random_grey(rngs[3], colour.random_colour(rngs[2], view), probability=1.0)
+  expected = blur.random_blur(rngs[4], expected, probability=1.0)
+  expected = colour.random_solarisation(rngs[5], expected, probability=1.0)
+  np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 # Pairs by two warps

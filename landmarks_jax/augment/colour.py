@@ -1,4 +1,4 @@
-"""Random colour: brightness, contrast and saturation in random order, and PCA lighting noise."""
+"""Random colour: jitter in random order, grey, solarisation, and PCA lighting noise."""
 
 import itertools
 
@@ -10,8 +10,9 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from landmarks_jax.contracts import Array
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow turns RGB into grey
-BRIGHTNESS, CONTRAST, SATURATION = range(3)
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = np.array(list(itertools.permutations(range(3))))
+ORDERS_WITH_HUE = np.array(list(itertools.permutations(range(4))))
 
 # Principal components of ImageNet's RGB values (Krizhevsky et al. 2012, section 4.1).
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
@@ -21,23 +22,27 @@ EIGENVECTORS = np.array(
 
 
 def adjust(
-  image: Float[Array, 'B H W 3'], factors: Float[Array, 'B 3'], order: Int[Array, 'B 3']
+  image: Float[Array, 'B H W 3'], factors: Float[Array, 'B F'], order: Int[Array, 'B F']
 ) -> Float[Array, 'B H W 3']:
-  """Brightness, contrast, saturation: blends with black, the mean grey, the grey; 0..255.
+  """Brightness, contrast, saturation: blends with black, the mean grey, the grey; and hue; 0..255.
 
   Args:
     image: [B, H, W, 3], 0..255.
-    factors: [B, 3], of (brightness, contrast, saturation); 1 changes nothing.
-    order: [B, 3], which of the three comes first, second, third.
+    factors: [B, 3], of (brightness, contrast, saturation); 1 changes nothing. Or [B, 4], with the
+      shift of the hue in turns; 0 changes nothing.
+    order: [B, 3] or [B, 4], which of them comes first, second, third.
 
   The blends of Pillow's ImageEnhance without its rounding to whole values, clipped to 0..255 after
   each. Each is a * x + b * grey(x) + c with its own (a, b, c), so a step costs one pass whichever
   of the three it is.
   """
   zero = jnp.zeros_like(factors[:, 0])
-  for position in range(3):
+  for position in range(order.shape[1]):
     kind = order[:, position]
     factor = jnp.take_along_axis(factors, kind[:, None], axis=1)[:, 0]
+    if order.shape[1] > HUE:
+      image = shift_hue(image, jnp.where(kind == HUE, factor, 0))
+      factor = jnp.where(kind == HUE, 1, factor)
     grey = (image * LUMA.astype(image.dtype)).sum(-1, keepdims=True)
     on_grey = jnp.where(kind == SATURATION, 1 - factor, zero)
     on_mean = jnp.where(kind == CONTRAST, 1 - factor, zero)
@@ -59,6 +64,67 @@ def random_jitter(
   factors = jax.random.uniform(rng_factors, (count, 3), minval=1 - strength, maxval=1 + strength)
   order = jnp.asarray(ORDERS)[jax.random.randint(rng_order, (count,), 0, len(ORDERS))]
   return adjust(image, factors.astype(image.dtype), order)
+
+
+def random_colour(
+  rng: PRNGKeyArray,
+  image: Float[Array, 'B H W 3'],
+  *,
+  strengths: tuple[float, ...] = (0.4, 0.4, 0.2, 0.1),
+  probability: float = 0.8,
+) -> Float[Array, 'B H W 3']:
+  """torchvision's ColorJitter on some of the pictures (specification scrl, section 2).
+
+  Args:
+    image: [B, H, W, 3], 0..255.
+    strengths: of brightness, contrast, saturation: factors U(1 - s, 1 + s); of the hue: a shift of
+      U(-s, s) turns. In random order.
+    probability: that a picture is changed at all.
+  """
+  rng_factors, rng_order, rng_which = jax.random.split(rng, 3)
+  count = image.shape[0]
+  shifts = np.array(strengths) * jax.random.uniform(rng_factors, (count, 4), minval=-1, maxval=1)
+  shifts = shifts * jax.random.bernoulli(rng_which, probability, (count, 1))
+  factors = shifts + np.array([1, 1, 1, 0])
+  order = jax.random.randint(rng_order, (count,), 0, len(ORDERS_WITH_HUE))
+  return adjust(image, factors.astype(image.dtype), jnp.asarray(ORDERS_WITH_HUE)[order])
+
+
+def shift_hue(image: Float[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Float[Array, 'B H W 3']:
+  """Turns the hue of every pixel in HSV; value and saturation stay.
+
+  Args: image: [B, H, W, 3]. turns: [B], of the whole circle. Grey stays grey.
+  """
+  red, green, blue = jnp.moveaxis(image, -1, 0)
+  most, least = image.max(-1), image.min(-1)
+  chroma = most - least
+  unit = jnp.where(chroma > 0, chroma, 1)
+  sixth = jnp.where(
+    most == red,
+    (green - blue) / unit,
+    jnp.where(most == green, 2 + (blue - red) / unit, 4 + (red - green) / unit),
+  )
+  sixth = sixth + 6 * turns[:, None, None]
+  place = (np.array([5, 3, 1], image.dtype) + sixth[..., None]) % 6
+  share = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+  return most[..., None] - chroma[..., None] * share
+
+
+def random_grey(
+  rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float
+) -> Float[Array, 'B H W 3']:
+  """Takes the colour out of some of the pictures; [B, H, W, 3]."""
+  which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
+  grey = (image * LUMA.astype(image.dtype)).sum(-1, keepdims=True)
+  return jnp.where(which, grey, image)
+
+
+def random_solarisation(
+  rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float, threshold: float = 128.0
+) -> Float[Array, 'B H W 3']:
+  """Inverts what is at least `threshold` bright, of 255, in some of the pictures; [B, H, W, 3]."""
+  which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
+  return jnp.where(which & (image >= threshold), 255 - image, image)
 
 
 def add_pca_noise(

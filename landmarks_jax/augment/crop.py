@@ -53,11 +53,22 @@ def random_resized_crop(
   *,
   area: tuple[float, float] = (0.2, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Float[Array, 'B S S C']:
-  """A random box of every picture, stretched back to the frame's size.
+  size: int | None = None,
+) -> tuple[Float[Array, 'B s s C'], Int[Array, 'B 4']]:
+  """A random box of every picture, stretched to a square; and the boxes.
 
-  Args: image: [B, S, S, C]. area, aspect: see `random_boxes`. Specification section 2, step 2.
+  Args: image: [B, S, S, C]. area, aspect: see `random_boxes`. size: side of the result; None is the
+  frame's. Specification section 2, step 2.
   """
   side = image.shape[1]
   boxes = random_boxes(rng, image.shape[0], side=side, area=area, aspect=aspect)
-  return sampling.crop_resize(image, boxes, size=side)
+  return sampling.crop_resize(image, boxes, size=size or side), boxes
+
+
+def whole(image: Float[Array, 'B S S C'], *, size: int | None) -> Float[Array, 'B s s C']:
+  """Every frame at `size` pixels, nothing cut; None leaves it alone."""
+  if size is None:
+    return image
+  count, side = image.shape[:2]
+  boxes = jnp.tile(jnp.array([[0, 0, side, side]]), (count, 1))
+  return sampling.crop_resize(image, boxes, size=size)

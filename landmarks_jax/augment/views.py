@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Num, PRNGKeyArray, UInt8
 
-from landmarks_jax.augment import colour, crop
+from landmarks_jax.augment import blur, colour, crop
 from landmarks_jax.augment import jpeg as codec
 from landmarks_jax.contracts import Array, Pair
 from landmarks_jax.geometry import coords, regions, sampling, splines
+from landmarks_jax.geometry.regions import Crop
 
 
 def random_view(
@@ -36,12 +37,54 @@ def random_view(
   view = jnp.asarray(image, float)
   if jpeg:
     view = codec.random_noise(rng_jpeg, view)
-  view = crop.random_resized_crop(rng_crop, view, area=area, aspect=aspect)
+  view, _ = crop.random_resized_crop(rng_crop, view, area=area, aspect=aspect)
   if jitter:
     view = colour.random_jitter(rng_jitter, view, strength=jitter)
   # The noise adds one colour to the whole picture, so it may come after the cut.
   view = regions.cut_centre(view, margin)
   return colour.random_pca_noise(rng_pca, view, deviation=pca) if pca else view
+
+
+def random_located_view(
+  rng: PRNGKeyArray,
+  image: UInt8[Array, 'B S S 3'],
+  *,
+  margin: int = 0,
+  size: int | None = None,
+  area: tuple[float, float] = (0.2, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  jitter: tuple[float, ...] = (0.4, 0.4, 0.2, 0.1),
+  grey: float = 0.2,
+  blurred: float = 1.0,
+  solarised: float = 0.0,
+) -> tuple[Float[Array, 'B s s 3'], Crop]:
+  """BYOL's views, and what of the frame they show: crop, flip, colour, grey, blur, solarisation.
+
+  Args:
+    image: uint8 frames. size: of the crop in pixels; None is the frame's. margin: pixels then cut
+      from each side.
+    area, aspect: of the random resized crop; half of the views are mirrored.
+    jitter: strengths, see `colour.random_colour`; 4 of 5 views are changed so.
+    grey, blurred, solarised: how often a view is.
+
+  Returns float pictures of side size - 2 * margin, 0..255, and their crops, in pixels of the frame.
+  Specification scrl, section 2.
+  """
+  rngs = jax.random.split(rng, 6)
+  view, boxes = crop.random_resized_crop(
+    rngs[0], jnp.asarray(image, float), area=area, aspect=aspect, size=size
+  )
+  side = view.shape[1]
+  view = regions.cut_centre(view, margin)
+  boxes = jnp.asarray(boxes, float)
+  corner, extent = boxes[:, :2] + boxes[:, 2:] * (margin / side), boxes[:, 2:]
+  boxes = jnp.concatenate([corner, extent * (view.shape[1] / side)], axis=1)
+  flipped = jax.random.bernoulli(rngs[1], 0.5, (len(view),))
+  view = jnp.where(flipped[:, None, None, None], view[:, :, ::-1], view)
+  view = colour.random_colour(rngs[2], view, strengths=jitter)
+  view = colour.random_grey(rngs[3], view, probability=grey)
+  view = blur.random_blur(rngs[4], view, probability=blurred)
+  return colour.random_solarisation(rngs[5], view, probability=solarised), Crop(boxes, flipped)
 
 
 def warp_twice(

@@ -1,8 +1,22 @@
-"""Regions of a frame."""
+"""Regions of a frame: its centre, what a view shows of it, boxes and what maps have in them.
 
-from jaxtyping import Shaped
+Points are centres of pixels, boxes are areas: their edges are in pixels from the left and top edge
+of a picture of side S, 0 to S, wherever a docstring says (left, top, right, bottom).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Num, Shaped
 
 from landmarks_jax.contracts import Array, Batch
+
+
+class Crop(NamedTuple):
+  """What a view shows of each frame: a box, stretched to a square and maybe mirrored."""
+
+  box: Num[Array, 'B 4']  # (x, y, width, height) in pixels of the frame, x and y of its edges
+  flipped: Bool[Array, ' B']  # left and right exchanged
 
 
 def cut_centre(image: Shaped[Array, 'B S _ C'], margin: int) -> Shaped[Array, 'B s _ C']:
@@ -43,3 +57,71 @@ def centre_crop(batch: Batch, margin: int) -> Batch:
   if batch.flow_valid is not None:
     changed['flow_valid'] = cut_centre(batch.flow_valid[..., None], margin)[..., 0]
   return batch._replace(**changed)
+
+
+def into_view(boxes: Float[Array, 'B K 4'], crop: Crop, *, side: int) -> Float[Array, 'B K 4']:
+  """Boxes (left, top, right, bottom) of the frame -> of the view, whose side is `side` pixels.
+
+  What lies outside of the view gets edges outside of it: nothing is cut.
+  """
+  corner, extent = (jnp.tile(part, 2)[:, None] for part in (crop.box[:, :2], crop.box[:, 2:]))
+  boxes = (boxes - corner) * (side / extent)
+  mirrored = jnp.stack(
+    [side - boxes[..., 2], boxes[..., 1], side - boxes[..., 0], boxes[..., 3]], -1
+  )
+  return jnp.where(crop.flipped[:, None, None], mirrored, boxes)
+
+
+def intersection_over_union(
+  one: Num[Array, '*shape 4'], other: Num[Array, '*others 4']
+) -> Float[Array, '*result']:
+  """How much boxes (left, top, right, bottom) overlap, 0 to 1; leading axes broadcast.
+
+  An empty box overlaps with nothing.
+  """
+  sides = jnp.minimum(one[..., 2:], other[..., 2:]) - jnp.maximum(one[..., :2], other[..., :2])
+  shared = jnp.maximum(sides, 0).prod(-1)
+  area, other_area = ((box[..., 2:] - box[..., :2]).prod(-1) for box in (one, other))
+  union = area + other_area - shared
+  return shared / jnp.where(union > 0, union, 1)
+
+
+def roi_align(
+  maps: Float[Array, 'B h w C'],
+  boxes: Float[Array, 'B K 4'],
+  *,
+  stride: float | int,
+  size: int = 1,
+) -> Float[Array, 'B K {size} {size} C']:
+  """What maps have in boxes, on size x size bins each (RoIAlign, He et al. 2017).
+
+  Args:
+    maps: [B, h, w, C]. boxes: (left, top, right, bottom) in pixels of the picture that was mapped.
+    stride: pixels from one cell of the maps to the next.
+
+  torchvision's roi_align with an adaptive number of samples and aligned=False: the edge at `stride`
+  pixels is the cell of index 1, and a box is at least one cell large. A bin is the mean of bilinear
+  samples on a grid, so it is separable, whatever its size: a matrix for each side of each box.
+  Specification scrl, section 4.
+  """
+  rows, columns = (
+    _bin_weights(boxes[..., axis] / stride, boxes[..., axis + 2] / stride, cells, size)
+    for axis, cells in ((1, maps.shape[1]), (0, maps.shape[2]))
+  )
+  weights = jnp.einsum('bkph,bkqw->bkpqhw', rows, columns)
+  return jnp.einsum('bkpqhw,bhwc->bkpqc', weights, maps.astype(weights.dtype))
+
+
+def _bin_weights(
+  low: Float[Array, 'B K'], high: Float[Array, 'B K'], cells: int, bins: int
+) -> Float[Array, 'B K {bins} {cells}']:
+  """How much each of `cells` cells of a line weighs in each of `bins` bins of an interval."""
+  low = low[..., None, None]
+  width = jnp.maximum(high[..., None, None] - low, 1) / bins
+  count = jnp.ceil(width)  # samples of a bin: at least one for each cell that it covers
+  sample = jnp.arange(-(-cells // bins) + 1)  # no bin inside the picture has more
+  place = low + (jnp.arange(bins)[:, None] + (sample + 0.5) / count) * width
+  taken = (sample < count) & (place >= -1) & (place <= cells)
+  place = jnp.clip(place, 0, cells - 1)[..., None]
+  weight = jnp.maximum(0, 1 - jnp.abs(place - jnp.arange(cells)))
+  return (weight * taken[..., None]).sum(-2) / count

@@ -44,14 +44,18 @@ def interval_matrix(
 ) -> Float[Array, 'B {size} {side}']:
   """Matrices that cut [start, start + extent) pixels of a line and stretch it to `size` samples.
 
-  Args: start, extent: [B], in pixels, inside the line. side: of the line. size: of the result.
+  Args: start, extent: [B], whole pixels inside the line. side: of the line. size: of the result.
 
-  Bilinear with half-pixel centres and edges clamped to the interval, as Pillow resizes a cropped
-  picture that it enlarges; no antialiasing, so it is for extents up to `size`.
+  As Pillow resizes a cropped picture: a triangle on half-pixel centres, as wide as the samples
+  where these are larger than pixels (antialiasing), normalised over the pixels of the interval.
   """
-  samples = (jnp.arange(size) + 0.5) * (extent[:, None] / size) - 0.5
-  position = start[:, None] + jnp.clip(samples, 0, extent[:, None] - 1)
-  return jnp.maximum(0, 1 - jnp.abs(position[..., None] - jnp.arange(side)))
+  start, extent = start[:, None, None], extent[:, None, None]
+  scale = extent / size
+  centre = start + (jnp.arange(size) + 0.5)[:, None] * scale - 0.5
+  pixel = jnp.arange(side)
+  weight = jnp.maximum(0, 1 - jnp.abs(centre - pixel) / jnp.maximum(scale, 1))
+  weight = weight * ((pixel >= start) & (pixel < start + extent))
+  return weight / weight.sum(-1, keepdims=True)
 
 
 def crop_resize(
@@ -61,7 +65,7 @@ def crop_resize(
 
   Args:
     image: [B, H, W, C].
-    boxes: [B, 4] as (x, y, width, height) in pixels, inside the picture, sides from 1 to `size`.
+    boxes: [B, 4] as (x, y, width, height) in whole pixels, inside the picture, sides from 1.
     size: side of the result in pixels.
 
   Raises ValueError where there is not one box for each picture.

@@ -1,4 +1,4 @@
-"""Heads on frozen or trained features: the contrastive embedding, and landmarks in closed form."""
+"""Heads on frozen or trained features: embeddings, BYOL's MLP, and landmarks in closed form."""
 
 import copy
 import functools
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from landmarks_jax.contracts import Array, Pyramid
 from landmarks_jax.geometry import coords
 from landmarks_jax.models import hypercolumn
+from landmarks_jax.models.norm import GroupedBatchNorm
 
 
 class EmbeddingHead(nn.Module):
@@ -32,17 +33,43 @@ class EmbeddingHead(nn.Module):
   def __call__(self, maps: Float[Array, 'B h w C']) -> Float[Array, 'B {self.dim}']:
     """Maps [B, h, w, C] -> unit rows [B, dim]."""
     x = maps.astype(jnp.promote_types(maps.dtype, jnp.float32)).mean(axis=(1, 2))
-    bound = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
     fan_in = x.shape[-1]
     for layer in range(self.layers):
       x = nn.relu(x) if layer else x
       width = self.dim if layer == self.layers - 1 else fan_in
-
-      def bias(rng: Array, shape: tuple[int, ...], dtype: type = jnp.float32) -> Array:
-        return jax.random.uniform(rng, shape, dtype, -1, 1) * fan_in**-0.5
-
-      x = nn.Dense(width, kernel_init=bound, bias_init=bias, name=f'fc{layer}')(x)
+      x = _linear(width, fan_in, name=f'fc{layer}')(x)
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
+
+
+class NormedMLP(nn.Module):
+  """Linear, BatchNorm, ReLU, linear without a bias: the projector and the predictor of BYOL.
+
+  Weights start as in EmbeddingHead. Statistics are those of `GroupedBatchNorm` over valid rows.
+  """
+
+  hidden: int
+  dim: int
+  norm_groups: int = 1
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B C'], train: bool, valid: Bool[Array, ' B'] | None = None
+  ) -> Float[Array, 'B {self.dim}']:
+    """Rows [B, C] -> [B, dim]; what comes out for rows that are not valid means nothing."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = _linear(self.hidden, x.shape[-1], name='fc0')(x)
+    x = nn.relu(GroupedBatchNorm(self.norm_groups, name='norm')(x, train, valid))
+    return _linear(self.dim, self.hidden, use_bias=False, name='fc1')(x)
+
+
+def _linear(width: int, fan_in: int, *, name: str, use_bias: bool = True) -> nn.Dense:
+  """A linear layer as torch starts it: all uniform in +-1/sqrt(fan_in)."""
+
+  def bias(rng: Array, shape: tuple[int, ...], dtype: type = jnp.float32) -> Array:
+    return jax.random.uniform(rng, shape, dtype, -1, 1) * fan_in**-0.5
+
+  kernel = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+  return nn.Dense(width, use_bias=use_bias, kernel_init=kernel, bias_init=bias, name=name)
 
 
 class LandmarkHead(NamedTuple):

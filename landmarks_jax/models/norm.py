@@ -1,11 +1,12 @@
 """Batch normalisation over groups of the batch, whatever the number of devices."""
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, PyTree
 
@@ -19,7 +20,9 @@ class GroupedBatchNorm(nn.Module):
   Four groups reproduce a paper that trained on four GPUs, on any number of devices: a sharded batch
   needs no axis name, and only statistics cross devices. Running statistics follow PyTorch: unbiased
   variance (normalisation uses the biased one), the mean over groups, momentum .9 = torch's .1.
-  Statistics are at least float32; the result has the dtype of `x`.
+  Statistics are at least float32; the result has the dtype of `x`. With `valid`, examples that are
+  not valid are no part of any statistic, and a group without valid ones leaves the running
+  statistics alone.
   """
 
   groups: int = 1
@@ -27,8 +30,12 @@ class GroupedBatchNorm(nn.Module):
   epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B *shape C'], train: bool) -> Float[Array, 'B *shape C']:
+  def __call__(
+    self, x: Float[Array, 'B *shape C'], train: bool, valid: Bool[Array, ' B'] | None = None
+  ) -> Float[Array, 'B *shape C']:
     """Normalises channels: by the batch's own statistics if `train`, else by the running ones.
+
+    With `valid`, what comes out for other examples means nothing in training.
 
     Raises ValueError in training if the groups do not divide B, or leave one value a channel.
     """
@@ -43,18 +50,31 @@ class GroupedBatchNorm(nn.Module):
     if train:
       y = y.reshape(self.groups, self._group_size(x.shape), *x.shape[1:])
       axes = tuple(range(1, y.ndim - 1))
-      mean = y.mean(axes, keepdims=True)
-      var = jnp.square(y - mean).mean(axes, keepdims=True)  # two passes: one cancels in float32
+      count, mean_of = math.prod(y.shape[1:-1]), functools.partial(_mean, axes=axes)
+      if valid is not None:
+        counted = valid.reshape(*y.shape[:2], *[1] * (y.ndim - 2))
+        y = jnp.where(counted, y, 0)  # whatever stands there
+        count = counted.sum(axes, keepdims=True) * math.prod(y.shape[2:-1])
+        mean_of = functools.partial(_mean_of_counted, axes=axes, counted=counted, count=count)
+      mean = mean_of(y)
+      var = mean_of(jnp.square(y - mean))  # two passes: one cancels in float32
       if not self.is_initializing():
-        count = math.prod(y.shape[1:-1])
-        self._update(running_mean, mean)
-        self._update(running_var, var * (count / (count - 1)))
+        unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
+        self._update(running_mean, mean, count)
+        self._update(running_var, unbiased, count)
     y = (y - mean) * (scale / jnp.sqrt(var + self.epsilon)) + bias
     return y.reshape(x.shape).astype(x.dtype)
 
-  def _update(self, running: nn.Variable, groups: Float[Array, 'G *ones C']) -> None:
-    new = groups.reshape(-1, groups.shape[-1]).mean(0)
-    old = running.value
+  def _update(
+    self, running: nn.Variable, groups: Float[Array, 'G *ones C'], count: Array | int
+  ) -> None:
+    old, new = running.value, groups.reshape(-1, groups.shape[-1])
+    if isinstance(count, int):
+      new = new.mean(0)
+    else:  # of the groups that have anything
+      known = count.reshape(-1, 1) > 0
+      new = jnp.where(known, new, 0).sum(0) / jnp.maximum(known.sum(), 1)
+      new = jnp.where(known.any(), new, old)
     running.value = (self.momentum * old + (1 - self.momentum) * new).astype(old.dtype)
 
   def _group_size(self, shape: tuple[int, ...]) -> int:
@@ -70,6 +90,21 @@ class GroupedBatchNorm(nn.Module):
         'groups; use a larger batch or fewer norm_groups'
       )
     return size
+
+
+def _mean(y: Float[Array, 'G n *shape C'], *, axes: tuple[int, ...]) -> Float[Array, 'G *ones C']:
+  return y.mean(axes, keepdims=True)
+
+
+def _mean_of_counted(
+  y: Float[Array, 'G n *shape C'],
+  *,
+  axes: tuple[int, ...],
+  counted: Bool[Array, 'G n *ones'],
+  count: Int[Array, 'G 1 *ones'],
+) -> Float[Array, 'G *ones C']:
+  """Over `count` values a channel of the examples that are counted; 0 where there are none."""
+  return jnp.where(counted, y, 0).sum(axes, keepdims=True) / jnp.maximum(count, 1)
 
 
 def calibrated(

@@ -35,12 +35,18 @@ DEPTHS = {  # depth: (block, blocks in each of the four stages)
 }
 
 
-def _conv(features: int, side: int, stride: int, *, dtype: Any, name: str) -> nn.Conv:
+OUTPUT_STRIDES = 8, 16, 32
+
+
+def _conv(
+  features: int, side: int, stride: int, *, dtype: Any, name: str, dilation: int = 1
+) -> nn.Conv:
   return nn.Conv(
     features,
     (side, side),
     (stride, stride),
-    padding=side // 2,  # symmetric; 'SAME' shifts a stride-2 map by a pixel
+    padding=dilation * (side // 2),  # symmetric; 'SAME' shifts a stride-2 map by a pixel
+    kernel_dilation=dilation,
     use_bias=False,
     dtype=dtype,
     kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
@@ -55,6 +61,7 @@ class Block(nn.Module):
   norm_groups: int = 1
   norm_momentum: float = 0.9
   dtype: Any = None
+  dilation: int = 1  # of its convolutions of more than one pixel
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B i j D']:
@@ -63,7 +70,7 @@ class Block(nn.Module):
     norm = functools.partial(GroupedBatchNorm, self.norm_groups, self.norm_momentum)
     y = x
     for i, (features, side, stride) in enumerate(self.convs, 1):
-      y = conv(features, side, stride, name=f'conv{i}')(y)
+      y = conv(features, side, stride, dilation=self.dilation, name=f'conv{i}')(y)
       y = norm(name=f'bn{i}')(y, train)
       y = nn.relu(y) if i < len(self.convs) else y
     if x.shape != y.shape:
@@ -79,7 +86,9 @@ class ResNet(nn.Module):
   `depth` is one of 18, 34, 50, 101, 152; or None, with `block` and `stage_sizes` given. `width`
   multiplies the stages; the stem has 64 channels at every width. `norm_groups`, `norm_momentum`:
   GroupedBatchNorm's. `dtype` is that of the computation (bfloat16: with float32 parameters and
-  statistics); None follows the parameters and the input.
+  statistics); None follows the parameters and the input. `output_stride` 16 or 8: the last one or
+  two stages keep their resolution and dilate instead, with the same weights, as torchvision's
+  replace_stride_with_dilation.
   """
 
   depth: int | None = None
@@ -89,26 +98,37 @@ class ResNet(nn.Module):
   dtype: Any = None
   block: Callable | None = None
   stage_sizes: tuple[int, ...] | None = None
+  output_stride: int = 32
 
   @nn.compact
   def __call__(self, image: Float[Array, 'B H W 3'], train: bool) -> Pyramid:
-    """Normalised image -> (stage 4, 3, 2, 1, stem), at 1/32, 1/16, 1/8, 1/4 and 1/4 of its side."""
+    """Normalised image -> (stage 4, 3, 2, 1, stem), at 1/32, 1/16, 1/8, 1/4 and 1/4 of its side.
+
+    No map is coarser than 1 / `output_stride`.
+    """
     block, stage_sizes = self._architecture()
     if 64 * self.width < 1:
       raise ValueError(f'ResNet: width={self.width} leaves no channels; expected at least 1/64')
     x = _conv(64, 7, 2, dtype=self.dtype, name='conv1')(image)
     x = nn.relu(GroupedBatchNorm(self.norm_groups, self.norm_momentum, name='bn1')(x, train))
     x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-    maps = [x]
+    maps, reached, dilation = [x], 4, 1
+    norm = self.norm_groups, self.norm_momentum
     for i, blocks in enumerate(stage_sizes):
+      stride = 2 if i > 0 and reached < self.output_stride else 1
+      before, reached = dilation, reached * stride
+      dilation *= 2 if i > 0 and stride == 1 else 1
       for j in range(blocks):
-        convs = block(int(64 * self.width * 2**i), 2 if i > 0 and j == 0 else 1)
-        norm = self.norm_groups, self.norm_momentum
-        x = Block(convs, *norm, self.dtype, name=f'layer{i + 1}_{j}')(x, train)
+        convs = block(int(64 * self.width * 2**i), 1 if j else stride)
+        look = dilation if j else before  # a map is first read as the stage before made it
+        x = Block(convs, *norm, self.dtype, look, name=f'layer{i + 1}_{j}')(x, train)
       maps.append(x)
     return tuple(reversed(maps))
 
   def _architecture(self) -> tuple[Callable, tuple[int, ...]]:
+    if self.output_stride not in OUTPUT_STRIDES:
+      known = ', '.join(map(str, OUTPUT_STRIDES))
+      raise ValueError(f'ResNet: output_stride={self.output_stride}; expected one of {known}')
     explicit = self.block, self.stage_sizes
     if self.depth is None and None not in explicit:
       return explicit

@@ -5,6 +5,7 @@ new optimiser is a function here and a line in the table below it.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -58,23 +59,23 @@ def rate(
   """The learning rate as a function of the step; takes and ignores the optimiser's own options.
 
   Epochs are the unit of `epochs`, `milestones` and `warmup_epochs`; with `steps_per_epoch=1` they
-  are steps. Raises ValueError for an unknown schedule or a schedule without an end.
+  are steps. schedule: 'cosine' holds its rate for an epoch, 'cosine_by_step' falls at every step;
+  'step' and 'constant' are the others. Raises ValueError for an unknown schedule or a schedule
+  without an end.
   """
   if steps_per_epoch < 1:
     raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
   if schedule == 'constant':
     after = constant(learning_rate)
-  elif schedule == 'cosine':
+  elif schedule in ('cosine', 'cosine_by_step'):
     if epochs is None or epochs <= warmup_epochs:
       raise ValueError(
-        f'schedule cosine needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
+        f'schedule {schedule} needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
       )
-    after = cosine_per_epoch(
-      learning_rate,
-      epochs=epochs - warmup_epochs,
-      steps_per_epoch=steps_per_epoch,
-      final=final,
-    )
+    held, left = steps_per_epoch, epochs - warmup_epochs
+    if schedule == 'cosine_by_step':
+      held, left = 1, left * steps_per_epoch
+    after = cosine_per_epoch(learning_rate, epochs=left, steps_per_epoch=held, final=final)
   elif schedule == 'step':
     after = step_per_epoch(
       learning_rate,
@@ -83,7 +84,8 @@ def rate(
       factor=factor,
     )
   else:
-    raise ValueError(f'unknown schedule {schedule!r}; known: constant, cosine, step')
+    known = 'constant, cosine, cosine_by_step, step'
+    raise ValueError(f'unknown schedule {schedule!r}; known: {known}')
   return warm_up(after, peak=learning_rate, steps=warmup_epochs * steps_per_epoch)
 
 
@@ -127,6 +129,50 @@ def adam(
   return optax.chain(*steps)
 
 
+def lars(
+  rate: Rate | Number,
+  *,
+  momentum: Number = 0.9,
+  weight_decay: Number = 0.0,
+  trust: Number = 1e-3,
+  eps: Number = 1e-8,
+  exclude: str = r'(bias|scale)$',
+  double_rate: bool = False,
+) -> optax.GradientTransformation:
+  """SGD whose rate follows the length of each weight (LARS, You et al. 2017), as torchlars has it.
+
+  d = g + decay * p; d *= trust * |p| / (|g| + decay * |p| + eps); m = momentum * m + d; p -= rate *
+  m. The factor is 1 where |p| or |g| is 0.
+
+  Args: trust, eps: see above; decay is `weight_decay`. exclude: a regular expression; parameters
+  whose path (such as backbone/bn1/scale) it is found in have neither decay nor factor, by default
+  those that are vectors. double_rate: the gradient of these is multiplied by the rate before, and
+  the step by the rate again, as SCRL's code does. Specification scrl, section 5.
+  """
+
+  def excluded(params: optax.Params) -> optax.Params:
+    def found(path: tuple[Any, ...], _: Array) -> bool:
+      return re.search(exclude, '/'.join(str(key.key) for key in path)) is not None
+
+    return jax.tree_util.tree_map_with_path(found, params)
+
+  def included(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda found: not found, excluded(params))
+
+  def scaled(gradient: Array, parameter: Array) -> Array:
+    length, steepness = jnp.linalg.norm(parameter), jnp.linalg.norm(gradient)
+    factor = trust * length / (steepness + weight_decay * length + eps)
+    factor = jnp.where((length > 0) & (steepness > 0), factor, 1)
+    return factor * (gradient + weight_decay * parameter)
+
+  layerwise = optax.stateless(lambda updates, params: jax.tree.map(scaled, updates, params))
+  steps = [optax.masked(layerwise, included)]
+  if double_rate:
+    once = rate if callable(rate) else constant(rate)
+    steps.append(optax.masked(optax.scale_by_schedule(once), excluded))
+  return optax.chain(*steps, optax.trace(momentum), optax.scale_by_learning_rate(rate))
+
+
 class AmsgradState(NamedTuple):
   """What `scale_by_amsgrad` keeps."""
 
@@ -160,7 +206,7 @@ def scale_by_amsgrad(
   return optax.GradientTransformation(init, update)
 
 
-OPTIMISERS = {'adam': adam, 'sgd': sgd}
+OPTIMISERS = {'adam': adam, 'lars': lars, 'sgd': sgd}
 
 
 def constant(learning_rate: Number) -> Rate:

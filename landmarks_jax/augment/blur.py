@@ -1,0 +1,43 @@
+"""Blur by resizing: down and up again, two matrix products a picture (SCRL, specification scrl)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from landmarks_jax.contracts import Array
+
+FACTORS = (1.1, 1.2, 1.5)  # as published: not a Gaussian
+
+
+def resize_matrix(side: int, size: int) -> Float[np.ndarray, '{size} {side}']:
+  """Pillow's bicubic resize of a line of `side` pixels to `size`, without its rounding.
+
+  Half-pixel centres, the cubic of Keys with a = -1/2, as wide as the samples where these are larger
+  than pixels, normalised over the pixels that there are.
+  """
+  scale = side / size
+  centre = (np.arange(size)[:, None] + 0.5) * scale - 0.5
+  distance = np.abs(centre - np.arange(side)) / max(scale, 1)
+  near = (1.5 * distance - 2.5) * distance**2 + 1
+  far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+  weight = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+  return weight / weight.sum(-1, keepdims=True)
+
+
+def random_blur(
+  rng: PRNGKeyArray, image: Float[Array, 'B S S 3'], *, probability: float
+) -> Float[Array, 'B S S 3']:
+  """Shrinks some of the pictures by one of FACTORS and enlarges them again, bicubic.
+
+  Args: image: [B, S, S, 3], 0..255; clipped to that. Specification scrl, section 2.
+  """
+  rng_factor, rng_which = jax.random.split(rng)
+  count, side = image.shape[:2]
+  smaller = [int(side / factor) for factor in FACTORS]
+  ways = [resize_matrix(size, side) @ resize_matrix(side, size) for size in smaller]
+  way = jax.random.randint(rng_factor, (count,), 0, len(ways))
+  way = jnp.where(jax.random.bernoulli(rng_which, probability, (count,)), way, len(ways))
+  matrix = jnp.asarray(np.stack([*ways, np.eye(side)]), image.dtype)[way]
+  blurred = jnp.einsum('byh,bhwc->bywc', matrix, image)
+  return jnp.clip(jnp.einsum('bxw,bywc->byxc', matrix, blurred), 0, 255)

@@ -1,14 +1,16 @@
 """The features of a run, for any pictures: from its folder alone, whatever it was trained on."""
 
+import contextlib
 import importlib
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Float, UInt8
 
 from landmarks_jax import methods
@@ -131,11 +133,23 @@ def load(
     raise ValueError(f'{where} names no data.frame; say the side of the frames: frame=N')
   margin = method.get('margin', 0) if margin is None else margin
   weights = run_folder.weights(run, selected=step is None)
-  found = checkpoint.read_variables(weights, step=step)
+  with _quiet():
+    found = checkpoint.read_variables(weights, step=step)
   built, shapes = _method(config, where, max(frame, 2))
   variables = _fitted(found, shapes, where=weights)
   describer = Describer(variables, lambda given, image, size: built.describe(*given, image, size))
   return Model(describer, config, frame=frame, margin=margin)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Orbax warns that a folder is only read, which is meant."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
 def _section(config: Mapping[str, Any], name: str, where: pathlib.Path) -> dict[str, Any]:

@@ -81,8 +81,8 @@ class Pictures:
     labels: of as many pictures.
     names: of the pictures, for messages; paths and numbers if absent.
 
-  A picture that cannot be read or framed raises BadImage when it is asked for. `placed` holds the
-  box of every picture that was read.
+  A picture that cannot be read or framed raises BadImage when it is asked for. `placed` and
+  `sizes` hold the box and (width, height) of every picture that was read.
   """
 
   def __init__(
@@ -104,6 +104,7 @@ class Pictures:
     self.frame, self.crop, self._labels, self._names = frame, crop, labels, names
     self._boxes = None if boxes is None else _checked_boxes(boxes, len(self))
     self.placed: dict[int, images.Box] = {}
+    self.sizes: dict[int, tuple[int, int]] = {}
 
   def __len__(self) -> int:
     return len(self._given)
@@ -112,7 +113,7 @@ class Pictures:
     index = int(index)
     image = self.read(index)
     box = self._box(index, *image.shape[1::-1])
-    self.placed[index] = box
+    self.placed[index], self.sizes[index] = box, image.shape[1::-1]
     example = {'image': images.square_frame(image, box, self.frame), 'index': np.int32(index)}
     if self._labels is None:
       return example

@@ -1,0 +1,113 @@
+"""Learns landmarks from some labelled pictures, on the features of a run: a model for `predict`.
+
+--model is the folder of a run, --images a folder of pictures, --labels a CSV file with the header
+file,NAME_x,NAME_y,... in pixels or COCO keypoints; pictures without labels are left alone. --output
+gets the model: a folder that needs nothing else. With --boxes every picture is cut around its box,
+else --crop says what is looked at. Names that differ by left and right are each other's mirror
+image.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from landmarks_jax.cli import drafts, labelled
+
+HEADS = 'ridge', 'probe'
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options; returns `argv`."""
+  labelled.define_flags(values)
+  flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
+  what = 'CSV or COCO JSON file of landmarks, as in data.labels of configs.'
+  flags.DEFINE_string('labels', None, what, flag_values=values)
+  what = 'So many of the labelled pictures, drawn by --seed; all if absent.'
+  flags.DEFINE_integer('count', None, what, lower_bound=1, flag_values=values)
+  what = 'What errors are divided by: frame, or two landmarks with a comma between.'
+  flags.DEFINE_string('scale', 'frame', what, flag_values=values)
+  what = 'Confidence is the probability of an error below so many --scale.'
+  flags.DEFINE_float('tolerance', 0.1, what, flag_values=values)
+  what = 'ridge, in closed form, or probe, the published one: trained, and slow.'
+  flags.DEFINE_enum('head', HEADS[0], HEADS, what, flag_values=values)
+  what = 'Random warps of every labelled picture that are learned from, too.'
+  flags.DEFINE_integer('copies', 20, what, lower_bound=0, flag_values=values)
+  flags.DEFINE_integer('seed', 0, 'Of the pictures drawn and the warps.', flag_values=values)
+  return list(argv)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  given = {name: values[name].value for name in ('model', 'images', 'labels', 'output')}
+  if not all(given.values()):
+    raise ValueError('fit needs --model=RUN, --images=DIR, --labels=FILE and --output=DIR')
+  root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
+  drafts.check_new(output)
+  options = {name: values[name].value for name in ('tolerance', 'head', 'copies', 'seed')}
+  fitted = fit(
+    pathlib.Path(given['model']).expanduser(),
+    root,
+    given['labels'],
+    count=values.count,
+    scale=values.scale,
+    boxes=values.boxes,
+    crop=values.crop or 'centre',
+    **options,
+  )
+  with drafts.draft(output) as folder:
+    fitted.save(folder)
+  print(f'{_told(fitted, values.scale)}\nwritten to {output}')
+  return 0
+
+
+def fit(
+  run: pathlib.Path,
+  root: pathlib.Path,
+  labels: str,
+  *,
+  count: int | None,
+  scale: str,
+  boxes: str | None,
+  seed: int,
+  **options: Any,
+) -> Any:
+  """The `LandmarkModel`; options: of `fit_landmarks`."""
+  import numpy as np  # late: heavy
+
+  from landmarks_jax import api
+  from landmarks_jax.data import folder
+  from landmarks_jax.evaluation import few_shot
+
+  table = labelled.read_labels(root, labels)
+  size = labelled.pair(scale, table.names)
+  files = sorted(table.points)
+  if count is not None:
+    files = [files[i] for i in few_shot.draw_labels(len(files), count, 0, seed=seed)]
+  absent = [file for file in files if not (root / file).is_file()]
+  if absent:
+    raise FileNotFoundError(f'{table.path}: there is no picture {absent[0]!r} in {root}')
+  around = labelled.rows_of(files, labelled.read_boxes(root, boxes), boxes)
+  return api.fit_landmarks(
+    api.load(run),
+    [root / file for file in files],
+    np.stack([table.points[file] for file in files]),
+    names=table.names,
+    flip_pairs=folder.flip_pairs(table.names),
+    skeleton=table.skeleton,
+    boxes=around,
+    scale=size,
+    seed=seed,
+    **options,
+  )
+
+
+def _told(fitted: Any, scale: str) -> str:
+  count, landmarks = len(fitted.learned_from), len(fitted.names)
+  told = f'{landmarks} landmarks learned from {count} pictures'
+  measured = fitted.confidence
+  if measured is None:
+    return f'{told}; too few for a confidence'
+  share = f'an error below {measured.tolerance:g} of {scale}'
+  return f'{told}; confidence is the probability of {share}, by {measured.pictures} held out'

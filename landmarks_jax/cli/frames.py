@@ -1,0 +1,103 @@
+"""Writes the frames of a dataset as PNG files, with their landmarks in labels.csv.
+
+NAME is a dataset; `frames NAME --help` lists its own options, such as --path=DIR, --split=test or
+--frame=200. DIR of --output gets 000000.png, ... and, where the set has landmarks, labels.csv with
+the header file,NAME_x,NAME_y,...: a folder that `fit`, `predict`, `audit` and data/folder.py read.
+"""
+
+import inspect
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import drafts
+from landmarks_jax.data import source as sources
+
+POSITIONAL = 'NAME'
+LABELS = 'labels.csv'
+INTERVAL = 5.0  # seconds between reports
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options, and those of the dataset that is named; returns `argv`."""
+  known = sources.available()
+  flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
+  flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
+  what = 'At most so many frames, evenly apart.'
+  flags.DEFINE_integer('most', None, what, lower_bound=1, flag_values=values)
+  for name in [argument for argument in argv if argument in known][:1]:
+    for key, parameter in _parameters(name).items():
+      usual = '' if parameter.default is parameter.empty else f'; {parameter.default} if absent'
+      what = f'As in data.{key} of configs{usual}.'
+      flags.DEFINE_string(key, None, what, flag_values=values)
+  return list(argv)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  name, known = values.NAME, sources.available()
+  if name not in known:
+    near = configs.hint(name, known)
+    raise ValueError(f'no dataset {name!r}{near}; there are: {", ".join(known)}')
+  if not values.output:
+    raise ValueError(f'frames {name} needs --output=DIR')
+  output = pathlib.Path(values.output).expanduser()
+  drafts.check_new(output)
+  options = {
+    key: configs.typed(f'--{key}', configs.Text(values[key].value), parameter.annotation)
+    for key, parameter in _parameters(name).items()
+    if key in values and values[key].value is not None
+  }
+  source = sources.open_source(name, **options)
+  with drafts.draft(output) as folder:
+    folder.mkdir()
+    told = write(source, folder, most=values.most)
+  print(f'{told} written to {output}')
+  return 0
+
+
+def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
+  """Writes the frames of a source and their landmarks; says how many."""
+  import numpy as np  # late: heavy
+  from PIL import Image
+
+  from landmarks_jax.geometry import coords
+  from landmarks_jax.interop import landmark_csv
+  from landmarks_jax.runtime import logs
+
+  total = len(source)
+  rows = range(total) if most is None else sources.evenly_apart(total, most).tolist()
+  points, bad = {}, 0
+  began = told = time.monotonic()
+  for done, row in enumerate(rows, start=1):
+    try:
+      example = source[row]
+    except sources.BadImage as error:
+      print(f'warning: left out: {error}', file=sys.stderr)
+      bad += 1
+      continue
+    image, file = example['image'], f'{row:06}.png'
+    Image.fromarray(image).save(folder / file, compress_level=1)
+    if 'points' in example:
+      pixels = coords.to_pixels(example['points'], width=image.shape[1], height=image.shape[0])
+      inside = (np.abs(pixels - (len(image) - 1) / 2) <= len(image) / 2).all(-1)
+      points[file] = np.where((example['visible'] & inside)[:, None], pixels, np.nan)
+    if time.monotonic() - told > INTERVAL:
+      told = time.monotonic()
+      print(logs.pictures_done(done, len(rows), done, told - began), flush=True)
+  if points:
+    landmark_csv.write(folder / LABELS, source.info.names, points)
+  left = f' ({bad} could not be read)' if bad else ''
+  return f'{len(rows) - bad:,} of {total:,} frames{left}' + (
+    f' with {len(source.info.names)} landmarks' if points else ''
+  )
+
+
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
+  parameters = inspect.signature(sources.source_function(name)).parameters
+  return {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}

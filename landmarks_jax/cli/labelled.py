@@ -1,0 +1,67 @@
+"""A folder of pictures with labels or boxes, as the commands `fit` and `predict` are given them."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+CROPS = 'centre', 'pad', 'squash'  # as in data/folder.py, which is heavy to import
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Declares the options of both."""
+  flags.DEFINE_string('images', None, 'Folder of pictures.', flag_values=values)
+  flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
+  what = 'CSV file with the header file,x0,y0,x1,y1: where the object is, in pixels.'
+  flags.DEFINE_string('boxes', None, what, flag_values=values)
+  what = 'Square of a picture without boxes: centre, pad (all of it) or squash.'
+  flags.DEFINE_enum('crop', None, CROPS, what, flag_values=values)
+
+
+def read_labels(root: pathlib.Path, labels: str) -> Any:
+  """`interop.landmark_csv.Labels` from a CSV or COCO file, below `root` or as given."""
+  from landmarks_jax.data import folder  # late: heavy
+
+  table = folder.read_labels(root, labels)
+  if not table.points:
+    raise ValueError(f'{table.path} labels no picture')
+  return table
+
+
+def read_boxes(root: pathlib.Path, boxes: str | None) -> dict[str, Any] | None:
+  """Boxes by picture, from a CSV file below `root` or as given; None where there are none."""
+  from landmarks_jax.interop import box_csv  # late: heavy
+
+  if boxes is None:
+    return None
+  given = pathlib.Path(boxes).expanduser()
+  for path in (root / given, given):
+    if path.is_file():
+      return box_csv.read(path)
+  raise FileNotFoundError(f'--boxes={boxes}: there is no file {root / given} and no {given}')
+
+
+def rows_of(
+  files: Sequence[str], boxes: dict[str, Any] | None, what: str | None
+) -> Float[np.ndarray, 'N 4'] | None:
+  """The boxes of some pictures, in their order. Raises ValueError for one without."""
+  if boxes is None:
+    return None
+  without = [file for file in files if file not in boxes]
+  if without:
+    raise ValueError(f'{what} has no box for {len(without)} of {len(files)} pictures: {without[0]}')
+  return np.array([boxes[file] for file in files], np.float64)
+
+
+def pair(text: str, names: Sequence[str]) -> tuple[int, int] | str:
+  """'frame', or the numbers of the two landmarks named in 'A,B'."""
+  if text == 'frame':
+    return text
+  for i, first in enumerate(names):
+    for k, second in enumerate(names):
+      if i != k and text == f'{first},{second}':
+        return i, k
+  raise ValueError(f'--scale={text}: expected frame, or two of: {", ".join(names)}; as in A,B')

@@ -1,0 +1,137 @@
+"""Finds points of one picture in another by the features of a run, and checks each: the way back.
+
+A and B are pictures. --points is a CSV file of landmarks (file,NAME_x,NAME_y,...) or COCO keypoints
+with a row for A; without it, points whose matches lead back to them are chosen. --output gets
+matches.png, both pictures with the points on them, and matches.json. A point whose way back ends
+more than a twentieth of the picture away is drawn as a ring: doubtful.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from landmarks_jax.cli import drafts, labelled
+
+POSITIONAL = 'A', 'B'
+PICTURE, LIST = 'matches.png', 'matches.json'
+DOUBTFUL = 0.05  # of the longer side of A
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options; returns `argv`."""
+  flags.DEFINE_string('A', None, 'The picture with the points.', flag_values=values)
+  flags.DEFINE_string('B', None, 'The picture in which they are found.', flag_values=values)
+  flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
+  what = 'CSV or COCO JSON file with landmarks of A; chosen by themselves if absent.'
+  flags.DEFINE_string('points', None, what, flag_values=values)
+  what = 'At most so many points, where they are chosen.'
+  flags.DEFINE_integer('count', 12, what, lower_bound=1, flag_values=values)
+  what = 'Folder that is made; match_A_B here, of the names of the pictures, if absent.'
+  flags.DEFINE_string('output', None, what, flag_values=values)
+  what = 'Square of a picture: centre, pad (all of it) or squash.'
+  flags.DEFINE_enum('crop', 'centre', labelled.CROPS, what, flag_values=values)
+  what = (
+    'Pixels on each side of the square that the network does not see; as in training if absent.'
+  )
+  flags.DEFINE_integer('margin', None, what, lower_bound=0, flag_values=values)
+  what = 'Positions a side that are compared.'
+  flags.DEFINE_integer('size', 96, what, lower_bound=2, flag_values=values)
+  return list(argv)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  if not values.model:
+    raise ValueError('match needs --model=RUN, the folder of a run')
+  first, second = (pathlib.Path(values[name].value).expanduser() for name in POSITIONAL)
+  output = values.output or f'match_{first.stem}_{second.stem}'
+  output = pathlib.Path(output).expanduser()
+  drafts.check_new(output)
+  given = None if values.points is None else _points(first, values.points)
+  match(
+    first,
+    second,
+    pathlib.Path(values.model).expanduser(),
+    output,
+    given=given,
+    count=values.count,
+    margin=values.margin,
+    crop=values.crop,
+    size=values.size,
+  )
+  return 0
+
+
+def match(
+  first: pathlib.Path,
+  second: pathlib.Path,
+  model: pathlib.Path,
+  output: pathlib.Path,
+  *,
+  given: dict[str, Any] | None,
+  count: int,
+  margin: int | None,
+  **options: Any,
+) -> None:
+  """Writes the matches and tells how many lead back.
+
+  given: points of the first picture by name. options: of `landmarks_jax.match`.
+  """
+  import numpy as np  # late: heavy
+  from PIL import Image
+
+  from landmarks_jax import api
+  from landmarks_jax.data import images
+  from landmarks_jax.inference.matching import consistent_points
+  from landmarks_jax.report import overlay
+
+  loaded = api.load(model, margin=margin)
+  pictures = [images.read(path, rotate=True) for path in (first, second)]
+  if given is None:
+    points, found = consistent_points(loaded, *pictures, count=count, **options)
+    names = [str(k + 1) for k in range(len(points))]
+  else:
+    names, points = list(given), np.stack(list(given.values()))
+    found = api.match(loaded, *pictures, points, **options)
+  doubtful = found.cycle > DOUBTFUL * max(pictures[0].shape[:2])
+  drawn = overlay.matches(*pictures, points, found.points, names=names, doubtful=doubtful.tolist())
+  listed = [
+    {
+      'name': name,
+      'a': [round(v, 3) for v in points[k].tolist()],
+      'b': [round(v, 3) for v in found.points[k].tolist()],
+      'similarity': round(float(found.similarity[k]), 4),
+      'cycle_pixels': round(float(found.cycle[k]), 3),
+    }
+    for k, name in enumerate(names)
+  ]
+  score = 100 * float(1 - doubtful.mean())
+  data = {'a': str(first), 'b': str(second), 'consistent_percent': score, 'matches': listed}
+  with drafts.draft(output) as folder:
+    folder.mkdir()
+    Image.fromarray(drawn).save(folder / PICTURE)
+    text = json.dumps(data, indent=2, ensure_ascii=False) + '\n'
+    (folder / LIST).write_text(text, encoding='utf-8', errors='backslashreplace')
+  print(
+    f'{len(names)} points, {score:.0f} % lead back to where they came from, in the middle '
+    f'{np.median(found.cycle):.1f} pixels away; written to {output}'
+  )
+
+
+def _points(picture: pathlib.Path, file: str) -> dict[str, Any]:
+  """The visible landmarks of a picture, by name."""
+  import numpy as np  # late: heavy
+
+  table = labelled.read_labels(picture.parent, file)
+  rows = [row for row in table.points if pathlib.PurePosixPath(row).name == picture.name]
+  if len(rows) != 1:
+    told = 'no picture' if not rows else f'{len(rows)} pictures'
+    raise ValueError(f'{table.path} has {told} of the name {picture.name}')
+  named = dict(zip(table.names, table.points[rows[0]], strict=True))
+  found = {name: point for name, point in named.items() if np.isfinite(point).all()}
+  if not found:
+    raise ValueError(f'{table.path}: no landmark of {rows[0]} is visible')
+  return found

@@ -1,0 +1,250 @@
+"""Finds landmarks in a folder of pictures with a model that `fit` made.
+
+--output gets landmarks.csv, which reads as labels; landmarks.json, the same as COCO keypoints with
+their confidence; confidence.csv; and in the folder overlays pictures with the landmarks on them,
+red for no confidence to green for full. A landmark outside its picture is left empty. A picture
+that cannot be read is left out and listed in skipped.csv. With --labels, the truth about some of
+the pictures, errors and a table of reliability are told and written to scores.json: of those that
+the model did not learn from. Ctrl-C keeps what was found.
+"""
+
+import csv
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from landmarks_jax.cli import drafts, labelled
+
+LANDMARKS, COCO, CONFIDENCE = 'landmarks.csv', 'landmarks.json', 'confidence.csv'
+SKIPPED, SCORES, OVERLAYS = 'skipped.csv', 'scores.json', 'overlays'
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options; returns `argv`."""
+  labelled.define_flags(values)
+  flags.DEFINE_string('model', None, 'Folder that `fit` made.', flag_values=values)
+  what = 'CSV or COCO JSON file of true landmarks, to be scored by.'
+  flags.DEFINE_string('labels', None, what, flag_values=values)
+  what = 'At most so many pictures with the landmarks on them, evenly apart; -1 for all.'
+  flags.DEFINE_integer('overlays', 100, what, lower_bound=-1, flag_values=values)
+  what = 'Pictures at once.'
+  flags.DEFINE_integer('batch_size', 64, what, lower_bound=1, flag_values=values)
+  return list(argv)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  given = {name: values[name].value for name in ('model', 'images', 'output')}
+  if not all(given.values()):
+    raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
+  root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
+  drafts.check_new(output)
+  prediction = Prediction(
+    pathlib.Path(given['model']).expanduser(),
+    root,
+    output,
+    labels=values.labels,
+    boxes=values.boxes,
+    crop=values.crop,
+    overlays=values.overlays,
+  )
+  try:
+    prediction(batch_size=values.batch_size)
+  except KeyboardInterrupt:
+    if prediction.points:
+      print(f'\ninterrupted; {prediction.write()}', file=sys.stderr)
+      return 130
+    raise
+  print(prediction.write())
+  prediction.score()
+  return 0
+
+
+class Prediction:
+  """Landmarks of a folder of pictures, and what is written of them."""
+
+  def __init__(
+    self,
+    model: pathlib.Path,
+    root: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    labels: str | None,
+    boxes: str | None,
+    crop: str | None,
+    overlays: int,
+  ) -> None:
+    from landmarks_jax import api  # late: heavy
+    from landmarks_jax.data import folder, pipeline
+    from landmarks_jax.data.source import evenly_apart
+
+    self.output, self.model = output, api.load_landmarks(model)
+    self.files, around = list(folder.find(root)), labelled.read_boxes(root, boxes)
+    if around is not None:
+      self.files = [file for file in self.files if file in around]
+    if not self.files:
+      raise ValueError(f'{boxes} has no box for any picture in {root}')
+    self.truth = None if labels is None else self._labels(labelled.read_labels(root, labels))
+    self.pictures = self.model.model.pictures(
+      [root / file for file in self.files],
+      crop=crop or self.model.crop,
+      boxes=labelled.rows_of(self.files, around, boxes),
+      labels=self.truth,
+    )
+    count = len(self.files)
+    self.bad = pipeline.BadImages(count, 'skip', _tell, most=1.0)
+    self.source = pipeline.Reporting(self.pictures, self.bad)
+    shown = range(count) if overlays < 0 else evenly_apart(count, overlays) if overlays else ()
+    self.shown = {int(i) for i in shown}
+    self.points: dict[str, Any] = {}
+    self.confidence: dict[str, Any] = {}
+    self.sizes: dict[str, tuple[int, int]] = {}
+    self.outside, self.scored = 0, []
+
+  def __call__(self, *, batch_size: int) -> None:
+    """Finds them."""
+    for batch, points, evidence in self.model.look(self.source, batch_size=batch_size):
+      confidence = self.model.judge(evidence)
+      if self.truth is not None:
+        self.scored.append(self._scored(batch, points, confidence))
+      for row, normalised, sure in zip(batch.index.tolist(), points, confidence, strict=True):
+        self._keep(row, self.pictures.to_pixels(row, normalised), sure)
+
+  def write(self) -> str:
+    """Writes what was found and says what it is."""
+    from landmarks_jax.interop import coco, landmark_csv  # late: heavy
+
+    self.output.mkdir(parents=True, exist_ok=True)
+    landmark_csv.write(self.output / LANDMARKS, self.model.names, self.points)
+    more = {'confidence': self.confidence, 'skeleton': self.model.skeleton}
+    coco.write(self.output / COCO, self.model.names, self.points, self.sizes, **more)
+    rows = [[file, *(f'{c:.4f}' for c in sure)] for file, sure in self.confidence.items()]
+    self._table(CONFIDENCE, ['file', *self.model.names], rows)
+    told = f'{len(self.points):,} of {len(self.files):,} pictures'
+    if self.bad.found:
+      rows = [[self.files[i], error.reason] for i, error in sorted(self.bad.found.items())]
+      self._table(SKIPPED, ['file', 'reason'], rows)
+      told += f'; {len(rows):,} could not be read, see {SKIPPED}'
+    if self.outside:
+      told += f'; {self.outside:,} landmarks are outside their picture and left empty'
+    return f'{told}; written to {self.output}'
+
+  def score(self) -> dict[str, Any] | None:
+    """Tells and writes the errors and the reliability, where there are labels."""
+    if self.truth is None:
+      return None
+    from landmarks_jax import metrics  # late: heavy
+
+    predictions, learned = self._gathered()
+    if predictions is None:
+      print(f'no labelled picture is left to be scored; {learned} were learned from')
+      return None
+    measured, scale = self.model.confidence, self.model.scale
+    tolerance = 0.1 if measured is None else measured.tolerance
+    unit = scale if isinstance(scale, str) else ' to '.join(self.model.names[i] for i in scale)
+    distances = metrics.normalised_distances(predictions)
+    known = distances[distances == distances]
+    scores = {
+      'pictures': len(predictions.points),
+      'learned_from': learned,
+      'error_percent': metrics.inter_ocular_error(predictions),
+      'tolerance': tolerance,
+      'below_tolerance': float((known < tolerance).mean()),
+    }
+    print(
+      f'{scores["pictures"]:,} labelled pictures that were not learned from: error '
+      f'{scores["error_percent"]:.2f} % of {unit}; {100 * scores["below_tolerance"]:.1f} % of '
+      f'the landmarks below {100 * tolerance:g} %'
+    )
+    if measured is not None:
+      bins, gap = metrics.reliability(predictions, tolerance=tolerance)
+      scores |= {'reliability': [one._asdict() for one in bins], 'calibration_error': gap}
+      print('\nconfidence   landmarks   claimed   observed')
+      for one in bins:
+        told = f'{one.count:13,}{one.confidence:10.2f}{one.observed:11.2f}'
+        print(f'{one.low:.1f} to {one.high:.1f}{told}')
+      print(f'claimed and observed differ by {gap:.3f} in the mean')
+    (self.output / SCORES).write_text(json.dumps(scores, indent=2) + '\n')
+    return scores
+
+  def _labels(self, table: Any) -> Any:
+    """The truth about all pictures; those without any have no visible landmark."""
+    import numpy as np  # late: heavy
+
+    from landmarks_jax.inference.pictures import Labels
+
+    absent = [name for name in self.model.names if name not in table.names]
+    if absent:
+      raise ValueError(f'{table.path} has no landmark {absent[0]!r}, which the model finds')
+    order = [table.names.index(name) for name in self.model.names]
+    nothing = np.full((len(table.names), 2), np.nan)
+    points = np.stack([table.points.get(file, nothing)[order] for file in self.files])
+    if not np.isfinite(points).any():
+      raise ValueError(f'{table.path} labels none of the pictures')
+    return Labels.of(points, names=self.model.names, scale=self.model.scale)
+
+  def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
+    """One picture's landmarks, and its overlay if it is among those to be shown."""
+    import numpy as np  # late: heavy
+    from PIL import Image
+
+    from landmarks_jax.report import overlay
+
+    file = self.files[row]
+    width, height = self.pictures.sizes[row]
+    inside = ((pixels >= -0.5) & (pixels <= [width - 0.5, height - 0.5])).all(-1)
+    if row in self.shown:
+      target = None
+      if self.truth is not None:
+        target = np.where(self.truth.visible[row][:, None], self.truth.points[row], np.nan)
+      drawn = overlay.landmarks(
+        self.pictures.read(row),
+        pixels,
+        names=self.model.names,
+        confidence=confidence,
+        target=target,
+      )
+      path = self.output / OVERLAYS / (file if file.endswith('.png') else f'{file}.png')
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(drawn).save(path)
+    self.outside += int((~inside).sum())
+    self.sizes[file], self.confidence[file] = (width, height), confidence
+    self.points[file] = np.where(inside[:, None], pixels, np.nan)
+
+  def _scored(self, batch: Any, points: Any, confidence: Any) -> tuple[Any, Any]:
+    """The labelled pictures of a batch as Predictions, and which of them were learned from."""
+    import numpy as np  # late: heavy
+
+    from landmarks_jax.contracts import Predictions
+    from landmarks_jax.inference.fitting import checksum
+
+    usable = np.nan_to_num(batch.scale) > 0
+    visible = batch.visible & usable[:, None]
+    scale = np.where(usable, batch.scale, 1)
+    given = Predictions(points, batch.points, visible, scale, batch.index, confidence)
+    learned = np.array([checksum(frame) in self.model.learned_from for frame in batch.image], bool)
+    return given, learned
+
+  def _gathered(self) -> tuple[Any, int]:
+    """Predictions of all labelled pictures that were not learned from; how many were."""
+    import jax  # late: heavy
+    import numpy as np
+
+    given, learned = zip(*self.scored, strict=True)
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *given)
+    learned, labelled = np.concatenate(learned), whole.visible.any(1)
+    rest, count = labelled & ~learned, int((labelled & learned).sum())
+    return (jax.tree.map(lambda x: x[rest], whole) if rest.any() else None), count
+
+  def _table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    path = self.output / name
+    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
+      csv.writer(file).writerows([header, *rows])
+
+
+def _tell(line: str) -> None:
+  print(f'warning: {line}', file=sys.stderr, flush=True)

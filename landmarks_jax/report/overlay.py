@@ -1,0 +1,108 @@
+"""Landmarks and matches drawn on whole pictures of any size, with names and confidence."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+LEAST, MOST = 480, 1600  # the longer side of a drawing in pixels
+NAMED = 12  # more landmarks than these are drawn without their names
+UNKNOWN = 90, 170, 255  # colour of what has no confidence
+
+
+def landmarks(
+  image: UInt8[np.ndarray, 'H W 3'],
+  points: Float[np.ndarray, 'K 2'],
+  *,
+  names: Sequence[str],
+  confidence: Float[np.ndarray, ' K'] | None = None,
+  target: Float[np.ndarray, 'K 2'] | None = None,
+) -> UInt8[np.ndarray, 'height width 3']:
+  """A picture with predicted landmarks as dots, red for no confidence to green for full.
+
+  Args: points, target: in pixels of the picture, nan where there is none. Up to NAMED landmarks
+  have their name and confidence beside them. The true place is a white ring, joined to its dot.
+  """
+  sheet = _Sheet(image)
+  for k, point in enumerate(points):
+    if target is not None and np.isfinite(target[k]).all():
+      sheet.line(target[k], point)
+      sheet.ring(target[k])
+  for k, point in enumerate(points):
+    known = confidence is not None and np.isfinite(confidence[k])
+    sheet.dot(point, _colour(float(confidence[k])) if known else UNKNOWN)
+    if len(names) <= NAMED:
+      sheet.label(point, names[k] + (f' {confidence[k]:.2f}' if known else ''))
+  return np.asarray(sheet.picture)
+
+
+def matches(
+  first: UInt8[np.ndarray, 'H W 3'],
+  second: UInt8[np.ndarray, 'H2 W2 3'],
+  points: Float[np.ndarray, 'K 2'],
+  matched: Float[np.ndarray, 'K 2'],
+  *,
+  names: Sequence[str],
+  doubtful: Sequence[bool],
+) -> UInt8[np.ndarray, 'height width 3']:
+  """Two pictures side by side, at one height; each point has its colour and name in both.
+
+  Args: points: in pixels of the first. matched: of the second. doubtful: those drawn as rings.
+  """
+  height = int(np.clip(max(first.shape[0], second.shape[0]), LEAST, MOST))
+  sheets = [_Sheet(image, height=height) for image in (first, second)]
+  for k, name in enumerate(names):
+    colour = ImageColor.getrgb(f'hsv({360 * k / len(names):.0f}, 90%, 100%)')
+    for sheet, point in zip(sheets, (points[k], matched[k]), strict=True):
+      (sheet.ring if doubtful[k] else sheet.dot)(point, colour)
+      sheet.label(point, name)
+  return np.concatenate([np.asarray(sheet.picture) for sheet in sheets], axis=1)
+
+
+def _colour(confidence: float) -> tuple[int, ...]:
+  return ImageColor.getrgb(f'hsv({120 * np.clip(confidence, 0, 1):.0f}, 90%, 100%)')
+
+
+class _Sheet:
+  """A picture, enlarged or reduced, on which points in its own pixels are marked."""
+
+  def __init__(self, image: UInt8[np.ndarray, 'H W 3'], *, height: int | None = None) -> None:
+    longer = max(image.shape[:2])
+    self._zoom = (
+      np.clip(longer, LEAST, MOST) / longer if height is None else height / image.shape[0]
+    )
+    size = [min(max(1, round(side * self._zoom)), 4 * MOST) for side in image.shape[1::-1]]
+    self.picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    self._pen = ImageDraw.Draw(self.picture)
+    self._radius = max(2, max(size) // 160)
+    self._font = ImageFont.load_default(size=max(11, max(size) // 48))
+
+  def dot(self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...]) -> None:
+    self._pen.ellipse(self._around(point), fill=colour, outline=(0, 0, 0))
+
+  def ring(self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...] = (255, 255, 255)) -> None:
+    self._pen.ellipse(self._around(point), outline=colour, width=2)
+
+  def line(self, start: Float[np.ndarray, ' 2'], end: Float[np.ndarray, ' 2']) -> None:
+    self._pen.line([self._place(start), self._place(end)], fill=(255, 255, 255))
+
+  def label(self, point: Float[np.ndarray, ' 2'], text: str) -> None:
+    """Beside the point; on its left where the picture ends."""
+    text = ' '.join(text.encode('utf-8', 'replace').decode().split())
+    x, y = self._place(point)
+    away, width = self._radius + 3, self._pen.textlength(text, font=self._font)
+    right = x + away + width < self.picture.width or x - away - width < 0
+    place = (x + away, y) if right else (x - away, y)
+    anchor = 'lm' if right else 'rm'
+    outline = {'stroke_width': 2, 'stroke_fill': (0, 0, 0)}
+    self._pen.text(place, text, font=self._font, anchor=anchor, fill=(255, 255, 255), **outline)
+
+  def _around(self, point: Float[np.ndarray, ' 2']) -> tuple[int, int, int, int]:
+    x, y = self._place(point)
+    return x - self._radius, y - self._radius, x + self._radius, y + self._radius
+
+  def _place(self, point: Float[np.ndarray, ' 2']) -> tuple[int, int]:
+    # Pixel p of the picture is drawn at (p + .5) * zoom - .5 of the enlarged one.
+    x, y = (np.asarray(point, float) + 0.5) * self._zoom - 0.5
+    return round(float(x)), round(float(y))  # Pillow would truncate

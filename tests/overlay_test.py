@@ -1,0 +1,85 @@
+"""Drawings on whole pictures: marks at their pixels, whatever the size and the names."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from landmarks_jax.report import overlay
+
+
+def changed(drawn, image):
+  """Where a drawing is not the picture, enlarged."""
+  size = drawn.shape[1::-1]
+  plain = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+  return (drawn != plain).any(-1)
+
+
+@pytest.mark.parametrize(('width', 'height'), [(100, 60), (37, 81), (3000, 1000), (480, 480)])
+def test_a_dot_is_where_its_pixel_is(width, height):
+  image = np.full((height, width, 3), 90, np.uint8)
+  point = np.array([[width * 0.7, height * 0.25]])
+  many = [str(k) for k in range(overlay.NAMED + 1)]  # no names: the dot alone
+  drawn = overlay.landmarks(image, point, names=many)
+  assert overlay.LEAST <= max(drawn.shape[:2]) <= overlay.MOST
+  assert drawn.shape[1] / drawn.shape[0] == pytest.approx(width / height, rel=0.02)
+  rows, columns = np.nonzero(changed(drawn, image))
+  zoom = drawn.shape[1] / width
+  expected = (point[0] + 0.5) * zoom - 0.5
+  np.testing.assert_allclose([columns.mean(), rows.mean()], expected, atol=1)
+
+
+def test_confidence_is_a_colour_from_red_to_green():
+  image = np.zeros((480, 480, 3), np.uint8)
+  points = np.array([[100.0, 100], [200, 100], [300, 100], [400, 100]])
+  given = np.array([0.0, 0.5, 1.0, np.nan])
+  many = [str(k) for k in range(overlay.NAMED + 1)]
+  drawn = overlay.landmarks(image, points, names=many, confidence=given)
+  low, middle, high, unknown = (drawn[100, x].astype(int) for x in (100, 200, 300, 400))
+  assert low[0] > 200 > 60 > low[1]
+  assert min(middle[:2]) > 200 > 60 > middle[2]
+  assert high[1] > 200 > 60 > high[0]
+  assert tuple(unknown) == overlay.UNKNOWN
+
+
+def test_the_truth_is_a_ring_joined_to_its_dot():
+  image = np.zeros((480, 480, 3), np.uint8)
+  many = [str(k) for k in range(overlay.NAMED + 1)]
+  points, target = np.array([[100.0, 100]]), np.array([[300.0, 100]])
+  drawn = overlay.landmarks(image, points, names=many, target=target)
+  assert (drawn[100, 150:290] == 255).all()
+  hidden = overlay.landmarks(image, points, names=many, target=target * np.nan)
+  assert not changed(hidden, image)[:, 150:].any()
+
+
+@pytest.mark.parametrize(
+  'name', ['<b>"&\'', '鼻', '😀 nose', 'two\nlines', '\udcff', 'x' * 300, '']
+)
+def test_any_name_is_drawn(name):
+  image = np.zeros((60, 90, 3), np.uint8)
+  points = np.array([[85.0, 30]])
+  drawn = overlay.landmarks(image, points, names=[name], confidence=np.array([0.5]))
+  assert changed(drawn, image).sum() > 20
+
+
+def test_a_name_near_the_border_stands_on_the_other_side():
+  image = np.zeros((480, 480, 3), np.uint8)
+  drawn = overlay.landmarks(image, np.array([[460.0, 100]]), names=['a long name'])
+  assert changed(drawn, image)[:, :440].any()
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 900), (700, 2)])
+def test_pictures_of_any_shape(shape):
+  image = np.zeros((*shape, 3), np.uint8)
+  overlay.landmarks(image, np.zeros((1, 2)), names=['a'])
+  overlay.matches(image, image, np.zeros((1, 2)), np.zeros((1, 2)), names=['a'], doubtful=[True])
+
+
+def test_matches_stand_side_by_side_in_the_same_colour():
+  first, second = np.zeros((480, 300, 3), np.uint8), np.zeros((240, 200, 3), np.uint8)
+  points, matched = np.array([[50.0, 100], [200, 300]]), np.array([[20.0, 50], [100, 150]])
+  drawn = overlay.matches(first, second, points, matched, names=['1', '2'], doubtful=[False, True])
+  assert drawn.shape == (480, 300 + 400, 3)
+  sure = drawn[100, 50].tolist()
+  assert max(sure) > 200
+  assert drawn[101, 300 + 41].tolist() == sure  # pixel p of the second is at 2 p + .5
+  assert drawn[300, 200].tolist() == [0, 0, 0]  # a ring is empty

@@ -1,0 +1,275 @@
+"""The commands that people use trained weights with: frames, fit, predict, match."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from fitting_test import NAMES, face, model_of
+from PIL import Image
+
+from landmarks_jax.cli import match as match_command
+from landmarks_jax.cli.main import main
+from landmarks_jax.data import folder
+from landmarks_jax.inference import landmark_model
+from landmarks_jax.inference.model import Model
+from landmarks_jax.interop import coco, landmark_csv
+
+SCALE = '--scale=left eye,right eye'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def planted():
+  """RUN is a network whose features are the landmarks' own colours; saved models hold it."""
+  with pytest.MonkeyPatch.context() as patch:
+    load = lambda *_, frame=None, margin=None: model_of(1)  # noqa: E731
+    patch.setattr('landmarks_jax.api.load', load)
+    patch.setattr(landmark_model, 'load', load)
+    patch.setattr(Model, 'save', lambda self, folder: folder.mkdir())
+    yield
+
+
+def write(root, numbers):
+  root.mkdir(parents=True)
+  points = {}
+  for i in numbers:
+    image, points[f'{i:03}.png'] = face(i)
+    Image.fromarray(image).save(root / f'{i:03}.png')
+  landmark_csv.write(root / 'labels.csv', NAMES, points)
+  return points
+
+
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+  """A folder with train (12 labelled pictures), test (9) and the model M fitted to ten of them."""
+  root = tmp_path_factory.mktemp('mine')
+  write(root / 'train', range(12))
+  write(root / 'test', range(100, 109))
+  arguments = ['--model=RUN', f'--images={root}/train', '--labels=labels.csv', '--count=10', SCALE]
+  assert run('fit', *arguments, '--copies=2', f'--output={root}/M') == 0
+  return root
+
+
+def run(*arguments):
+  return main(['x', *arguments])
+
+
+@pytest.fixture(scope='module')
+def predicted(mine):
+  options = f'--model={mine}/M', f'--images={mine}/test', '--labels=labels.csv'
+  assert run('predict', *options, f'--output={mine}/out', '--overlays=4') == 0
+  return mine / 'out'
+
+
+def test_predictions_are_read_back_as_labels(mine, predicted):
+  found = landmark_csv.read(predicted / 'landmarks.csv')
+  assert found.names == NAMES
+  truth = landmark_csv.read(mine / 'test/labels.csv')
+  assert set(found.points) == set(truth.points)
+  for file, points in truth.points.items():
+    scale = np.linalg.norm(points[0] - points[1])
+    assert np.linalg.norm(found.points[file] - points, axis=-1).max() < 0.35 * scale
+  labels = str(predicted / 'landmarks.csv')
+  source = folder.source(str(mine / 'test'), labels=labels, frame=36)
+  assert len(source) == 9
+  assert source[0]['visible'].all()
+  as_coco = coco.read(predicted / 'landmarks.json')
+  assert as_coco.names == NAMES
+  for file, points in found.points.items():
+    np.testing.assert_allclose(as_coco.points[file], points, atol=1e-3)
+
+
+def test_confidence_and_overlays_are_beside_them(mine, predicted):
+  with (predicted / 'confidence.csv').open(newline='', encoding='utf-8') as file:
+    header, *rows = csv.reader(file)
+  assert header == ['file', *NAMES]
+  assert len(rows) == 9
+  assert all(0 <= float(c) <= 1 for row in rows for c in row[1:])
+  annotations = json.loads((predicted / 'landmarks.json').read_text())['annotations']
+  assert annotations[0]['confidence'] == [float(c) for c in rows[0][1:]]
+  shown = sorted(path.name for path in (predicted / 'overlays').iterdir())
+  assert len(shown) == 4
+  assert shown[0] == '100.png'
+  assert max(Image.open(predicted / 'overlays/100.png').size) >= 480
+
+
+def test_scores_are_of_pictures_that_were_not_learned_from(mine, predicted, tmp_path, capsys):
+  scores = json.loads((predicted / 'scores.json').read_text())
+  assert scores['pictures'] == 9
+  assert scores['learned_from'] == 0
+  assert scores['error_percent'] < 15
+  assert sum(one['count'] for one in scores['reliability']) == 27
+  options = f'--model={mine}/M', f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
+  assert run('predict', *options, f'--output={tmp_path}/again') == 0
+  again = json.loads((tmp_path / 'again/scores.json').read_text())
+  assert (again['pictures'], again['learned_from']) == (2, 10)
+  out = capsys.readouterr().out
+  assert '2 labelled pictures that were not learned from: error' in out
+  assert 'confidence   landmarks   claimed   observed' in out
+  assert not (tmp_path / 'again/overlays').exists()
+
+
+def test_bad_pictures_are_skipped_counted_and_listed(mine, tmp_path, capsys):
+  pictures = tmp_path / 'pictures'
+  pictures.mkdir()
+  names = ['ok <b>"ü".png', 'grey.png', 'clear.png', 'one.png', 'turned.jpg', 'text.png', 'cut.png']
+  image, _ = face(200)
+  Image.fromarray(image).save(pictures / names[0])
+  Image.fromarray(image).convert('L').save(pictures / 'grey.png')
+  Image.fromarray(image).convert('RGBA').save(pictures / 'clear.png')
+  Image.new('RGB', (1, 1)).save(pictures / 'one.png')
+  turned = Image.fromarray(image)
+  turned.getexif()[0x0112] = 8
+  turned.save(pictures / 'turned.jpg', exif=turned.getexif())
+  (pictures / 'text.png').write_text('not a picture')
+  (pictures / 'cut.png').write_bytes((pictures / names[0]).read_bytes()[:300])
+  (pictures / 'empty.png').write_bytes(b'')
+  options = f'--model={mine}/M', f'--images={pictures}', f'--output={tmp_path}/out'
+  assert run('predict', *options, '--overlays=-1') == 0
+  out, err = capsys.readouterr()
+  assert '5 of 8 pictures; 3 could not be read, see skipped.csv' in out
+  assert err.count('warning: bad picture') == 3
+  with (tmp_path / 'out/skipped.csv').open(newline='') as file:
+    skipped = [row[0] for row in csv.reader(file)]
+  assert skipped == ['file', 'cut.png', 'empty.png', 'text.png']
+  found = landmark_csv.read(tmp_path / 'out/landmarks.csv')
+  assert set(found.points) == set(names[:5])
+  drawn = sorted(path.name for path in (tmp_path / 'out/overlays').iterdir())
+  assert drawn == sorted(n if n.endswith('.png') else f'{n}.png' for n in names[:5])
+  sizes = json.loads((tmp_path / 'out/landmarks.json').read_text())['images']
+  upright = next(one for one in sizes if one['file_name'] == 'turned.jpg')
+  assert (upright['width'], upright['height']) == image.shape[:2]
+
+
+def test_boxes_say_which_pictures_and_where(mine, tmp_path):
+  points = write(tmp_path / 'wide', [])
+  image, points = face(300)
+  canvas = np.zeros((200, 240, 3), np.uint8)
+  height, width = image.shape[:2]
+  canvas[70 : 70 + height, 90 : 90 + width] = image
+  Image.fromarray(canvas).save(tmp_path / 'wide/a.png')
+  Image.fromarray(canvas).save(tmp_path / 'wide/unboxed.png')
+  side = min(width, height)
+  left, top = 90 + (width - side) / 2, 70 + (height - side) / 2
+  boxes = f'file,x0,y0,x1,y1\na.png,{left},{top},{left + side},{top + side}\n'
+  (tmp_path / 'wide/boxes.csv').write_text(boxes)
+  options = f'--model={mine}/M', f'--images={tmp_path}/wide', '--boxes=boxes.csv'
+  assert run('predict', *options, f'--output={tmp_path}/out') == 0
+  found = landmark_csv.read(tmp_path / 'out/landmarks.csv').points
+  assert list(found) == ['a.png']
+  scale = np.linalg.norm(points[0] - points[1])
+  assert np.linalg.norm(found['a.png'] - points - [90, 70], axis=-1).max() < 0.35 * scale
+
+
+def test_a_landmark_outside_its_picture_is_left_empty(mine, tmp_path, capsys):
+  write(tmp_path / 'pictures', [7])
+  boxes = 'file,x0,y0,x1,y1\n007.png,-60,-60,12,12\n'
+  (tmp_path / 'pictures/boxes.csv').write_text(boxes)
+  options = f'--model={mine}/M', f'--images={tmp_path}/pictures', '--boxes=boxes.csv'
+  assert run('predict', *options, f'--output={tmp_path}/out') == 0
+  assert 'are outside their picture and left empty' in capsys.readouterr().out
+  found = landmark_csv.read(tmp_path / 'out/landmarks.csv').points['007.png']
+  assert np.isnan(found).any()
+
+
+def test_an_interrupt_keeps_what_was_found(mine, tmp_path, capsys, monkeypatch):
+  real = landmark_model.LandmarkModel.look
+
+  def interrupted(self, *args, **options):
+    for i, found in enumerate(real(self, *args, **options)):
+      if i == 2:
+        raise KeyboardInterrupt
+      yield found
+
+  monkeypatch.setattr(landmark_model.LandmarkModel, 'look', interrupted)
+  options = f'--model={mine}/M', f'--images={mine}/test', f'--output={tmp_path}/out'
+  assert run('predict', *options, '--batch_size=2', '--overlays=0') == 130
+  assert 'interrupted; 4 of 9 pictures; written to' in capsys.readouterr().err
+  assert len(landmark_csv.read(tmp_path / 'out/landmarks.csv').points) == 4
+
+
+FIT = '--model=RUN', '--images={}/train', '--labels=labels.csv'
+PREDICT = '--model={}/M', '--images={}/test'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (('fit', '--output={}/new'), 'fit needs --model=RUN, --images=DIR'),
+    (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
+    (('fit', *FIT, '--output={}/new', '--count=13'), 'labels=13: expected 1 to 12'),
+    (('fit', *FIT, '--output={}/new', '--scale=left eye,ear'), '--scale=left eye,ear: expected'),
+    (('fit', *FIT, '--output={}/new', '--boxes=none.csv'), '--boxes=none.csv: there is no file'),
+    (('fit', *FIT[:2], '--labels=no.csv', '--output={}/new'), "labels='no.csv': there is no file"),
+    (('fit', *FIT, '--output={}/new', '--head=tree'), 'head'),
+    (('predict', *PREDICT), 'predict needs --model=DIR, --images=DIR and --output=DIR'),
+    (('predict', *PREDICT, '--output={}/test'), 'exists already and is not overwritten'),
+    (('predict', '--model={}/test', '--images={}/test', '--output={}/new'), 'no landmark model'),
+    (('predict', '--model={}/M', '--images={}/nil', '--output={}/new'), 'nil is not a folder'),
+    (('predict', *PREDICT, '--output={}/new', '--crop=oval'), 'crop'),
+    (('match', '{}/test/100.png'), 'match needs A B'),
+    (('match', '{}/test/100.png', '{}/test/101.png'), 'match needs --model=RUN'),
+    (('match', '{}/test/100.png', '{}/nil.png', '--model=RUN', '--output={}/new'), 'nil.png'),
+    (('match', 'a', 'b', 'c', '--model=RUN'), "unexpected 'c'"),
+    (('frames',), 'frames needs NAME'),
+    (('frames', 'facez', '--output={}/new'), "no dataset 'facez'"),
+    (('frames', 'synthetic/faces'), 'needs --output=DIR'),
+    (('frames', 'synthetic/faces', '--split=x', '--output={}/new'), "split='x'; there are"),
+    (('frames', 'synthetic/faces', '--frame=a', '--output={}/new'), '--frame'),
+  ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(mine, capsys, arguments, message):
+  before = sorted(str(p) for p in mine.rglob('*'))
+  capsys.readouterr()
+  assert run(*(argument.replace('{}', str(mine)) for argument in arguments)) == 2
+  err = capsys.readouterr().err
+  assert message in err
+  assert len(err.replace(err[err.find('\nOptions:') :], '').strip().splitlines()) == 1
+  assert sorted(str(p) for p in mine.rglob('*')) == before
+
+
+def test_points_of_one_picture_are_found_in_another(mine, tmp_path, capsys):
+  pictures = mine / 'test/100.png', mine / 'test/101.png'
+  options = '--model=RUN', '--points=labels.csv', '--size=24'
+  assert run('match', *map(str, pictures), *options, f'--output={tmp_path}/out') == 0
+  found = json.loads((tmp_path / 'out/matches.json').read_text())
+  truth = landmark_csv.read(mine / 'test/labels.csv').points
+  assert [one['name'] for one in found['matches']] == list(NAMES)
+  for k, one in enumerate(found['matches']):
+    np.testing.assert_allclose(one['a'], truth['100.png'][k], atol=2e-3)
+    assert 0 <= one['similarity'] <= 1.0001
+    assert one['cycle_pixels'] >= 0
+  drawn = Image.open(tmp_path / 'out/matches.png').size
+  heights = [Image.open(path).size for path in pictures]
+  assert drawn[1] == 480
+  assert drawn[0] == sum(round(480 * w / h) for w, h in heights)
+  assert '3 points, ' in capsys.readouterr().out
+
+
+def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pictures = str(mine / 'test/100.png'), str(mine / 'test/101.png')
+  assert run('match', *pictures, '--model=RUN', '--size=24', '--count=5') == 0
+  found = json.loads((tmp_path / 'match_100_101/matches.json').read_text())
+  assert [one['name'] for one in found['matches']] == ['1', '2', '3', '4', '5']
+  assert match_command.POSITIONAL == ('A', 'B')
+  assert run('match', *pictures, '--model=RUN', '--points=nil.csv') == 2
+  other = tmp_path / 'other.csv'
+  landmark_csv.write(other, ['a'], {'x.png': np.zeros((1, 2))})
+  assert run('match', *pictures, '--model=RUN', f'--points={other}', '--output=o') == 2
+
+
+def test_frames_of_a_dataset_become_a_folder_that_is_read(tmp_path, capsys):
+  options = '--count=9', '--frame=24', '--split=test', '--most=4'
+  assert run('frames', 'synthetic/faces', *options, f'--output={tmp_path}/faces') == 0
+  assert '4 of 9 frames with 5 landmarks' in capsys.readouterr().out
+  from landmarks_jax.data.synthetic import faces
+
+  original = faces.source(split='test', frame=24, count=9)
+  source = folder.source(str(tmp_path / 'faces'), labels='labels.csv', frame=24)
+  assert [entry.file for entry in source.catalogue.entries] == [f'{i:06}.png' for i in (0, 2, 5, 8)]
+  for i, row in enumerate((0, 2, 5, 8)):
+    a, b = source[i], original[row]
+    np.testing.assert_array_equal(a['image'], b['image'])
+    np.testing.assert_array_equal(a['visible'], b['visible'])
+    np.testing.assert_allclose(a['points'][a['visible']], b['points'][a['visible']], atol=1e-3)

@@ -71,6 +71,8 @@ class Method(NamedTuple):
   landmarks: Callable | None = None  # (params, aux, batch) -> (points [B, K, 2], confidence [B, K])
   calibrate: Callable | None = None  # (params, aux, batch, rng, n) -> aux; exact running statistics
   views: Callable | None = None  # (batch, rng) -> [V, B, s, s, 3] 0..255; what training looks at
+  # (params, aux, image, points) -> [B, S, S, 3] 0..255; as painted with its landmarks there
+  paint: Callable | None = None
 
 
 class TrainState(NamedTuple):
@@ -86,8 +88,13 @@ class Describer(NamedTuple):
   """All that evaluation knows of a method, or of any backbone.
 
   `apply(variables, image, size) -> Pyramid`; variables are always an argument of the compiled
-  function.
+  function. Where landmarks are found without labels, `landmarks(variables, image) -> (points
+  [B, K, 2], confidence [B, K])`; where they can be moved, `paint(variables, image, points)` gives
+  the picture with its landmarks there, or None for its own. Points and pictures are at network
+  size.
   """
 
   variables: PyTree
   apply: Callable
+  landmarks: Callable | None = None
+  paint: Callable | None = None

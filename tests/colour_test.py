@@ -1,6 +1,7 @@
 """Colour: against a loop over pixels in every order, against Pillow, and the published noise."""
 
 import colorsys
+import functools
 import itertools
 
 import jax
@@ -300,3 +301,27 @@ def test_some_pictures_become_grey_or_solarised_and_the_others_stay():
     np.testing.assert_allclose(
       found[changed], np.broadcast_to(other, plain.shape)[changed], atol=1e-3
     )
+
+
+def test_exposure_is_that_of_a_loop_over_pictures_and_channels():
+  image = np.random.default_rng(0).uniform(0, 255, (3, 4, 5, 3)).astype(np.float32)
+  offsets, factors = np.array([20.0, -15, 0]), np.array([0.5, 1.4, 1])
+  found = colour.expose(image, offsets, factors)
+  for b, c in np.ndindex(3, 3):
+    shifted = image[b, :, :, c] + offsets[b]
+    expected = np.clip(shifted.mean() + factors[b] * (shifted - shifted.mean()), 0, 255)
+    np.testing.assert_allclose(found[b, :, :, c], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_exposures_are_drawn_within_their_bounds_and_may_be_shared():
+  grey = np.broadcast_to(np.float32([[100], [140]]), (2000, 2, 1))[..., None]
+  draw = functools.partial(colour.random_exposure, jax.random.key(0), grey)
+  found = np.asarray(draw(brightness=0.1, contrast=0.5))[..., 0]
+  offsets, factors = found.mean((1, 2)) - 120, (found[:, 1] - found[:, 0])[:, 0] / 40
+  for drawn, low, high in ((offsets, -25.5, 25.5), (factors, 0.5, 1.5)):
+    assert low <= drawn.min() + 1e-3
+    assert drawn.max() <= high + 1e-3
+    np.testing.assert_allclose(drawn.std(), (high - low) / 12**0.5, rtol=0.05)
+  assert abs(np.corrcoef(offsets, factors)[0, 1]) < 0.1
+  shared = np.asarray(draw(brightness=0.1, contrast=0.5, shared=True))
+  assert (shared == shared[:1]).all()

@@ -182,6 +182,37 @@ def test_the_head_is_read_at_the_published_epochs():
   assert paper('probe_cub')['evals'] == paper('moco_inat_resnet50')['evals']
 
 
+LMDIS = {  # docs/lmdis.md section 7: landmarks, batch, separate, bandwidth, follow, weights, rate
+  'celeba_10': (10, 16, 20, 0.08, 1e4, [0.1, 1, 10], 1e-3),
+  'celeba_30': (30, 8, 10, 0.04, 1e4, [0.1, 10, 100], 1e-2),
+  'aflw_10': (10, 16, 16, 0.06, 1e4, [0.1], 1e-3),
+  'aflw_30': (30, 8, 10, 0.04, 1e4, [0.001], 1e-2),
+  'cats_10': (10, 16, 20, 0.08, 5e3, [1e-4, 1e-3, 1e-2], 1e-3),
+  'cats_20': (20, 16, 10, 0.05, 5e3, [1e-4, 1e-3, 1e-2], 1e-3),
+}
+
+
+@pytest.mark.parametrize('name', LMDIS)
+def test_discovered_landmarks_have_the_published_numbers(name):
+  page = paper(f'lmdis_{name}')
+  method, adam = page['method'], page['optimizer']
+  names = 'landmarks', 'separate', 'bandwidth', 'follow', 'reconstruct'
+  landmarks, *rest = (method[key] for key in names)
+  assert (landmarks, page['batch_size'], *rest, adam['learning_rate']) == LMDIS[name]
+  assert page['data']['frame'] - 2 * method['margin'] == 80
+  assert (method['pad'], method['concentrate'], method['weight_decay']) == (8, 100, 1e-6)
+  assert (method['mean'], method['std'], method['network']) == ([0] * 3, [1] * 3, 'paper')
+  warp = [method[key] for key in ('displacement', 'bending', 'rotation', 'scale', 'translation')]
+  assert warp == [0.1, 0.5, 10, 1.25, 0.3]
+  assert (method['brightness'], method['contrast']) == (32 / 255, 0.5)
+  assert (adam['name'], adam['betas'], adam['eps']) == ('adam', [0.9, 0.999], 1e-8)
+  still = name.startswith('aflw')
+  assert method['milestones'] == ([] if still else [100_000, 200_000])
+  assert adam['schedule'] == ('constant' if still else 'step')
+  assert adam['milestones'] == method['milestones'] or still
+  assert (adam['factor'], page['calibrate']) == (0.1, 500)
+
+
 def test_the_second_stage_of_64_channels_is_sharper():
   method = paper('projection_celeba_64')['method']
   assert (method['dim'], method['scale'], method['temperature']) == (64, 6.5, 8)
@@ -415,5 +446,6 @@ def test_the_guide_to_the_published_numbers_names_pages_that_exist():
   assert named <= {page.stem for page in pages}
   published = ('projection_celeba_', 'probe_mafl', 'probe_aflw', 'probe_w300', 'probe_cub')
   published += ('match_mafl', 'fewshot_aflw_m', 'roboarm_', 'dense_celeba_', 'dve_celeba_')
+  published += ('lmdis_celeba_', 'lmdis_aflw_', 'lmdis_cats_')
   expected = {page.stem for page in pages if page.stem.startswith(published)}
   assert expected - named == {'roboarm_dim3', 'roboarm_dim5', 'roboarm_dim20'}  # named in short

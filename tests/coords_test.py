@@ -127,3 +127,11 @@ def test_a_mirrored_picture_has_its_landmarks_where_the_pixels_went():
 def test_the_examples_in_the_docstrings_hold():
   assert doctest.testmod(coords).attempted
   assert not doctest.testmod(coords).failed
+
+
+def test_edges_and_corners_are_each_others_inverse():
+  points = np.random.default_rng(0).uniform(-1.2, 1.2, (5, 2))
+  corners = coords.edges_to_corners(points, side=10)
+  np.testing.assert_allclose(coords.corners_to_edges(corners, side=10), points)
+  # The centre of the last of ten pixels is .1 short of the edge, a twentieth of the frame.
+  np.testing.assert_allclose(coords.corners_to_edges(np.ones(2), side=10), 0.9)

@@ -19,6 +19,7 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import open_source
+from landmarks_jax.models import skip_hourglass
 from landmarks_jax.runtime import checkpoint, optim, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,8 +29,18 @@ HARDER = {
   'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16, 'margin': 13},
   'equivariant': {'exchange': True, 'norm_groups': 2, 'dim': 8, 'leak': 0.2, 'margin': 4},
 }
+# Of lmdis: every kind of layer once, for its published networks take minutes to compile.
+FEW = skip_hourglass.Layers(
+  (skip_hourglass.Level((64,), (64,)), skip_hourglass.Level((64,), ())), skips=1
+)
+skip_hourglass.NETWORKS['few'] = skip_hourglass.Networks(FEW, FEW, FEW)
+HARDER['lmdis'] = {'network': 'few', 'width': 0.0625, 'appearance_width': 0.0625, 'landmarks': 4}
+HARDER['lmdis'] |= {'margin': 4, 'pad': 4, 'norm_groups': 2}
+# Weights at which the loss is of the size of 1.
+HARDER['lmdis'] |= {'concentrate': 0.05, 'separate': 0.5, 'follow': 5.0}
+HARDER['lmdis'] |= {'reconstruct': (1e-3,), 'milestones': ()}
 # At 64 pixels the last map is 2x2: on one pixel of four pictures BatchNorm makes training chaotic.
-FRAMES = {'moco': 90, 'equivariant': 40}
+FRAMES = {'moco': 90, 'equivariant': 40, 'lmdis': 24}
 # Methods on a frozen network: their options, and the frame of their pictures.
 ON_BASE = {
   'probe': ({'landmarks': 5, 'points_per_landmark': 6, 'size': 12}, 32),

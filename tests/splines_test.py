@@ -376,3 +376,38 @@ def test_one_warp_for_two_sets_of_points_is_an_error():
     splines.apply.__wrapped__(warps(1), uniform(2, 4, 2))
   with pytest.raises(ValueError, match=told):
     splines.nearest_pixel.__wrapped__(warps(1), uniform(2, 4, 2), height=5, width=5)
+
+
+def test_an_interpolating_spline_takes_every_control_point_where_it_should():
+  moved = np.random.default_rng(0).normal(0, 0.1, (2, 49, 2)).astype(np.float32)
+  coefficients = splines.interpolating(moved)
+  grid = splines.control_grid(side=7)
+  found = splines.apply(coefficients, np.broadcast_to(grid, (2, 49, 2)))
+  np.testing.assert_allclose(found, grid + moved, atol=1e-4)
+
+
+def test_its_coefficients_are_those_of_a_dense_solve():
+  moved = np.random.default_rng(1).normal(0, 0.1, (1, 16, 2))
+  line = np.linspace(-1, 1, 4)
+  grid = np.array([(x, y) for y in line for x in line])
+  system = np.zeros((19, 19))
+  for i in range(16):
+    for j in range(16):
+      squared = ((grid[i] - grid[j]) ** 2).sum()
+      system[i, j] = squared * np.log(squared + 1e-5)
+    system[i, 16:] = system[16:, i] = 1, *grid[i]
+  expected = np.linalg.solve(system, np.concatenate([grid + moved[0], np.zeros((3, 2))]))
+  np.testing.assert_allclose(splines.interpolating(moved)[0], expected, atol=1e-3)
+
+
+def test_an_affine_displacement_bends_nothing():
+  grid = splines.control_grid(side=5)
+  matrix = np.array([[0.2, -0.1], [0.05, 0.3]], np.float32)
+  found = splines.interpolating((grid @ matrix + 0.1)[None])
+  np.testing.assert_allclose(found[0, :25], 0, atol=1e-4)
+  np.testing.assert_allclose(found[0, 26:], np.eye(2) + matrix, atol=1e-4)
+
+
+def test_displacements_of_no_square_grid_are_refused():
+  with pytest.raises(ValueError, match=r'such as 49 for .* of 7; got shape \(1, 48, 2\)'):
+    splines.interpolating(np.zeros((1, 48, 2), np.float32))

@@ -285,3 +285,25 @@ def test_blur_is_a_gaussian_in_both_directions_and_keeps_the_sum():
   np.testing.assert_allclose(blurred[1], expected / expected.sum(), atol=1e-6)
   assert not blurred[[0, 2]].any()
   np.testing.assert_allclose(painting.blur(picture + 2, 0.7)[0], 2, rtol=1e-6)  # the border too
+
+
+def test_attributes_are_those_of_the_drawn_face_and_change_nothing_else():
+  plain, known = (faces.source(frame=16, attributes=asked) for asked in (False, True))
+  assert plain.info.attributes == ()
+  assert known.info.attributes == faces.ATTRIBUTES
+  found = []
+  for i in range(60):
+    example, more = plain[i], known[i]
+    assert more.keys() - example.keys() == {'attributes'}
+    np.testing.assert_array_equal(more['image'], example['image'])
+    found.append(more['attributes'])
+    drawn = face_model.draw((0, 0, i))
+    assert dict(zip(faces.ATTRIBUTES, more['attributes'], strict=True)) == {
+      'Bald': drawn.hair_style == 'bald',
+      'Eyeglasses': drawn.glasses,
+      'Mouth_Slightly_Open': drawn.gap > 0.05,
+      'No_Beard': drawn.beard == 0,
+      'Smiling': drawn.smile > 0.05,
+      'Wearing_Hat': drawn.hair_style == 'cap',
+    }
+  assert np.std(found, axis=0).astype(bool).all()  # each is there and not there

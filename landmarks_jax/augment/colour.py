@@ -1,4 +1,4 @@
-"""Random colour: jitter in random order, grey, solarisation, and PCA lighting noise."""
+"""Random colour: jitter in random order, exposure, grey, solarisation, and PCA lighting noise."""
 
 import itertools
 
@@ -144,6 +144,37 @@ def random_pca_noise(
 ) -> Float[Array, 'B H W 3']:
   """PCA lighting noise with one normal draw per picture and component; pictures are 0..255."""
   return add_pca_noise(image, jax.random.normal(rng, (image.shape[0], 3)), deviation=deviation)
+
+
+def expose(
+  image: Float[Array, 'B H W C'], offsets: Float[Array, ' B'], factors: Float[Array, ' B']
+) -> Float[Array, 'B H W C']:
+  """An offset, then each channel's difference from its mean in the picture by a factor; 0..255.
+
+  Args: image: [B, H, W, C], 0..255. offsets: of values in 0..255. factors: 1 changes nothing.
+  Clipped once, at the end (specification lmdis, section 1).
+  """
+  image = image + offsets[:, None, None, None].astype(image.dtype)
+  mean = image.mean((1, 2), keepdims=True)
+  factors = factors[:, None, None, None].astype(image.dtype)
+  return jnp.clip(mean + factors * (image - mean), 0, 255)
+
+
+def random_exposure(
+  rng: PRNGKeyArray,
+  image: Float[Array, 'B H W C'],
+  *,
+  brightness: float = 32 / 255,
+  contrast: float = 0.5,
+  shared: bool = False,
+) -> Float[Array, 'B H W C']:
+  """Offsets U(-255 brightness, 255 brightness) and factors U(1 - contrast, 1 + contrast).
+
+  Pictures are [B, H, W, C], 0..255; each has its own draws, unless they are shared by the batch.
+  """
+  drawn = jax.random.uniform(rng, (1 if shared else image.shape[0], 2), minval=-1, maxval=1)
+  drawn = jnp.broadcast_to(drawn, (image.shape[0], 2))
+  return expose(image, 255 * brightness * drawn[:, 0], 1 + contrast * drawn[:, 1])
 
 
 def standardise(

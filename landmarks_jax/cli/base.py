@@ -13,7 +13,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.contracts import Batch, Describer, Method, PyTree
+from landmarks_jax.contracts import Batch, Method, PyTree
 from landmarks_jax.runtime import checkpoint, run_folder
 
 KEYS = {'checkpoint': str | None, 'step': int | None, 'method': Mapping[str, Any] | None}
@@ -79,8 +79,3 @@ def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, exampl
 def read(run: pathlib.Path, *, step: int | None = None) -> dict[str, PyTree]:
   """The params and aux of a run as NumPy; step None: the selected one, else the newest."""
   return checkpoint.read_variables(run_folder.weights(run), step=step)
-
-
-def describer(method: Method, variables: PyTree) -> Describer:
-  """The features of these weights."""
-  return Describer(variables, lambda given, image, size: method.describe(*given, image, size))

@@ -15,7 +15,7 @@ from landmarks_jax.runtime import optim
 
 FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what a file of them defines
 LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
-LEAST |= {'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_after': 1}
+LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_after': 1}
 
 
 def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:

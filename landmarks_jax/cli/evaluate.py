@@ -83,6 +83,7 @@ def evaluate(
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
+  state = state._replace(aux=parts.calibrated(state.params, state.aux))
   result = _unused(workdir / 'evaluations', step, config['evals'])
   scores, shown = {}, {}
   with processes.only_main_prints():
@@ -114,6 +115,7 @@ def _write(
   from landmarks_jax.runtime import logs
 
   drawings = logs.Logs(result.with_suffix(''))
+  predictions = {name: found for name, found in predictions.items() if found}
   for name, found in predictions.items():
     drawings.write_picture(f'landmarks/{name}', step, pictures.sheet(parts, name, found))
   for name, picture in pictures.of_features(parts, *variables).items():

@@ -34,6 +34,7 @@ class Experiment:
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
+    self._calibrations: dict[Method, Callable] = {}
 
   @functools.cached_property
   def cache(self) -> str:
@@ -134,6 +135,11 @@ class Experiment:
       if frame is not None and not 0 <= 2 * margin <= frame - 2:
         raise ValueError(f'config.evals.{name}.margin={margin} leaves nothing of frame={frame}')
       protocol, data, options = self.protocol(name)
+      if getattr(protocol, 'DISCOVERS', False) and self.method.landmarks is None:
+        raise ValueError(
+          f'config.evals.{name}: the method {self.config["method"]["name"]} finds no landmarks by '
+          'itself, which this protocol judges; lmdis does'
+        )
       try:
         protocol.check(lambda split, data=data: self._on_disk(**data, split=split), **options)
       except ValueError as error:
@@ -151,6 +157,9 @@ class Experiment:
         f'config.batch_size={count} does not divide over {self.mesh.size} devices; '
         f'use a multiple of {self.mesh.size}'
       )
+    if self.config['calibrate'] and self.method.calibrate is None:
+      name = self.config['method']['name']
+      raise ValueError(f'config.calibrate: {name} has no running statistics to measure; leave it 0')
     step = self.train_step  # reads a base, before tracing
     jax.eval_shape(step, *self.shapes(count), self.rng_train)
 
@@ -189,7 +198,7 @@ class Experiment:
       return None
     method, example = self._build(self.config['base']['method']), self._example_batch
     variables = bases.variables(self.config['base'], method, self.rng_init, example)
-    return method, bases.describer(method, variables)
+    return method, features.of_method(method, variables)
 
   def base(self, aux: PyTree) -> Describer | None:
     """The features below a method, with the weights that its state keeps."""
@@ -231,13 +240,9 @@ class Experiment:
   def _example_batch(self) -> Batch:
     return Batch(image=self._example['image'][None])
 
-  @functools.cached_property
-  def _apply(self) -> Callable:
-    return lambda variables, image, size: self.method.describe(*variables, image, size)
-
   def describer(self, params: PyTree, aux: PyTree) -> Describer:
-    """The features of these weights."""
-    return Describer((params, aux), self._apply)
+    """The features of these weights, and the landmarks that the method finds by itself."""
+    return features.of_method(self.method, (params, aux))
 
   @functools.cached_property
   def random_init(self) -> dict[str, Describer]:
@@ -262,13 +267,22 @@ class Experiment:
     """(params, aux) as they are, and with exact running statistics of some training batches."""
     found = {'raw': (params, aux)}
     if method.calibrate is not None:
-      whole = sharding.replicated(self.mesh)
-      calibrate, batches = jax.jit(method.calibrate, out_shardings=whole), self.batches(0)
-      for n, batch in zip(range(CALIBRATION_BATCHES), batches, strict=False):
-        aux = calibrate(params, aux, batch, self.rng_init, n)
-      batches.close()
-      found['calibrated'] = params, aux
+      found['calibrated'] = params, self._measured(method, params, aux, CALIBRATION_BATCHES)
     return found
+
+  def calibrated(self, params: PyTree, aux: PyTree) -> PyTree:
+    """aux with exact running statistics of `config.calibrate` training batches; 0 changes none."""
+    count = self.config['calibrate']
+    return self._measured(self.method, params, aux, count) if count else aux
+
+  def _measured(self, method: Method, params: PyTree, aux: PyTree, count: int) -> PyTree:
+    if method not in self._calibrations:
+      whole = sharding.replicated(self.mesh)
+      self._calibrations[method] = jax.jit(method.calibrate, out_shardings=whole)
+    with contextlib.closing(self.batches(0)) as batches:
+      for n, batch in zip(range(count), batches, strict=False):
+        aux = self._calibrations[method](params, aux, batch, self.rng_init, n)
+    return aux
 
   def evaluate(
     self, name: str, params: PyTree, aux: PyTree

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from landmarks_jax.cli import completion
 from landmarks_jax.cli.experiment import Experiment
-from landmarks_jax.contracts import Batch, Predictions, PyTree
+from landmarks_jax.contracts import Batch, Describer, Predictions, PyTree
 from landmarks_jax.data.source import BadImage, Source, evenly_apart
 from landmarks_jax.evaluation import features, rows
 from landmarks_jax.geometry import regions
@@ -86,6 +86,21 @@ def of_features(
     mask = None if batch.flow_valid is None else batch.flow_valid[shown]
     described = np.asarray(pyramid[0], np.float32)[shown]
     sheets['labels'] = labels.sheet(image, described, mask=mask, columns=DRAWN)
+  return sheets | _of_landmarks(describer, batch.image[shown])
+
+
+def _of_landmarks(
+  describer: Describer, image: UInt8[np.ndarray, 'N S S 3']
+) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
+  """The landmarks that a method finds by itself, and the picture as it paints it, where it can."""
+  sheets = {}
+  if describer.landmarks is not None:
+    points, _ = features.jitted(describer.landmarks)(describer.variables, image)
+    sheets['discovered'] = draw.discovered_sheet(image, np.asarray(points), columns=len(image))
+  if describer.paint is not None:
+    painted = features.jitted(describer.paint)(describer.variables, image, None)
+    pairs = np.concatenate([image, draw.to_bytes(painted)])
+    sheets['painted'] = draw.enlarged_sheet(pairs, columns=len(image))
   return sheets
 
 
@@ -108,5 +123,6 @@ def _shown(
     protocol = completion.find('evaluation', options['of'])
   draws = rows.draws_by_row(predictions)
   trained = {group: given[0] for (row, group), given in draws.items() if row == rows.TRAINED}
-  shown = trained.get('different', list(trained.values())[-1])
+  most = trained.get('', list(trained.values())[-1])  # labels
+  shown = trained.get('different', most)
   return shown, protocol, data, options

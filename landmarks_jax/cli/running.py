@@ -141,6 +141,7 @@ class Run:
         with self.interruption.deferred(step):
           whole = None  # the step takes its memory
           state, metrics = compiled(state, batch, rng)
+          state = self._calibrated(state) if step == steps else state
           self._follow(step, state, metrics, first=step == start + 1)
           whole = step, state
         scores |= self._evaluate(state, step)
@@ -239,10 +240,10 @@ class Run:
       scores |= self._consider(state, step)
       if final:
         state, _ = self.selected.restore(state, step=self._best_step())
-    for name, options in self.config['evals'].items():
-      due = final or (step > 0 and options['every'] and step % options['every'] == 0)
-      if not due or (self.select and name == self.select.split('/')[0]):
-        continue
+    due = [name for name in self.config['evals'] if self._due(name, step)]
+    if due and (self.select or not final):  # else it was done before saving
+      state = self._calibrated(state)
+    for name in due:
       scores |= self._score(name, state, step, shown=final)
     if self.predictions and self.is_main:
       variables = sharding.local((state.params, state.aux))
@@ -250,18 +251,31 @@ class Run:
         self.logs.write_picture(name, step, picture)
     return scores
 
+  def _due(self, name: str, step: int) -> bool:
+    """Whether an evaluation runs after `step` updates; one that selects has run already."""
+    every = self.config['evals'][name]['every']
+    due = step == self.config['steps'] or (step > 0 and every and step % every == 0)
+    return bool(due) and not (self.select and name == self.select.split('/')[0])
+
+  def _prefix(self, name: str) -> str:
+    """Of an evaluation's scores."""
+    return f'{name}/{self.config["evals"][name]["protocol"]}/'
+
+  def _calibrated(self, state: TrainState) -> TrainState:
+    return state._replace(aux=self.experiment.calibrated(state.params, state.aux))
+
   def _score(self, name: str, state: Any, step: int, *, shown: bool) -> dict[str, float]:
     """One evaluation, unless it is in metrics.jsonl. shown: on the page."""
-    prefix = f'{name}/{self.config["evals"][name]["protocol"]}/'
+    prefix = self._prefix(name)
     known = self._written(step, prefix)
     if known:
       return known
     print(f'evaluating {name}', flush=True)
     predictions, found = self.experiment.evaluate(name, state.params, state.aux)
     found = {prefix + metric: value for metric, value in found.items()}
-    if shown:
+    if shown and predictions:
       self.predictions[name] = predictions
-    if self.is_main:
+    if self.is_main and predictions:
       sheet = pictures.sheet(self.experiment, name, predictions)
       self.logs.write_picture(f'landmarks/{name}', step, sheet)
     self.logs.write(step, found, line=f'step {step}  {headline(found)}')
@@ -274,7 +288,7 @@ class Run:
     options, final = self.config['evals'][name], step == self.config['steps']
     if not final and step % options['every']:
       return {}
-    scores = self._score(name, state, step, shown=False)
+    scores = self._score(name, self._calibrated(state), step, shown=False)
     if self._best_step() == step:
       self._check_whole(step, state)
       self.selected.save(step, state, self.provenance)
@@ -325,7 +339,7 @@ class Run:
     self.logs.write_picture('views', 0, sheet)
 
 
-OTHER_ROWS = '_mean_shape', '_same_position', '_random_init', '_base'
+OTHER_ROWS = '_mean_shape', '_same_position', '_majority', '_random_init', '_base'
 UNLISTED = '_std', '_low', '_high', '_paper', *OTHER_ROWS
 
 

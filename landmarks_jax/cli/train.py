@@ -42,6 +42,7 @@ def train(
   batch_size: int = 256,
   evals: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
   select: str | None = None,
+  calibrate: int = 0,
   seed: int = 0,
   log_every: int = 50,
   checkpoint_every: int = 1000,
@@ -68,6 +69,8 @@ def train(
       steps (0: only at the end).
     select: the full name of a score, such as 'faces/matching/different'. The weights with the best
       one are kept in `best` and are those of the final evaluations; its evaluation needs `every`.
+    calibrate: before every evaluation, and at the end for good, the running statistics become exact
+      means over so many training batches, where the method has some; 0 leaves them alone.
     cache: decoded training pictures in the memory of each device ('device'), in host memory
       ('host'), or read as needed ('stream'); 'auto' takes the first that holds them and says so.
       The batches are the same. Evaluations use host memory where they fit, unless 'stream'.

@@ -10,10 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from landmarks_jax.contracts import Array, Batch, Describer, Pyramid
+from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
 from landmarks_jax.data.source import BadImage, Source
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
+
+
+def of_method(method: Method, variables: PyTree) -> Describer:
+  """What evaluation knows of a method with these weights, (params, aux)."""
+  return Describer(variables, *_functions(method))
+
+
+@functools.lru_cache(maxsize=16)
+def _functions(method: Method) -> tuple[Callable, Callable | None, Callable | None]:
+  """Its `describe`, `landmarks` and `paint` as a describer has them: the same ones every time."""
+
+  def apply(variables: PyTree, image: Array, size: int | None) -> Pyramid:
+    return method.describe(*variables, image, size)
+
+  def landmarks(variables: PyTree, image: Array) -> tuple[Array, Array]:
+    return method.landmarks(*variables, Batch(image=image))
+
+  def paint(variables: PyTree, image: Array, points: Array | None) -> Array:
+    return method.paint(*variables, image, points)
+
+  return apply, landmarks if method.landmarks else None, paint if method.paint else None
 
 
 @functools.lru_cache(maxsize=16)
@@ -49,14 +70,52 @@ def gather(
     margin: pixels cut from each side before describing; points and scale follow.
     dtype: of the pyramid.
   """
-  describe, parts = compiled(describer.apply, dtype), []
+  describe = compiled(describer.apply, dtype)
+  labels, pyramid = _collect(describe, describer, batches, margin=margin, spread=spread)
+  return labels._replace(pyramid=pyramid)
+
+
+def discover(
+  describer: Describer,
+  batches: Iterable[Batch],
+  *,
+  margin: int = 0,
+  spread: Spread = ALONE,
+) -> tuple[Batch, Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K']]:
+  """All examples of a set without pictures, the landmarks found in them, and how surely.
+
+  Args: see `gather`. Raises ValueError for features that find no landmarks.
+  """
+  if describer.landmarks is None:
+    raise ValueError('these features find no landmarks by themselves; those of lmdis do')
+  find = jitted(describer.landmarks)
+  labels, (points, sure) = _collect(find, describer, batches, margin=margin, spread=spread)
+  return labels, points, sure
+
+
+@functools.lru_cache(maxsize=16)
+def jitted(function: Callable) -> Callable:
+  """A describer's `landmarks` or `paint`, compiled once for all who call it."""
+  return jax.jit(function)
+
+
+def _collect(
+  look: Callable[[Any, Array], Any],
+  describer: Describer,
+  batches: Iterable[Batch],
+  *,
+  margin: int,
+  spread: Spread,
+) -> tuple[Batch, Any]:
+  """The readable examples without their pictures, and what `look` makes of those."""
+  parts = []
   for batch in batches:
     batch = regions.centre_crop(batch._replace(next=None, flow=None, flow_valid=None), margin)
     batch = spread.place(batch)
-    pyramid = describe(describer.variables, batch.image)
-    part = spread.fetch(batch._replace(image=None, pyramid=pyramid))
-    parts.append(jax.tree.map(lambda x, keep=part.valid: x[keep], part))
-  if not parts or not sum(len(part.valid) for part in parts):
+    seen = look(describer.variables, batch.image)
+    part = spread.fetch((batch._replace(image=None), seen))
+    parts.append(jax.tree.map(lambda x, keep=part[0].valid: x[keep], part))
+  if not parts or not sum(len(labels.valid) for labels, _ in parts):
     raise ValueError('there are no readable examples to describe')
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 

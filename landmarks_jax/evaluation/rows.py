@@ -16,8 +16,8 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Describer, Predictions
 
 MEAN_SHAPE, RANDOM_INIT, BASE, TRAINED = 'mean_shape', 'random_init', 'base', 'trained'
-SAME_POSITION = 'same_position'
-ROWS = (MEAN_SHAPE, SAME_POSITION, RANDOM_INIT, BASE, TRAINED)  # in the order of tables
+SAME_POSITION, MAJORITY = 'same_position', 'majority'
+ROWS = (MEAN_SHAPE, SAME_POSITION, MAJORITY, RANDOM_INIT, BASE, TRAINED)  # in the order of tables
 SPREADS = '_std', '_low', '_high'
 LEVEL = re.compile(r'(random_)?((?:level|column)_(\d+))')  # a row of the study `layers`
 

@@ -63,6 +63,14 @@ def edges_to_corners(points: Float[Array, '*shape 2'], *, side: int) -> Float[Ar
   return points * (side / (side - 1))
 
 
+def corners_to_edges(points: Float[Array, '*shape 2'], *, side: int) -> Float[Array, '*shape 2']:
+  """Corner-aligned positions -> those where +-1 are the frame's outer edges.
+
+  Args: points: [..., 2]. side: of the square frame in pixels.
+  """
+  return points * ((side - 1) / side)
+
+
 def mirrored(
   points: Float[Array, '*shape K 2'],
   visible: Bool[Array, '*shape K'],

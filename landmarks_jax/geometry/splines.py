@@ -7,8 +7,9 @@ are
   x' = sum_k weight_k U(|u - control_k|^2) + offset + u . affine,   U(D) = D log(D + 1e-5)
 
 on a grid of control points. `coefficients` [B, side * side + 3, 2] are the weights in the order of
-`control_grid`, then the rows that multiply 1, x and y. They are drawn, never solved for (DVE, ICCV
-2019; specification section 5; fixtures tps_basics, tps_warper, tps_variants).
+`control_grid`, then the rows that multiply 1, x and y. They are drawn (DVE, ICCV 2019;
+specification section 5; fixtures tps_basics, tps_warper, tps_variants), or solved for, so that the
+control points go where they should (`interpolating`, for lmdis).
 """
 
 import functools
@@ -16,6 +17,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax import shapes
@@ -112,6 +114,38 @@ def random_coefficients(
     scale=scale,
     rotation=rotation,
   )
+
+
+def interpolating(displacements: Float[Array, 'B n 2']) -> Float[Array, 'B rows 2']:
+  """Coefficients of the smoothest warps that move every control point by its displacement.
+
+  Args: displacements: [B, side * side, 2], normalised, in the order of `control_grid`.
+  Returns [B, side * side + 3, 2]; displacements that one affine map explains bend nothing. Raises
+  ValueError where their number is no square.
+  """
+  points = displacements.shape[1]
+  side = math.isqrt(points)
+  if side < 2 or side * side != points:
+    raise ValueError(
+      f'displacements: expected [B, side * side, 2], such as 49 for a control grid of 7; got shape '
+      f'{tuple(displacements.shape)}'
+    )
+  dtype = jnp.result_type(displacements, jnp.float32)
+  targets = control_grid(side=side).astype(dtype) + displacements
+  solution = jnp.asarray(_solution(side), dtype)
+  return jnp.einsum('rn,bnc->brc', solution, targets, precision='highest')
+
+
+@functools.cache
+def _solution(side: int) -> Float[np.ndarray, 'rows n']:
+  """What makes coefficients of the control points' targets: one matrix for all warps."""
+  line = np.linspace(-1, 1, side)
+  grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+  squared = ((grid[:, None] - grid) ** 2).sum(-1)
+  affine = np.concatenate([np.ones((len(grid), 1)), grid], axis=1)
+  bending = squared * np.log(squared + EPSILON)
+  system = np.block([[bending, affine], [affine.T, np.zeros((AFFINE_ROWS, AFFINE_ROWS))]])
+  return np.linalg.inv(system)[:, : len(grid)]
 
 
 def _control_side(coefficients: Float[Array, 'B rows 2']) -> int:

@@ -137,8 +137,7 @@ def load(
     found = checkpoint.read_variables(weights, step=step)
   built, shapes = _method(config, where, max(frame, 2))
   variables = _fitted(found, shapes, where=weights)
-  describer = Describer(variables, lambda given, image, size: built.describe(*given, image, size))
-  return Model(describer, config, frame=frame, margin=margin)
+  return Model(features.of_method(built, variables), config, frame=frame, margin=margin)
 
 
 @contextlib.contextmanager

@@ -100,12 +100,50 @@ def matches(
   for k in shown:
     right.line(truth[k], matched[k])
   for k in shown:
-    colour = ImageColor.getrgb(f'hsv({360 * k / len(query):.0f}, 90%, 100%)')
+    colour = _hue(int(k), len(query))
     right.dot(truth[k], colour, ring=True)
     for canvas, point in ((left, query[k]), (right, matched[k])):
       canvas.dot(point, colour)
       canvas.label(point, str(k))
   return montage(np.stack([left.picture, right.picture]), columns=2, gap=0)
+
+
+def discovered(
+  image: UInt8[np.ndarray, 'S S 3'],
+  points: Float[np.ndarray, 'K 2'],
+  *,
+  side: int = 112,
+  numbers: bool = False,
+) -> UInt8[np.ndarray, '{side} {side} 3']:
+  """A picture, enlarged to `side`, with landmarks that have no names: each has its colour.
+
+  Args: image: uint8 [S, S, 3], not written into. points: [K, 2], normalised. numbers: beside them.
+  """
+  canvas = _Canvas(image, side)
+  for k, point in enumerate(points):
+    canvas.dot(point, _hue(k, len(points)))
+    if numbers:
+      canvas.label(point, str(k))
+  return np.asarray(canvas.picture)
+
+
+def discovered_sheet(
+  images: UInt8[np.ndarray, 'N S S 3'],
+  points: Float[np.ndarray, 'N K 2'],
+  *,
+  columns: int = 8,
+  side: int = 112,
+) -> UInt8[np.ndarray, 'rows cols 3']:
+  """Many pictures with their discovered landmarks on one sheet; see `discovered`."""
+  drawn = [discovered(*pair, side=side) for pair in zip(images, points, strict=True)]
+  return montage(np.stack(drawn), columns=columns)
+
+
+def enlarged_sheet(
+  images: UInt8[np.ndarray, 'N H W 3'], *, columns: int = 8, side: int = 112
+) -> UInt8[np.ndarray, 'rows cols 3']:
+  """Many pictures on one sheet, each enlarged to `side`."""
+  return montage(np.stack([_enlarged(image, side) for image in images]), columns=columns)
 
 
 def match_sheet(
@@ -173,6 +211,11 @@ def rgb_sheet(
   pairs = zip(to_bytes(images), to_bytes(255 * components[..., :3]), strict=True)
   tiles = [_enlarged(picture, side) for pair in pairs for picture in pair]
   return montage(np.stack(tiles), columns=2 * columns)
+
+
+def _hue(number: int, count: int) -> tuple[int, ...]:
+  """The colour of one of so many landmarks."""
+  return ImageColor.getrgb(f'hsv({360 * number / count:.0f}, 90%, 100%)')
 
 
 def _enlarged(image: UInt8[np.ndarray, 'H W 3'], side: int) -> UInt8[np.ndarray, '{side} {side} 3']:

@@ -21,6 +21,11 @@ CAPTIONS = {  # by how the name of a sheet begins
     'The first three principal components of the hypercolumns as red, green and blue: places that '
     'look alike to the network have the same colour.'
   ),
+  'discovered': (
+    'Landmarks that were found without any label: the same colour is the same landmark, and should '
+    'be at the same part of every picture.'
+  ),
+  'painted': 'Above the pictures, below what the method paints from their landmarks alone.',
   'labels': (
     "Each label's direction as a colour, darker where the label is short; where labels have three "
     'dimensions, below them the picture moved to longitude (across) and latitude (up) on their '

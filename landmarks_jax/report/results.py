@@ -71,8 +71,9 @@ def section(
 
 NOT_SCORED = 'No scores yet.'
 WITHOUT_PREDICTIONS = (
-  'Scored before the run was resumed: the numbers were kept, the predictions behind them were not, '
-  'so there are no curves here. The command "evaluate" makes them again.'
+  'Only the numbers of this evaluation are here, so there are no curves: it predicts no landmarks, '
+  'or it was scored before the run was resumed, and then the command "evaluate" makes its '
+  'predictions again.'
 )
 
 
@@ -104,13 +105,15 @@ def _details(
 
 
 def detailed(groups: Sequence[str]) -> list[str]:
-  """Which groups have curves: the largest number of labels; no single layers, no `_paper`.
+  """Which groups have curves: all labels or the most of them; no single layers, no `_paper`.
 
-  >>> detailed(['n5', 'n100', 'n20']), detailed(['different', 'same', 'same_paper'])
-  (['n100'], ['different', 'same'])
+  >>> detailed(['n5', 'n100', 'n20']), detailed(['', 'n5']), detailed(['different', 'same_paper'])
+  (['n100'], [''], ['different'])
   """
   whole = [group for group in groups if not scoring.LEVEL.fullmatch(group.split('/')[-1])]
   numbered = [group for group in whole if re.fullmatch(r'n\d+', group)]
+  if numbered and '' in whole:
+    return ['']
   if numbered:
     return [max(numbered, key=lambda group: int(group[1:]))]
   return [group for group in whole if not group.endswith('_paper')]

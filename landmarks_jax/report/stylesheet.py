@@ -5,13 +5,13 @@ CSS = """
   color-scheme: light dark;
   --paper: #fdfdfc; --ink: #1d2126; --soft: #616a75; --hair: #e4e5e3; --wash: #f4f4f1;
   --trained: #1f5fd0; --random-init: #b8640a; --mean-shape: #7d848c;
-  --base: #a3307f; --same-position: #7d848c;
+  --base: #a3307f; --same-position: #7d848c; --majority: #7d848c;
   --other-0: #0f7f72; --other-1: #8c3fb0; --other-2: #b3293f; --other-3: #5d7a12;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --ink: #e4e6e8; --soft: #9aa3ad; --hair: #2b3036; --wash: #1c2025;
-    --base: #ee8fc9; --same-position: #979fa8;
+    --base: #ee8fc9; --same-position: #979fa8; --majority: #979fa8;
     --trained: #7fb0ff; --random-init: #eba658; --mean-shape: #979fa8;
     --other-0: #4fc7b5; --other-1: #cd93ea; --other-2: #f28797; --other-3: #acc95f;
   }
@@ -80,6 +80,7 @@ tbody th small { white-space: normal; }
 }
 .track i.mean-shape { border-color: var(--mean-shape); }
 .track i.same-position { border-color: var(--same-position); }
+.track i.majority { border-color: var(--majority); }
 .track i.base { border-color: var(--base); }
 .track i.random-init { border-color: var(--random-init); }
 .track i.trained { border-color: var(--trained); background: var(--trained); }
@@ -108,7 +109,9 @@ svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-lineca
 svg .line { stroke: var(--ink); }
 svg .line.mean-shape { stroke: var(--mean-shape); stroke-dasharray: .1 4.4; stroke-width: 2.4; }
 svg .line.same-position { stroke: var(--same-position); stroke-dasharray: .1 4.4; }
+svg .line.majority { stroke: var(--majority); stroke-dasharray: .1 4.4; }
 svg .line.same-position { stroke-width: 2.4; }
+svg .line.majority { stroke-width: 2.4; }
 svg .line.base { stroke: var(--base); stroke-dasharray: 9 4 .1 4; }
 svg .line.random-init { stroke: var(--random-init); stroke-dasharray: 7 4.5; }
 svg .line.trained { stroke: var(--trained); stroke-width: 2.4; }
@@ -117,7 +120,8 @@ svg .line.other-1 { stroke: var(--other-1); stroke-dasharray: 7 4.5; }
 svg .line.other-2 { stroke: var(--other-2); stroke-dasharray: .1 4.4; stroke-width: 2.4; }
 svg .line.other-3 { stroke: var(--other-3); stroke-dasharray: 9 4 .1 4; }
 svg .whisker { fill: none; stroke-width: 1.2; stroke: var(--ink); }
-svg .whisker.mean-shape, svg .whisker.same-position { stroke: var(--mean-shape); }
+svg .whisker.mean-shape, svg .whisker.same-position,
+svg .whisker.majority { stroke: var(--mean-shape); }
 svg .whisker.random-init { stroke: var(--random-init); }
 svg .whisker.base { stroke: var(--base); }
 svg .whisker.trained { stroke: var(--trained); }
@@ -129,6 +133,7 @@ svg .whisker.other-1 { stroke: var(--other-1); }
 svg.map { display: block; width: 100%; height: auto; max-height: 300px; color: var(--soft); }
 svg.map.mean-shape { color: var(--mean-shape); }
 svg.map.same-position { color: var(--same-position); }
+svg.map.majority { color: var(--majority); }
 svg.map.base { color: var(--base); }
 svg.map.random-init { color: var(--random-init); }
 svg.map.trained { color: var(--trained); }

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from landmarks_jax.data import source as sources
 from landmarks_jax.data.synthetic import face_model, painting
@@ -23,6 +23,8 @@ INFO = sources.Info(
   mean=(0.435, 0.382, 0.351),
   std=(0.168, 0.136, 0.135),
 )
+# Named as those of CelebA.
+ATTRIBUTES = 'Bald', 'Eyeglasses', 'Mouth_Slightly_Open', 'No_Beard', 'Smiling', 'Wearing_Hat'
 counts = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
 
 
@@ -33,13 +35,15 @@ def source(
   frame: int = 136,
   points: int | str = 5,
   count: int | None = None,
+  attributes: bool = False,
   seed: int = 0,
 ) -> 'Faces':
   """The rendered faces of a split.
 
   Args: path is unused, nothing is read. frame: the side of the pictures. points: 5, or 'all' for
   the 18 named ones, of which these 5 are the first. count: how many, instead of the split's own
-  number; fewer are the first of more. Raises ValueError for a split, points or number out of range.
+  number; fewer are the first of more. attributes: whether examples say which of ATTRIBUTES the face
+  has. Raises ValueError for a split, points or number out of range.
   """
   if split not in counts:
     raise ValueError(f'split={split!r}; there are: {", ".join(counts)}')
@@ -53,13 +57,22 @@ def source(
   ):
     if not low <= value <= high:
       raise ValueError(f'{name}={value}; expected a whole number from {low} to {high}')
-  return Faces(split, frame, points, count, seed)
+  return Faces(split, frame, points, count, seed, attributes=attributes)
 
 
 class Faces:
   """`source[i]` renders example i; see `source`."""
 
-  def __init__(self, split: str, frame: int, points: int | str, count: int, seed: int) -> None:
+  def __init__(
+    self,
+    split: str,
+    frame: int,
+    points: int | str,
+    count: int,
+    seed: int,
+    *,
+    attributes: bool = False,
+  ) -> None:
     self.split, self.frame, self.count, self.seed = split, frame, count, seed
     self.info = INFO
     if points == 'all':
@@ -67,6 +80,8 @@ class Faces:
         names=INFO.names + face_model.more_names,
         flip_pairs=INFO.flip_pairs + face_model.more_flip_pairs,
       )
+    if attributes:
+      self.info = self.info._replace(attributes=ATTRIBUTES)
 
   def __len__(self) -> int:
     return self.count
@@ -77,13 +92,28 @@ class Faces:
     face = face_model.draw((self.seed, list(counts).index(self.split), int(index)))
     shot = face_model.photograph(face)
     points = shot.points[: len(self.info.names)].astype(np.float32)
-    return {
+    known = {'attributes': attributes_of(face)} if self.info.attributes else {}
+    return known | {
       'image': render(face, shot, self.frame),
       'index': np.int32(index),
       'points': points,
       'visible': shot.visible[: len(points)],
       'scale': sources.normaliser(points, self.info.scale),
     }
+
+
+def attributes_of(face: SimpleNamespace) -> Bool[np.ndarray, ' A']:
+  """Which of ATTRIBUTES a face of `face_model.draw` has."""
+  return np.array(
+    [
+      face.hair_style == 'bald',
+      face.glasses,
+      face.gap > 0.05,
+      face.beard == 0,
+      face.smile > 0.05,
+      face.hair_style == 'cap',
+    ]
+  )
 
 
 def render(face: SimpleNamespace, shot: Shot, side: int) -> UInt8[np.ndarray, '{side} {side} 3']:

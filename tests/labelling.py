@@ -38,8 +38,6 @@ def save(path, number, size=(40, 30)):
 class Planted:
   """Predicts the mean of all labels; less sure of colours that are far from the labelled ones."""
 
-  first = None
-
   def __init__(self, files, landmarks, *, seconds=0.0):
     self.files, self.landmarks, self.seconds, self.fitted = files, len(landmarks), seconds, []
 
@@ -58,6 +56,12 @@ class Planted:
 
   def looks(self):
     return self._looks
+
+  def first(self):
+    return None
+
+  def save(self, path):
+    path.mkdir()
 
   def fit(self, labels):
     time.sleep(self.seconds)

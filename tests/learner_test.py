@@ -26,6 +26,7 @@ def _few_copies():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(learning, 'COPIES', 2)
     patch.setattr(learning, 'BATCH', 8)
+    patch.setattr(FrozenLearner, '_warm_up', lambda self: None)
     yield
 
 
@@ -79,6 +80,36 @@ def test_it_finds_the_discs_in_pixels_of_pictures_that_are_not_square(learner, w
   assert error(fit, places, rest) < 0.6 * mean
   assert error(fit, places, np.arange(8)) < 0.6 * mean
   assert np.isfinite(fit.doubt).all()
+  assert ((fit.confidence > 0) & (fit.confidence < 1)).all()
+
+
+def test_confidence_is_the_share_of_points_that_are_near(learner, world):
+  places = world[1]
+  fit = learner.fit({i: places[i] for i in range(8)})
+  side = SIZE[0] * learner.model.side / FRAME  # of what the network sees, in pixels
+  near = np.linalg.norm(fit.points - places, axis=-1) < learning.TOLERANCE * side
+  assert abs(fit.confidence[8:].mean() - near[8:].mean()) < 0.25
+
+
+def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_start(
+  model, learner, world, tmp_path
+):
+  from landmarks_jax.inference.landmark_model import load_landmarks
+
+  fit = learner.fit({i: world[1][i] for i in range(8)})
+  learner.save(tmp_path / 'model')
+  saved = load_landmarks(tmp_path / 'model')
+  assert (saved.names, saved.flip_pairs, saved.crop) == (tuple(NAMES), ((0, 1),), 'pad')
+  found = saved.predict([str(learner.files.path(i)) for i in range(3)])
+  np.testing.assert_allclose(found.points, fit.points[:3], atol=0.05)
+  np.testing.assert_allclose(found.confidence, fit.confidence[:3], atol=0.02)
+  again = FrozenLearner(model, learner.files, NAMES, known=saved)
+  again.described = learner.described
+  np.testing.assert_allclose(again.first().points, fit.points, atol=0.05)
+  empty = FrozenLearner(model, learner.files, NAMES)
+  assert empty.first() is None
+  with pytest.raises(ValueError, match='nothing is fitted'):
+    empty.save(tmp_path / 'other')
 
 
 def test_copies_of_a_picture_are_described_once_and_again_when_its_label_changes(learner, world):
@@ -149,7 +180,7 @@ def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch)
   assert 'No space left on device' in kept.told
   values = np.arange(20.0).reshape(1, 2, 2, 5)
   kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))
-  np.testing.assert_allclose(kept.pooled[1], values.mean((0, 1, 2)))
+  np.testing.assert_array_equal(np.asarray(kept.pyramid[0][1], float), values[0])
   assert (kept.done.tolist(), kept.sizes[1].tolist()) == ([False, True, False], [7, 9])
 
 

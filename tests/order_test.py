@@ -80,14 +80,33 @@ def test_ten_thousand_pictures_take_seconds():
   assert max(found) > 5000
 
 
-def test_an_embedding_ignores_the_units_of_channels_and_dead_ones():
+def scene(rng, places, size=12):
+  """Maps with two parts at given cells, of random brightness and ground."""
+  maps = 0.3 * rng.normal(size=(len(places), size, size, 6)) + [1, 0, 0, 2, 0, 0]
+  for one, (first, second) in zip(maps, places, strict=True):
+    for (y, x), channel in ((first, 1), (second, 2)):
+      one[y - 1 : y + 2, x - 1 : x + 2, channel] += 8
+  return (maps * rng.uniform(0.5, 2, size=(len(places), 1, 1, 1))).astype(np.float32)
+
+
+def test_poses_are_near_where_the_same_parts_are_at_the_same_places():
   rng = np.random.default_rng(5)
-  looks, _ = clusters(rng, [9, 14])
-  pooled = np.concatenate([looks, np.full((23, 1), 7.0)], 1)
-  scaled = pooled * [1, 100, 1e-3, 5, 1] + 3
-  near = [order.distances(e, e) for e in map(order.embed, (pooled, scaled))]
-  np.testing.assert_allclose(*near, atol=1e-9 + 1e-6 * near[0].max())
-  assert np.isfinite(order.embed(np.ones((4, 3)))).all()
+  kinds = np.array([[[3, 3], [8, 9]], [[8, 3], [3, 9]], [[6, 8], [6, 2]]])
+  kind = rng.integers(0, 3, 60)
+  looks = order.poses(scene(rng, kinds[kind]), parts=8)
+  away = order.distances(looks, looks) + 1e9 * np.eye(60)
+  assert (kind[away.argmin(1)] == kind).mean() == 1
+  assert np.abs(looks).max() <= 1
+  mean = scene(np.random.default_rng(5), kinds[kind]).mean((1, 2))  # which pooling does not see
+  away = order.distances(mean, mean) + 1e9 * np.eye(60)
+  assert (kind[away.argmin(1)] == kind).mean() < 0.8
+
+
+def test_poses_do_not_depend_on_the_units_of_channels():
+  maps = scene(np.random.default_rng(6), np.array([[[3, 3], [8, 9]], [[8, 3], [3, 9]]] * 9))
+  scaled = maps * np.array([1, 100, 0.1, 5, 1, 3], np.float32) + 3
+  np.testing.assert_allclose(order.poses(maps), order.poses(scaled), atol=0.04)
+  assert np.isfinite(order.poses(np.ones((4, 3, 3, 2), np.float32))).all()
 
 
 def test_distances_are_those_of_pairs():

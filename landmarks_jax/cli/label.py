@@ -34,12 +34,26 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   what = 'What the network sees of a picture: pad (all of it), centre or squash.'
   flags.DEFINE_string('crop', 'pad', what, flag_values=values)
   flags.DEFINE_integer('port', 8377, 'Of the page; the next free one.', flag_values=values)
+  what = 'No page: measures what choosing pictures is worth, with the labels of DIR.'
+  flags.DEFINE_boolean('simulate', False, what, flag_values=values)
+  what = 'With --simulate: CSV or COCO JSON file of landmarks, as in data.labels of configs.'
+  flags.DEFINE_string('labels', None, what, flag_values=values)
+  what = 'With --simulate, of youtube_faces_68: 5 or 68 landmarks.'
+  flags.DEFINE_integer('points', 5, what, flag_values=values)
+  what = 'With --simulate: the numbers of labelled pictures.'
+  flags.DEFINE_list('counts', '5,10,20,50', what, flag_values=values)
+  flags.DEFINE_integer('draws', 5, 'With --simulate: random halves.', flag_values=values)
   return list(argv)
 
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
   root = pathlib.Path(values.DIR).expanduser()
+  if values.simulate:
+    options = {'labels': values.labels, 'points': values.points, 'crop': values.crop}
+    options |= {'counts': _numbers(values.counts), 'draws': values.draws}
+    simulate(root, model=values.model, **options)
+    return 0
   output = pathlib.Path(values.output).expanduser() if values.output else root / FOLDER
   names = _names(values.landmarks)
   label(root, output, names, model=values.model, crop=values.crop, port=values.port)
@@ -70,13 +84,20 @@ def label(
 
   if crop not in folder.crops:
     raise ValueError(f'{crop=}; expected one of {", ".join(folder.crops)}')
-  files = PictureFiles(root)
+  files, (network, known) = PictureFiles(root), _models(model)
   with contextlib.closing(Journal(output)) as journal:
     if journal.torn:
       told = f'{len(journal.torn)} bytes that were never said to be saved are cut off'
       print(f'{journal.path}: {told}: {journal.torn!r:.80}')
-    labels = Labels(journal, landmarks)
-    learner = None if model is None else _learner(model, files, labels.landmarks, crop, output)
+    if landmarks is None and known is not None and not journal.entries:
+      landmarks = known.names
+    labels, learner = Labels(journal, landmarks), None
+    if network is not None:
+      from landmarks_jax.labelling.learner import FrozenLearner
+
+      known = known if known is not None and known.names == labels.landmarks else None
+      options = {'crop': crop, 'keep': output / 'features', 'known': known}
+      learner = FrozenLearner(network, files, labels.landmarks, **options)
     session = Session(files, labels, learner)
     for name in session.lost:
       print(f'labelled, but no longer in {root}: {name!a}; its labels are kept')
@@ -94,13 +115,81 @@ def label(
         session.stop()
 
 
-def _learner(
-  model: str, files: Any, landmarks: Sequence[str], crop: str, output: pathlib.Path
-) -> Any:
-  from landmarks_jax import api  # late: heavy
-  from landmarks_jax.labelling.learner import FrozenLearner
+def simulate(
+  root: pathlib.Path,
+  *,
+  model: str | None,
+  labels: str | None,
+  points: int,
+  crop: str,
+  counts: Sequence[int],
+  draws: int,
+) -> dict[str, Any]:
+  """Prints and returns the errors on pictures that were left out, by number of labels."""
+  if model is None:
+    raise ValueError('--simulate needs --model=RUN, the folder of a run')
+  from landmarks_jax.labelling import simulate as simulation  # late: heavy
 
-  return FrozenLearner(api.load(model), files, landmarks, crop=crop, keep=output / 'features')
+  network, _ = _models(model)
+  train, test = _labelled(root, labels, points=points, crop=crop, frame=network.frame)
+  curves = simulation.simulate(
+    network, train, test, counts=counts, draws=draws, report=lambda line: print(line, flush=True)
+  )
+  print(f'error on {len(test):,} other pictures, % of the normaliser; {draws} draws')
+  print(simulation.table(curves))
+  return curves
+
+
+def _labelled(
+  root: pathlib.Path, labels: str | None, *, points: int, crop: str, frame: int
+) -> tuple[Any, Any]:
+  """Labelled pictures to pick from, and others to score on: the splits, or a random fifth."""
+  import numpy as np
+
+  from landmarks_jax.data import folder, youtube_faces_68
+  from landmarks_jax.data.catalogue import Chosen  # late: heavy
+  from landmarks_jax.evaluation import few_shot
+
+  if labels is None:
+    if not (root / 'training_frames_keypoints.csv').is_file():
+      raise ValueError(f'--simulate needs true labels of {root}: --labels=FILE')
+    sets = (
+      youtube_faces_68.source(str(root), split=split, points=points, frame=frame)
+      for split in ('train', 'test')
+    )
+    return tuple(sets)
+  options = {'labels': labels, 'frame': frame, 'crop': crop, 'unlabelled': 'skip'}
+  whole = folder.source(str(root), **options)
+  splits = {name for entry in whole.catalogue.entries for name in entry.splits}
+  if {'train', 'test'} <= splits:
+    return tuple(folder.source(str(root), **options, split=split) for split in ('train', 'test'))
+  out = few_shot.draw_labels(len(whole), max(1, len(whole) // 5), 0)
+  print(
+    f'no splits train and test in {labels}: a random fifth, {len(out):,}, is left out to score on'
+  )
+  rows = np.arange(len(whole))
+  return Chosen(whole.catalogue, np.delete(rows, out)), Chosen(whole.catalogue, out)
+
+
+def _numbers(given: Sequence[str]) -> list[int]:
+  try:
+    return sorted({int(text) for text in given})
+  except ValueError:
+    raise ValueError(f'--counts={",".join(given)}: expected whole numbers') from None
+
+
+def _models(given: str | None) -> tuple[Any, Any]:
+  """The network, and the landmark model where the folder holds one; None without."""
+  if given is None:
+    return None, None
+  from landmarks_jax import api  # late: heavy
+  from landmarks_jax.inference.landmark_model import FACTS
+
+  folder = pathlib.Path(given).expanduser()
+  if not (folder / FACTS).is_file():
+    return api.load(folder), None
+  known = api.load_landmarks(folder)
+  return known.model, known
 
 
 def _names(given: str | None) -> list[str] | None:

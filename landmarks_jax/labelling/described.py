@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from landmarks_jax.contracts import Pyramid
 
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Described:
-  """Pyramids of `count` pictures, their pooled features and sizes; what is there already stays.
+  """Pyramids of `count` pictures and their sizes; what is there already stays.
 
   Args:
     folder: for the files, which is made; None keeps all in memory, and so does a disk that has no
@@ -31,17 +31,14 @@ class Described:
     self, folder: pathlib.Path | None, *, key: str, count: int, shapes: Sequence[Shape]
   ) -> None:
     kinds = {f'level_{i}': ((count, *shape), np.uint16) for i, shape in enumerate(shapes)}
-    channels = sum(shape[-1] for shape in shapes)
-    kinds |= {'pooled': ((count, channels), np.float32), 'sizes': ((count, 2), np.int32)}
-    kinds |= {'done': ((count,), bool)}
+    kinds |= {'sizes': ((count, 2), np.int32), 'done': ((count,), bool)}
     self.told = ''
     try:
       self._arrays = _memory(kinds) if folder is None else _files(folder, key, kinds)
     except OSError as error:
       self._arrays = _memory(kinds)
       self.told = f'features are not kept for the next start: {folder}: {error.strerror}'
-    self.pooled, self.sizes = self._arrays['pooled'], self._arrays['sizes']
-    self.done = self._arrays['done']
+    self.sizes, self.done = self._arrays['sizes'], self._arrays['done']
     self.pyramid: Pyramid = tuple(
       self._arrays[f'level_{i}'].view(jnp.bfloat16) for i in range(len(shapes))
     )
@@ -52,15 +49,8 @@ class Described:
     """Keeps the features of some pictures."""
     for level, values in zip(self.pyramid, pyramid, strict=True):
       level[rows] = np.asarray(values)
-    self.pooled[rows] = pool(pyramid)
     self.sizes[rows] = sizes
     self.done[rows] = True
-
-
-def pool(pyramid: Pyramid) -> Float[np.ndarray, 'B C']:
-  """What pictures look like as wholes: the mean of every channel over the positions."""
-  levels = [np.asarray(level, np.float32).mean((1, 2)) for level in pyramid]
-  return np.concatenate(levels, axis=-1)
 
 
 def _memory(kinds: Mapping[str, tuple[Shape, Any]]) -> dict[str, np.ndarray]:

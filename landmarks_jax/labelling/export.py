@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,20 @@ FILES = {
 }
 
 
-def write(session: Session, output: pathlib.Path) -> dict[str, Any]:
-  """Writes all FILES into `output`, in place of earlier ones, and says what is in them.
+_writing = threading.Lock()  # two pages may export at once
 
-  Only pictures with all their landmarks count as labelled. Raises ValueError without any, and
-  OSError that says what could not be written; an earlier file is whole then.
+
+def write(session: Session, output: pathlib.Path) -> dict[str, Any]:
+  """Writes all FILES into `output`, in place of earlier ones, and the newest model beside them.
+
+  Says what is in them. Only pictures with all their landmarks count as labelled. Raises ValueError
+  without any, and OSError that says what could not be written; an earlier file is whole then.
   """
+  with _writing:
+    return _write(session, output)
+
+
+def _write(session: Session, output: pathlib.Path) -> dict[str, Any]:
   labelled = session.labelled()
   if not labelled:
     raise ValueError('no picture has all its landmarks yet: there is nothing to export')
@@ -34,15 +43,17 @@ def write(session: Session, output: pathlib.Path) -> dict[str, Any]:
   for kind, numbers in (('labels', labelled), ('all', dict(sorted(all_of_them.items())))):
     points = {session.files.names[i]: pixels for i, pixels in numbers.items()}
     _replace(output / FILES[f'{kind}-csv'], lambda to, p=points: landmark_csv.write(to, names, p))
+    known = {name: pixels for name, pixels in points.items() if name in sizes}
     _replace(
       output / FILES[f'{kind}-coco'],
-      lambda to, p=points: coco.write(to, names, p, sizes, confidence=confidence),
+      lambda to, p=known: coco.write(to, names, p, sizes, confidence=confidence),
     )
   return {
     'labelled': len(labelled),
     'predicted': len(predicted),
     'folder': str(output),
     'files': FILES,
+    'model': session.save_model(output),
   }
 
 

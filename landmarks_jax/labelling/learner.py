@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,13 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from landmarks_jax.contracts import Batch, Pyramid
 from landmarks_jax.data import folder, images
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation.regression import WARP
+from landmarks_jax.geometry import regions
+from landmarks_jax.inference import confidence
+from landmarks_jax.inference.confidence import Confidence
+from landmarks_jax.inference.head import RIDGE, Head
+from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import NOTHING, Pictures
 from landmarks_jax.labelling import order
@@ -27,6 +33,7 @@ from landmarks_jax.models import heads
 COPIES, MOST_COPIES = 20, 1000  # warped copies of each labelled picture, and of all together
 BATCH, LOOK = 32, 256  # pictures described, and predicted, at once
 SIZE = 16  # side of the heat maps
+TOLERANCE = 0.05  # of the side of what the network sees: nearer is right, says the confidence
 TELL = 0.5  # seconds between two words of progress
 
 
@@ -36,8 +43,8 @@ class FrozenLearner:
   Args:
     model: the network. files: the pictures. landmarks: their names; those that differ by left and
     right are each other's mirror image. crop: of `folder.crops`, what a frame shows of a picture.
-    keep: a folder for features, or None; see `Described`. first: what is predicted before any
-    label, from (pyramid) to (points, evidence), where the model has a head already.
+    keep: a folder for features, or None; see `Described`. known: predicts before there is any
+    label, with the same landmarks.
   """
 
   def __init__(
@@ -47,19 +54,19 @@ class FrozenLearner:
     landmarks: Sequence[str],
     *,
     crop: str = 'pad',
-    keep: Any = None,
+    keep: pathlib.Path | None = None,
+    known: LandmarkModel | None = None,
   ) -> None:
     self.model, self.files, self.crop = model, files, crop
-    self.flip_pairs = folder.flip_pairs(tuple(landmarks))
+    self.landmarks, self.flip_pairs = tuple(landmarks), folder.flip_pairs(tuple(landmarks))
     self.pictures: Pictures = model.pictures(
       [str(files.path(i)) for i in range(len(files))], crop=crop
     )
-    self.first: Fit | None = None
-    self._keep, self._copies = keep, {}
+    self._keep, self._copies, self._known = keep, {}, known
 
   def looks(self) -> Float[np.ndarray, 'N C']:
-    """See `order.embed`."""
-    return order.embed(np.asarray(self.described.pooled))
+    """See `order.poses`."""
+    return order.poses(semantic(self.described.pyramid))
 
   @functools.cached_property
   def described(self) -> Described:
@@ -95,15 +102,43 @@ class FrozenLearner:
           return
     told(len(self.files), broken)
 
+  def first(self) -> Fit | None:
+    """What a model predicts that was fitted elsewhere."""
+    return None if self._known is None else self._predictions()
+
   def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
     """A head from these pictures, points in pixels; its predictions for all. Raises ValueError."""
     known = [n for n in labels if self.described.done[n]]
     if not known:
       raise ValueError('none of the labelled pictures can be described')
     labelled = self._labelled(known, labels)
-    head = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
-    points, evidence = look(head, self.described.pyramid)
-    return self._as_fit(points, evidence)
+    head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
+    facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
+    self._known = LandmarkModel(self.model, Head(RIDGE, head), confidence=judge, **facts)
+    return self._predictions()
+
+  def save(self, path: pathlib.Path) -> None:
+    """Writes the newest model, for the command `predict`. Raises ValueError if there is none."""
+    if self._known is None:
+      raise ValueError('nothing is fitted yet')
+    self._known.save(path)
+
+  def _warm_up(self) -> None:
+    """Compiles what the first fit needs, before anybody waits for it."""
+    for row in np.flatnonzero(self.described.done)[:1].tolist():
+      middle = np.tile(self.described.sizes[row] / 2, (len(self.landmarks), 1))
+      labelled = self._labelled([row], {row: middle})
+      head, _ = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
+      look(Head(RIDGE, head), tuple(level[:LOOK] for level in self.described.pyramid))
+      del self._copies[row]
+
+  def _predictions(self) -> Fit:
+    points, evidence = look(self._known.head, self.described.pyramid)
+    unknown = ~self.described.done
+    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points)])
+    doubt = np.where(unknown, -np.inf, evidence[..., 0].mean(1))
+    sure = self._known.judge(evidence)
+    return Fit(pixels, np.where(unknown[:, None], np.nan, sure).astype(np.float32), doubt)
 
   def _labelled(self, known: Sequence[int], labels: Mapping[int, Any]) -> Batch:
     """The labelled pictures, then their warped copies."""
@@ -146,20 +181,11 @@ class FrozenLearner:
       self._copies[number] = pixels.tobytes(), batch
     return batch
 
-  def _as_fit(self, points: np.ndarray, evidence: np.ndarray) -> Fit:
-    """Predictions in pixels; nan where a picture was never described."""
-    unknown = ~self.described.done
-    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points)])
-    pixels[unknown] = np.nan
-    doubt = np.where(unknown, -np.inf, evidence[..., 0].mean(1))
-    return Fit(pixels, np.full(pixels.shape[:2], np.nan, np.float32), doubt)
-
   def _frame(self, number: int) -> np.ndarray:
     return self.pictures[number]['image']
 
   def _seen(self, frames: np.ndarray) -> np.ndarray:
-    margin = self.model.margin
-    return frames[:, margin : frames.shape[1] - margin, margin : frames.shape[2] - margin]
+    return regions.cut_centre(frames, self.model.margin)
 
   def _box(self, number: int) -> images.Box:
     return folder.crop_box(self.crop, *self.described.sizes[number].tolist())
@@ -194,6 +220,11 @@ class FrozenLearner:
     return digest.hexdigest()
 
 
+def semantic(pyramid: Pyramid) -> Shaped[np.ndarray, 'N h w C']:
+  """The level that tells parts from each other: of those with the most positions the deepest."""
+  return max(pyramid, key=lambda level: level.shape[1])
+
+
 class _One:
   """A labelled picture as a `Source`."""
 
@@ -211,9 +242,12 @@ class _One:
 
 def fit_head(
   labelled: Batch, *, side: int, flip_pairs: Sequence[tuple[int, int]]
-) -> heads.RidgeVariables:
-  """The closed-form head of labelled pyramids; `index` tells which rows are of one picture."""
-  head = heads.fit_ridge(
+) -> tuple[heads.RidgeVariables, Confidence | None]:
+  """The closed-form head of labelled pyramids, and how likely its points are near the true ones.
+
+  `index` tells which rows are of one picture; the first of them is the picture itself.
+  """
+  head, held_out = heads.fit_ridge_held_out(
     labelled.pyramid,
     labelled.points,
     labelled.visible,
@@ -223,18 +257,26 @@ def fit_head(
     side=side,
     size=SIZE,
   )
-  return head.variables
+  if held_out is None:
+    return head.variables, None
+  error = np.linalg.norm(held_out.points - labelled.points[held_out.rows], axis=-1) / 2
+  error = np.where(labelled.visible[held_out.rows], error, np.nan)
+  return head.variables, confidence.fit(held_out.evidence, error, tolerance=TOLERANCE)
 
 
 def look(
-  head: heads.RidgeVariables, pyramid: Pyramid
+  head: Head, pyramid: Pyramid
 ) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
-  """Points, normalised, and evidence of doubt (`heads.doubt`) of all pictures, by blocks."""
-  found = [
-    jax.device_get(_look(head, tuple(np.asarray(level[i : i + LOOK]) for level in pyramid)))
-    for i in range(0, len(pyramid[0]), LOOK)
-  ]
-  return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+  """Points, normalised, and evidence of doubt of all pictures, by blocks."""
+  compiled = _compiled(head.kind, tuple(sorted(head.options.items())))
+  found = []
+  for start in range(0, len(pyramid[0]), LOOK):
+    block = tuple(np.asarray(level[start : start + LOOK]) for level in pyramid)
+    found.append(jax.device_get(compiled(head.variables, block)))
+  points, evidence = zip(*found, strict=True)
+  return np.concatenate(points), np.concatenate(evidence)
 
 
-_look = jax.jit(heads.look_ridge)
+@functools.lru_cache(maxsize=8)
+def _compiled(kind: str, options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+  return jax.jit(Head(kind, None, dict(options)).look)

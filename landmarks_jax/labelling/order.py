@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from landmarks_jax.data.source import evenly_apart
 
-COMPONENTS = 32  # of what pictures look like
+PARTS, SHARPNESS = 24, 20.0  # of `poses`
+ITERATIONS, SAMPLES = 10, 20_000  # of its clusters; descriptors that make them
 MOST = 2000  # pictures that are compared with each other; of more, so many evenly apart
+BLOCK = 128  # pictures whose maps are looked at at once
 
 
 def suggest(
@@ -23,14 +25,13 @@ def suggest(
   A greedy k-median. Unlike the farthest point it prefers pictures that many others resemble, which
   is what few labels need.
 
-  Args: looks: see `embed`. labelled: pictures with labels. candidates: those that may get some.
+  Args: looks: see `poses`. labelled: pictures with labels. candidates: those that may get some.
   """
   free, everyone = np.flatnonzero(candidates), looks[_evenly(len(looks))]
   judged = free[_evenly(len(free))]
   between = distances(looks[judged], everyone)
-  nearest = (
-    2 * distances(everyone, looks.mean(0, keepdims=True))[:, 0].max() * np.ones(len(everyone))
-  )
+  far = 2 * distances(everyone, looks.mean(0, keepdims=True)).max()
+  nearest = np.full(len(everyone), far)
   if len(labelled):
     nearest = np.minimum(nearest, distances(everyone, looks[np.asarray(labelled)]).min(1))
   gain, chosen = np.full(len(judged), np.inf), []
@@ -46,13 +47,48 @@ def suggest(
   return chosen
 
 
-def embed(pooled: Float[np.ndarray, 'N D']) -> Float[np.ndarray, 'N C']:
-  """Pooled features, every channel in its own deviations, as at most COMPONENTS coordinates."""
-  some = pooled[_evenly(len(pooled))]
-  mean, deviation = some.mean(0), some.std(0)
-  scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0)
-  _, _, axes = np.linalg.svd((some - mean) * scale, full_matrices=False)
-  return ((pooled - mean) * scale) @ axes[:COMPONENTS].T
+def poses(
+  maps: Shaped[np.ndarray, 'N h w C'], *, parts: int = PARTS, seed: int = 0
+) -> Float[np.ndarray, 'N D']:
+  """Where in every picture the parts of the object are, found without labels: what it looks like.
+
+  Parts are clusters of descriptors: unit vectors of standardised channels, by k-means from `parts`
+  random ones. A part's place (x, y) is the mean position under a softmax of its likeness, in -1..1.
+  So pictures are alike that have the same things in the same places, whatever their colours.
+  """
+  rng, count = np.random.default_rng(seed), maps.shape[1] * maps.shape[2]
+  some = _evenly(len(maps))
+  positions = rng.integers(0, count, (len(some), -(-SAMPLES // len(some))))
+  sample = np.asarray(maps[some], np.float32).reshape(len(some), count, -1)
+  drawn = np.take_along_axis(sample, positions[..., None], axis=1).reshape(-1, maps.shape[3])
+  mean, deviation = drawn.mean(0), drawn.std(0) + 1e-6
+  centres = _clusters(rng, _units((drawn - mean) / deviation), parts)
+  y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in maps.shape[1:3]), indexing='ij')
+  grid, found = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32), []
+  for start in range(0, len(maps), BLOCK):
+    block = np.asarray(maps[start : start + BLOCK], np.float32).reshape(-1, count, maps.shape[3])
+    likeness = SHARPNESS * (_units((block - mean) / deviation) @ centres.T)
+    weight = np.exp(likeness - likeness.max(1, keepdims=True))
+    weight /= weight.sum(1, keepdims=True)
+    found.append((weight.swapaxes(1, 2) @ grid).reshape(len(block), -1))
+  return np.concatenate(found)
+
+
+def _clusters(
+  rng: np.random.Generator, units: Float[np.ndarray, 'n C'], parts: int
+) -> Float[np.ndarray, '{parts} C']:
+  """Spherical k-means."""
+  centres = units[rng.integers(0, len(units), parts)]
+  for _ in range(ITERATIONS):
+    nearest = (units @ centres.T).argmax(1)
+    for k in np.unique(nearest):
+      centres[k] = units[nearest == k].mean(0)
+    centres = _units(centres)
+  return centres
+
+
+def _units(rows: Float[np.ndarray, '*shape C']) -> Float[np.ndarray, '*shape C']:
+  return rows / (np.linalg.norm(rows, axis=-1, keepdims=True) + 1e-6)
 
 
 def distances(a: Float[np.ndarray, 'A C'], b: Float[np.ndarray, 'B C']) -> Float[np.ndarray, 'A B']:

@@ -6,6 +6,7 @@ All times and threads are here; a `Learner` only computes. Pictures go by their 
 import datetime
 import functools
 import itertools
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -36,18 +37,24 @@ class Fit(NamedTuple):
 class Learner(Protocol):
   """Learns landmarks from few labels. Called by one thread at a time."""
 
-  first: Fit | None  # before any label, where the model has landmarks already
-
   def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
     """Looks at all pictures; told(done, broken) returns whether to go on."""
     ...
 
   def looks(self) -> Float[np.ndarray, 'N C']:
-    """What the pictures look like, once they are described; see `order.embed`."""
+    """What the pictures look like, once they are described; see `order.poses`."""
+    ...
+
+  def first(self) -> Fit | None:
+    """Predictions before any label, where the model has landmarks already."""
     ...
 
   def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
     """Learns from pictures with points in pixels, nan = invisible. Raises ValueError."""
+    ...
+
+  def save(self, path: pathlib.Path) -> None:
+    """Writes the newest model into a folder that is made."""
     ...
 
 
@@ -83,7 +90,7 @@ class Session:
     self._held: dict[str, tuple[int, float]] = {}  # by client
     self._suggested: list[int] = []
     self._state, self._wanted = threading.RLock(), threading.Event()
-    self._stopping = False
+    self._fitting, self._stopping = threading.Lock(), False
     self._thread: threading.Thread | None = None
     self._size = functools.lru_cache(1 << 16)(files.size)
     self.lost = self._find_moved()
@@ -221,6 +228,15 @@ class Session:
     given = [points.get(landmark, INVISIBLE) for landmark in self.labels.landmarks]
     return np.array([nowhere if point == INVISIBLE else point for point in given], np.float64)
 
+  def save_model(self, folder: pathlib.Path) -> str | None:
+    """Writes the newest model into a new folder in this one: its name; None if there is none."""
+    if self.status.labelled == 0:
+      return None
+    with self._fitting:
+      name = f'model_{datetime.datetime.now():%Y-%m-%d_%H%M%S}'
+      self._learner.save(folder / name)
+    return name
+
   # What happens in the background.
 
   def start(self) -> None:
@@ -241,7 +257,7 @@ class Session:
       self._tell(busy=True)
       self._learner.describe(self._described)
       if not self._stopping:
-        self._publish(self._learner.first, labelled=0, seconds=0.0)
+        self._publish(self._learner.first(), labelled=0, seconds=0.0)
     except Exception as error:  # the page goes on without predictions, and says why
       self._tell(busy=False, problem=f'the pictures cannot be described: {error}')
       return
@@ -267,7 +283,8 @@ class Session:
     self._tell(busy=True)
     began = time.monotonic()
     try:
-      fit = self._learner.fit(labels)
+      with self._fitting:
+        fit = self._learner.fit(labels)
     except Exception as error:  # such as a landmark that no picture shows yet
       self._tell(problem=str(error))
       return

@@ -384,24 +384,24 @@ function mark(k) {
   const place = places(k);
   if (!place) return;
   const [x, y] = toScreen(place), chosen = k === current, many = facts.landmarks.length > 20;
-  const guess = !isSet(k), radius = (many ? 4 : 6.5) + (chosen ? 1.5 : 0);
+  const guess = !isSet(k), radius = (many ? 4.5 : 8) + (chosen ? 1.5 : 0);
   const ring = () => { pen.beginPath(); pen.arc(x, y, radius, 0, 2 * Math.PI); };
   pen.save();
-  pen.globalAlpha = guess ? 0.55 + 0.45 * (shown.confidence?.[k] ?? 0.5) : 1;
+  pen.globalAlpha = guess ? 0.5 + 0.5 * (shown.confidence?.[k] ?? 0.8) : 1;
   pen.setLineDash([]);
   ring();
-  pen.lineWidth = 4;
-  pen.strokeStyle = '#000a';
+  pen.lineWidth = many ? 4 : 5;
+  pen.strokeStyle = '#0009';
   pen.stroke();
-  pen.setLineDash(guess ? [3.2, 2.6] : []);
+  pen.setLineDash(guess ? [4, 2.8] : []);
   ring();
-  pen.lineWidth = chosen ? 2.4 : 1.8;
+  pen.lineWidth = (chosen ? 2.6 : 2.2) - (many ? 0.6 : 0);
   pen.strokeStyle = colour(k);
   pen.stroke();
   pen.setLineDash([]);
   if (!guess) {
     pen.beginPath();
-    pen.arc(x, y, 1.5, 0, 2 * Math.PI);
+    pen.arc(x, y, many ? 1.3 : 2, 0, 2 * Math.PI);
     pen.fillStyle = colour(k);
     pen.fill();
   }
@@ -416,7 +416,7 @@ function mark(k) {
   }
   if (chosen || k === hovered || !many) {
     const text = chosen || k === hovered ? facts.landmarks[k] : KEYS[k] ?? '';
-    pen.font = `${chosen ? '600 12px' : '11px'} system-ui, sans-serif`;
+    pen.font = `600 ${chosen ? 13 : 11.5}px system-ui, sans-serif`;
     pen.textBaseline = 'middle';
     pen.lineWidth = 3.5;
     pen.lineJoin = 'round';
@@ -764,7 +764,7 @@ at('export').onclick = async () => {
   const [paragraph, links] = [at('exported').querySelector('p'), at('exported').querySelector('ul')];
   links.replaceChildren();
   try {
-    const { labelled, predicted, folder, files } = await ask('api/export', { client });
+    const { labelled, predicted, folder, files, model } = await ask('api/export', { client });
     paragraph.textContent = `Written to ${folder}, ready to be read as data.labels:`;
     const what = {
       'labels-csv': `${plural(labelled, 'labelled picture')}, CSV`,
@@ -775,6 +775,7 @@ at('export').onclick = async () => {
     for (const [kind, name] of Object.entries(files)) {
       links.append(make('li', {}, make('a', { href: `export/${kind}`, download: name, textContent: name }), `: ${what[kind]}`));
     }
+    if (model) links.append(make('li', { textContent: `${model}: the fit, for other pictures: predict --model ${folder}/${model} --images DIR` }));
   } catch (error) {
     paragraph.textContent = error instanceof Refused ? error.message : 'The server does not answer.';
   }
@@ -796,6 +797,7 @@ async function start() {
   states = facts.names.map(() => UNTOUCHED);
   makeList();
   makeFilters();
+  showSaved();
   hear(await ask(`api/changes?${new URLSearchParams({ client, ...known })}`));
   list();
   await next();

@@ -461,7 +461,12 @@ def test_matches_the_published_equivariance(golden, exchange, normalise, gamma):
   np.testing.assert_allclose(value, g[f'loss_{name}_f64'], rtol=1e-5)
   tolerance = 2e-3 if exchange and normalise else 1e-4
   expected = g[f'grad_{name}']
-  np.testing.assert_allclose(grad, expected, atol=tolerance * np.abs(expected).max())
+  # The published gradient is in float32, which takes up to four fifths of the tolerance. In float32
+  # ours is on either side of it, as the machine rounds; so that is held against its own.
+  with jax.enable_x64(True):
+    exact = jax.jit(jax.grad(loss))(g['feats'].astype(np.float64))
+  np.testing.assert_allclose(exact, expected, atol=tolerance * np.abs(expected).max())
+  np.testing.assert_allclose(grad, exact, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize('temperature', [0.5, 2.0])

@@ -195,7 +195,9 @@ def test_unknown_names_and_options_list_the_known():
     optim.build(name='adamw', learning_rate=0.1)
   with pytest.raises(ValueError, match=r"'sgd' has no option 'betas'; it has .*momentum"):
     optim.build(name='sgd', learning_rate=0.1, epochs=1, betas=(0.5, 0.9))
-  with pytest.raises(ValueError, match=r"unknown schedule 'cos'; known: constant, cosine, step"):
+  with pytest.raises(
+    ValueError, match=r"unknown schedule 'cos'; known: constant, cosine, cosine_by_step, step"
+  ):
     optim.build(learning_rate=0.1, schedule='cos')
   with pytest.raises(ValueError, match=r'needs epochs > warmup_epochs=0, got None'):
     optim.build(learning_rate=0.1)

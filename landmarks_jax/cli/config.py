@@ -272,7 +272,7 @@ def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
   try:
     return completion.complete(config, train.train)
   except ValueError:  # it lacks more; the differences tell what
-    return plain(defaults(train.train)) | config
+    return config
 
 
 def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:

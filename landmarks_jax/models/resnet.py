@@ -61,17 +61,18 @@ class Block(nn.Module):
   norm_groups: int = 1
   norm_momentum: float = 0.9
   dtype: Any = None
-  dilation: int = 1  # of its convolutions of more than one pixel
+  dilations: tuple[int, int] = (1, 1)  # of its first convolution of more than one pixel, of others
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B i j D']:
     """One block; `train` is that of GroupedBatchNorm."""
     conv = functools.partial(_conv, dtype=self.dtype)
     norm = functools.partial(GroupedBatchNorm, self.norm_groups, self.norm_momentum)
-    y = x
+    y, (look, later) = x, self.dilations
     for i, (features, side, stride) in enumerate(self.convs, 1):
-      y = conv(features, side, stride, dilation=self.dilation, name=f'conv{i}')(y)
+      y = conv(features, side, stride, dilation=look, name=f'conv{i}')(y)
       y = norm(name=f'bn{i}')(y, train)
+      look = later if side > 1 else look
       y = nn.relu(y) if i < len(self.convs) else y
     if x.shape != y.shape:
       stride = math.prod(stride for _, _, stride in self.convs)
@@ -120,8 +121,8 @@ class ResNet(nn.Module):
       dilation *= 2 if i > 0 and stride == 1 else 1
       for j in range(blocks):
         convs = block(int(64 * self.width * 2**i), 1 if j else stride)
-        look = dilation if j else before  # a map is first read as the stage before made it
-        x = Block(convs, *norm, self.dtype, look, name=f'layer{i + 1}_{j}')(x, train)
+        looks = dilation if j else before, dilation  # a map is read as the one before was made
+        x = Block(convs, *norm, self.dtype, looks, name=f'layer{i + 1}_{j}')(x, train)
       maps.append(x)
     return tuple(reversed(maps))
 

@@ -34,7 +34,8 @@ extras = {
   'export': ['safetensors'],
 }
 everything = [package for packages in extras.values() for package in packages]
-extras['test'] = ['beartype', 'httpx2', 'pytest', 'pytest-xdist[psutil]', 'ruff', 'selenium', *everything]
+tests = ['beartype', 'httpx2', 'pytest', 'pytest-xdist[psutil]', 'ruff', 'selenium']
+extras['test'] = [*tests, *everything]
 extras['cuda'] = ['jax[cuda13]>=0.10.2,<0.13']
 extras['tpu'] = ['jax[tpu]>=0.10.2,<0.13']
 

@@ -148,7 +148,8 @@ def classify(
       found.append((test[1][:, a] == known[0]).mean())
       continue
     classifier = pipeline.make_pipeline(
-      preprocessing.StandardScaler(), svm.LinearSVC(C=strength, dual='auto', random_state=0)
+      preprocessing.StandardScaler(),
+      svm.LinearSVC(C=strength, dual='auto', max_iter=10_000, random_state=0),
     )
     found.append((classifier.fit(train[0], known).predict(test[0]) == test[1][:, a]).mean())
   return 100 * np.array(found)

@@ -39,6 +39,8 @@ DROPPED = (  # classes in published files; an object of one is read as an inert 
   'pathlib.PosixPath',
   'pathlib._local.PosixPath',
 )
+MOST_BYTES = 2**22  # of a pickle; ResNet-50 with momentum encoder and optimizer has 91,704
+MOST_AXES = 32
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 BIG_ENDIAN = 'written on a big-endian machine; only little-endian files are read'
@@ -86,6 +88,9 @@ def _read_zip(file: BinaryIO) -> Any:
     roots = [name.removesuffix('data.pkl') for name in records if f'/{name}'.endswith('/data.pkl')]
     if len(roots) != 1:
       raise CheckpointError(f'a zip file with {len(roots)} data.pkl; a torch checkpoint has one')
+    stray = [name for name in records if name.startswith('/') or {'..', ''} & set(_parts(name))]
+    if stray:
+      raise CheckpointError(f'zip records that point elsewhere: {_shown(stray[0])}')
     compressed = [name for name, info in records.items() if info.compress_type]
     declared = sum(info.file_size for info in archive.infolist())
     if compressed or declared > size:
@@ -127,12 +132,12 @@ def _read_stream(file: BinaryIO) -> Any:
       )
     protocol = _Unpickler(stream, size).load()
     if protocol != LEGACY_PROTOCOL:
-      raise CheckpointError(f'stream protocol {protocol!r}; expected {LEGACY_PROTOCOL}')
+      raise CheckpointError(f'stream protocol {_shown(protocol)}; expected {LEGACY_PROTOCOL}')
     if not _Unpickler(stream, size).load()['little_endian']:
       raise CheckpointError(BIG_ENDIAN)
     unpickler = _Unpickler(stream, size, reserve)
     tree, storages = unpickler.load(), unpickler.storages
-    keys = _Unpickler(stream, size).load()
+    keys = [_plain(key) for key in _Unpickler(stream, size).load()]
     if sorted(keys) != sorted(storages):
       odd = sorted(set(keys) ^ set(storages))[:5]
       raise CheckpointError(f'the storages used are not those in the file: {odd} in one of them')
@@ -178,23 +183,46 @@ class _DType:
     self.dtype = self.dtype.newbyteorder(state[1])
 
 
+class _Limited:
+  """A file of which a pickle may be only so long: a byte of one can become a dict."""
+
+  def __init__(self, file: Any) -> None:
+    self.file, self.left = file, MOST_BYTES
+
+  def read(self, count: int) -> bytes:
+    """As of a file."""
+    return self.checked(self.file.read(count))
+
+  def readline(self) -> bytes:
+    """As of a file."""
+    return self.checked(self.file.readline())
+
+  def checked(self, content: bytes) -> bytes:
+    """Raises CheckpointError after too many bytes."""
+    self.left -= len(content)
+    if self.left < 0:
+      raise CheckpointError(f'names and numbers of more than {MOST_BYTES} bytes beside the tensors')
+    return content
+
+
 class _Unpickler(pickle._Unpickler):
   """An unpickler that calls nothing but what `__init__` lists.
 
   It extends Python's implementation in Python: opcodes can be replaced there, and its memo is a
   dict, where the one in C is an array that one opcode of a small file can make gigabytes long.
+  What is in a file is hashed, compared and printed only if it is a text or a number (`_plain`).
   """
 
   def __init__(self, file: Any, size: int, load_storage: Callable | None = None) -> None:
-    super().__init__(file, encoding='utf-8')
+    super().__init__(_Limited(file), encoding='utf-8')
     self.load_storage, self.storages = load_storage, {}
     self.budget = 4 * size  # calls may copy what is in the file, not multiply it
     self.unbuilt = None
     self.calls = {
       'builtins.bytes': lambda: b'',  # how protocol 2 writes them when there are none
       'builtins.complex': complex,
-      'builtins.set': lambda items=(): set(self.spend(items)),
-      'collections.OrderedDict': lambda items=(): dict(self.spend(items)),
+      'builtins.set': lambda items=(): set(map(_plain, self.spend(items))),
+      'collections.OrderedDict': self.ordered_dict,
       '_codecs.encode': self.encode,
       'numpy.dtype': _DType,
       'numpy.ndarray': None,  # the type that _reconstruct is told; not to be called
@@ -222,7 +250,8 @@ class _Unpickler(pickle._Unpickler):
   def persistent_load(self, pid: Any) -> _Storage:
     kind, dtype, key, _, count, *view = pid
     if kind != 'storage' or not isinstance(dtype, np.dtype) or self.load_storage is None:
-      raise CheckpointError(f'persistent object {kind!r}; expected a storage')
+      raise CheckpointError(f'persistent object {_shown(kind)}; expected a storage')
+    key = _plain(key)
     nbytes = _natural(count) * dtype.itemsize
     if key not in self.storages:
       self.storages[key] = _Storage(self.load_storage(key, nbytes), dtype)
@@ -237,8 +266,10 @@ class _Unpickler(pickle._Unpickler):
     return _Storage(storage.data[start * dtype.itemsize :][: length * dtype.itemsize], dtype)
 
   def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-    if not isinstance(storage, _Storage) or len(size) != len(stride):
-      raise CheckpointError(f'a tensor of {type(storage).__name__}, size {size}, stride {stride}')
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > MOST_AXES:
+      raise CheckpointError(
+        f'a tensor of {type(storage).__name__}, size {_shown(size)}, stride {_shown(stride)}'
+      )
     (data, dtype), itemsize = storage, storage.dtype.itemsize
     last = _natural(offset) + sum(
       max(_natural(n) - 1, 0) * _natural(step) for n, step in zip(size, stride, strict=True)
@@ -247,8 +278,8 @@ class _Unpickler(pickle._Unpickler):
     # More elements than the storage has (an expanded view) would let a small file fill the memory.
     if count and max(last + 1, count) * itemsize > data.nbytes:
       raise CheckpointError(
-        f'a tensor of size {size}, stride {stride}, offset {offset} does not fit its storage of '
-        f'{data.nbytes // itemsize} elements'
+        f'a tensor of size {_shown(size)}, stride {_shown(stride)}, offset {_shown(offset)} '
+        f'does not fit its storage of {data.nbytes // itemsize} elements'
       )
     strides = [step * itemsize if n > 1 else itemsize for n, step in zip(size, stride, strict=True)]
     array = (
@@ -264,8 +295,14 @@ class _Unpickler(pickle._Unpickler):
   def build_numpy_array(self, state: Any) -> None:
     _, shape, dtype, fortran, data = state
     dtype, data = dtype.dtype, self.spend(data)
-    if not isinstance(data, bytes) or math.prod(map(_natural, shape)) * dtype.itemsize != len(data):
-      raise CheckpointError(f'a NumPy array of shape {shape} and {dtype} from other contents')
+    if (
+      not isinstance(data, bytes)
+      or len(shape) > MOST_AXES
+      or math.prod(map(_natural, shape)) * dtype.itemsize != len(data)
+    ):
+      raise CheckpointError(
+        f'a NumPy array of shape {_shown(shape)} and {dtype} from other contents'
+      )
     self.unbuilt.__setstate__((1, shape, dtype, bool(fortran), data))
     self.unbuilt.flags.writeable = False
     self.unbuilt = None
@@ -278,8 +315,12 @@ class _Unpickler(pickle._Unpickler):
   def encode(self, text: Any, encoding: Any) -> bytes:
     """How protocol 2 writes bytes."""
     if encoding != 'latin1':
-      raise CheckpointError(f'bytes in encoding {encoding!r}')
+      raise CheckpointError(f'bytes in encoding {_shown(encoding)}')
     return self.spend(text).encode('latin1')
+
+  def ordered_dict(self, items: Any = ()) -> dict[Any, Any]:
+    """From pairs; a state dict of Python 2."""
+    return {_plain(key): value for key, value in self.spend(items)}
 
   def spend(self, items: Any) -> Any:
     self.budget -= len(items)
@@ -299,12 +340,12 @@ class _Unpickler(pickle._Unpickler):
     if isinstance(function, _Call):
       self.stack[-1] = function.function(*arguments)
     elif not isinstance(function, Dropped):
-      raise CheckpointError(f'a call of {function!r}')
+      raise CheckpointError(f'a call of {_shown(function)}')
 
   def load_newobj(self) -> None:
     self.stack.pop()
     if not isinstance(self.stack[-1], Dropped):
-      raise CheckpointError(f'an instance of {self.stack[-1]!r}')
+      raise CheckpointError(f'an instance of {_shown(self.stack[-1])}')
 
   def load_build(self) -> None:
     state = self.stack.pop()
@@ -314,12 +355,33 @@ class _Unpickler(pickle._Unpickler):
     elif made is self.unbuilt:
       self.build_numpy_array(state)
     elif not isinstance(made, Dropped | dict):  # a state dict's `_metadata` is dropped too
-      raise CheckpointError(f'a state for {made!r}')
+      raise CheckpointError(f'a state for {_shown(made)}')
+
+  def load_dict(self) -> None:
+    items = self.pop_mark()
+    self.append(dict(zip(map(_plain, items[::2]), items[1::2], strict=True)))
+
+  def load_setitem(self) -> None:
+    value, key = self.stack.pop(), self.stack.pop()
+    self.filled()[_plain(key)] = value
+
+  def load_setitems(self) -> None:
+    items = self.pop_mark()
+    self.filled().update(zip(map(_plain, items[::2]), items[1::2], strict=True))
+
+  def filled(self) -> dict[Any, Any]:
+    """The dict that items are for."""
+    if type(self.stack[-1]) is not dict:
+      raise CheckpointError(f'items for {_shown(self.stack[-1])}')
+    return self.stack[-1]
 
   def load_refused(self) -> None:
     raise CheckpointError('a pickle opcode that torch.save does not write')
 
   dispatch = pickle._Unpickler.dispatch | {
+    pickle.DICT[0]: load_dict,
+    pickle.SETITEM[0]: load_setitem,
+    pickle.SETITEMS[0]: load_setitems,
     pickle.GLOBAL[0]: load_global,
     pickle.REDUCE[0]: load_reduce,
     pickle.NEWOBJ[0]: load_newobj,
@@ -327,7 +389,10 @@ class _Unpickler(pickle._Unpickler):
     **dict.fromkeys(
       b''.join(
         getattr(pickle, name)
-        for name in ('INST', 'OBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4', 'BYTEARRAY8')
+        for name in (
+          *('INST', 'OBJ', 'NEWOBJ_EX', 'EXT1', 'EXT2', 'EXT4', 'BYTEARRAY8'),
+          *('EMPTY_SET', 'ADDITEMS', 'FROZENSET'),
+        )
       ),
       load_refused,
     ),
@@ -335,6 +400,34 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _natural(number: Any) -> int:
-  if type(number) is not int or number < 0:
-    raise CheckpointError(f'{number!r} where a size, stride or offset was expected')
+  if type(number) is not int or not 0 <= number < 2**63:
+    raise CheckpointError(f'{_shown(number)} where a size, stride or offset was expected')
   return number
+
+
+def _plain(key: Any) -> Any:
+  """A key of a dict, or a member of a set.
+
+  Nothing else is hashed, compared or written out: a tuple that holds one tuple twice, and so on for
+  forty levels, is a small file and takes days to hash or to print.
+  """
+  kinds = str | bytes | int | float | complex | np.generic | None
+  if not isinstance(key, kinds) or (type(key) is int and key.bit_length() > 64):
+    raise CheckpointError(f'{_shown(key)} as a key; only texts and numbers are read')
+  return key
+
+
+def _shown(value: Any) -> str:
+  """In a message: texts, numbers, and a few in a row; of all else the kind."""
+  row = type(value) in (tuple, list) and len(value) <= 8
+  scalars = str, bytes, int, float, bool, type(None)
+  if type(value) in scalars or (row and all(type(one) in scalars for one in value)):
+    try:
+      return f'{value!r:.100}' if not row else f'{value!r}'[:100]
+    except ValueError:  # a number of thousands of digits
+      return 'a huge number'
+  return value.name if isinstance(value, Dropped) else f'a {type(value).__name__}'
+
+
+def _parts(name: str) -> list[str]:
+  return name.replace('\\', '/').removesuffix('/').split('/')

@@ -31,7 +31,7 @@ extras = {
   'label': ['starlette', 'uvicorn'],
   'docs': ['mkdocs-material'],
   'notebooks': ['jupytext', 'nbmake'],
-  'export': ['safetensors'],
+  'export': ['flatbuffers', 'safetensors'],  # the first for jax.export, which does not declare it
 }
 everything = [package for packages in extras.values() for package in packages]
 tests = ['beartype', 'httpx2', 'pytest', 'pytest-xdist[psutil]', 'ruff', 'selenium']

@@ -3,8 +3,10 @@
 from typing import Any
 
 
-def check(**arrays: tuple[Any, str]) -> dict[str, int]:
+def check(**arrays: tuple[Any, str]) -> dict[str, Any]:
   """Checks that arrays agree on their named axes; returns the size of each name.
+
+  A size is a number, or JAX's symbol for one.
 
   Args: name=(array, 'B C 2'): letters bind on first use, digits are exact sizes.
   Raises ValueError, such as: negatives: C=4 in shape (3, 4), but query has C=5.
@@ -13,7 +15,7 @@ def check(**arrays: tuple[Any, str]) -> dict[str, int]:
   >>> check(query=(np.zeros((8, 5)), 'B C'), negatives=(np.zeros((3, 5)), 'N C'))
   {'B': 8, 'C': 5, 'N': 3}
   """
-  bound: dict[str, tuple[int, str]] = {}
+  bound: dict[str, tuple[Any, str]] = {}
   for name, (array, axes) in arrays.items():
     shape, letters = tuple(array.shape), axes.split()
     if len(shape) != len(letters):

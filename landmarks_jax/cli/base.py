@@ -64,11 +64,10 @@ def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, A
 
 def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, example: Batch) -> PyTree:
   """(params, aux) of the network: those of the run, or untrained."""
-  untrained = jax.jit(method.init)(rng, example)
   if not base['checkpoint']:
-    return untrained
+    return jax.jit(method.init)(rng, example)
   run = pathlib.Path(base['checkpoint']).expanduser()
-  state = read(run, step=base['step'])
+  state, untrained = read(run, step=base['step']), jax.eval_shape(method.init, rng, example)
   found = jax.tree.leaves((state['params'], state['aux']))
   expected = jax.tree.leaves(untrained)
   if [x.shape for x in found] != [x.shape for x in expected]:

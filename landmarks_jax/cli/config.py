@@ -291,6 +291,11 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares --config and --config.KEY; returns `argv` with every change as absl can read it."""
   what = 'Config file, or FILE:smoke.'
   flags.DEFINE_string('config', None, what, flag_values=values)
+  return define_changes(argv, values)
+
+
+def define_changes(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares --config.KEY alone; returns `argv` as `define_flags` does."""
   what = 'VALUE changes a key, as in --config.steps=100; listed with --config=FILE --help.'
   flags.DEFINE_multi_string('config.KEY', [], what, flag_values=values)
   argv, rest = list(argv), []

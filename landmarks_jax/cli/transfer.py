@@ -74,7 +74,7 @@ def _check(weights: Weights, wanted: Leaves) -> dict[str, str]:
   if not any(name.startswith('params/') for name in wanted.keys() - left.keys()):
     raise ValueError(
       f'config.init_from={weights.run}: none of its weights has a name and shape of this method; '
-      f'it has {_groups(weights.stored)}; this method has {_groups(wanted)}'
+      f'it has {groups(weights.stored)}; this method has {groups(wanted)}'
     )
   return left
 
@@ -105,15 +105,15 @@ def _origin(name: str, wanted: Leaves) -> str | None:
 def _told(
   run: pathlib.Path, taken: Iterable[str], copies: Iterable[str], left: Mapping[str, str]
 ) -> str:
-  lines = [f'initial weights from {run}: {_groups(taken)}']
-  lines += [f'  and their copies: {_groups(copies)}'] if copies else []
+  lines = [f'initial weights from {run}: {groups(taken)}']
+  lines += [f'  and their copies: {groups(copies)}'] if copies else []
   for why in REASONS:
     names = [name for name in left if left[name] == why]
-    lines += [f'  not {_groups(names)}, {why}'] if names else []
+    lines += [f'  not {groups(names)}, {why}'] if names else []
   return '\n'.join(lines)
 
 
-def _groups(names: Iterable[str]) -> str:
+def groups(names: Iterable[str]) -> str:
   """Such as: params/backbone (62), aux/stats (40)."""
   counts = collections.Counter('/'.join(name.split('/')[:2]) for name in names)
   order = sorted(counts, key=lambda name: (not name.startswith('params/'), name))

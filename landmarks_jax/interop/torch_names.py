@@ -1,7 +1,7 @@
 """Weights chosen, checked and placed by their torch names: what all networks' pages share."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from flax import traverse_util
@@ -48,12 +48,16 @@ def check(weights: Mapping[str, np.ndarray], ranks: Mapping[str, int], what: str
     'misshapen': [f'{n} {weights[n].shape}' for n in both if weights[n].ndim != ranks[n]],
   }
   lines = [
-    f'{len(names)} {problem}: {", ".join(names[:10])}{", ..." if len(names) > 10 else ""}'
-    for problem, names in problems.items()
-    if names
+    f'{len(names)} {problem}: {listed(names)}' for problem, names in problems.items() if names
   ]
   if lines:
     raise ValueError(f'{what}: {"; ".join(lines)}')
+
+
+def listed(names: Iterable[str]) -> str:
+  """At most ten of them."""
+  names = list(names)
+  return ', '.join(names[:10] + (['...'] if len(names) > 10 else []))
 
 
 def place(weights: Mapping[str, np.ndarray], layers: Layers, what: str) -> dict[str, PyTree]:

@@ -47,6 +47,8 @@ def build(
   leak: float = 0.0,
   stacks: int = 1,
   blocks: int = 4,
+  features: tuple[int, int, int] = hourglass.WIDTHS,
+  scaled: bool = False,
   norm: str = 'batch',
   norm_groups: int = 1,
   loss: str = 'distance',
@@ -73,7 +75,9 @@ def build(
     network: 'simple', 'dilations' or 'hourglass'; its map has half the side of the picture.
     dim: of the labels: 3 in 2017, up to 64 in DVE.
     width: multiplies the channels of the network.
-    leak: of the small networks' activation, .2 in DVE. stacks, blocks, norm: of the hourglass.
+    leak: of the small networks' activation, .2 in DVE.
+    stacks, blocks, features, norm: of the hourglass. scaled: its labels have one length, which is
+      learned; not together with `normalise`.
     norm_groups: BatchNorm groups; a picture and its next stand in one.
     loss: 'distance' (2017, eq. 5, and DVE) with its power `gamma`, or 'nll' (eq. 4).
     exchange: a label is first told in those of the batch's next picture (DVE).
@@ -99,10 +103,13 @@ def build(
     raise ValueError(f'loss={loss!r}: choose from {", ".join(LOSSES)}')
   common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': PRECISIONS[precision]}
   if network == 'hourglass':
-    widths = tuple(int(width * features) for features in hourglass.WIDTHS)
+    widths = tuple(int(width * count) for count in features)
     if not all(widths):
-      raise ValueError(f'width={width} leaves no channels; expected at least 1/64')
-    backbone = hourglass.Hourglass(stacks=stacks, blocks=blocks, widths=widths, norm=norm, **common)
+      raise ValueError(f'{width=} leaves no channels of {features=}; expected at least 1/64')
+    if scaled and normalise:
+      raise ValueError('normalise=True undoes scaled=True; choose one')
+    common |= {'stacks': stacks, 'blocks': blocks, 'norm': norm, 'scaled_output': scaled}
+    backbone = hourglass.Hourglass(widths=widths, **common)
   else:
     backbone = smallnet.SmallNet(layers=network, width=width, leak=leak, **common)
   compare = {

@@ -58,7 +58,7 @@ def project(
   # The softmax multiplies what a product rounds by its scale.
   with jax.default_matmul_precision('float32'):
     taps = hypercolumn.project(pyramid, params['kernels'], size)
-  taps = taps.reshape(len(taps), size, size, kernel, kernel, -1)
+  taps = taps.reshape(taps.shape[0], size, size, kernel, kernel, -1)
   reach = kernel // 2
   taps = jnp.pad(taps, [(0, 0), (reach, reach), (reach, reach), (0, 0), (0, 0), (0, 0)])
   maps = sum(

@@ -1,0 +1,55 @@
+"""Makes a run of weights that others published, so that everything which takes a run takes them.
+
+FILE is what PyTorch saved, or safetensors; no code in it runs. What it is, is told by the names of
+its weights: docs/weights.md lists the kinds. DIR gets config.json and checkpoints, as `train`
+leaves them, at step 0: it can be evaluated, be the base of another run, or start one (--init_from).
+--config.method.KEY=VALUE changes what the weights do not decide, as in --config.method.levels=5.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from landmarks_jax.cli import config as configs
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options; returns `argv`."""
+  flags.DEFINE_string('input', None, 'The file of weights, FILE.', flag_values=values)
+  what = 'Folder that is made, DIR; it must be new or empty.'
+  flags.DEFINE_string('output', None, what, flag_values=values)
+  what = 'Folder of the run that a projector or a landmark regressor stands on.'
+  flags.DEFINE_string('base', None, what, flag_values=values)
+  what = 'Mean of R, G, B in 0..1 that pictures are standardised by; else that of the kind.'
+  flags.DEFINE_string('mean', None, what, flag_values=values)
+  what = 'Their standard deviation.'
+  flags.DEFINE_string('std', None, what, flag_values=values)
+  what = "Heads of a ViT's attention; one for 64 channels if absent."
+  flags.DEFINE_integer('heads', None, what, lower_bound=1, flag_values=values)
+  return configs.define_changes(argv, values)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  if not values.input or not values.output:
+    raise ValueError('convert needs --input=FILE and --output=DIR')
+  changes = list(values['config.KEY'].value)
+  changes += [_colours(key, values[key].value) for key in ('mean', 'std') if values[key].value]
+  for change in changes:
+    if not change.startswith('method.'):
+      raise ValueError(f'convert changes config.method.*, not config.{change.partition("=")[0]}')
+  from landmarks_jax.cli import converting  # late: heavy
+
+  file, output = (pathlib.Path(path).expanduser() for path in (values.input, values.output))
+  base = pathlib.Path(values.base).expanduser() if values.base else None
+  converting.convert(file, output, base=base, heads=values.heads, changes=changes)
+  return 0
+
+
+def _colours(key: str, text: str) -> str:
+  try:
+    red, green, blue = map(float, text.split(','))
+  except ValueError:
+    raise ValueError(f'--{key}={text}: expected three numbers, R,G,B in 0..1') from None
+  return f'method.{key}={red},{green},{blue}'

@@ -1,0 +1,212 @@
+"""From a file of published weights to the folder of a run."""
+
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from landmarks_jax.cli import completion, drafts, provenance, train, transfer
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.contracts import TrainState
+from landmarks_jax.data import cub, faces
+from landmarks_jax.inference.head import PROBE, Head
+from landmarks_jax.inference.landmark_model import LandmarkModel
+from landmarks_jax.inference.model import Model, load
+from landmarks_jax.interop import published, torch_names
+from landmarks_jax.interop.published import Published
+from landmarks_jax.runtime import checkpoint, run_folder, sharding
+
+PICTURES = 32  # rendered, in place of those that the weights learned from
+KNOWN = {len(info.names): info for info in (faces.info5, faces.info68, cub.info)}  # by landmarks
+
+
+class Plan(NamedTuple):
+  """What a file becomes: a run, or landmarks on the model below."""
+
+  found: Published
+  below: Model | None
+  experiment: Experiment | None
+
+
+def convert(
+  file: pathlib.Path,
+  output: pathlib.Path,
+  *,
+  base: pathlib.Path | None = None,
+  heads: int | None = None,
+  changes: Sequence[str] = (),
+) -> None:
+  """Makes the folder `output` of the weights in `file`, and tells what was recognised.
+
+  Args: base: the run below a projector or regressor. heads: of a ViT. changes: of the config, such
+  as 'method.levels=5'. Raises ValueError and OSError, and then nothing is written.
+  """
+  drafts.check_new(output)
+  if not file.is_file():
+    raise FileNotFoundError(f'--input={file}: there is no such file')
+  plan = prepare(file, base=base, heads=heads, changes=changes)
+  found, untrained = plan.found, ()
+  if plan.experiment is not None:
+    state, untrained = _filled(found, plan.experiment)
+  source = {'kind': found.kind, **_fingerprint(file)}
+  with drafts.draft(output) as folder:
+    if plan.experiment is None:
+      _write_landmarks(folder, found, plan.below, source)
+    else:
+      _write(folder, plan.experiment, state, source)
+  print('\n'.join([*_told(plan, untrained), f'written to {output}']))
+
+
+def prepare(
+  file: pathlib.Path,
+  *,
+  base: pathlib.Path | None = None,
+  heads: int | None = None,
+  changes: Sequence[str] = (),
+) -> Plan:
+  """What is in a file, compared with the method that it becomes.
+
+  Raises as `convert`; nothing is written and no network computed.
+  """
+  below = None if base is None else load(base)
+  found = published.read(file, published.Options(below and below.channels(), heads))
+  what = f'{file}: {found.kind}, {found.network}'
+  if below and found.frame is not None:
+    raise ValueError(f'{what}: it stands on no other network; leave out --base={base}')
+  if found.method['name'] == 'probe':
+    if changes:
+      raise ValueError(f'{what}: it becomes a landmark model, which has no config to change')
+    return Plan(found, below, None)
+  frame, method = found.frame, found.method
+  if below:
+    frame, method = below.frame, method | {'margin': below.margin}
+  experiment = Experiment(config(method, frame, base=base, changes=changes))
+  experiment.resolve()
+  _check_fits(found, experiment, what)
+  return Plan(found, below, experiment)
+
+
+def config(
+  method: Mapping[str, Any],
+  frame: int,
+  *,
+  base: pathlib.Path | None = None,
+  changes: Sequence[str] = (),
+) -> dict[str, Any]:
+  """The config of a run of this method that takes no steps."""
+  given = {
+    'data': {'name': 'synthetic/faces', 'frame': frame, 'count': PICTURES},
+    'method': dict(method),
+    'optimizer': {'name': 'sgd', 'learning_rate': 0.03},
+    'steps': 0,
+    'batch_size': PICTURES,
+    'base': None if base is None else {'checkpoint': str(base)},
+  }
+  return completion.complete(configs.changed(given, changes), train.train)
+
+
+def shapes(experiment: Experiment) -> TrainState:
+  """Of the state before the first step. Raises ValueError where no network has such sizes."""
+  try:
+    return jax.eval_shape(experiment.init_state)
+  except Exception as error:  # those of a hostile file make any library stumble
+    told = str(error).partition('\n')[0]
+    raise ValueError(f'no network has these sizes ({told})') from error
+
+
+def _check_fits(found: Published, experiment: Experiment, what: str) -> None:
+  """Raises ValueError that names the arrays which the method does not have so."""
+  try:
+    state = shapes(experiment)
+  except ValueError as error:
+    raise ValueError(f'{what}: {error}') from error
+  wanted = checkpoint.leaves({'params': state.params, 'aux': state.aux})
+  stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
+  wrong = [
+    f'{name} {list(array.shape)} ({list(wanted[name].shape) if name in wanted else "none"})'
+    for name, array in stored.items()
+    if name not in found.spare and (name not in wanted or wanted[name].shape != array.shape)
+  ]
+  if wrong:
+    more = f', and {len(wrong) - 5} more' if len(wrong) > 5 else ''
+    raise ValueError(
+      f'{what}: {len(wrong)} arrays are not those of that network (in brackets): '
+      f'{", ".join(wrong[:5])}{more}'
+    )
+
+
+def _filled(found: Published, experiment: Experiment) -> tuple[TrainState, list[str]]:
+  """The state before the first step with what was found, and the names of what was not."""
+  stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
+
+  def others() -> dict[str, Any]:
+    state = experiment.init_state()
+    leaves = checkpoint.leaves({'params': state.params, 'aux': state.aux})
+    return {name: array for name, array in leaves.items() if name not in stored}
+
+  wanted = shapes(experiment)
+  tree = {'params': wanted.params, 'aux': wanted.aux}
+  # Compiled, what nobody asks for is left out: a large network is not initialised in vain. A base
+  # is stored already, and would be a constant.
+  initial = others() if experiment.config['base'] else jax.jit(others)()
+  arrays = stored | initial
+  tree = jax.tree.unflatten(
+    jax.tree.structure(tree), [arrays[name] for name in checkpoint.leaves(tree)]
+  )
+  opt = experiment.optimizer.init(tree['params'])
+  state = TrainState(np.int32(0), tree['params'], tree['aux'], opt)
+  untrained = [
+    name
+    for name, array in initial.items()
+    if not name.startswith('aux/base/') and np.issubdtype(array.dtype, np.floating)
+  ]
+  return sharding.replicate(state, experiment.mesh), untrained
+
+
+def _write(
+  folder: pathlib.Path, experiment: Experiment, state: TrainState, source: Mapping[str, str]
+) -> None:
+  here = provenance.of(experiment.config, experiment.data_fingerprint()) | {'source': dict(source)}
+  configs.claim(folder, experiment.config)
+  with checkpoint.Checkpoints(folder / run_folder.ALL) as checkpoints:
+    checkpoints.save(0, state, here | {'skipped': 0})
+  provenance.write(folder, here, step=0)
+
+
+def _write_landmarks(
+  folder: pathlib.Path, found: Published, below: Model, source: Mapping[str, str]
+) -> None:
+  info = KNOWN.get(found.method['landmarks'])
+  facts = {'names': [f'landmark_{i}' for i in range(1, found.method['landmarks'] + 1)]}
+  if info is not None:
+    facts = {key: getattr(info, key) for key in ('names', 'flip_pairs', 'skeleton', 'scale')}
+  LandmarkModel(below, Head(PROBE, found.params), **facts).save(folder)
+  here = {'versions': provenance.versions(), 'source': dict(source)}
+  provenance.write(folder, here, step=0)
+
+
+def _fingerprint(file: pathlib.Path) -> dict[str, str]:
+  with file.open('rb') as content:
+    return {'file': file.name, 'sha256': hashlib.file_digest(content, 'sha256').hexdigest()}
+
+
+def _told(plan: Plan, untrained: Sequence[str]) -> Iterator[str]:
+  """What was recognised, taken and left, in lines."""
+  found = plan.found
+  stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
+  taken = [name for name in stored if name not in found.spare]
+  weights = sum(stored[name].size for name in taken if name.startswith('params/'))
+  yield f'{found.kind}: {found.network}, {weights:,} weights'
+  yield f'taken: {transfer.groups(taken)}'
+  if untrained:
+    yield f'untrained, for the file has none: {transfer.groups(untrained)}'
+  dropped = [*found.dropped, *(name for name in found.spare if name in stored)]
+  if dropped:
+    yield f'dropped: {torch_names.listed(dropped)}'
+  config = plan.experiment.config if plan.experiment else plan.below.config
+  colours = (config['base'] or config)['method']
+  yield f'pictures are standardised by mean {colours["mean"]}, std {colours["std"]}'

@@ -1,0 +1,40 @@
+"""Writes the network of a run for other programs, as one file that runs no code when it is read.
+
+--format=safetensors holds all arrays by our names, with the config beside them; torchvision holds a
+ResNet's weights by PyTorch's names, as safetensors, too; jax is the compiled description for any
+number of pictures, on CPUs, GPUs and TPUs, which JAX alone runs. docs/weights.md shows how each is
+read.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+FORMATS = ('safetensors', 'torchvision', 'jax')
+
+
+def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Declares the options; returns `argv`."""
+  flags.DEFINE_string('model', None, 'Folder of the run.', flag_values=values)
+  what = f'One of {", ".join(FORMATS)}.'
+  flags.DEFINE_enum('format', None, FORMATS, what, flag_values=values)
+  flags.DEFINE_string('output', None, 'File that is made; it must be new.', flag_values=values)
+  what = 'Which checkpoint; if absent, the selected or newest.'
+  flags.DEFINE_integer('step', None, what, flag_values=values)
+  what = 'Side of the pictures in pixels, with --format=jax; that of training if absent.'
+  flags.DEFINE_integer('side', None, what, lower_bound=1, flag_values=values)
+  return list(argv)
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  if not values.model or not values.format or not values.output:
+    raise ValueError(f'export needs --model=RUN, --format={"|".join(FORMATS)} and --output=FILE')
+  if values.side and values.format != 'jax':
+    raise ValueError('--side belongs to --format=jax; weights alone know no pictures')
+  from landmarks_jax.cli import exporting  # late: heavy
+
+  run, output = (pathlib.Path(path).expanduser() for path in (values.model, values.output))
+  exporting.export(run, output, format=values.format, step=values.step, side=values.side)
+  return 0

@@ -1,0 +1,34 @@
+"""Named arrays in files of safetensors: a header and bytes, nothing that runs."""
+
+import os
+from collections.abc import Mapping
+from types import ModuleType
+
+import numpy as np
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The arrays by name. Raises ValueError for another kind of file, and without the package."""
+  library = _library()
+  try:
+    return library.load_file(path)
+  except Exception as error:  # of its parser
+    raise ValueError(f'damaged ({type(error).__name__}: {error}); expected safetensors') from error
+
+
+def write(
+  path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+  """Raises ValueError without the package. metadata: texts that are kept beside the arrays."""
+  arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  _library().save_file(arrays, path, dict(metadata))
+
+
+def _library() -> ModuleType:
+  try:
+    from safetensors import numpy
+  except ImportError as error:
+    raise ValueError(
+      "this needs the package safetensors: pip install 'landmarks_jax[export]'"
+    ) from error
+  return numpy

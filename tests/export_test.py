@@ -1,0 +1,129 @@
+"""The command `export`: what is written is read again by other libraries, and is the same."""
+
+import builtins
+import json
+import sys
+
+import convert_test
+import jax
+import numpy as np
+import pytest
+import torch_files
+from convert_test import small_state
+from published_test import torchvision, vit
+from safetensors import numpy as safetensors
+
+import landmarks_jax
+from landmarks_jax.cli import base as bases
+from landmarks_jax.cli.main import main
+from landmarks_jax.interop import published
+from landmarks_jax.runtime import checkpoint
+
+
+def export(run, format, output, *options):
+  given = f'--model={run}', f'--format={format}', f'--output={output}'
+  return main(['x', 'export', *given, *options])
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Three converted runs by name."""
+  folder = tmp_path_factory.mktemp('runs')
+  trees = {'resnet': (torchvision(), ['--config.method.levels=5']), 'small': (small_state(), [])}
+  trees['vit'] = vit(), ['--heads=3']
+  for name, (tree, options) in trees.items():
+    path = torch_files.write(folder / f'{name}.pth', tree, 'zip')
+    assert convert_test.convert(path, folder / name, *options) == 0
+  return {name: folder / name for name in trees}
+
+
+def test_safetensors_hold_every_array_and_the_config(runs, tmp_path, capsys):
+  file = tmp_path / 'x.safetensors'
+  assert export(runs['small'], 'safetensors', file) == 0
+  assert f'{file}: 32 arrays by our names, as safetensors, 0.1 MB\n' in capsys.readouterr().out
+  with safetensors.safe_open(file, 'np') as opened:
+    metadata = opened.metadata()
+  assert json.loads(metadata['config'])['method']['network'] == 'dilations'
+  assert json.loads(metadata['mean']) == [0.5084, 0.4224, 0.3769]
+  found, stored = safetensors.load_file(file), checkpoint.leaves(bases.read(runs['small']))
+  assert found.keys() == stored.keys()
+  for name, array in stored.items():
+    np.testing.assert_array_equal(found[name], array)
+
+
+def test_torchvision_s_names_come_back_to_the_same_network(runs, tmp_path):
+  assert export(runs['resnet'], 'torchvision', tmp_path / 'x') == 0
+  state = safetensors.load_file(tmp_path / 'x')
+  counters = {name for name in torchvision() if 'num_batches' in name}
+  assert state.keys() == torchvision().keys() - counters - {'fc.weight', 'fc.bias'}
+  for name, array in state.items():
+    np.testing.assert_array_equal(array, torchvision()[name])
+  found = published.read(tmp_path / 'x')
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    found.params['backbone'],
+    bases.read(runs['resnet'])['params']['backbone'],
+  )
+
+
+@pytest.mark.parametrize(('name', 'count'), [('resnet', 3), ('small', 2), ('vit', 1)])
+def test_the_compiled_description_is_that_of_the_run(runs, tmp_path, name, count):
+  side = {'resnet': 64, 'small': 70, 'vit': 12}[name]
+  options = [] if name == 'small' else [f'--side={side}']
+  assert export(runs[name], 'jax', tmp_path / 'x', *options) == 0
+  network = jax.export.deserialize((tmp_path / 'x').read_bytes())
+  assert network.platforms == ('cpu', 'cuda', 'tpu')
+  rng = np.random.default_rng(0)
+  pictures = rng.integers(0, 255, (count, side, side, 3), np.uint8)
+  found = jax.jit(network.call)(pictures)
+  model = landmarks_jax.load(runs[name], frame=side, margin=0)
+  for level, expected in zip(found, model.describe(list(pictures)), strict=True):
+    assert level.shape[0] == count
+    np.testing.assert_allclose(level, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_projection_is_compiled_with_the_network_below_it(runs, tmp_path):
+  rng = np.random.default_rng(0)
+  state = {'reg_conv.weight': rng.normal(size=(6, 4, 3, 3)).astype('f')}
+  state['reg_conv.bias'] = np.zeros(6, 'f')
+  path = torch_files.write(tmp_path / 'head', state, 'zip')
+  run = tmp_path / 'run'
+  assert convert_test.convert(path, run, f'--base={runs["small"]}') == 0
+  assert export(run, 'jax', tmp_path / 'x') == 0
+  network = jax.export.deserialize((tmp_path / 'x').read_bytes())
+  pictures = rng.integers(0, 255, (2, 70, 70, 3), np.uint8)
+  (maps,) = network.call(pictures)
+  (expected,) = landmarks_jax.load(run, frame=70, margin=0).describe(list(pictures))
+  assert maps.shape == (2, 24, 24, 6)
+  np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+def test_what_is_wrong_is_one_line_and_nothing_is_written(runs, tmp_path, capsys, monkeypatch):
+  (tmp_path / 'there').touch()
+  for arguments, message in (
+    ((runs['small'], 'torchvision', tmp_path / 'x'), 'this is equivariant (dilations)'),
+    ((runs['vit'], 'torchvision', tmp_path / 'x'), 'of the method moco; this is moco (vit)'),
+    ((runs['small'], 'jax', tmp_path / 'there'), 'there exists already and is not overwritten'),
+    ((tmp_path, 'jax', tmp_path / 'x'), f'{tmp_path} holds no run: it has no config.json'),
+    ((runs['small'], 'onnx', tmp_path / 'x'), 'should be one of <safetensors|torchvision|jax>'),
+    ((runs['small'], 'jax', tmp_path / 'x', '--step=7'), 'no step 7 in '),
+    ((runs['small'], 'safetensors', tmp_path / 'x', '--side=70'), '--side belongs to --format=jax'),
+    ((runs['vit'], 'jax', tmp_path / 'x', '--side=13'), 'both sides must be multiples of patch=4'),
+    (('', 'jax', tmp_path / 'x'), 'export needs --model=RUN, --format=safetensors|torchvision|jax'),
+  ):
+    assert export(*arguments) == 2
+    assert message in capsys.readouterr().err.splitlines()[0]
+  real = builtins.__import__
+
+  def without(name, *rest):
+    if name.split('.')[0] in ('safetensors', 'flatbuffers'):
+      raise ImportError(name)
+    return real(name, *rest)
+
+  monkeypatch.setattr(builtins, '__import__', without)
+  monkeypatch.delitem(sys.modules, 'jax._src.export.serialization', raising=False)
+  for format, package in (('safetensors', 'safetensors'), ('jax', 'flatbuffers')):
+    assert export(runs['small'], format, tmp_path / 'x') == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"needs the package {package}: pip install 'landmarks_jax[export]'" in line
+  assert [path.name for path in tmp_path.iterdir()] == ['there']

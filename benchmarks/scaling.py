@@ -29,11 +29,11 @@ import train_step
 from landmarks_jax import training
 from landmarks_jax.contracts import Batch, Describer, Method, PyTree, TrainState
 from landmarks_jax.data.synthetic import faces
-from landmarks_jax.methods import equivariant, moco, projection
+from landmarks_jax.methods import equivariant, moco, projection, scrl
 from landmarks_jax.runtime import optim, sharding
 
 COLOURS = {'mean': faces.INFO.mean, 'std': faces.INFO.std}
-PAPER_GROUPS, MARGIN, LABELS = 4, 20, 64  # of the papers
+PAPER_GROUPS, MARGIN, LABELS, DIM = 4, 20, 64, 256  # of the papers
 CAUSES = 'kernels', 'vectors', 'numbers', 'batch statistics', 'frames', 'keys', 'labels'
 EXACT = 'kernels', 'vectors', 'numbers', 'labels'
 
@@ -124,6 +124,8 @@ def formulas(name: str, state: TrainState, batch: Batch, devices: int) -> dict[s
   statistics = sum(size(aux[name]) for name in ('stats', 'key_stats') if name in aux)
   due = {'kernels': 4 * kernels, 'vectors': 4 * (size(leaves) - kernels + statistics)}
   due |= {'numbers': 4 * 2, 'frames': 0, 'keys': 0, 'labels': 0}  # the loss and a metric
+  if name == 'scrl':
+    due['vectors'] += 4 * DIM  # the mean unit vector, a metric
   if 'queue' in aux:
     count, dim = batch.image.shape[0], aux['queue'].shape[1]
     due['frames'] = 2 * math.prod(batch.image.shape) // devices  # there, and to its place
@@ -217,6 +219,13 @@ def dense(exchange: bool) -> Callable[..., Any]:
   return case
 
 
+def boxes(options: argparse.Namespace, devices: int) -> Callable[..., Method]:
+  """SCRL; BatchNorm in a group for each device, also that of boxes."""
+  kept = {'width': options.width, 'norm_groups': devices, 'precision': options.precision}
+  kept |= {'hidden': int(4096 * options.width), 'dim': DIM, 'margin': MARGIN}
+  return functools.partial(scrl.build, **COLOURS, **kept, depth=50, output_stride=16, smallest=16)
+
+
 CASES = {
   'moco_resnet18': contrast(18, None),
   'moco_resnet50': contrast(50, None),
@@ -224,6 +233,7 @@ CASES = {
   'projection': projected,
   'equivariant': dense(False),
   'dve': dense(True),
+  'scrl': boxes,
 }
 
 

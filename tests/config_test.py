@@ -75,6 +75,9 @@ NEIGHBOURS = {
   'roboarm_dim5': ('roboarm_dist05', SIZE),
   'roboarm_dim20': ('roboarm_dist05', SIZE),
   'dense_celeba_dilations': ('dense_celeba_simple', {'method.network'}),
+  'byol_imagefolder': ('scrl_imagefolder', {'method.regions'}),
+  'byol_synthetic_faces': ('scrl_synthetic_faces', {'method.regions'}),
+  'dense_synthetic_faces': ('dve_synthetic_faces', {'method.exchange'}),
   'dense_youtube_faces_cpu': ('dve_youtube_faces_cpu', {'method.exchange'}),
 }
 for data in ('celeba', 'youtube_faces', 'synthetic_faces'):
@@ -124,6 +127,36 @@ PAPER |= {'momentum': 0.999, 'norm_groups': 4, 'area': [0.2, 1], 'aspect': [3 / 
 PAPER |= {'jitter': 0.4, 'pca': 0.1, 'jpeg': True, 'levels': 4}
 PAPER_SGD = {'name': 'sgd', 'learning_rate': 0.03, 'momentum': 0.9, 'weight_decay': 1e-4}
 PAPER_SGD |= {'schedule': 'cosine', 'epochs': 800, 'warmup_epochs': 0, 'final': 0}
+
+
+# docs/scrl.md; as PAPER above.
+SCRL = {'depth': 50, 'width': 1, 'output_stride': 32, 'size': 224, 'margin': 0, 'boxes': 10}
+SCRL |= {'smallest': 32, 'overlap': 0.5, 'box_jitter': 0, 'hidden': 4096, 'dim': 256}
+SCRL |= {'momentum': 0.97, 'independent_target': True, 'area': [0.2, 1], 'aspect': [3 / 4, 4 / 3]}
+SCRL |= {'jitter': [0.4, 0.4, 0.2, 0.1], 'grey': 0.2, 'blurred': [1, 0.1], 'solarised': [0, 0.2]}
+LARS = {'name': 'lars', 'learning_rate': 0.45 * 8192 / 256, 'momentum': 0.9, 'weight_decay': 1e-6}
+LARS |= {'trust': 1e-3, 'eps': 1e-8, 'double_rate': False, 'schedule': 'cosine_by_step'}
+LARS |= {'epochs': 200, 'warmup_epochs': 10, 'final': 0}
+
+
+@pytest.mark.parametrize('name', ['scrl', 'byol'])
+def test_the_page_of_scrl_holds_its_numbers(name):
+  config = paper(f'{name}_imagefolder')
+  assert config['method'] == config['method'] | SCRL | {'regions': name == 'scrl'}
+  assert config['optimizer'] == config['optimizer'] | LARS
+  assert (config['batch_size'], config['steps']) == (8192, None)
+  exclude = config['optimizer']['exclude']
+  for path, excluded in (
+    ('backbone/conv1/kernel', False),
+    ('backbone/bn1/scale', False),  # the published names are positions: the stem's is no `bn`
+    ('backbone/bn1/bias', True),
+    ('backbone/layer3_5/bn3/scale', True),
+    ('backbone/layer3_0/downsample_bn/scale', False),
+    ('backbone/layer3_0/downsample_bn/bias', True),
+    ('predictor/norm/scale', False),
+    ('projector/fc0/bias', True),
+  ):
+    assert bool(re.search(exclude, path)) == excluded, path
 
 
 @pytest.mark.parametrize(
@@ -447,5 +480,6 @@ def test_the_guide_to_the_published_numbers_names_pages_that_exist():
   published = ('projection_celeba_', 'probe_mafl', 'probe_aflw', 'probe_w300', 'probe_cub')
   published += ('match_mafl', 'fewshot_aflw_m', 'roboarm_', 'dense_celeba_', 'dve_celeba_')
   published += ('lmdis_celeba_', 'lmdis_aflw_', 'lmdis_cats_')
+  published += ('scrl_imagefolder', 'byol_imagefolder', 'scrl_celeba', 'scrl_inat')
   expected = {page.stem for page in pages if page.stem.startswith(published)}
   assert expected - named == {'roboarm_dim3', 'roboarm_dim5', 'roboarm_dim20'}  # named in short

@@ -28,6 +28,9 @@ METHODS = sorted(p.stem for p in (ROOT / 'landmarks_jax/methods').glob('*.py') i
 HARDER = {
   'moco': {'queue': 48, 'norm_groups': 4, 'dim': 16, 'margin': 13},
   'equivariant': {'exchange': True, 'norm_groups': 2, 'dim': 8, 'leak': 0.2, 'margin': 4},
+  # Some pictures have no boxes. One group for each device is `scaling_test`'s.
+  'scrl': {'regions': True, 'norm_groups': 2, 'dim': 8, 'boxes': 3, 'steps': 30, 'smallest': 12}
+  | {'depth': 18, 'output_stride': 8, 'area': (0.2, 1.0), 'margin': 4, 'size': None, 'classes': 0},
 }
 # Of lmdis: every kind of layer once, for its published networks take minutes to compile.
 FEW = skip_hourglass.Layers(
@@ -40,7 +43,9 @@ HARDER['lmdis'] |= {'margin': 4, 'pad': 4, 'norm_groups': 2}
 HARDER['lmdis'] |= {'concentrate': 0.05, 'separate': 0.5, 'follow': 5.0}
 HARDER['lmdis'] |= {'reconstruct': (1e-3,), 'milestones': ()}
 # At 64 pixels the last map is 2x2: on one pixel of four pictures BatchNorm makes training chaotic.
-FRAMES = {'moco': 90, 'equivariant': 40, 'lmdis': 24}
+FRAMES = {'moco': 90, 'equivariant': 40, 'lmdis': 24, 'scrl': 40}
+# Untrained, SCRL's gradient is 50 long: larger steps are chaos. Its own optimiser is LARS.
+RATES = {'scrl': 1e-5}
 # Methods on a frozen network: their options, and the frame of their pictures.
 ON_BASE = {
   'probe': ({'landmarks': 5, 'points_per_landmark': 6, 'size': 12}, 32),
@@ -118,7 +123,7 @@ class Run:
     mesh = sharding.mesh(jax.devices()[:devices])
     self.name = name
     self.method, self.frame = build(name, constrain=sharding.constrain(mesh))
-    tx = optim.sgd(1e-3, momentum=0.9, weight_decay=1e-4)
+    tx = optim.sgd(RATES.get(name, 1e-3), momentum=0.9, weight_decay=1e-4)
     example = next(batches(self))
     state = jax.jit(
       lambda rng: training.init_state(self.method, tx, rng, example._replace(index=None))

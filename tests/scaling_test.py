@@ -1,6 +1,7 @@
 """What steps send between eight devices, and the tables of docs/scaling.md."""
 
 import argparse
+import functools
 import importlib
 import pathlib
 
@@ -137,10 +138,12 @@ def test_devices_of_a_collective_are_read_in_all_forms(script):
 OPTIONS = '--width .25 --frame 72 --devices 8 --queue 64 --no_flops --methods '
 
 
-@pytest.mark.parametrize('name', ['moco_resnet18', 'dve'])
+@pytest.mark.parametrize('name', ['moco_resnet18', 'dve', 'scrl'])
 def test_a_step_on_devices_sends_what_the_formulas_say(script, name, capsys, monkeypatch):
   scaling = script('scaling')
   monkeypatch.setitem(scaling.CASES, 'moco_resnet18', scaling.contrast(10, None))
+  boxes = functools.partial(scrl_of_depth_10, scaling.CASES['scrl'])
+  monkeypatch.setitem(scaling.CASES, 'scrl', boxes)
   scaling.main((OPTIONS + name).split())
   rows = {
     line.split('|')[1].strip(): line.split('|')[2].strip()
@@ -148,11 +151,16 @@ def test_a_step_on_devices_sends_what_the_formulas_say(script, name, capsys, mon
     if line.startswith('|')
   }
   causes = {'kernels', 'vectors', 'numbers'}
-  causes |= {'frames', 'keys'} if 'moco' in name else {'labels'}
+  causes |= {'moco_resnet18': {'frames', 'keys'}, 'dve': {'labels'}}.get(name, set())
   assert rows.keys() - {'all causes', 'collectives (all-reduces)'} >= causes
-  assert rows['collectives (all-reduces)'].endswith('(1)')
+  # How many pictures have boxes must be known before the gradient of their mean is.
+  assert rows['collectives (all-reduces)'].endswith('(2)' if name == 'scrl' else '(1)')
   given = sum(int(rows[cause].replace(',', '')) for cause in causes)
   assert given == int(rows['all causes'].replace(',', ''))
+
+
+def scrl_of_depth_10(case, options, devices):
+  return functools.partial(case(options, devices), depth=10)
 
 
 def test_more_than_the_formula_is_an_error(script):

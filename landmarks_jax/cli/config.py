@@ -98,7 +98,8 @@ def _smoke(
 def _synthetic(data: Mapping[str, Any]) -> dict[str, Any]:
   """An embedded set stays, shortened; rendered faces stand in for all others."""
   if not str(data.get('name')).startswith('synthetic/'):
-    data = {'name': 'synthetic/faces', 'frame': data.get('frame', 136)}
+    kept = {'classes': True} if data.get('classes') else {}
+    data = {'name': 'synthetic/faces', 'frame': data.get('frame', 136), **kept}
   return {**data, 'count': min(data.get('count') or SMOKE_IMAGES, SMOKE_IMAGES)}
 
 

@@ -107,7 +107,7 @@ class Experiment:
     return fingerprint(self._on_disk(**self.config['data']))
 
   def resolve(self) -> None:
-    """Fills what only the data can say: mean and std of the method, the number of steps."""
+    """Fills what only the data can say: mean and std of the method, the number of steps of both."""
     base, optimizer = self.config['base'], self.config['optimizer']
     source = self._on_disk(**self.config['data'])
     info, count = source.info, len(source)
@@ -127,6 +127,8 @@ class Experiment:
       optimizer['steps_per_epoch'] = max(1, count // self.config['batch_size'])
     if self.config['steps'] is None:
       self.config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
+    if self.config['method'].get('steps', 0) is None:  # of a schedule inside the method
+      self.config['method']['steps'] = self.config['steps']
 
   def check_evals(self) -> None:
     """Raises, before anything is computed, what would stop an evaluation after hours."""

@@ -21,6 +21,7 @@ from landmarks_jax.data.synthetic.painting import (
   smooth_max,
 )
 
+hair_styles = 'bald', 'short', 'long', 'cap'
 names = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
 more_names = (
   *('left_eye_outer', 'left_eye_inner', 'right_eye_inner', 'right_eye_outer'),

@@ -37,13 +37,15 @@ def source(
   count: int | None = None,
   attributes: bool = False,
   seed: int = 0,
+  classes: bool = False,
 ) -> 'Faces':
   """The rendered faces of a split.
 
   Args: path is unused, nothing is read. frame: the side of the pictures. points: 5, or 'all' for
   the 18 named ones, of which these 5 are the first. count: how many, instead of the split's own
   number; fewer are the first of more. attributes: whether examples say which of ATTRIBUTES the face
-  has. Raises ValueError for a split, points or number out of range.
+  has. classes: whether a picture's label is the hair of its person, of `face_model.hair_styles`.
+  Raises ValueError for a split, points or number out of range.
   """
   if split not in counts:
     raise ValueError(f'split={split!r}; there are: {", ".join(counts)}')
@@ -57,7 +59,7 @@ def source(
   ):
     if not low <= value <= high:
       raise ValueError(f'{name}={value}; expected a whole number from {low} to {high}')
-  return Faces(split, frame, points, count, seed, attributes=attributes)
+  return Faces(split, frame, points, count, seed, attributes=attributes, classes=classes)
 
 
 class Faces:
@@ -72,8 +74,10 @@ class Faces:
     seed: int,
     *,
     attributes: bool = False,
+    classes: bool = False,
   ) -> None:
     self.split, self.frame, self.count, self.seed = split, frame, count, seed
+    self.classes = face_model.hair_styles if classes else ()
     self.info = INFO
     if points == 'all':
       self.info = INFO._replace(
@@ -93,6 +97,8 @@ class Faces:
     shot = face_model.photograph(face)
     points = shot.points[: len(self.info.names)].astype(np.float32)
     known = {'attributes': attributes_of(face)} if self.info.attributes else {}
+    if self.classes:
+      known['label'] = np.int32(self.classes.index(face.hair_style))
     return known | {
       'image': render(face, shot, self.frame),
       'index': np.int32(index),

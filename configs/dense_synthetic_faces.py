@@ -1,0 +1,49 @@
+"""Dense labelling (2017) of 64 dimensions on rendered faces; no download.
+
+  python -m landmarks_jax train --config configs/dense_synthetic_faces.py --workdir runs/dense
+
+What configs/dve_synthetic_faces.py is compared with: all is alike but for the exchange.
+"""
+
+from ml_collections import ConfigDict
+
+FACES = dict(name='synthetic/faces', frame=68)
+
+SMOKE = {'method.width': 0.25}
+
+
+def get_config():
+  """The whole small network at 48 pixels, without the exchange."""
+  common = dict(data=dict(**FACES, count=1000), margin=10)
+  return ConfigDict(
+    dict(
+      data=dict(**FACES, count=4000),
+      method=dict(
+        name='equivariant',
+        network='dilations',
+        dim=64,
+        leak=0.2,
+        loss='distance',
+        gamma=0.5,
+        exchange=False,
+        margin=10,
+        jpeg=False,
+        precision='float32',
+      ),
+      optimizer=dict(
+        name='adam',
+        amsgrad=True,
+        learning_rate=1e-3,
+        bias_factor=0.01,
+        schedule='step',
+        milestones=(12, 16),
+        epochs=18,
+      ),
+      batch_size=16,
+      evals=dict(
+        matching=dict(protocol='matching', **common),
+        points5=dict(protocol='regression', **common),
+        points5_few=dict(protocol='regression', **common, labels=50, draws=3),
+      ),
+    )
+  )

@@ -1,0 +1,111 @@
+"""A linear classifier on frozen features: logistic regression, which is convex, to its minimum."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float, Int
+
+from landmarks_jax.contracts import Array
+
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of the ridge, on features of variance 1
+HELD_OUT = 10  # every so many-th example chooses among them
+ITERATIONS = 300
+ROWS = 65_536  # on the device at a time
+
+
+class Classifier(NamedTuple):
+  """Class scores of features [N, C] are `features @ kernel + bias`."""
+
+  kernel: np.ndarray  # [C, L]
+  bias: np.ndarray  # [L]
+
+
+def fit(
+  features: Float[np.ndarray, 'N C'], label: Int[np.ndarray, ' N'], *, classes: int
+) -> Classifier:
+  """Multinomial logistic regression with a ridge, whose strength every tenth example chooses.
+
+  Args: features: finite. label: 0 to classes - 1, of every example.
+
+  Minimises mean cross-entropy + strength / 2 * |kernel|^2 with features scaled to mean 0 and
+  variance 1, by L-BFGS, from the strongest ridge to the weakest; then learns from all examples.
+  Fewer than 2 * HELD_OUT examples take the middle strength. Raises ValueError for a label out of
+  range and for features that are not finite.
+  """
+  if not np.isfinite(features).all():
+    raise ValueError('a classifier needs finite features')
+  if label.min() < 0 or label.max() >= classes:
+    raise ValueError(f'labels from {label.min()} to {label.max()}: expected 0 to {classes - 1}')
+  mean, deviation = features.mean(0), features.std(0)
+  deviation = np.where(deviation > 0, deviation, 1)
+  features = (features - mean) / deviation
+  held = np.arange(len(label)) % HELD_OUT == HELD_OUT - 1
+  chosen = STRENGTHS[len(STRENGTHS) // 2]
+  start = np.zeros((features.shape[1] + 1, classes))
+  if len(label) >= 2 * HELD_OUT:
+    chosen, start = _choose(features, label, held, start)
+  weights = _minimise(features, label, strength=chosen, start=start)
+  kernel = weights[:-1] / deviation[:, None]
+  return Classifier(kernel, weights[-1] - mean @ kernel)
+
+
+def predict(classifier: Classifier, features: Float[np.ndarray, 'N C']) -> Int[np.ndarray, ' N']:
+  """The class with the highest score of each example."""
+  return (features @ classifier.kernel + classifier.bias).argmax(1)
+
+
+def _choose(
+  features: Float[np.ndarray, 'N C'],
+  label: Int[np.ndarray, ' N'],
+  held: np.ndarray,
+  weights: Float[np.ndarray, 'D L'],
+) -> tuple[float, Float[np.ndarray, 'D L']]:
+  """The strength with the most right answers on held-out examples, the strongest of equals.
+
+  And its weights. Each strength starts from the weights of the one before.
+  """
+  found = []
+  for strength in STRENGTHS:
+    weights = _minimise(features[~held], label[~held], strength=strength, start=weights)
+    told = predict(Classifier(weights[:-1], weights[-1]), features[held])
+    found.append(((told == label[held]).mean(), strength, weights))
+  _, strength, weights = max(found, key=lambda given: given[:2])
+  return strength, weights
+
+
+def _minimise(
+  features: Float[np.ndarray, 'N C'],
+  label: Int[np.ndarray, ' N'],
+  *,
+  strength: float,
+  start: Float[np.ndarray, 'D L'],
+) -> Float[np.ndarray, 'D L']:
+  """Kernel and, in the last row, bias."""
+
+  def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    weights = flat.reshape(start.shape)
+    value, slope = 0.0, np.zeros(start.shape)
+    for first in range(0, len(label), ROWS):
+      rows = slice(first, first + ROWS)
+      part, steepness = _cross_entropy(np.float32(weights), features[rows], label[rows])
+      value, slope = value + float(part), slope + np.asarray(steepness, float)
+    value, slope = value / len(label), slope / len(label)
+    slope[:-1] += strength * weights[:-1]
+    return value + strength / 2 * (weights[:-1] ** 2).sum(), slope.ravel()
+
+  options = {'maxiter': ITERATIONS}
+  found = scipy.optimize.minimize(cost, start.ravel(), jac=True, method='L-BFGS-B', options=options)
+  return found.x.reshape(start.shape)
+
+
+@jax.jit
+@jax.value_and_grad
+def _cross_entropy(
+  weights: Float[Array, 'D L'], features: Float[Array, 'N C'], label: Int[Array, ' N']
+) -> Float[Array, '']:
+  """Summed over examples."""
+  scores = jnp.matmul(features, weights[:-1], precision='float32') + weights[-1]
+  return -jnp.take_along_axis(jax.nn.log_softmax(scores), label[:, None], axis=1).sum()

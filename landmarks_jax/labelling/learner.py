@@ -30,7 +30,7 @@ from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.labelling.session import Fit
 from landmarks_jax.models import heads
 
-COPIES, MOST_COPIES = 20, 1000  # warped copies of each labelled picture, and of all together
+COPIES, MOST_COPIES = 6, 1000  # warped copies of each labelled picture, and of all together
 BATCH, LOOK = 32, 256  # pictures described, and predicted, at once
 SIZE = 16  # side of the heat maps
 TOLERANCE = 0.05  # of the side of what the network sees: nearer is right, says the confidence

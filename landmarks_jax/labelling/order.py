@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from landmarks_jax.data.source import evenly_apart
 
-PARTS, SHARPNESS = 24, 20.0  # of `poses`
+PARTS, SHARPNESS = 48, 20.0  # of `poses`
 ITERATIONS, SAMPLES = 10, 20_000  # of its clusters; descriptors that make them
 MOST = 2000  # pictures that are compared with each other; of more, so many evenly apart
 BLOCK = 128  # pictures whose maps are looked at at once

@@ -133,8 +133,9 @@ class Session:
         'status': self.status._asdict() | {'pictures': len(self.files)},
       }
       if self.fit is not None and fits != self.status.fits:
-        told['sure'] = _rounded(_mean(self.fit.confidence))
-        told['order'] = np.argsort(-self.fit.doubt, kind='stable').tolist()
+        sure = _mean(self.fit.confidence)
+        told['sure'] = _rounded(sure)
+        told['order'] = np.lexsort((-self.fit.doubt, sure)).tolist()  # the least sure first
       return told
 
   def state_of(self, number: int) -> int:

@@ -19,7 +19,6 @@ from landmarks_jax.labelling import learner, order
 
 CHOSEN, RANDOM = 'chosen', 'random'
 MORE = 1.5  # times as many random labels: choosing must be as good to need two thirds
-COPIES = 6  # of each labelled picture, half of them mirrored
 
 
 class Curve(NamedTuple):
@@ -50,7 +49,7 @@ def simulate(
   *,
   counts: Sequence[int] = (5, 10, 20, 50),
   draws: int = 5,
-  copies: int = COPIES,
+  copies: int = learner.COPIES,
   report: Callable[[str], None] = print,
 ) -> dict[str, Curve]:
   """Errors on `test` by number of labelled pictures of `train`, CHOSEN and RANDOM.

@@ -122,10 +122,11 @@ function saved(change, told) {
 
 // Something else is on disk: the person must look again. What was queued for it stands on nothing.
 function refused(error) {
-  const { picture } = queue.shift();
+  const { picture, undo } = queue.shift();
   for (let i = queue.length; i--; ) if (queue[i].picture === picture) queue.splice(i, 1);
-  toast(error.told.conflict
-    ? 'This picture was changed elsewhere. Your last change was not saved; look at it again.'
+  toast(error.told.conflict && undo
+    ? 'Not undone: that picture was changed elsewhere since.'
+    : error.told.conflict ? 'This picture was changed elsewhere. Your last change was not saved; look at it again.'
     : `Not saved: ${error.message}`);
   failure = null;
   lastSaved = false;

@@ -474,3 +474,51 @@ def test_a_stream_s_slices_of_storages_are_read_and_checked(tmp_path):
   ):
     with pytest.raises(CheckpointError, match=message):
       read(streamed(path, bad))
+
+
+TOWER = b')q\x00' + b'0h\x00h\x00\x86q\x00' * 60  # 2**60 steps to hash or to print
+
+
+@pytest.mark.parametrize(
+  ('body', 'message'),
+  [
+    (b'}' + TOWER + b'Ns', 'a tuple as a key; only texts and numbers are read'),
+    (b'}(' + TOWER + b'Nu', 'a tuple as a key'),
+    (b'(' + TOWER + b'Nd', 'a tuple as a key'),
+    (name('__builtin__.set') + b'(](' + TOWER + b'e' + b'tR', 'a tuple as a key'),
+    (tensor(at=storage().replace(const('0'), TOWER)), 'a tuple as a key'),
+    (b'}(' + const(2**70) + b'Nu', '1180591620717411303424 as a key'),
+    (TOWER + b')R', 'a call of a tuple'),
+    (
+      call('torch._utils._rebuild_tensor_v2', storage(), *[const(0), TOWER, TOWER]),
+      'a tuple where',
+    ),
+    (call('_codecs.encode', const(''), TOWER), 'bytes in encoding a tuple'),
+    (b'N' + b'(' + TOWER + b'Nu', 'items for None'),
+  ],
+)
+def test_nested_containers_of_a_file_are_neither_hashed_nor_printed(write, body, message):
+  with pytest.raises(CheckpointError, match=message):
+    read(write(body))
+
+
+def test_a_pickle_has_only_so_many_bytes_beside_the_tensors(write, monkeypatch):
+  monkeypatch.setattr(torch_checkpoint, 'MOST_BYTES', 1000)
+  assert read(write(const([None] * 500), {})) == [None] * 500
+  with pytest.raises(CheckpointError, match='more than 1000 bytes beside the tensors'):
+    read(write(b'0'.join([b'}'] * 600)))
+
+
+@pytest.mark.parametrize('record', ['data/../../canary', '/canary', '..\\canary', 'a//b'])
+def test_a_record_that_points_elsewhere_is_refused(tmp_path, record):
+  path = zipped(tmp_path / 'x.pth', tensor())
+  with zipfile.ZipFile(path, 'a') as archive:
+    archive.writestr(record, b'0')
+  with pytest.raises(CheckpointError, match=r'x\.pth: zip records that point elsewhere: '):
+    read(path)
+
+
+def test_numbers_and_axes_have_bounds(write):
+  for bad in (tensor((2**63,), (1,)), tensor((1,), (2**70,)), tensor((1,) * 40, (1,) * 40)):
+    with pytest.raises(CheckpointError, match=r'where a size|a tensor of _Storage'):
+      read(write(bad))

@@ -18,18 +18,19 @@ from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.interop import published, torch_names
 from landmarks_jax.interop.published import Published
-from landmarks_jax.runtime import checkpoint, run_folder, sharding
+from landmarks_jax.runtime import checkpoint, run_folder
 
 PICTURES = 32  # rendered, in place of those that the weights learned from
 KNOWN = {len(info.names): info for info in (faces.info5, faces.info68, cub.info)}  # by landmarks
 
 
 class Plan(NamedTuple):
-  """What a file becomes: a run, or landmarks on the model below."""
+  """What a file becomes: a run, whose state has these shapes, or landmarks on the model below."""
 
   found: Published
   below: Model | None
-  experiment: Experiment | None
+  experiment: Experiment | None = None
+  wanted: TrainState | None = None
 
 
 def convert(
@@ -51,7 +52,7 @@ def convert(
   plan = prepare(file, base=base, heads=heads, changes=changes)
   found, untrained = plan.found, ()
   if plan.experiment is not None:
-    state, untrained = _filled(found, plan.experiment)
+    state, untrained = _filled(plan)
   source = {'kind': found.kind, **_fingerprint(file)}
   with drafts.draft(output) as folder:
     if plan.experiment is None:
@@ -80,14 +81,13 @@ def prepare(
   if found.method['name'] == 'probe':
     if changes:
       raise ValueError(f'{what}: it becomes a landmark model, which has no config to change')
-    return Plan(found, below, None)
+    return Plan(found, below)
   frame, method = found.frame, found.method
   if below:
     frame, method = below.frame, method | {'margin': below.margin}
   experiment = Experiment(config(method, frame, base=base, changes=changes))
   experiment.resolve()
-  _check_fits(found, experiment, what)
-  return Plan(found, below, experiment)
+  return Plan(found, below, experiment, _fitting(found, experiment, what))
 
 
 def config(
@@ -118,8 +118,8 @@ def shapes(experiment: Experiment) -> TrainState:
     raise ValueError(f'no network has these sizes ({told})') from error
 
 
-def _check_fits(found: Published, experiment: Experiment, what: str) -> None:
-  """Raises ValueError that names the arrays which the method does not have so."""
+def _fitting(found: Published, experiment: Experiment, what: str) -> TrainState:
+  """The shapes of the state. Raises ValueError that names the arrays which it does not have so."""
   try:
     state = shapes(experiment)
   except ValueError as error:
@@ -137,10 +137,12 @@ def _check_fits(found: Published, experiment: Experiment, what: str) -> None:
       f'{what}: {len(wrong)} arrays are not those of that network (in brackets): '
       f'{", ".join(wrong[:5])}{more}'
     )
+  return state
 
 
-def _filled(found: Published, experiment: Experiment) -> tuple[TrainState, list[str]]:
+def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
   """The state before the first step with what was found, and the names of what was not."""
+  found, experiment, wanted = plan.found, plan.experiment, plan.wanted
   stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
 
   def others() -> dict[str, Any]:
@@ -148,7 +150,6 @@ def _filled(found: Published, experiment: Experiment) -> tuple[TrainState, list[
     leaves = checkpoint.leaves({'params': state.params, 'aux': state.aux})
     return {name: array for name, array in leaves.items() if name not in stored}
 
-  wanted = shapes(experiment)
   tree = {'params': wanted.params, 'aux': wanted.aux}
   # Compiled, what nobody asks for is left out: a large network is not initialised in vain. A base
   # is stored already, and would be a constant.
@@ -157,14 +158,14 @@ def _filled(found: Published, experiment: Experiment) -> tuple[TrainState, list[
   tree = jax.tree.unflatten(
     jax.tree.structure(tree), [arrays[name] for name in checkpoint.leaves(tree)]
   )
-  opt = experiment.optimizer.init(tree['params'])
+  opt = jax.jit(experiment.optimizer.init)(tree['params'])
   state = TrainState(np.int32(0), tree['params'], tree['aux'], opt)
   untrained = [
     name
     for name, array in initial.items()
     if not name.startswith('aux/base/') and np.issubdtype(array.dtype, np.floating)
   ]
-  return sharding.replicate(state, experiment.mesh), untrained
+  return jax.device_get(state), untrained
 
 
 def _write(

@@ -1,6 +1,7 @@
 """Named arrays in files of safetensors: a header and bytes, nothing that runs."""
 
 import os
+import pathlib
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -21,7 +22,8 @@ def write(
 ) -> None:
   """Raises ValueError without the package. metadata: texts that are kept beside the arrays."""
   arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-  _library().save_file(arrays, path, dict(metadata))
+  content = _library().save(arrays, dict(metadata))
+  pathlib.Path(path).write_bytes(content)  # `save_file` would let only its owner read the file
 
 
 def _library() -> ModuleType:

@@ -44,8 +44,9 @@ HARDER['lmdis'] |= {'concentrate': 0.05, 'separate': 0.5, 'follow': 5.0}
 HARDER['lmdis'] |= {'reconstruct': (1e-3,), 'milestones': ()}
 # At 64 pixels the last map is 2x2: on one pixel of four pictures BatchNorm makes training chaotic.
 FRAMES = {'moco': 90, 'equivariant': 40, 'lmdis': 24, 'scrl': 40}
-# Untrained, SCRL's gradient is 50 long: larger steps are chaos. Its own optimiser is LARS.
-RATES = {'scrl': 1e-5}
+# Untrained, SCRL's gradient is 50 long, and one maximum that rounding moves changes .1 of it: with
+# larger steps, chaos. Its own optimiser is LARS.
+RATES = {'scrl': 1e-6}
 # Methods on a frozen network: their options, and the frame of their pictures.
 ON_BASE = {
   'probe': ({'landmarks': 5, 'points_per_landmark': 6, 'size': 12}, 32),

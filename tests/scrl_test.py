@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from landmarks_jax.augment import boxes as shared
+from landmarks_jax.augment import colour, crop
 from landmarks_jax.contracts import Batch
 from landmarks_jax.methods import scrl
 from landmarks_jax.models import resnet
 
 COUNT, FRAME, MARGIN = 6, 36, 2
 COLOURS = {'mean': (0.5, 0.4, 0.3), 'std': (0.2, 0.2, 0.3)}
-OPTIONS = {'depth': 10, 'width': 1 / 16, 'hidden': 8, 'dim': 5, 'boxes': 3, 'smallest': 8}
+OPTIONS = {'depth': 10, 'width': 1 / 16, 'hidden': 24, 'dim': 5, 'boxes': 3, 'smallest': 8}
 OPTIONS |= {'output_stride': 8, 'margin': MARGIN, 'precision': 'float32', 'momentum': 0.9}
 
 
@@ -225,9 +226,15 @@ def test_frames_are_larger_than_views_where_a_size_is_given():
   views = method.views(batch(), jax.random.key(0))
   assert views.shape == (2, COUNT, 16, 16, 3)
   params, aux = initial()
-  calibrated = method.calibrate(params, aux, batch(), jax.random.key(0), 0)
-  jax.tree.map(lambda a, b: None, calibrated, aux)
-  assert np.isfinite(jax.tree.leaves(calibrated['stats'])[0]).all()
+  calibrated = method.calibrate(params, aux, batch(), jax.random.key(0), jnp.int32(0))
+  assert jax.tree.structure(calibrated) == jax.tree.structure(aux)
+  frames = crop.whole(jnp.asarray(batch().image, jnp.float32), size=24)[:, 4:-4, 4:-4]
+  frames = colour.standardise(frames, **COLOURS)
+  kernel = params['backbone']['conv1']['kernel']
+  maps = jax.lax.conv_general_dilated(
+    frames, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  np.testing.assert_allclose(calibrated['stats']['bn1']['mean'], maps.mean((0, 1, 2)), atol=1e-4)
 
 
 @pytest.mark.parametrize(('options', 'message'), [

@@ -181,7 +181,7 @@ def build(
     # The views of a picture stand side by side, so that they share a norm group and a device.
     both = jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
     both = constrain(colour.standardise(both, mean=mean, std=std))
-    valid = jnp.ones(count, bool) if batch.valid is None else batch.valid
+    valid = jnp.ones(count, bool) if batch.valid is None else jnp.asarray(batch.valid)
     online, stats = top_map(params['backbone'], aux['stats'], both)
     target, _ = top_map(aux['target']['backbone'], aux['stats'], both)
     pooled = online.mean((1, 2)), target.mean((1, 2))
@@ -197,7 +197,7 @@ def build(
         overlap=overlap,
         jitter=box_jitter,
       )
-      drawn, valid = constrain(drawn.reshape(-1, boxes, 4)), jnp.asarray(valid) & overlapping
+      drawn, valid = constrain(drawn.reshape(-1, boxes, 4)), valid & overlapping
       stride = side / online.shape[1]
       vectors = (roi_align(maps, drawn, stride=stride) for maps in (online, target))
       vectors = tuple(rows.reshape(-1, rows.shape[-1]) for rows in vectors)

@@ -10,9 +10,10 @@ import sys
 import urllib.request
 
 import pytest
-from labelling import LANDMARKS, make_folder
+from labelling import LANDMARKS, make_folder, save
 
 from landmarks_jax import labelling
+from landmarks_jax.cli import label
 from landmarks_jax.cli.main import main
 from landmarks_jax.labelling.journal import Journal
 
@@ -41,6 +42,9 @@ def told(capsys):
     (['DIR', '--landmarks=a,b,a'], "landmarks are ['a', 'b', 'a']; expected different names"),
     (['DIR', '--landmarks=a', '--model=nowhere'], 'nowhere holds no run'),
     (['DIR', '--landmarks=a', '--port=70000'], 'no port from 70000 to 70019 is free'),
+    (['DIR', '--simulate'], '--simulate needs --model=RUN'),
+    (['DIR', '--simulate', '--counts=5,x', '--model=r'], '--counts=5,x: expected whole numbers'),
+    (['DIR', '--simulate', '--model=nowhere'], 'nowhere holds no run'),
     (['DIR', '--landmarks=a', '--crop=round'], "crop='round'; expected one of centre, pad, squash"),
   ],
 )
@@ -122,3 +126,28 @@ def test_it_serves_and_goes_on_where_it_was_after_a_kill(root, tmp_path):
   assert second.get('api/pictures/1')['points'] == points
   assert second.end(signal.SIGINT) == 130
   assert 'Traceback' not in second.said
+
+
+def write_labels(root, *, split=None):
+  """labels.csv of ten pictures, with the column split if wanted."""
+  save(root / '99.png', 99)
+  files = [f'{i:02}.png' for i in range(9)] + ['99.png']
+  rows = [f'{name},{i},2' + (f',{split(i)}' if split else '') for i, name in enumerate(files)]
+  head = 'file,nose_x,nose_y' + (',split' if split else '')
+  (root / 'labels.csv').write_text('\n'.join([head, *rows]) + '\n')
+
+
+def test_simulation_scores_on_the_split_or_on_a_random_fifth(tmp_path, capsys):
+  root = make_folder(tmp_path / 'pictures', count=10)
+  options = {'points': 5, 'crop': 'pad', 'frame': 24}
+  write_labels(root)
+  train, test = label._labelled(root, 'labels.csv', split='test', **options)
+  assert 'a random fifth, 2, is left out' in capsys.readouterr().out
+  assert (len(train), len(test)) == (8, 2)
+  assert not set(train.files) & set(test.files)
+  assert test[1]['points'].shape == (1, 2)
+  write_labels(root, split=lambda i: 'test' if i in (3, 4) else 'train')
+  train, test = label._labelled(root, 'labels.csv', split='test', **options)
+  assert test.files == ('03.png', '04.png')
+  with pytest.raises(ValueError, match='needs true labels'):
+    label._labelled(root, None, split='test', **options)

@@ -112,6 +112,14 @@ def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_st
     empty.save(tmp_path / 'other')
 
 
+def test_labels_are_in_the_frame_that_the_network_sees_and_copies_lie_around_them(learner, world):
+  labelled = learner._labelled([3], {3: world[1][3]})
+  np.testing.assert_allclose(learner._pixels(3, labelled.points[0]), world[1][3], atol=1e-3)
+  plain, mirrored = labelled.points[1:]
+  np.testing.assert_allclose(plain, labelled.points[0], atol=0.25)
+  np.testing.assert_allclose(mirrored, labelled.points[0][::-1] * [-1, 1], atol=0.25)
+
+
 def test_copies_of_a_picture_are_described_once_and_again_when_its_label_changes(learner, world):
   labels = {i: world[1][i] for i in range(4)}
   learner.fit(labels)

@@ -42,6 +42,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_integer('points', 5, what, flag_values=values)
   what = 'With --simulate: the numbers of labelled pictures.'
   flags.DEFINE_list('counts', '5,10,20,50', what, flag_values=values)
+  what = 'With --simulate: the part of the labelled pictures to score on.'
+  flags.DEFINE_string('split', 'test', what, flag_values=values)
   flags.DEFINE_integer('draws', 5, 'With --simulate: random halves.', flag_values=values)
   return list(argv)
 
@@ -51,6 +53,7 @@ def run(values: flags.FlagValues) -> int:
   root = pathlib.Path(values.DIR).expanduser()
   if values.simulate:
     options = {'labels': values.labels, 'points': values.points, 'crop': values.crop}
+    options['split'] = values.split
     options |= {'counts': _numbers(values.counts), 'draws': values.draws}
     simulate(root, model=values.model, **options)
     return 0
@@ -122,6 +125,7 @@ def simulate(
   labels: str | None,
   points: int,
   crop: str,
+  split: str,
   counts: Sequence[int],
   draws: int,
 ) -> dict[str, Any]:
@@ -131,7 +135,8 @@ def simulate(
   from landmarks_jax.labelling import simulate as simulation  # late: heavy
 
   network, _ = _models(model)
-  train, test = _labelled(root, labels, points=points, crop=crop, frame=network.frame)
+  given = {'points': points, 'crop': crop, 'split': split, 'frame': network.frame}
+  train, test = _labelled(root, labels, **given)
   curves = simulation.simulate(
     network, train, test, counts=counts, draws=draws, report=lambda line: print(line, flush=True)
   )
@@ -141,7 +146,7 @@ def simulate(
 
 
 def _labelled(
-  root: pathlib.Path, labels: str | None, *, points: int, crop: str, frame: int
+  root: pathlib.Path, labels: str | None, *, points: int, crop: str, split: str, frame: int
 ) -> tuple[Any, Any]:
   """Labelled pictures to pick from, and others to score on: the splits, or a random fifth."""
   import numpy as np
@@ -154,15 +159,15 @@ def _labelled(
     if not (root / 'training_frames_keypoints.csv').is_file():
       raise ValueError(f'--simulate needs true labels of {root}: --labels=FILE')
     sets = (
-      youtube_faces_68.source(str(root), split=split, points=points, frame=frame)
-      for split in ('train', 'test')
+      youtube_faces_68.source(str(root), split=part, points=points, frame=frame)
+      for part in ('train', split)
     )
     return tuple(sets)
   options = {'labels': labels, 'frame': frame, 'crop': crop, 'unlabelled': 'skip'}
   whole = folder.source(str(root), **options)
-  splits = {name for entry in whole.catalogue.entries for name in entry.splits}
-  if {'train', 'test'} <= splits:
-    return tuple(folder.source(str(root), **options, split=split) for split in ('train', 'test'))
+  parts = {name for entry in whole.catalogue.entries for name in entry.splits}
+  if {'train', split} <= parts:
+    return tuple(folder.source(str(root), **options, split=part) for part in ('train', split))
   out = few_shot.draw_labels(len(whole), max(1, len(whole) // 5), 0)
   print(
     f'no splits train and test in {labels}: a random fifth, {len(out):,}, is left out to score on'

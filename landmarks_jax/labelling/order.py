@@ -20,20 +20,20 @@ def suggest(
   *,
   count: int,
 ) -> list[int]:
-  """The next `count` pictures, in order: each lowers the mean distance to the nearest label most.
+  """The next `count` pictures: each lowers the mean squared distance to the nearest label most.
 
-  A greedy k-median. Unlike the farthest point it prefers pictures that many others resemble, which
-  is what few labels need.
+  Greedy k-means whose centres are pictures. Unlike the farthest point it prefers pictures that many
+  others resemble, which is what few labels need.
 
   Args: looks: see `poses`. labelled: pictures with labels. candidates: those that may get some.
   """
   free, everyone = np.flatnonzero(candidates), looks[_evenly(len(looks))]
   judged = free[_evenly(len(free))]
-  between = distances(looks[judged], everyone)
-  far = 2 * distances(everyone, looks.mean(0, keepdims=True)).max()
+  between = distances(looks[judged], everyone) ** 2
+  far = (2 * distances(everyone, looks.mean(0, keepdims=True)).max()) ** 2
   nearest = np.full(len(everyone), far)
   if len(labelled):
-    nearest = np.minimum(nearest, distances(everyone, looks[np.asarray(labelled)]).min(1))
+    nearest = np.minimum(nearest, distances(everyone, looks[np.asarray(labelled)]).min(1) ** 2)
   gain, chosen = np.full(len(judged), np.inf), []
   while len(chosen) < min(count, len(judged)):
     best = int(np.argmax(gain))

@@ -433,6 +433,7 @@ function mark(k) {
 // ---------------------------------------------------------------- the landmarks beside it
 
 function makeList() {
+  at('landmarks').className = facts.landmarks.length > 12 ? 'many' : '';
   at('landmarks').replaceChildren(...facts.landmarks.map((name, k) => {
     const button = make('button', { type: 'button', title: name, onclick: () => { choose(k); canvas.focus({ preventScroll: true }); } },
       make('i'), make('span', { textContent: name }), make('kbd', { textContent: KEYS[k] ?? '', hidden: !KEYS[k] }),
@@ -774,6 +775,7 @@ at('export').onclick = async () => {
       'all-coco': `these and ${plural(predicted, 'predicted one')} with confidence, COCO keypoints`,
     };
     for (const [kind, name] of Object.entries(files)) {
+      if (!predicted && kind.startsWith('all')) continue;
       links.append(make('li', {}, make('a', { href: `export/${kind}`, download: name, textContent: name }), `: ${what[kind]}`));
     }
     if (model) links.append(make('li', { textContent: `${model}: the fit, for other pictures: predict --model ${folder}/${model} --images DIR` }));

@@ -66,6 +66,17 @@ def test_torchvision_s_names_come_back_to_the_same_network(runs, tmp_path):
   )
 
 
+def test_the_backbone_of_scrl_has_torchvision_s_names_too(tmp_path):
+  page = f'--config={convert_test.ROOT}/configs/scrl_synthetic_faces.py:smoke'
+  changes = '--config.steps=1', '--config.evals={}', f'--workdir={tmp_path}/run'
+  assert main(['x', 'train', page, *changes]) == 0
+  assert export(tmp_path / 'run', 'torchvision', tmp_path / 'x') == 0
+  state = safetensors.load_file(tmp_path / 'x')
+  assert state['layer4.1.conv2.weight'].shape == (32, 32, 3, 3)
+  stored = bases.read(tmp_path / 'run')['params']['backbone']['conv1']['kernel']
+  np.testing.assert_array_equal(state['conv1.weight'], np.transpose(stored, (3, 2, 0, 1)))
+
+
 @pytest.mark.parametrize(('name', 'count'), [('resnet', 3), ('small', 2), ('vit', 1)])
 def test_the_compiled_description_is_that_of_the_run(runs, tmp_path, name, count):
   side = {'resnet': 64, 'small': 70, 'vit': 12}[name]
@@ -101,8 +112,8 @@ def test_a_projection_is_compiled_with_the_network_below_it(runs, tmp_path):
 def test_what_is_wrong_is_one_line_and_nothing_is_written(runs, tmp_path, capsys, monkeypatch):
   (tmp_path / 'there').touch()
   for arguments, message in (
-    ((runs['small'], 'torchvision', tmp_path / 'x'), 'this is equivariant (dilations)'),
-    ((runs['vit'], 'torchvision', tmp_path / 'x'), 'of the method moco; this is moco (vit)'),
+    ((runs['small'], 'torchvision', tmp_path / 'x'), 'scrl; this is equivariant (dilations)'),
+    ((runs['vit'], 'torchvision', tmp_path / 'x'), 'this is moco (vit)'),
     ((runs['small'], 'jax', tmp_path / 'there'), 'there exists already and is not overwritten'),
     ((tmp_path, 'jax', tmp_path / 'x'), f'{tmp_path} holds no run: it has no config.json'),
     ((runs['small'], 'onnx', tmp_path / 'x'), 'should be one of <safetensors|torchvision|jax>'),

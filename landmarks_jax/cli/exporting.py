@@ -51,10 +51,11 @@ def _write_arrays(model: Model, path: pathlib.Path) -> str:
 
 def _write_resnet(model: Model, path: pathlib.Path) -> str:
   method = model.config['method']
-  if (method['name'], method.get('network', 'resnet')) != ('moco', 'resnet'):
-    network = method.get('network', 'no network of its own')
+  name, network = method['name'], method.get('network')
+  if name != 'scrl' and (name, network) != ('moco', 'resnet'):
+    network = network or 'no network of its own'
     raise ValueError(
-      f'torchvision has ResNets, those of the method moco; this is {method["name"]} ({network})'
+      f'torchvision has ResNets, those of the methods moco and scrl; this is {name} ({network})'
     )
   params, aux = model.describer.variables
   variables = {'params': params['backbone'], 'batch_stats': aux['stats']}

@@ -1,0 +1,167 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your pictures to landmarks
+#
+# Features are learnt from pictures without labels; a few labelled ones then make a detector. Runs
+# on a CPU in minutes. Rendered faces stand in for your pictures: set `PICTURES` to a folder (in
+# Colab, upload one at the left) to use your own.
+#
+# The first cell installs landmarks_jax where it is not installed. With the environment variable
+# `LANDMARKS_JAX_SMOKE=1` everything is tiny and takes seconds: that is how the tests run this page.
+# Its results then mean nothing.
+
+# %%
+ADDRESS = 'https://example.org/landmarks_jax.git'  # where landmarks_jax is published
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+if importlib.util.find_spec('landmarks_jax') is None:
+  subprocess.run(['git', 'clone', '--quiet', ADDRESS, 'landmarks_jax_code'], check=True)
+  install = [sys.executable, '-m', 'pip', 'install', '--quiet', './landmarks_jax_code']
+  subprocess.run(install, check=True)
+places = '../configs', 'configs', 'landmarks_jax_code/configs'
+CONFIGS = next(pathlib.Path(p).resolve() for p in places if pathlib.Path(p).is_dir())
+SMOKE = bool(os.environ.get('LANDMARKS_JAX_SMOKE'))
+WORK = pathlib.Path(tempfile.mkdtemp())  # runs and pictures of this page
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+import landmarks_jax
+from landmarks_jax.cli.main import main
+from landmarks_jax.interop import landmark_csv
+
+
+def command(*words):
+  """The same as `python -m landmarks_jax WORDS`."""
+  if main(['landmarks_jax', *map(str, words)]):
+    raise SystemExit(f'{words[0]} failed; the line above says why')
+
+
+# %% [markdown]
+# ## Pictures
+#
+# `frames` writes pictures of a dataset with a file `labels.csv`: `file,NAME_x,NAME_y,...` in
+# pixels. Your own folder needs such a file for the labelled pictures only; `python -m landmarks_jax
+# label DIR` is a page to make it.
+
+# %%
+PICTURES, LABELS = '', 'labels.csv'  # your folder, and your labels in it
+if not PICTURES:
+  PICTURES = WORK / 'faces'
+  count = 16 if SMOKE else 1000
+  command('frames', 'synthetic/faces', '--count', count, '--frame', 68, '--output', PICTURES)
+labels = landmark_csv.read(pathlib.Path(PICTURES) / LABELS)
+files = sorted(labels.points)
+print(f'{len(files)} labelled pictures; landmarks: {", ".join(labels.names)}')
+
+
+# %%
+def show(files, points=None, confidence=None, truth=None, columns=8):
+  """Pictures with points: red to green by confidence; rings are the truth."""
+  rows = -(-len(files) // columns)
+  _, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, 1.3 * rows), squeeze=False)
+  for axis in axes.flat:
+    axis.axis('off')
+  for i, (axis, file) in enumerate(zip(axes.flat, files, strict=False)):
+    axis.imshow(np.asarray(Image.open(pathlib.Path(PICTURES) / file).convert('RGB')))
+    if truth is not None:
+      axis.scatter(*truth[i].T, s=34, facecolors='none', edgecolors='white', linewidths=0.8)
+    if points is not None:
+      axis.scatter(*points[i].T, s=9, c=confidence[i], cmap='RdYlGn', vmin=0, vmax=1)
+  plt.tight_layout(pad=0.2)
+  plt.show()
+
+
+show(files[:8])
+
+# %% [markdown]
+# ## Features, without labels
+#
+# MoCo learns to tell the pictures apart, whatever crop and colour. The page of `configs/` takes
+# 10,000 steps; 800 are enough to see it work. The same cell again would go on from the last
+# checkpoint.
+
+# %%
+tiny = ['--config.batch_size=8', '--config.method.width=.0625', '--config.log_every=1']
+command(
+  'train',
+  f'--config={CONFIGS}/moco_folder.py',
+  f'--workdir={WORK}/run',
+  f'--config.data.path={PICTURES}',
+  f'--config.steps={2 if SMOKE else 800}',
+  *(tiny if SMOKE else []),
+)
+model = landmarks_jax.load(WORK / 'run')
+model
+
+# %% [markdown]
+# ## Twenty labels
+#
+# Only these are learnt from. Names that differ by left and right are each other's mirror image.
+
+# %%
+LABELLED = 8 if SMOKE else 20
+chosen, others = files[:LABELLED], files[LABELLED:][:200]
+names = list(labels.names)
+pairs = [
+  (names.index(name), names.index(name.replace('left', 'right')))
+  for name in names
+  if 'left' in name and name.replace('left', 'right') in names
+]
+finder = landmarks_jax.fit_landmarks(
+  model,
+  [pathlib.Path(PICTURES) / file for file in chosen],
+  np.stack([labels.points[file] for file in chosen]),
+  names=names,
+  flip_pairs=pairs,
+  scale=pairs[0] if pairs else 'frame',
+  copies=2 if SMOKE else 20,
+)
+
+# %% [markdown]
+# ## Landmarks of all others
+#
+# The colour is the confidence, measured on the labelled pictures: red is 0, green is 1. Rings are
+# true places, which were not learnt from.
+
+# %%
+points, confidence = finder.predict([pathlib.Path(PICTURES) / file for file in others])
+truth = np.stack([labels.points[file] for file in others])
+show(others[:16], points, confidence, truth)
+
+# %%
+distance = np.linalg.norm(points - truth, axis=-1)
+scale = np.linalg.norm(truth[:, pairs[0][0]] - truth[:, pairs[0][1]], axis=-1) if pairs else None
+if scale is not None:
+  error = 100 * np.nanmean(distance / scale[:, None])
+  print(f'error: {error:.1f} % of the distance of {names[pairs[0][0]]} and {names[pairs[0][1]]}')
+  near = distance / scale[:, None] < 0.1
+  print(f'nearer than a tenth of it: {near.mean():.0%}; claimed: {np.nanmean(confidence):.0%}')
+
+# %% [markdown]
+# ## Keep it
+#
+# The folder needs nothing else, and `python -m landmarks_jax predict --model finder --images DIR
+# --output OUT` takes it.
+
+# %%
+finder.save(WORK / 'finder')
+again = landmarks_jax.load_landmarks(WORK / 'finder')
+again.predict([pathlib.Path(PICTURES) / others[0]])[0].round(1)

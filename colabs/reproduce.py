@@ -1,0 +1,162 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Tables and figures of runs
+#
+# Everything that a run measured is in its `metrics.jsonl` and, of later evaluations, in
+# `evaluations/*.json`. This page makes tables and figures of them: the curves of training, the
+# scores beside their baselines, errors against the number of labels. Put the folders of your runs
+# into `RUNS`; without any, two short ones of rendered faces are made, on a CPU in minutes.
+#
+# The first cell installs landmarks_jax where it is not installed. With the environment variable
+# `LANDMARKS_JAX_SMOKE=1` there is one run of three steps, for the tests.
+
+# %%
+ADDRESS = 'https://example.org/landmarks_jax.git'  # where landmarks_jax is published
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+if importlib.util.find_spec('landmarks_jax') is None:
+  subprocess.run(['git', 'clone', '--quiet', ADDRESS, 'landmarks_jax_code'], check=True)
+  install = [sys.executable, '-m', 'pip', 'install', '--quiet', './landmarks_jax_code']
+  subprocess.run(install, check=True)
+places = '../configs', 'configs', 'landmarks_jax_code/configs'
+CONFIGS = next(pathlib.Path(p).resolve() for p in places if pathlib.Path(p).is_dir())
+SMOKE = bool(os.environ.get('LANDMARKS_JAX_SMOKE'))
+WORK = pathlib.Path(tempfile.mkdtemp())  # runs of this page
+
+# %%
+import json
+
+import matplotlib.pyplot as plt
+
+from landmarks_jax.cli import table
+from landmarks_jax.cli.main import main
+
+RUNS = []  # such as ['runs/demo', 'runs/dve']
+if not RUNS:
+  few = f'--config.evals.faces.labels={"1,5" if SMOKE else "1,5,20,100"}'
+  page = f'--config={CONFIGS}/demo.py' + ':smoke' * SMOKE
+  short = ['--config.evals.faces.copies=1', '--config.evals.faces.draws=2'] if SMOKE else []
+  for steps in [3] if SMOKE else [100, 600]:
+    RUNS.append(WORK / f'demo_{steps}_steps')
+    short = [*short[:2], f'--config.steps={steps}', f'--config.log_every={1 if SMOKE else 20}']
+    if main(['landmarks_jax', 'train', page, f'--workdir={RUNS[-1]}', few, *short]):
+      raise SystemExit('training failed; the line above says why')
+
+# %% [markdown]
+# ## What a run holds
+#
+# A line of `metrics.jsonl` has a step and numbers by name: `train/...` of the step,
+# `EVALUATION/PROTOCOL/SCORE` of an evaluation. The last number of a name counts.
+
+
+# %%
+def read(run):
+  """(config, lines of metrics.jsonl, scores by full name) of a run's folder."""
+  run = pathlib.Path(run)
+  config = json.loads((run / 'config.json').read_text())
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  scores = {name: value for line in lines for name, value in line.items() if name.count('/') == 2}
+  evals = dict(config['evals'])
+  for file in sorted(run.glob('evaluations/*.json')):  # of the command `evaluate`
+    later = json.loads(file.read_text())
+    evals, scores = evals | later['evals'], scores | later['scores']
+  return config | {'evals': evals}, lines, scores
+
+
+found = {pathlib.Path(run).name: read(run) for run in RUNS}
+for name, (config, lines, scores) in found.items():
+  method = config['method']['name']
+  print(f'{name}: {method}, step {lines[-1]["step"]}, {len(scores)} scores')
+
+# %% [markdown]
+# ## Curves of training
+#
+# Compare a loss with itself over time, never with that of another method.
+
+# %%
+for name, (_, lines, _) in found.items():
+  logged = [line for line in lines if 'train/loss' in line]
+  plt.plot([n['step'] for n in logged], [n['train/loss'] for n in logged], 'o-', label=name)
+plt.xlabel('step')
+plt.ylabel('loss')
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## Scores beside their baselines
+#
+# The same tables as `train` and `evaluate` print: rows that features must beat, the spread over
+# draws of labels, or the 95 % interval.
+
+# %%
+for name, (config, _, scores) in found.items():
+  print(f'== {name}\n{table.of_scores(config["evals"], scores)}\n')
+
+# %% [markdown]
+# ## Errors against the number of labels
+#
+# Scores whose name has `_n5` were learnt from five labels.
+
+# %%
+ROWS = {'': 'trained', '_random_init': 'random init', '_mean_shape': 'mean shape'}
+
+
+def curve(scores, start, row):
+  """[(labels, error, deviation)] of an evaluation, such as 'faces/regression/inter_ocular'."""
+  counts = sorted(
+    int(part)
+    for name in scores
+    if name.startswith(f'{start}_n')
+    for part in [name.removeprefix(f'{start}_n').partition('_')[0]]
+    if f'{start}_n{part}{row}' == name
+  )
+  return [
+    (n, scores[f'{start}_n{n}{row}'], scores.get(f'{start}_n{n}{row}_std', 0)) for n in counts
+  ]
+
+
+for name, (_, _, scores) in found.items():
+  starts = {key.partition('_n')[0] for key in scores if key.partition('_n')[2][:1].isdigit()}
+  for start in sorted(start for start in starts if start.endswith('inter_ocular')):
+    for row, title in ROWS.items():
+      points = curve(scores, start, row)
+      if points and (not row or name == list(found)[-1]):
+        label = f'{name}: {title}' if not row else title
+        plt.errorbar(*zip(*points, strict=True), marker='o', capsize=3, label=label)
+plt.xscale('log')
+plt.xlabel('labelled pictures')
+plt.ylabel('inter-ocular error, %')
+if plt.gca().has_data():
+  plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## A table for a paper
+#
+# Markdown, one line a run. Published figures stand in `docs/reproduce.md`, with the command that
+# should give each; they belong beside yours in a column of their own that says so.
+
+# %%
+names = {name for _, _, scores in found.values() for name in scores}
+spreads = '_std', '_low', '_high'
+shown = sorted(n for n in names if '/inter_ocular' in n and not n.endswith(spreads))[:6]
+print('| Run | ' + ' | '.join(shown) + ' |')
+print('|---' * (len(shown) + 1) + '|')
+for name, (_, _, scores) in found.items():
+  cells = (f'{scores[n]:.2f}' if n in scores else '' for n in shown)
+  print(f'| {name} | ' + ' | '.join(cells) + ' |')

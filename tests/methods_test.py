@@ -231,7 +231,7 @@ def assert_same_steps(one, other):
   assert one[1].keys() == other[1].keys()
   assert any(x.dtype == 'float64' for path, x in one[1].items() if path.startswith('.params'))
   for path, x in one[1].items():
-    np.testing.assert_allclose(other[1][path], x, atol=1e-8, rtol=0, err_msg=path)
+    np.testing.assert_allclose(other[1][path], x, atol=1e-8, rtol=1e-9, err_msg=path)
 
 
 @pytest.mark.parametrize('name', METHODS)

@@ -10,7 +10,9 @@ import signal
 import sys
 
 # Compiled like the tests, whose numbers these are compared with to the last digits.
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
+os.environ['XLA_FLAGS'] = (
+  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
+)
 
 import jax
 import numpy as np

@@ -68,9 +68,8 @@ plt.show()
 # %%
 rows = losses.unit(jax.random.normal(jax.random.key(0), (2, 64, 128)))
 values = losses.in_batch_nce(*rows, temperature=0.2)
-print(
-  f'64 random pairs: {values.mean():.2f}; ln 64 = {np.log(64):.2f}; one number each: {values.shape}'
-)
+print(f'64 random pairs: {values.mean():.2f}; ln 64 = {np.log(64):.2f}')
+print(f'one number each: {values.shape}')
 
 # %% [markdown]
 # ## Equivariance: where did this pixel go?
@@ -88,6 +87,7 @@ moved = jnp.roll(labels, 2, axis=1)  # what was at x is now at x + 2
 shifts = range(-4, 5)
 
 
+@jax.jit
 def both(shift):
   """Likelihood and distance of the claim that everything went `shift` cells to the right."""
   flow = jnp.zeros((1, side, side, 2)).at[..., 0].set(shift)
@@ -96,7 +96,7 @@ def both(shift):
   given = labels[None], moved[None], flow, valid
   nll = losses.equivariance_nll(*given)
   distance = losses.equivariance_distance(*given, gamma=0.5)
-  return float(nll[0]), float(distance[0])
+  return nll[0], distance[0]
 
 
 found = np.array([both(shift) for shift in shifts])

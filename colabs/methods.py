@@ -17,7 +17,7 @@
 # `docs/results.md` has that.
 #
 # The first cell installs landmarks_jax where it is not installed. With the environment variable
-# `LANDMARKS_JAX_SMOKE=1` the networks are tiny and untrained, for the tests.
+# `LANDMARKS_JAX_SMOKE=1` the networks are tiny and see one step, for the tests.
 
 # %%
 ADDRESS = 'https://example.org/landmarks_jax.git'  # where landmarks_jax is published
@@ -65,7 +65,7 @@ def trained(name):
     return RUNS[name]
   page, steps = PAGES[name]
   config = f'--config={CONFIGS}/{page}.py' + ':smoke' * SMOKE
-  changes = ['--config.evals={}', '--config.select=None', f'--config.steps={0 if SMOKE else steps}']
+  changes = ['--config.evals={}', '--config.select=None', f'--config.steps={1 if SMOKE else steps}']
   if name == 'projection':
     changes.append(f'--config.base.checkpoint={trained("moco")}')
   if name == 'lmdis':

@@ -311,7 +311,7 @@ def compare_heads(
 ) -> None:
   """Times training in turn, and prints the table of the regression."""
   note = first_losses(options, base, step)
-  seconds = time_training(options, base, step)
+  seconds = measure.in_turn(training_ways(options, base, step), options.repetitions)
   epoch_steps = max(options.labelled // options.batch_size, 1)
   epochs = {name: epoch_steps / options.steps * took for name, took in seconds.items()}
   total = {
@@ -347,20 +347,19 @@ def compare_heads(
   )
 
 
-def time_training(
+def training_ways(
   options: argparse.Namespace, base: Describer, step: PublishedStep
-) -> dict[str, measure.Seconds]:
-  """Seconds of some batches, in both ways of the published head."""
+) -> dict[str, Callable[[], Any]]:
+  """Some batches in both ways of the published head, after which a call returns."""
   batch = jax.tree.map(lambda *parts: np.concatenate(parts), *step.given)
   pyramid = features.compiled(base.apply)(base.variables, batch.image)
   batch = batch._replace(image=None, pyramid=tuple(np.asarray(level) for level in pyramid))
   rows, settings = np.arange(len(batch.points)), {'epochs': 1, 'report': tell, **RATE}
   settings |= {'size': options.size, 'batch_size': options.batch_size}
-  ways = {
+  return {
     STACKED: measure.repeated(step, options.steps),
     CACHED: lambda: probing.fit(batch, rows, **settings).variables,
   }
-  return measure.in_turn(ways, options.repetitions)
 
 
 def first_losses(options: argparse.Namespace, base: Describer, step: PublishedStep) -> str:

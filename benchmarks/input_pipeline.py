@@ -65,18 +65,8 @@ def write_pictures(path: pathlib.Path, kind: str, options: argparse.Namespace) -
 
 def reading(kind: str, path: pathlib.Path, options: argparse.Namespace) -> None:
   """Files to square frames."""
-  files, frame = sorted(path.glob('*.jpg')), options.frame
-  labelled = folder.catalogue(str(path), frame=frame, labels='labels.csv')
-  stored = path / 'prepared'
-  preparing.prepare(labelled, stored, name=kind, options={})
-  exact = folder.source(str(path), frame=frame, labels='labels.csv')
-  sources = {
-    BASELINE: Loop(files, frame),
-    'folder, with landmarks (exact)': exact,
-    'folder, without (scaled decoding)': folder.source(str(path), frame=frame),
-    'prepared ArrayRecord': catalogue.Chosen(prepared.Prepared(stored), range(len(files))),
-    'in memory (cache=host)': pipeline.cached(exact, report=lambda line: None),
-  }
+  sources = readers(kind, path, options.frame)
+  files = sources[BASELINE].files
   ways = {name: functools.partial(read_all, source) for name, source in sources.items()}
   seconds = measure.in_turn(ways, options.repetitions)
   frames = {name: read_all(source) for name, source in sources.items()}
@@ -97,6 +87,22 @@ def reading(kind: str, path: pathlib.Path, options: argparse.Namespace) -> None:
     ('reader', 'pictures/s', 'times Pillow', 'difference to Pillow, of 255'),
     rows,
   )
+
+
+def readers(kind: str, path: pathlib.Path, frame: int) -> dict[str, Any]:
+  """The ways to read the pictures of a folder by index, the baseline first."""
+  files = sorted(path.glob('*.jpg'))
+  labelled = folder.catalogue(str(path), frame=frame, labels='labels.csv')
+  stored = path / 'prepared'
+  preparing.prepare(labelled, stored, name=kind, options={})
+  exact = folder.source(str(path), frame=frame, labels='labels.csv')
+  return {
+    BASELINE: Loop(files, frame),
+    'folder, with landmarks (exact)': exact,
+    'folder, without (scaled decoding)': folder.source(str(path), frame=frame),
+    'prepared ArrayRecord': catalogue.Chosen(prepared.Prepared(stored), range(len(files))),
+    'in memory (cache=host)': pipeline.cached(exact, report=lambda line: None),
+  }
 
 
 class Loop:
@@ -130,13 +136,7 @@ def difference(frames: np.ndarray, expected: np.ndarray) -> str:
 def augmenting(options: argparse.Namespace) -> None:
   """Frames to random views."""
   frames = read_all(faces.source(frame=options.frame, count=options.batch_size))
-  ways: dict[str, Callable[[], Any]] = {}
-  for kind, jpeg in {'crop, colour': False, 'JPEG, crop, colour': True}.items():
-    draw = functools.partial(views.random_view, margin=options.margin, jpeg=jpeg)
-    ways[f'Pillow: {kind}'] = PillowViews(frames, options.margin, jpeg=jpeg)
-    ways[f'on the device: {kind}'] = functools.partial(
-      jax.jit(draw), jax.random.key(0), jnp.asarray(frames)
-    )
+  ways = view_ways(frames, options.margin)
   seconds = measure.in_turn(ways, options.repetitions)
   rows = []
   for name in ways:
@@ -150,6 +150,18 @@ def augmenting(options: argparse.Namespace) -> None:
     ('views', 'pictures/s', 'microseconds a picture', 'times Pillow'),
     rows,
   )
+
+
+def view_ways(frames: np.ndarray, margin: int) -> dict[str, Callable[[], Any]]:
+  """The ways to draw a view of every frame: Pillow's and the device's, without and with JPEG."""
+  ways: dict[str, Callable[[], Any]] = {}
+  for kind, jpeg in {'crop, colour': False, 'JPEG, crop, colour': True}.items():
+    draw = functools.partial(views.random_view, margin=margin, jpeg=jpeg)
+    ways[f'Pillow: {kind}'] = PillowViews(frames, margin, jpeg=jpeg)
+    ways[f'on the device: {kind}'] = functools.partial(
+      jax.jit(draw), jax.random.key(0), jnp.asarray(frames)
+    )
+  return ways
 
 
 class PillowViews:

@@ -42,7 +42,9 @@ def parse(
 ) -> argparse.Namespace:
   """The options; prints the command, all options, the device, the load and versions."""
   options = parser.parse_args(arguments)
-  command = ['python', f'benchmarks/{pathlib.Path(script).name}', *(arguments or sys.argv[1:])]
+  name = pathlib.Path(script).name
+  called = ['-m', 'benchmarks'] if name == '__main__.py' else [f'benchmarks/{name}']
+  command = ['python', *called, *(arguments or sys.argv[1:])]
   device = jax.devices()[0]
   versions = [f'Python {platform.python_version()}', *map(_version, packages)]
   print(f'`{shlex.join(command)}`\n')

@@ -1,14 +1,18 @@
-"""The same MoCo step in PyTorch: what train_step.py compares with. Needs torch.
+"""The same MoCo step in PyTorch: what the step here is compared with. Needs torch.
 
 As people who care for speed write it: pictures and augmentation on the device, channels last,
-autocast, few launches for the updates; eager, without torch.compile. Written from the paper (He et
-al. 2020), not from anybody's code.
+autocast, few launches for the updates; eager, or by torch.compile. Written from the paper (He et
+al. 2020), not from anybody's code. `batches` feeds it as most people do, from workers that open and
+augment pictures with Pillow.
 """
 
 import copy
 import math
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import input_pipeline
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -102,7 +106,10 @@ def crop_resize(image: Tensor, boxes: Tensor) -> Tensor:
 
 
 class View(nn.Module):
-  """A random view of every frame: crop, jitter, PCA noise, centre, as in augment/views.py."""
+  """A random view of every frame: crop, jitter, PCA noise, centre, as in augment/views.py.
+
+  Without `augment` it is the frame's centre.
+  """
 
   def __init__(
     self, *, margin: int, augment: bool, mean: tuple[float, ...], std: tuple[float, ...]
@@ -115,7 +122,7 @@ class View(nn.Module):
     self.register_buffer('basis', torch.tensor(25.5 * colour.EIGENVECTORS * colour.EIGENVALUES))
 
   def forward(self, frames: Tensor) -> Tensor:
-    """uint8 [B, S, S, 3] -> network input [B, 3, s, s], channels last."""
+    """Pictures [B, S, S, 3], 0..255 -> network input [B, 3, s, s], channels last."""
     image = frames.permute(0, 3, 1, 2).float()
     if self.augment:
       boxes = random_boxes(len(image), image.shape[2], image.device)
@@ -144,8 +151,8 @@ class View(nn.Module):
 class Step:
   """A whole training step, with queue and moving average; a call takes one and returns its loss.
 
-  Args: frames: uint8 [B, S, S, 3], the same at every step. view: of `View`. The rest as in
-  landmarks_jax.methods.moco, with norm_groups=1 and head_layers=1.
+  Args: frames: uint8 [B, S, S, 3], the same at every step. compiled: by torch.compile. view: of
+  `View`. The rest as in landmarks_jax.methods.moco, with norm_groups=1 and head_layers=1.
   """
 
   def __init__(
@@ -161,6 +168,7 @@ class Step:
     precision: str,
     learning_rate: float,
     weight_decay: float,
+    compiled: bool = False,
     **view: Any,
   ) -> None:
     self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -172,6 +180,9 @@ class Step:
     self.view = View(**view).to(self.device)
     self.query = Encoder(depth, width, dim).to(self.device, memory_format=torch.channels_last)
     self.key = copy.deepcopy(self.query).requires_grad_(False)
+    if compiled:
+      for module in (self.view, self.query, self.key):
+        module.compile()  # in place: the names of weights stay
     self.queue = (torch.rand(queue, dim, device=self.device) * 2 - 1) * (3 / dim) ** 0.5
     self.pointer = 0
     self.optimizer = torch.optim.SGD(
@@ -179,12 +190,17 @@ class Step:
     )
 
   def __call__(self) -> Tensor:
-    """Takes a step."""
-    order = torch.randperm(len(self.frames), device=self.device)
+    """Takes a step on the frames that it holds."""
+    return self.take(self.frames, self.frames)
+
+  def take(self, first: Tensor, second: Tensor) -> Tensor:
+    """Takes a step on two sets of the same pictures, [B, S, S, 3], of which it makes the views."""
+    first, second = (x.to(self.device, non_blocking=True) for x in (first, second))
+    order = torch.randperm(len(second), device=self.device)
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
       with torch.no_grad():
-        key = self.key(self.view(self.frames[order]))[order.argsort()]
-      query = self.query(self.view(self.frames))
+        key = self.key(self.view(second[order]))[order.argsort()]
+      query = self.query(self.view(first))
     positive = (query * key).sum(1, keepdim=True)
     logits = torch.cat([positive, query @ self.queue.T], 1) / self.temperature
     loss = -logits.log_softmax(1)[:, 0].mean()
@@ -202,3 +218,35 @@ class Step:
     self.pointer = (self.pointer + len(key)) % len(self.queue)
     moving, current = list(self.key.parameters()), list(self.query.parameters())
     torch._foreach_lerp_(moving, current, 1 - self.momentum)  # not one launch for each weight
+
+
+class TwoViews(torch.utils.data.Dataset):
+  """Two random views of a picture's frame, opened and augmented with Pillow in the worker."""
+
+  def __init__(self, files: Sequence[pathlib.Path], *, frame: int, margin: int) -> None:
+    self.loop = input_pipeline.Loop(files, frame)
+    self.views = input_pipeline.PillowViews(np.zeros((0, frame, frame, 3)), margin, jpeg=False)
+
+  def __len__(self) -> int:
+    return len(self.loop)
+
+  def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    frame = self.loop[index]['image']
+    self.views.rng = np.random.default_rng(torch.randint(2**31, ()).item())  # workers share seeds
+    return self.views.view(frame), self.views.view(frame)
+
+
+def batches(data: TwoViews, *, batch_size: int, workers: int) -> Iterator[list[Tensor]]:
+  """Shuffled pairs of views for ever; close it, to end the workers."""
+  loader = torch.utils.data.DataLoader(
+    data,
+    batch_size,
+    shuffle=True,
+    drop_last=True,
+    num_workers=workers,
+    persistent_workers=True,
+    pin_memory=torch.cuda.is_available(),
+    multiprocessing_context='forkserver',  # JAX's threads do not survive a fork
+  )
+  while True:
+    yield from loader

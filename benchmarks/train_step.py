@@ -168,16 +168,16 @@ def centre(rng: Array, image: Array, *, margin: int, **_: Any) -> Array:
 
 
 def torch_step(
-  options: argparse.Namespace, depth: int, frames: np.ndarray, augment: bool
+  options: argparse.Namespace, depth: int, frames: np.ndarray, augment: bool, **others: Any
 ) -> Callable[[], Any] | None:
-  """PyTorch's step, None without torch."""
+  """PyTorch's step, None without torch. others: of `torch_baseline.Step`."""
   if importlib.util.find_spec('torch') is None:
     return None
   import torch_baseline
 
   names = 'width', 'queue', 'margin', 'precision'
   settings = {name: getattr(options, name) for name in names} | MOCO | COLOURS | SGD
-  return torch_baseline.Step(frames, depth=depth, augment=augment, **settings)
+  return torch_baseline.Step(frames, depth=depth, augment=augment, **settings, **others)
 
 
 def with_weights(state: TrainState, theirs: Any) -> TrainState:

@@ -5,6 +5,7 @@ How fast anything is stays out of here: figures belong to quiet machines and to 
 
 import importlib
 import importlib.util
+import json
 import math
 import os
 import pathlib
@@ -22,6 +23,7 @@ from landmarks_jax.models import resnet
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
 SCRIPTS = 'train_step', 'probe', 'input_pipeline', 'correlation', 'evaluation', 'scaling'
+COUNTS = pathlib.Path(__file__).parent / 'golden' / 'step_counts.json'
 STEP = (
   '--depth 10 --width .0625 --frame 40 --margin 4 --batch_size 4 --queue 8 --matrix 32 --steps 3'
 )
@@ -323,3 +325,85 @@ def test_windows_move_a_picture_and_its_points_together(evaluation):
 def test_a_fresh_process_is_another_one(script):
   parent = script('evaluation').in_fresh_process(eval, "__import__('os').getppid()")
   assert parent == os.getpid()
+
+
+@pytest.fixture
+def suite(script):
+  """The command `python -m benchmarks`, as a module."""
+  spec = importlib.util.spec_from_file_location('suite_command', FOLDER / '__main__.py')
+  command = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(command)
+  return command
+
+
+def test_the_suite_measures_what_is_named_and_keeps_the_figures(
+  suite, script, capsys, monkeypatch, tmp_path
+):
+  def take_turns(ways, repetitions):
+    jax.block_until_ready([way() for way in ways.values()])
+    return {name: np.full(repetitions, 0.5 * i) for i, name in enumerate(ways, 1)}
+
+  monkeypatch.setattr(script('measure'), 'in_turn', take_turns)
+  file = tmp_path / 'figures.json'
+  command = f'correlation checkpoint --smoke --json {file}'
+  assert suite.main(command.split()) == 0
+  text = capsys.readouterr().out
+  assert text.startswith(f'`python -m benchmarks {command}`\n')
+  correlated, kept = tables(text)
+  plain, blocks = correlated.values()
+  assert (plain['times'], median(blocks['times'])) == ('1', 0.5)
+  assert list(kept) == ['a training step', 'save, until it is on disk', 'restore']
+  record = json.loads(file.read_text())
+  assert list(record['cases']) == ['correlation', 'checkpoint']
+  found, row = record['cases']['checkpoint']['ways']['restore'], kept['restore']
+  assert (found['seconds'], median(row['ms']), row['GFLOP/s']) == ([1.5], 1500, '-')
+  found, row = record['cases']['checkpoint']['ways']['a training step'], kept['a training step']
+  assert median(row['times/s']) == 2
+  assert median(row['GFLOP/s']) == pytest.approx(found['flops'] / 0.5 / 1e9, rel=0.01)
+  share = found['flops'] / 0.5 / (2 * 32**3 / 2)  # the product took two seconds
+  assert float(row['of the product'].split('%')[0]) == pytest.approx(100 * share, rel=0.01)
+  assert median(row['peak MB']) == pytest.approx(found['peak_bytes'] / 1e6, rel=0.01)
+
+
+def test_the_suite_says_what_it_has(suite, capsys):
+  with pytest.raises(SystemExit) as stop:
+    suite.main(['step_mocco'])
+  assert stop.value.code == 2
+  said = capsys.readouterr().err
+  assert 'no case step_mocco; there are: step_moco, ' in said
+
+
+def figures(path, seconds, flops):
+  way = {'items': 6, 'seconds': seconds, 'flops': flops, 'bytes': 70, 'peak_bytes': 9}
+  record = {'cases': {'probe': {'ways': {'kept': way, 'matrix product': way}}}}
+  path.write_text(json.dumps(record))
+  return str(path)
+
+
+def test_a_comparison_fails_where_counts_grow_and_not_where_time_does(suite, capsys, tmp_path):
+  before = figures(tmp_path / 'before.json', [2, 3, 9], 1000)
+  slower = figures(tmp_path / 'slower.json', [4, 60, 6], 1009)
+  assert suite.main(['--compare', before, slower]) == 0
+  text = capsys.readouterr().out
+  ((cells,),) = [table.values() for table in tables(text)]
+  assert [cells[name] for name in ('before.json, /s', 'slower.json, /s')] == ['2', '1']
+  assert (cells['times'], cells['flops'], cells['bytes']) == ('0.5', '+0.90%', '+0.00%')
+  more = figures(tmp_path / 'more.json', [1, 1, 1], 1011)
+  assert suite.main(['--compare', before, more]) == 1
+  assert 'probe, kept: flops grew from 1,000 to 1,011' in capsys.readouterr().out
+  (tmp_path / 'other.json').write_text('[1]')
+  assert suite.main(['--compare', before, str(tmp_path / 'other.json')]) == 2
+  assert 'other.json holds no figures' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['moco', 'projection', 'equivariant', 'dve', 'lmdis', 'scrl'])
+def test_no_step_does_or_moves_more_than_it_did(script, name):
+  """Counts of the smoke steps before compilation; a change that needs more says so in the file."""
+  known = json.loads(COUNTS.read_text())
+  if jax.__version__ not in known:
+    pytest.skip(f'{COUNTS.name} has no counts of jax {jax.__version__}')
+  expected = known[jax.__version__][name]
+  found = script('cases').counted(script('cases').STEPS[name])
+  for count, value in found.items():
+    assert value <= 1.001 * expected[count], f'{name} {count}: now {found}'
+    assert value >= 0.95 * expected[count], f'much less than {COUNTS.name} says, write: {found}'

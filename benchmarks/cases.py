@@ -1,0 +1,362 @@
+"""The cases of `python -m benchmarks`: each is (options, stack) -> suite.Case.
+
+Options are those of the command; what a case leaves open, a folder or workers, it gives to `stack`,
+a contextlib.ExitStack. Ways are taken from the scripts beside this file.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import correlation
+import evaluation
+import input_pipeline
+import jax
+import measure
+import numpy as np
+import train_step
+from suite import Case, Way, counts, program
+
+import landmarks_jax.correlation
+from landmarks_jax.cli import completion
+from landmarks_jax.cli import config as configs
+from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.cli.train import train
+from landmarks_jax.contracts import Batch
+from landmarks_jax.data import folder, pipeline
+from landmarks_jax.runtime import checkpoint, sharding
+
+FOLDER = pathlib.Path(__file__).parent
+STEPS = {  # a config of every method that needs no download
+  'moco': 'demo',
+  'projection': 'projection_synthetic_faces_64',
+  'equivariant': 'dense_synthetic_faces',
+  'dve': 'dve_synthetic_faces',
+  'lmdis': 'lmdis_synthetic_faces',
+  'scrl': 'scrl_synthetic_faces',
+  'byol': 'byol_synthetic_faces',
+}
+BASE = {'method': {'name': 'moco', 'depth': 18, 'width': 0.25, 'precision': 'float32'}}
+EAGER, COMPILED = 'PyTorch, eager', 'PyTorch, torch.compile'
+NO_TORCH = 'PyTorch: skipped, torch is not installed'
+WORKERS = 2  # processes that open and augment pictures for PyTorch
+KIND = 'faces'  # of the pictures that are read
+
+
+def step(config: str, options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """The training step of a config as `train` compiles it, on pictures of noise."""
+  experiment = configured(config, smoke=options.smoke)
+  shapes = experiment.shapes(experiment.config['batch_size'])[1]
+  draw = np.random.default_rng(0).integers
+  batch = jax.tree.map(lambda x: draw(0, 2, x.shape).astype(x.dtype), shapes)
+  batch = batch._replace(image=draw(0, 256, shapes.image.shape, np.uint8))
+  rng = sharding.replicate(experiment.rng_train, experiment.mesh)
+  given = experiment.init_state(), sharding.to_global(batch, experiment.mesh), rng
+  function = sharding.compile_step(experiment.train_step, experiment.mesh)
+  way = program(function, *given, items=len(batch.image), runner=Repeated)
+  return Case('pictures', {f'configs/{config}.py': way})
+
+
+def counted(config: str) -> dict[str, float]:
+  """Operations and bytes of a config's smoke step, before the compiler improves on it."""
+  experiment = configured(config, smoke=True)
+  function = sharding.compile_step(experiment.train_step, experiment.mesh)
+  given = *experiment.shapes(experiment.config['batch_size']), experiment.rng_train
+  cost = function.lower(*given).cost_analysis()
+  return {'flops': cost['flops'], 'bytes': cost['bytes accessed']}
+
+
+def configured(config: str, *, smoke: bool) -> Experiment:
+  """The running parts of a config of this repository, its base untrained."""
+  variant = ':smoke' if smoke else ''
+  given = configs.load(f'{FOLDER.parent / "configs" / config}.py{variant}').to_dict()
+  if given.get('base') and not smoke:
+    given['base'] = {'method': BASE['method'] | {'margin': given['method']['margin']}}
+  experiment = Experiment(completion.complete(given, train), report=lambda line: None)
+  experiment.resolve()
+  return experiment
+
+
+class Repeated:
+  """A compiled step whose state is the one that it gave before; a call returns the metrics."""
+
+  def __init__(self, step: Callable, state: Any, *given: Any) -> None:
+    self.step, self.state, self.given = step, state, given
+
+  def __call__(self) -> Any:
+    """Takes a step."""
+    self.state, metrics = self.step(self.state, *self.given)
+    return metrics
+
+
+def pytorch(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """MoCo's step on pictures that lie on the device, against PyTorch's."""
+  state, frames = train_step.initial_state(options, options.depth, noise(options)), noise(options)
+  theirs = torch_steps(options, frames)
+  for one in itertools.islice(theirs.values(), 1):
+    state = train_step.with_weights(state, one)
+  ours = train_step.Step(train_step.build(options, options.depth, augment=True), state, frames)
+  items = options.steps * options.batch_size
+  work = {name: options.steps * n for name, n in counts(ours.step).items()}
+  work['peak_bytes'] /= options.steps
+  alike = {'flops': work['flops']}  # PyTorch's is the same work
+  ways = {
+    name: Way(measure.repeated(one, options.steps), items, alike) for name, one in theirs.items()
+  }
+  ways['landmarks_jax'] = Way(measure.repeated(ours, options.steps), items, work)
+  counted = options.batch_size * train_step.step_flops(options, options.depth)
+  share = measure.number(counted / ours.flops)
+  notes = (f"convolutions and head counted by hand: {share} times the GFLOP in XLA's analysis",)
+  return Case('pairs', ways, EAGER if theirs else None, notes + torch_note(theirs))
+
+
+def torch_steps(options: argparse.Namespace, frames: np.ndarray, **view: Any) -> dict[str, Any]:
+  """PyTorch's steps by name; none without torch, and no compiled one in the smoke mode."""
+  kinds = {EAGER: False} if options.smoke else {EAGER: False, COMPILED: True}
+  make = functools.partial(train_step.torch_step, options, options.depth, frames)
+  steps = {name: make(view.get('augment', True), compiled=kind) for name, kind in kinds.items()}
+  return {name: step for name, step in steps.items() if step is not None}
+
+
+def torch_note(theirs: dict[str, Any]) -> tuple[str, ...]:
+  """A line where PyTorch is missing."""
+  return () if theirs else (NO_TORCH,)
+
+
+def noise(options: argparse.Namespace) -> np.ndarray:
+  """uint8 frames [B, S, S, 3]."""
+  shape = options.batch_size, options.frame, options.frame, 3
+  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def views(kind: str, options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """Random views of frames in memory; a step of MoCo draws two of each."""
+  source = input_pipeline.faces.source(frame=options.frame, count=options.batch_size)
+  every = input_pipeline.view_ways(input_pipeline.read_all(source), options.margin)
+  chosen = {
+    name.removesuffix(f': {kind}'): run for name, run in every.items() if name.endswith(f': {kind}')
+  }
+  ways = {name: Way(run, options.batch_size) for name, run in chosen.items()}
+  return Case('views', ways, next(iter(ways)))
+
+
+def reading(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """Files, or what was made of them before, to frames in one thread; and to batches."""
+  path = written(options, stack)
+  sources = input_pipeline.readers(KIND, path, options.frame)
+  count = options.pictures
+  ways = {
+    name: Way(functools.partial(input_pipeline.read_all, source), count)
+    for name, source in sources.items()
+  }
+  batches = streamed(options, path, stack)
+  rounds = max(count // options.batch_size, 1)
+  ways['batches, in threads (cache=stream)'] = Way(
+    lambda: [next(batches) for _ in range(rounds)], rounds * options.batch_size
+  )
+  return Case('pictures', ways, input_pipeline.BASELINE)
+
+
+def written(options: argparse.Namespace, stack: contextlib.ExitStack) -> pathlib.Path:
+  """A folder of JPEGs of rendered faces."""
+  path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+  settings = argparse.Namespace(**{KIND: options.pictures, 'quality': 90})
+  input_pipeline.write_pictures(path, KIND, settings)
+  return path
+
+
+def streamed(
+  options: argparse.Namespace, path: pathlib.Path, stack: contextlib.ExitStack
+) -> Iterator[Batch]:
+  """Batches that are decoded as they are needed."""
+  source = folder.source(str(path), frame=options.frame)
+  settings = {'seed': 0, 'batch_size': options.batch_size, 'report': lambda line: None}
+  batches = pipeline.training_batches(source, **settings)  # its threads outlive the folder
+  stack.callback(batches.close)
+  return batches
+
+
+def files(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """From JPEGs to the next weights: reading, two views, MoCo's step."""
+  path = written(options, stack)
+  source = pipeline.cached(folder.source(str(path), frame=options.frame), report=lambda line: None)
+  held = pipeline.training_batches(source, seed=0, batch_size=options.batch_size)
+  stack.callback(held.close)
+  items, ways = options.steps * options.batch_size, {}
+  theirs = fed_torch(options, path, stack)
+  for name, run in theirs.items():
+    ways[f'{name}, {WORKERS} Pillow workers'] = Way(measure.repeated(run, options.steps), items)
+  method = train_step.build(options, options.depth, augment=True)
+  state = train_step.initial_state(options, options.depth, noise(options))
+  inputs = {'decoded every time (cache=stream)': streamed(options, path, stack)}
+  inputs['decoded once (cache=host)'] = held
+  for name, batches in inputs.items():
+    run = Fed(train_step.Step(method, state, noise(options)), batches)
+    ways[f'landmarks_jax, {name}'] = Way(measure.repeated(run, options.steps), items)
+  return Case('pairs', ways, next(iter(ways)) if theirs else None, torch_note(theirs))
+
+
+class Fed:
+  """A step that takes the next batch of pictures; a call returns its loss."""
+
+  def __init__(self, step: train_step.Step, batches: Iterator[Batch]) -> None:
+    self.step, self.batches = step, batches
+
+  def __call__(self) -> Any:
+    """Takes a step."""
+    image = next(self.batches).image
+    mesh = self.step.batch.image.sharding.mesh
+    self.step.batch = sharding.to_global(Batch(image=image), mesh)
+    return self.step()
+
+
+def fed_torch(
+  options: argparse.Namespace, path: pathlib.Path, stack: contextlib.ExitStack
+) -> dict[str, Callable[[], Any]]:
+  """PyTorch's steps on views that workers made with Pillow; none without torch."""
+  if importlib.util.find_spec('torch') is None:
+    return {}
+  import torch_baseline
+
+  data = torch_baseline.TwoViews(
+    sorted(path.glob('*.jpg')), frame=options.frame, margin=options.margin
+  )
+  batches = torch_baseline.batches(data, batch_size=options.batch_size, workers=WORKERS)
+  stack.callback(batches.close)
+  seen = argparse.Namespace(**vars(options) | {'margin': 0})  # views have been cut
+  steps = torch_steps(seen, noise(options), augment=False)
+  return {name: lambda one=one: one.take(*next(batches)) for name, one in steps.items()}
+
+
+def probe(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """Training the published landmark head, against columns that are built again in every epoch."""
+  sizes = protocol_sizes(options)
+  base = evaluation.network(sizes)
+  step = evaluation.PublishedStep(sizes, base, evaluation.Faces(sizes, 'train'))
+  items = sizes.steps * sizes.batch_size
+  ways = evaluation.training_ways(sizes, base, step)
+  ways = {name: Way(run, items) for name, run in ways.items()}
+  levels = jax.eval_shape(
+    functools.partial(base.apply, size=None), base.variables, step.given[0].image
+  )
+  kept = sum(2 * level.size for level in levels) / sizes.batch_size
+  column = 2 * sizes.size**2 * sum(level.shape[-1] for level in levels)
+  kilobytes = measure.number(kept / 1e3), measure.number(column / 1e3)
+  notes = (
+    'kept of a picture: {} kB; its column: {} kB, '.format(*kilobytes)
+    + f'{measure.number(column / kept)} times as much',
+    evaluation.first_losses(sizes, base, step).removeprefix('- '),
+  )
+  return Case('pictures', ways, evaluation.STACKED, notes)
+
+
+def protocol_sizes(options: argparse.Namespace) -> argparse.Namespace:
+  """Options of evaluation.py: the published head's, on pictures at network size."""
+  side = options.frame - 2 * options.margin
+  sizes = {'depth': options.depth, 'width': options.width, 'side': side}
+  sizes |= {'size': side // 2, 'grid': side, 'batch_size': min(options.batch_size, 32)}
+  sizes |= {'steps': 2, 'labelled': 64, 'test': 32, 'rendered': 16, 'pairs': 4, 'epochs': 1}
+  return argparse.Namespace(**sizes)
+
+
+def matching(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """Points of one picture found in another, both described, against columns that are built."""
+  sizes = protocol_sizes(options)
+  base, warped = evaluation.network(sizes), evaluation.warped_views(sizes)
+  given = evaluation.describe_views(base, warped, sizes.grid)[:2]
+  points = warped.source.points
+  ways = {
+    name: program(match, *given, points, items=sizes.pairs, size=sizes.grid)
+    for name, match in evaluation.MATCHES.items()
+  }
+  return Case('pairs', ways, evaluation.PLAIN)
+
+
+def dense(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """Value and gradient of DVE's loss of one pair, by blocks, against the matrix of all pairs."""
+  maps = correlation.example(6 if options.smoke else 48, channels=64)
+  forms = {'all pairs at once': correlation.Plain, 'by blocks': landmarks_jax.correlation}
+  ways = {}
+  for name, form in forms.items():
+    compiled = correlation.compiled(correlation.exchanged_distance, form, maps, 20.0)
+    ways[name] = Way(functools.partial(compiled, *maps), counts=counts(compiled))
+  return Case('pairs', ways, 'all pairs at once')
+
+
+def start(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """Processes from their start: the import alone, and the first step of MoCo."""
+  names = 'depth', 'width', 'frame', 'margin', 'batch_size', 'queue', 'precision'
+  text = json.dumps({name: getattr(options, name) for name in names})
+  kept = stack.enter_context(tempfile.TemporaryDirectory())
+  first = [str(FOLDER / 'first_step.py'), text]
+
+  def cold() -> None:
+    with tempfile.TemporaryDirectory() as empty:
+      process(first, empty)
+
+  ways = {
+    'import landmarks_jax': Way(lambda: process(['-c', 'import landmarks_jax'], kept)),
+    'first step, nothing compiled': Way(cold),
+    'first step, compiled code on disk': Way(lambda: process(first, kept)),
+  }
+  return Case('starts', ways, most=1)
+
+
+def process(command: list[str], cache: str) -> None:
+  """Runs Python to its end; compiled code is kept in a folder."""
+  kept = {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+  subprocess.run(
+    [sys.executable, *command], env=os.environ | kept, check=True, stdout=subprocess.DEVNULL
+  )
+
+
+def checkpoints(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
+  """A state of MoCo to disk and back, beside the training step that it interrupts."""
+  frames, path = noise(options), stack.enter_context(tempfile.TemporaryDirectory())
+  state = train_step.initial_state(options, options.depth, frames)
+  method = train_step.build(options, options.depth, augment=True)
+  ours = train_step.Step(method, state, frames)
+  kept = stack.enter_context(checkpoint.Checkpoints(path, keep=1))
+  number = itertools.count()
+
+  def save() -> None:
+    kept.wait()
+    kept.save(next(number), state)
+
+  def save_and_wait() -> None:
+    save()
+    kept.wait()
+
+  def restore() -> Any:
+    return kept.restore(state)[0]
+
+  save_and_wait()
+  ways = {'a training step': Way(ours, counts=counts(ours.step))}
+  ways |= {'save, until it is on disk': Way(save_and_wait), 'restore': Way(restore)}
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  return Case('times', ways, notes=(f'a state of {measure.number(size / 1e6)} MB',))
+
+
+CASES: dict[str, Callable[[argparse.Namespace, contextlib.ExitStack], Case]] = {
+  **{f'step_{name}': functools.partial(step, config) for name, config in STEPS.items()},
+  'pytorch': pytorch,
+  'files': files,
+  'views': functools.partial(views, 'crop, colour'),
+  'views_jpeg': functools.partial(views, 'JPEG, crop, colour'),
+  'reading': reading,
+  'probe': probe,
+  'matching': matching,
+  'correlation': dense,
+  'start': start,
+  'checkpoint': checkpoints,
+}

@@ -22,7 +22,8 @@ from landmarks_jax.geometry import sampling
 from landmarks_jax.models import resnet
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
-SCRIPTS = 'train_step', 'probe', 'input_pipeline', 'correlation', 'evaluation', 'scaling'
+SCRIPTS = 'train_step', 'probe', 'input_pipeline', 'correlation', 'convolution'
+SCRIPTS += 'evaluation', 'scaling'
 COUNTS = pathlib.Path(__file__).parent / 'golden' / 'step_counts.json'
 STEP = (
   '--depth 10 --width .0625 --frame 40 --margin 4 --batch_size 4 --queue 8 --matrix 32 --steps 3'
@@ -325,6 +326,18 @@ def test_windows_move_a_picture_and_its_points_together(evaluation):
 def test_a_fresh_process_is_another_one(script):
   parent = script('evaluation').in_fresh_process(eval, "__import__('os').getppid()")
   assert parent == os.getpid()
+
+
+def test_gradients_of_kernels_are_measured_by_layer(printed, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  text = printed('convolution', '--batch_size 2 --layers 1 --depth')
+  ((name, row),) = [pair for table in tables(text) for pair in table.items()]
+  assert name == '3x3, 24x24, 64 to 64'
+  work = 2 * 9 * 64 * 64 * 2 * 24**2 / 1e9
+  assert median(row['XLA']) == pytest.approx(work / 0.3, rel=0.01)
+  assert median(row['products']) == pytest.approx(work / 0.6, rel=0.01)
+  assert row['PyTorch'] == 'skipped: torch is not installed'
+  assert median(row['times XLA']) == 0.5
 
 
 @pytest.fixture

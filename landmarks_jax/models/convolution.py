@@ -46,10 +46,16 @@ def conv_general_dilated(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(image: Array, kernel: Array, how: Convolution, precision: Any) -> Array:
-  return _plain(image, kernel, how, precision)
+  return plain(image, kernel, how, precision)
 
 
-def _plain(image: Array, kernel: Array, how: Convolution, precision: Any) -> Array:
+def plain(
+  image: Float[Array, 'B h w C'],
+  kernel: Float[Array, 'kh kw C D'],
+  how: Convolution,
+  precision: Any,
+) -> Float[Array, 'B i j D']:
+  """The convolution, differentiated as XLA does. how: strides, padding, dilation, by axis."""
   strides, padding, dilation = how
   return lax.conv_general_dilated(
     image,
@@ -65,14 +71,14 @@ def _plain(image: Array, kernel: Array, how: Convolution, precision: Any) -> Arr
 def _forward(
   image: Array, kernel: Array, how: Convolution, precision: Any
 ) -> tuple[Array, tuple[Array, Array]]:
-  return _plain(image, kernel, how, precision), (image, kernel)
+  return plain(image, kernel, how, precision), (image, kernel)
 
 
 def _backward(
   how: Convolution, precision: Any, kept: tuple[Array, Array], slope: Array
 ) -> tuple[Array, Array]:
   image, kernel = kept
-  _, of_image = jax.vjp(lambda image: _plain(image, kernel, how, precision), image)
+  _, of_image = jax.vjp(lambda image: plain(image, kernel, how, precision), image)
   return *of_image(slope), _kernel_slope(image, kernel, slope, how, precision)
 
 
@@ -80,11 +86,11 @@ def _kernel_slope(
   image: Array, kernel: Array, slope: Array, how: Convolution, precision: Any
 ) -> Array:
   def by_convolution(image: Array, slope: Array) -> Array:
-    _, of_kernel = jax.vjp(lambda kernel: _plain(image, kernel, how, precision), kernel)
+    _, of_kernel = jax.vjp(lambda kernel: plain(image, kernel, how, precision), kernel)
     return of_kernel(slope)[0]
 
   def by_products(image: Array, slope: Array) -> Array:
-    found = products(image, slope, kernel.shape[:2], how, precision)
+    found = products(image, slope, kernel.shape[:2], how, precision=precision)
     return found.astype(kernel.dtype)
 
   *sides, inputs, outputs = kernel.shape
@@ -98,6 +104,7 @@ def products(
   slope: Float[Array, 'B i j D'],
   sides: Pair,
   how: Convolution,
+  *,
   precision: Any = None,
 ) -> Float[Array, 'kh kw C D']:
   """The gradient of a kernel of `sides`, one product of matrices for each of its pixels.

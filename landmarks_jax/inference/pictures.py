@@ -224,7 +224,7 @@ def check_facts(
         )
 
 
-def _sequence(given: Any) -> Sequence[Any]:
+def _sequence(given: Any) -> Sequence[Any] | UInt8[np.ndarray, 'N _ _ _']:
   """The pictures as a sequence; ValueError for what is no set of pictures."""
   expected = 'expected uint8 [N, H, W, 3] or a list of pictures: arrays, paths or of Pillow'
   if isinstance(given, str | bytes | os.PathLike | Image.Image):

@@ -17,7 +17,7 @@
 # `docs/results.md` has that.
 #
 # The first cell installs landmarks_jax where it is not installed. With the environment variable
-# `LANDMARKS_JAX_SMOKE=1` the networks are tiny and see one step, for the tests.
+# `LANDMARKS_JAX_SMOKE=1` the networks are tiny and untrained, for the tests.
 
 # %%
 ADDRESS = 'https://example.org/landmarks_jax.git'  # where landmarks_jax is published
@@ -43,11 +43,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import landmarks_jax
+from landmarks_jax.cli import completion, experiment, train
+from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.data.source import open_source
 from landmarks_jax.geometry import coords
 from landmarks_jax.report import components, draw
 from landmarks_jax.report import labels as label_colours
+from landmarks_jax.runtime import run_folder
 
 RUNS = {}  # such as {'moco': 'runs/demo'}; the others are trained below
 PAGES = {  # a page of configs/, and steps that take a minute or two on two cores
@@ -63,17 +66,30 @@ def trained(name):
   """The folder of a run of a method: yours, or one that is made here, without evaluations."""
   if name in RUNS:
     return RUNS[name]
-  page, steps = PAGES[name]
-  config = f'--config={CONFIGS}/{page}.py' + ':smoke' * SMOKE
-  changes = ['--config.evals={}', '--config.select=None', f'--config.steps={1 if SMOKE else steps}']
+  (page, steps), folder = PAGES[name], WORK / name
+  spec = f'{CONFIGS}/{page}.py' + ':smoke' * SMOKE
+  changes = ['evals={}', 'select=None', f'steps={steps}']
   if name == 'projection':
-    changes.append(f'--config.base.checkpoint={trained("moco")}')
+    changes.append(f'base.checkpoint={trained("moco")}')
   if name == 'lmdis':
-    changes.append('--config.calibrate=1')
-  folder = WORK / name
-  arguments = ['landmarks_jax', 'train', config, f'--workdir={folder}', *changes]
-  if not folder.exists() and main(arguments):
+    changes.append('calibrate=1')
+  if folder.exists():
+    return folder
+  if SMOKE:
+    return untrained(folder, spec, changes)
+  options = [f'--config.{change}' for change in changes]
+  if main(['landmarks_jax', 'train', f'--config={spec}', f'--workdir={folder}', *options]):
     raise SystemExit(f'{name} failed; the line above says why')
+  return folder
+
+
+def untrained(folder, spec, changes):
+  """The same with the weights that training begins with."""
+  config = completion.complete(configs.changed(configs.load(spec), changes), train.train)
+  parts = experiment.Experiment(config)
+  parts.resolve()
+  state = parts.init_state()
+  run_folder.write(folder, parts.config, state.params, state.aux)
   return folder
 
 

@@ -116,9 +116,9 @@ assert np.all(found.argmin(0) == list(shifts).index(2))
 # have stays.
 
 # %%
-own = 3 * losses.unit(jax.random.normal(jax.random.key(2), labels.shape))  # of nobody else
+own, theirs = 3 * losses.unit(jax.random.normal(jax.random.key(2), (2, *labels.shape)))
 person = jnp.concatenate([labels, own], -1)[None]  # where it is on the face; whose face it is
-other = jnp.concatenate([labels, 3 * losses.unit(own[::-1])], -1)[None]
+other = jnp.concatenate([labels, theirs], -1)[None]
 told = losses.descriptor_exchange(person, other, temperature=20.0)[0]
 half = labels.shape[-1]
 
@@ -130,6 +130,7 @@ def agreement(a, b):
 print('mean cosine with the picture itself, before the exchange 1 and 1, after it:')
 print(f'  where it is: {agreement(told[..., :half], labels):.2f}')
 print(f'  whose it is: {agreement(told[..., half:], own):.2f}')
+assert agreement(told[..., :half], labels) > 0.7 > 0.4 > agreement(told[..., half:], own)
 
 # %% [markdown]
 # ## Spatial contrast: places of one picture

@@ -51,18 +51,19 @@ EAGER, COMPILED = 'PyTorch, eager', 'PyTorch, torch.compile'
 NO_TORCH = 'PyTorch: skipped, torch is not installed'
 WORKERS = 2  # processes that open and augment pictures for PyTorch
 KIND = 'faces'  # of the pictures that are read
+DRAINING = 8  # steps after which no batch is left that was made while others had their turn
 
 
 def step(config: str, options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
   """The training step of a config as `train` compiles it, on pictures of noise."""
   experiment = configured(config, smoke=options.smoke)
+  function = sharding.compile_step(experiment.train_step, experiment.mesh)  # reads a base: first
   shapes = experiment.shapes(experiment.config['batch_size'])[1]
   draw = np.random.default_rng(0).integers
   batch = jax.tree.map(lambda x: draw(0, 2, x.shape).astype(x.dtype), shapes)
   batch = batch._replace(image=draw(0, 256, shapes.image.shape, np.uint8))
   rng = sharding.replicate(experiment.rng_train, experiment.mesh)
   given = experiment.init_state(), sharding.to_global(batch, experiment.mesh), rng
-  function = sharding.compile_step(experiment.train_step, experiment.mesh)
   way = program(function, *given, items=len(batch.image), runner=Repeated)
   return Case('pictures', {f'configs/{config}.py': way})
 
@@ -192,17 +193,18 @@ def files(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
   source = pipeline.cached(folder.source(str(path), frame=options.frame), report=lambda line: None)
   held = pipeline.training_batches(source, seed=0, batch_size=options.batch_size)
   stack.callback(held.close)
-  items, ways = options.steps * options.batch_size, {}
+  steps = options.steps if options.smoke else max(options.steps, DRAINING)
+  items, ways = steps * options.batch_size, {}
   theirs = fed_torch(options, path, stack)
   for name, run in theirs.items():
-    ways[f'{name}, {WORKERS} Pillow workers'] = Way(measure.repeated(run, options.steps), items)
+    ways[f'{name}, {WORKERS} Pillow workers'] = Way(measure.repeated(run, steps), items)
   method = train_step.build(options, options.depth, augment=True)
   state = train_step.initial_state(options, options.depth, noise(options))
   inputs = {'decoded every time (cache=stream)': streamed(options, path, stack)}
   inputs['decoded once (cache=host)'] = held
   for name, batches in inputs.items():
     run = Fed(train_step.Step(method, state, noise(options)), batches)
-    ways[f'landmarks_jax, {name}'] = Way(measure.repeated(run, options.steps), items)
+    ways[f'landmarks_jax, {name}'] = Way(measure.repeated(run, steps), items)
   return Case('pairs', ways, next(iter(ways)) if theirs else None, torch_note(theirs))
 
 

@@ -1,4 +1,5 @@
 import io
+import pathlib
 import types
 
 import numpy as np
@@ -49,9 +50,7 @@ def centroid(image):
 def published(tmp_path_factory):
   """CelebA's lists in full length, by the formula of the fixture, and the pictures that it has."""
   root = tmp_path_factory.mktemp('celeba')
-  from conftest import root as repository
-
-  golden = dict(np.load(repository / 'tests/golden/celeba_geometry.npz'))
+  golden = dict(np.load(pathlib.Path(__file__).parent / 'golden/celeba_geometry.npz'))
   i, j, (a, b) = np.arange(202599)[:, None], np.arange(10), golden['formula']
   base = np.array([69, 111, 108, 111, 88, 135, 73, 152, 105, 152])
   pixels = base + (i * a + j * b + i // 97) % 13 - 6

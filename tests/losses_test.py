@@ -1,6 +1,7 @@
 """Losses against loops and the published numbers, with their gradients."""
 
 import doctest
+import functools
 import math
 import re
 
@@ -152,9 +153,10 @@ def test_contrast_is_finite_at_extreme_inputs(size):
   ):
     value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(query, key, negatives)
     assert all(np.isfinite(x).all() for x in (value, *grads))
-  logit = (query**2).sum(1) / 0.01
-  rounding = 4 * np.finfo(np.float32).eps * np.maximum(1, logit)
-  assert (info_nce(query, query, -query, temperature=0.01) >= -rounding).all()
+  # Quickly compiled code (conftest.py) divides by the temperature in two ways within one loss.
+  alike = functools.partial(losses.info_nce, temperature=0.01)
+  alike = jax.jit(alike, compiler_options={'xla_backend_optimization_level': 3})
+  assert alike(query, query, -query).min() >= -1e-6
 
 
 @pytest.mark.parametrize('loss', [info_nce, in_batch_nce])

@@ -174,7 +174,8 @@ def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
       norm_groups=groups, jitter=0.0, pca=0.0, area=(1.0, 1.0), aspect=(1.0, 1.0)
     )
     batch, rng = Batch(image=frames(3)), jax.random.key(4)
-    _, (aux, _) = jax.jit(method.loss)(params, aux, batch, rng, jnp.int32(0))
+    loss = jax.jit(method.loss, compiler_options={'xla_backend_optimization_level': 3})
+    _, (aux, _) = loss(params, aux, batch, rng, jnp.int32(0))  # rounded alike: conftest.py
     return np.asarray(aux['queue'][:8])
 
   def in_pairs(rows, groups):
@@ -185,7 +186,7 @@ def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
     return rows
 
   one, two = ([queue(groups, deal) for deal in (in_order, in_pairs)] for groups in (1, 2))
-  np.testing.assert_allclose(*one, atol=3e-5)  # undone: row i is example i's key
+  np.testing.assert_allclose(*one, atol=1e-5)  # undone: row i is example i's key
   assert np.abs(two[0] - two[1]).max() > 1e-3
   assert given == [1, 8, 2, 4]
 

@@ -505,8 +505,8 @@ def test_epochs_say_how_many_steps_where_the_config_does_not(tiny, tmp_path, cap
 
 
 # One compiled step serves the killed run and the pages that train alike.
-quick = '--xla_backend_optimization_level=0'  # to compile
 changed = {'frame': 32, 'margin': 0, 'size': 8, 'epochs': 12, 'steps_per_epoch': 1}
+quick = '--xla_backend_optimization_level=0'  # to compile, as in conftest.py
 
 
 def start(page, workdir, *changes):

@@ -249,16 +249,15 @@ def on_main(act: Callable[[], None]) -> None:
     raise ValueError(said)
 
 
-def compile_step(step: Callable, mesh: Mesh) -> Callable:
+def compile_step(step: Callable, mesh: Mesh, **options: Any) -> Callable:
   """Compiles a `(state, batch, rng) -> (state, metrics)`: state replicated and donated, batch cut.
 
   The state that went in is gone afterwards; start from `replicate(state, mesh)` and
-  `to_global(batch, mesh)`.
+  `to_global(batch, mesh)`. options: others of `jax.jit`, such as compiler_options.
   """
   whole, cut = replicated(mesh), sharded(mesh)
-  return jax.jit(
-    step, in_shardings=(whole, cut, whole), out_shardings=(whole, whole), donate_argnums=0
-  )
+  cuts = {'in_shardings': (whole, cut, whole), 'out_shardings': (whole, whole)}
+  return jax.jit(step, **cuts, donate_argnums=0, **options)
 
 
 def shard() -> int:

@@ -1,14 +1,13 @@
-"""The gradient of a convolution's kernel by matrix products against XLA's way and PyTorch's.
+"""Convolutions by XLA as it comes, as steps here are compiled, and by PyTorch.
 
-Layers of ResNets on 96-pixel pictures, and then MoCo's whole step with and without the products
-(landmarks_jax/models/convolution.py, which takes them on CPUs only). Made for a CPU; the defaults
-take five minutes on two cores that nothing else uses.
+Layers of ResNets on 96-pixel pictures, forward and backward, and then MoCo's whole step with and
+without the options of landmarks_jax/runtime/compiler.py. Made for a CPU; the defaults take five
+minutes on two cores that nothing else uses.
 
 python benchmarks/convolution.py
 """
 
 import argparse
-import functools
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
@@ -21,9 +20,10 @@ import measure
 import numpy as np
 import train_step
 
-from landmarks_jax.models import convolution
+from landmarks_jax.runtime import compiler
 
-XLA, OURS, TORCH = 'XLA', 'products', 'PyTorch'
+XLA, OURS, TORCH = 'XLA', 'landmarks_jax', 'PyTorch'
+PASSES = {'forward': None, 'to pictures': 0, 'to kernels': 1}  # the gradient of which argument
 
 
 class Layer(NamedTuple):
@@ -69,58 +69,89 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument('--precision', choices=('float32',), default='float32')
   options = measure.parse(__file__, parser, arguments, packages=('jax', 'jaxlib', 'torch'))
   measure.print_table(
-    'Gradients of kernels',
+    'Layers',
     f'- GFLOP/s, of {options.batch_size} pictures',
     ('layer', XLA, OURS, TORCH, 'times XLA'),
-    [layer_row(layer, options) for layer in LAYERS[: options.layers]],
+    [row for layer in LAYERS[: options.layers] for row in layer_rows(layer, options)],
   )
   if options.depth:
     measure.print_table(
       "MoCo's step",
       f'- {options.batch_size} pairs, width {options.width:g}',
-      ('network', f'ms, {XLA} alone', 'ms, with products', 'times', 'peak MB, alone', 'with'),
+      ('network', f'ms, {XLA}', f'ms, {OURS}', 'times', f'peak MB, {XLA}', OURS),
       [step_row(depth, options) for depth in options.depth],
     )
 
 
-def layer_row(layer: Layer, options: argparse.Namespace) -> list[str]:
-  """The cells of a layer."""
+def layer_rows(layer: Layer, options: argparse.Namespace) -> list[list[str]]:
+  """The cells of a layer, a row for each pass."""
   rng, pad = np.random.default_rng(0), layer.side // 2
-  how = 2 * (layer.stride,), 2 * ((pad, pad),), (1, 1)
   image = rng.normal(size=(options.batch_size, layer.map, layer.map, layer.inputs))
   kernel = rng.normal(size=(layer.side, layer.side, layer.inputs, layer.outputs))
   image, kernel = (jnp.asarray(x, jnp.float32) for x in (image, kernel))
 
-  def by_xla(image: jax.Array, slope: jax.Array) -> Any:
-    convolve = functools.partial(convolution.plain, image, how=how, precision=None)
-    return jax.vjp(convolve, kernel)[1](slope)
+  def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    how = 2 * (layer.stride,), 2 * ((pad, pad),)
+    return jax.lax.conv_general_dilated(
+      *(image, kernel, *how), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
 
-  slope = jnp.ones_like(convolution.plain(image, kernel, how, None))
-  xla = jax.jit(by_xla)
-  ours = jax.jit(lambda image, slope: convolution.products(image, slope, kernel.shape[:2], how))
-  ways = {XLA: functools.partial(xla, image, slope), OURS: functools.partial(ours, image, slope)}
-  if importlib.util.find_spec('torch') is not None:
-    ways[TORCH] = torch_gradient(layer, *(np.asarray(x) for x in (image, kernel, slope)))
-  seconds = measure.in_turn(ways, options.repetitions)
+  slope = jnp.ones_like(convolve(image, kernel))
   work = 2 * kernel.size * math.prod(slope.shape[:3]) / 1e9
-  speeds = {way: measure.figure(work / took) for way, took in seconds.items()}
-  speeds = [speeds.get(way, 'skipped: torch is not installed') for way in (XLA, OURS, TORCH)]
-  return [layer.name, *speeds, measure.speed_up(seconds[OURS], seconds[XLA])]
+  theirs = torch_passes(layer, *(np.asarray(x) for x in (image, kernel, slope)))
+  rows = []
+  for name, wanted in PASSES.items():
+    ways = {
+      XLA: xla_pass(convolve, wanted, (image, kernel, slope), {}),
+      OURS: xla_pass(convolve, wanted, (image, kernel, slope), compiler.STEP),
+    }
+    ways |= {TORCH: theirs[name]} if theirs else {}
+    seconds = measure.in_turn(ways, options.repetitions)
+    speeds = {way: measure.figure(work / took) for way, took in seconds.items()}
+    cells = [speeds.get(way, 'skipped: torch is not installed') for way in (XLA, OURS, TORCH)]
+    rows.append([f'{layer.name}, {name}', *cells, measure.speed_up(seconds[OURS], seconds[XLA])])
+  return rows
 
 
-def torch_gradient(
-  layer: Layer, image: np.ndarray, kernel: np.ndarray, slope: np.ndarray
+def xla_pass(
+  convolve: Callable, wanted: int | None, given: tuple[jax.Array, ...], chosen: compiler.Options
 ) -> Callable[[], Any]:
-  """PyTorch's, on maps and kernels with channels last."""
+  """The convolution of two arguments, or its gradient of the one that is wanted."""
+
+  def run(image: jax.Array, kernel: jax.Array, slope: jax.Array) -> Any:
+    if wanted is None:
+      return convolve(image, kernel)
+    of = {0: lambda x: convolve(x, kernel), 1: lambda x: convolve(image, x)}[wanted]
+    return jax.vjp(of, (image, kernel)[wanted])[1](slope)
+
+  made = jax.jit(run, compiler_options=compiler.options(chosen, jax.default_backend()))
+  return lambda: made(*given)
+
+
+def torch_passes(
+  layer: Layer, image: np.ndarray, kernel: np.ndarray, slope: np.ndarray
+) -> dict[str, Callable[[], Any]]:
+  """PyTorch's by name, on maps and kernels with channels last; none without torch."""
+  if importlib.util.find_spec('torch') is None:
+    return {}
   import torch
 
   def given(array: np.ndarray, *axes: int) -> torch.Tensor:
     return torch.tensor(array.transpose(axes)).contiguous(memory_format=torch.channels_last)
 
   image, slope = given(image, 0, 3, 1, 2), given(slope, 0, 3, 1, 2)
-  how = None, 2 * [layer.stride], 2 * [layer.side // 2], [1, 1], False, [0, 0], 1
-  kernel, wanted = given(kernel, 3, 2, 0, 1), [False, True, False]
-  return lambda: torch.ops.aten.convolution_backward(slope, image, kernel, *how, wanted)
+  kernel = given(kernel, 3, 2, 0, 1)
+  how = 2 * [layer.stride], 2 * [layer.side // 2], [1, 1]
+
+  def gradient(*wanted: bool) -> Any:
+    others = False, [0, 0], 1, [*wanted, False]
+    return torch.ops.aten.convolution_backward(slope, image, kernel, None, *how, *others)
+
+  return {
+    'forward': lambda: torch.nn.functional.conv2d(image, kernel, None, *how),
+    'to pictures': lambda: gradient(True, False),
+    'to kernels': lambda: gradient(False, True),
+  }
 
 
 def step_row(depth: int, options: argparse.Namespace) -> list[str]:
@@ -128,11 +159,9 @@ def step_row(depth: int, options: argparse.Namespace) -> list[str]:
   shape = options.batch_size, options.frame, options.frame, 3
   frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   state = train_step.initial_state(options, depth, frames)
-  steps = {}
-  for way, found in {XLA: jax.lax.conv_general_dilated, OURS: None}.items():
-    found = found or convolution.conv_general_dilated
-    with mock.patch.object(convolution, 'conv_general_dilated', found):
-      method = train_step.build(options, depth, augment=True)
+  method, steps = train_step.build(options, depth, augment=True), {}
+  for way, chosen in {XLA: {}, OURS: compiler.STEP}.items():
+    with mock.patch.object(compiler, 'STEP', chosen):
       steps[way] = train_step.Step(method, state, frames)
   seconds = measure.in_turn(steps, options.repetitions)
   peaks = [step.step.memory_analysis().temp_size_in_bytes for step in steps.values()]

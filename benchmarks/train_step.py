@@ -32,7 +32,7 @@ from landmarks_jax.geometry import regions
 from landmarks_jax.interop import resnet as torch_names
 from landmarks_jax.methods import moco
 from landmarks_jax.models import resnet
-from landmarks_jax.runtime import optim, sharding
+from landmarks_jax.runtime import compiler, optim, sharding
 
 # Of both sides; one BatchNorm group, as PyTorch has on one device.
 MOCO = {'dim': 128, 'temperature': 0.07, 'momentum': 0.999}
@@ -147,7 +147,8 @@ def optimizer() -> optax.GradientTransformation:
 def initial_state(options: argparse.Namespace, depth: int, frames: np.ndarray) -> TrainState:
   """Before the first step; the same with and without augmentation."""
   method = build(options, depth, augment=True)
-  init = jax.jit(functools.partial(training.init_state, method, optimizer()))
+  once = compiler.options(compiler.ONCE, jax.default_backend())
+  init = jax.jit(functools.partial(training.init_state, method, optimizer()), compiler_options=once)
   return init(jax.random.key(0), Batch(image=frames))
 
 

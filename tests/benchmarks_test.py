@@ -328,16 +328,17 @@ def test_a_fresh_process_is_another_one(script):
   assert parent == os.getpid()
 
 
-def test_gradients_of_kernels_are_measured_by_layer(printed, monkeypatch):
+def test_convolutions_are_measured_by_layer_and_pass(printed, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
-  text = printed('convolution', '--batch_size 2 --layers 1 --depth')
-  ((name, row),) = [pair for table in tables(text) for pair in table.items()]
-  assert name == '3x3, 24x24, 64 to 64'
+  (table,) = tables(printed('convolution', '--batch_size 2 --layers 1 --depth'))
+  passes = 'forward', 'to pictures', 'to kernels'
+  assert list(table) == [f'3x3, 24x24, 64 to 64, {name}' for name in passes]
   work = 2 * 9 * 64 * 64 * 2 * 24**2 / 1e9
-  assert median(row['XLA']) == pytest.approx(work / 0.3, rel=0.01)
-  assert median(row['products']) == pytest.approx(work / 0.6, rel=0.01)
-  assert row['PyTorch'] == 'skipped: torch is not installed'
-  assert median(row['times XLA']) == 0.5
+  for row in table.values():
+    assert median(row['XLA']) == pytest.approx(work / 0.3, rel=0.01)
+    assert median(row['landmarks_jax']) == pytest.approx(work / 0.6, rel=0.01)
+    assert row['PyTorch'] == 'skipped: torch is not installed'
+    assert median(row['times XLA']) == 0.5
 
 
 @pytest.fixture

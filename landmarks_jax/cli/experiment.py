@@ -18,7 +18,7 @@ from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Info, Source, fingerprint, open_source
 from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation.spread import Spread
-from landmarks_jax.runtime import optim, sharding
+from landmarks_jax.runtime import compiler, optim, sharding
 
 CALIBRATION_BATCHES = 10
 
@@ -232,7 +232,8 @@ class Experiment:
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
     # A frozen base would be a constant in compiled code, and large.
-    init = jax.jit(self._init) if self._base is None else self._init
+    once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
+    init = jax.jit(self._init, compiler_options=once) if self._base is None else self._init
     return sharding.replicate(init(self.rng_init), self.mesh)
 
   def _init(self, rng: PRNGKeyArray) -> TrainState:

@@ -13,7 +13,6 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from landmarks_jax.contracts import Array, Pyramid
-from landmarks_jax.models import convolution
 from landmarks_jax.models.norm import GroupedBatchNorm
 
 
@@ -51,7 +50,6 @@ def _conv(
     use_bias=False,
     dtype=dtype,
     kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
-    conv_general_dilated=convolution.conv_general_dilated,
     name=name,
   )
 

@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from landmarks_jax.contracts import PyTree
+from landmarks_jax.runtime import compiler
 
 AUTOMATIC = 'TPU, Slurm, Open MPI, Kubernetes'  # what JAX asks for the processes of a program
 LAST_WAIT = 30  # seconds that a process which ends waits for the others; then they end too
@@ -109,6 +110,11 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   devices = jax.devices() if devices is None else devices
   # Explicit axes, the default, raise on shuffles and on queue writes.
   return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def platform(mesh: Mesh) -> str:
+  """What its devices are: 'cpu', 'gpu', 'tpu'."""
+  return mesh.devices.flat[0].platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -249,15 +255,18 @@ def on_main(act: Callable[[], None]) -> None:
     raise ValueError(said)
 
 
-def compile_step(step: Callable, mesh: Mesh, **options: Any) -> Callable:
+def compile_step(
+  step: Callable, mesh: Mesh, *, compiler_options: Mapping[str, Any] | None = None
+) -> Callable:
   """Compiles a `(state, batch, rng) -> (state, metrics)`: state replicated and donated, batch cut.
 
   The state that went in is gone afterwards; start from `replicate(state, mesh)` and
-  `to_global(batch, mesh)`. options: others of `jax.jit`, such as compiler_options.
+  `to_global(batch, mesh)`. compiler_options: of `jax.jit`, beside those of `compiler.STEP`.
   """
   whole, cut = replicated(mesh), sharded(mesh)
   cuts = {'in_shardings': (whole, cut, whole), 'out_shardings': (whole, whole)}
-  return jax.jit(step, **cuts, donate_argnums=0, **options)
+  chosen = compiler.options(compiler.STEP, platform(mesh)) | dict(compiler_options or {})
+  return jax.jit(step, **cuts, donate_argnums=0, compiler_options=chosen)
 
 
 def shard() -> int:

@@ -1,0 +1,36 @@
+"""What XLA's compiler is asked for beyond its defaults, on CPUs.
+
+Only how fast a program is or is compiled depends on it; docs/performance.md has the figures.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+
+Options = Mapping[str, str | int]
+
+# Convolutions by Eigen: YNNPACK's, the default of jaxlib 0.10, take up to twice as long forward,
+# up to tens of times for the gradient of a kernel. Matrix products stay with it.
+STEP: Options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
+# For what runs once: the draw of a network's weights is compiled for longer than it runs.
+ONCE: Options = {'xla_backend_optimization_level': 1}
+
+
+def options(wanted: Options, platform: str) -> dict[str, str | int]:
+  """Of `jax.jit(compiler_options=...)`: `wanted` on the platform 'cpu', nothing elsewhere.
+
+  An option that this jaxlib does not know is left out: they come and go with its versions.
+  """
+  if platform != 'cpu':
+    return {}
+  return {name: value for name, value in wanted.items() if _known(name, value)}
+
+
+@functools.cache
+def _known(name: str, value: str | int) -> bool:
+  try:
+    jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True

@@ -112,7 +112,7 @@ def config(
 def shapes(experiment: Experiment) -> TrainState:
   """Of the state before the first step. Raises ValueError where no network has such sizes."""
   try:
-    return jax.eval_shape(experiment.init_state)
+    return experiment.shapes(1)[0]
   except Exception as error:  # those of a hostile file make any library stumble
     told = str(error).partition('\n')[0]
     raise ValueError(f'no network has these sizes ({told})') from error
@@ -146,7 +146,7 @@ def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
   stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
 
   def others() -> dict[str, Any]:
-    state = experiment.init_state()
+    state = experiment.draw_state(experiment.rng_init)
     leaves = checkpoint.leaves({'params': state.params, 'aux': state.aux})
     return {name: array for name, array in leaves.items() if name not in stored}
 

@@ -170,7 +170,7 @@ class Experiment:
     example = {'valid': np.True_} | self._example
     arrays = {name: np.asarray(value) for name, value in example.items()}
     batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
-    return jax.eval_shape(self._init, self.rng_init), Batch(**batch)
+    return jax.eval_shape(self.draw_state, self.rng_init), Batch(**batch)
 
   @functools.cached_property
   def train_step(self) -> Callable:
@@ -233,10 +233,13 @@ class Experiment:
     """The state before the first step, on all devices."""
     # A frozen base would be a constant in compiled code, and large.
     once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
-    init = jax.jit(self._init, compiler_options=once) if self._base is None else self._init
+    init = (
+      jax.jit(self.draw_state, compiler_options=once) if self._base is None else self.draw_state
+    )
     return sharding.replicate(init(self.rng_init), self.mesh)
 
-  def _init(self, rng: PRNGKeyArray) -> TrainState:
+  def draw_state(self, rng: PRNGKeyArray) -> TrainState:
+    """The state before the first step, as a pure function of a key."""
     return training.init_state(self.method, self.optimizer, rng, self._example_batch)
 
   @property

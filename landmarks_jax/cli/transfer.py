@@ -39,7 +39,7 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   run = pathlib.Path(given).expanduser()
   own_base = experiment.config['base'] is not None
   weights = Weights(run, checkpoint.leaves(bases.read(run)), own_base)
-  wanted = jax.eval_shape(experiment.init_state)
+  wanted = experiment.shapes(1)[0]
   _check(weights, checkpoint.leaves({'params': wanted.params, 'aux': wanted.aux}))
   return weights
 

@@ -48,13 +48,15 @@ from landmarks_jax.cli.main import main
 
 RUNS = []  # such as ['runs/demo', 'runs/dve']
 if not RUNS:
-  few = f'--config.evals.faces.labels={"1,5" if SMOKE else "1,5,20,100"}'
   page = f'--config={CONFIGS}/demo.py' + ':smoke' * SMOKE
-  short = ['--config.evals.faces.copies=1', '--config.evals.faces.draws=2'] if SMOKE else []
+  options = [f'--config.evals.faces.labels={"1,5" if SMOKE else "1,5,20,100"}']
+  options.append(f'--config.log_every={1 if SMOKE else 20}')
+  if SMOKE:
+    options += ['--config.evals.faces.copies=1', '--config.evals.faces.draws=2']
   for steps in [3] if SMOKE else [100, 600]:
     RUNS.append(WORK / f'demo_{steps}_steps')
-    short = [*short[:2], f'--config.steps={steps}', f'--config.log_every={1 if SMOKE else 20}']
-    if main(['landmarks_jax', 'train', page, f'--workdir={RUNS[-1]}', few, *short]):
+    words = ['train', page, f'--workdir={RUNS[-1]}', f'--config.steps={steps}', *options]
+    if main(['landmarks_jax', *words]):
       raise SystemExit('training failed; the line above says why')
 
 # %% [markdown]

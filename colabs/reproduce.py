@@ -113,6 +113,9 @@ for name, (config, _, scores) in found.items():
 # ## Errors against the number of labels
 #
 # Scores whose name has `_n5` were learnt from five labels.
+#
+# The short runs of this page lie above the untrained network: contrast needs more pictures than 600
+# steps see. The demo's 4,000 steps end below it.
 
 # %%
 ROWS = {'': 'trained', '_random_init': 'random init', '_mean_shape': 'mean shape'}

@@ -10,8 +10,8 @@ import jax
 
 Options = Mapping[str, str | int]
 
-# Convolutions by Eigen: YNNPACK's, the default of jaxlib 0.10, take up to twice as long forward,
-# up to tens of times for the gradient of a kernel. Matrix products stay with it.
+# Convolutions by Eigen: YNNPACK's, the default of jaxlib 0.10, take up to three times as long
+# forward, twelve times for the gradient of a kernel. Matrix products stay with it.
 STEP: Options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
 # For what runs once: the draw of a network's weights is compiled for longer than it runs.
 ONCE: Options = {'xla_backend_optimization_level': 1}

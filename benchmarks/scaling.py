@@ -122,7 +122,9 @@ def formulas(name: str, state: TrainState, batch: Batch, devices: int) -> dict[s
   leaves, aux = jax.tree.leaves(state.params), state.aux
   kernels = sum(leaf.size for leaf in leaves if leaf.ndim > 1)
   statistics = sum(size(aux[name]) for name in ('stats', 'key_stats') if name in aux)
-  due = {'kernels': 4 * kernels, 'vectors': 4 * (size(leaves) - kernels + statistics)}
+  stems = sum(math.prod(leaf.shape[2:]) for leaf in leaves if leaf.shape[:2] == (7, 7))
+  stems *= 8 * 8 - 7 * 7  # a ResNet's first kernel travels as `resnet.StemConv` uses it
+  due = {'kernels': 4 * (kernels + stems), 'vectors': 4 * (size(leaves) - kernels + statistics)}
   due |= {'numbers': 4 * 2, 'frames': 0, 'keys': 0, 'labels': 0}  # the loss and a metric
   if name == 'scrl':
     due['vectors'] += 4 * DIM  # the mean unit vector, a metric

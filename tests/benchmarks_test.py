@@ -164,8 +164,8 @@ def test_counted_operations_are_those_of_the_convolutions(script, depth, width, 
 
   def count(call, args, kwargs, context):
     made = call(*args, **kwargs)
-    if isinstance(context.module, nn.Conv):
-      products = math.prod(context.module.kernel_size) * args[0].shape[-1]
+    if isinstance(context.module, nn.Conv | resnet.StemConv):
+      products = math.prod(getattr(context.module, 'kernel_size', (7, 7))) * args[0].shape[-1]
       counts.append(2 * products * made.size)
     return made
 

@@ -295,6 +295,40 @@ def test_pictures_are_looked_at_and_labelled_as_the_readme_says(there, monkeypat
   assert opened == ['DIR']
 
 
+RUNS = {
+  'runs/demo': 'demo',
+  'runs/lmdis': 'lmdis_synthetic_faces',
+}  # whose own evaluations are told
+EVALUATIONS = sorted(
+  {
+    tuple(words)
+    for _, told in COMMANDS
+    if (words := product(told) or [])[:2] == ['evaluate', '--workdir']
+  }
+)
+
+
+@pytest.fixture(scope='module')
+def trained(place):
+  """Runs of pages, tiny, by the names that the pages of docs/ give them."""
+  with pytest.MonkeyPatch.context() as patch, contextlib.chdir(place):
+    on_devices(patch, 1)
+    for run_of, page in RUNS.items():
+      run(['train', '--config', f'configs/{page}.py:smoke', '--workdir', run_of])
+
+
+@pytest.mark.parametrize('arguments', EVALUATIONS, ids=' '.join)
+def test_every_evaluation_that_is_told_runs_in_small(there, trained, capsys, arguments):
+  """A page in its smoke form, whose rendered faces have no path; any run stands for any other."""
+  small = [re.sub(r'^(configs/\w+\.py)$', r'\1:smoke', word) for word in arguments]
+  small = [word for word in small if '.path=' not in word]
+  place = small.index('--workdir') + 1
+  if '--config' in small:
+    small[place] = 'RUN'
+  run(small)
+  assert 'written to' in capsys.readouterr().out
+
+
 # --- Python.
 
 

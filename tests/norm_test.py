@@ -246,3 +246,23 @@ def assert_only_small_all_reduces(hlo, *, at_most):
     shapes = re.findall(r'\[([\d,]*)\]', result)
     sizes = [math.prod(int(n) for n in shape.split(',') if n) for shape in shapes]
     assert max(sizes) <= at_most, (name, result)
+
+
+@pytest.mark.parametrize(('offset', 'running'), [(0.0, 0.0), (30.0, 0.0), (200.0, 190.0)])
+def test_one_pass_over_bfloat16_loses_little(offset, running):
+  x = jnp.asarray(np.random.default_rng(0).normal(offset, 2, (16, 6, 6, 3)), jnp.bfloat16)
+  norm = GroupedBatchNorm()
+  variables = norm.init(jax.random.key(0), x, True)
+  variables['batch_stats']['mean'] = jnp.full(3, running)
+  _, changed = norm.apply(variables, x, True, mutable=['batch_stats'])
+  given = np.asarray(x, np.float64).reshape(-1, 3)
+  mean, var = (changed['batch_stats'][name] for name in ('mean', 'var'))
+  np.testing.assert_allclose(mean, 0.9 * running + 0.1 * given.mean(0), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(var, 0.9 + 0.1 * given.var(0, ddof=1), rtol=5e-4)
+
+
+def test_a_constant_channel_of_bfloat16_is_normalised_to_nothing():
+  x = jnp.full((8, 5, 5, 2), 217, jnp.bfloat16)
+  norm = GroupedBatchNorm()
+  y, _ = norm.apply(norm.init(jax.random.key(0), x, True), x, True, mutable=['batch_stats'])
+  np.testing.assert_array_equal(y, 0)

@@ -3,13 +3,14 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from landmarks_jax.interop import resnet as interop
-from landmarks_jax.models.resnet import ResNet, basic_block, bottleneck_block
+from landmarks_jax.models.resnet import ResNet, StemConv, basic_block, bottleneck_block
 
 TINY = ResNet(block=basic_block, stage_sizes=(1, 1, 1, 1), width=1 / 16)
 
@@ -207,3 +208,17 @@ def test_a_width_without_channels_is_refused():
     jax.eval_shape(
       lambda rng: ResNet(depth=18, width=0.0).init(rng, image, False), jax.random.key(0)
     )
+
+
+@pytest.mark.parametrize('shape', [(2, 16, 16, 3), (1, 15, 12, 3), (1, 9, 11, 2)])
+def test_the_stem_is_a_7x7_convolution_of_stride_2(shape):
+  rng = np.random.default_rng(0)
+  image = rng.normal(size=shape).astype(np.float32)
+  plain = nn.Conv(64, (7, 7), (2, 2), padding=3, use_bias=False)
+  variables = plain.init(jax.random.key(0), image)
+  found, pull = jax.vjp(lambda v, x: StemConv().apply(v, x), variables, image)
+  expected, expected_pull = jax.vjp(plain.apply, variables, image)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  slope = rng.normal(size=found.shape).astype(np.float32)
+  for one, other in zip(*map(jax.tree.leaves, (pull(slope), expected_pull(slope))), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-4)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from landmarks_jax import losses
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.models import pooling
 from landmarks_jax.models.norm import GroupedBatchNorm
 
 # Features of the bottlenecks: of the stem and the first block, of the second, of all others.
@@ -107,7 +108,7 @@ class Hourglass(nn.Module):
   def _hourglass(self, x: Array, norm: Callable, stack: str, level: int) -> Array:
     at = f'{stack}_level{level}'
     skip = self._residuals(x, norm, f'{at}_skip')
-    x = self._residuals(nn.max_pool(skip, (2, 2), (2, 2)), norm, f'{at}_down')
+    x = self._residuals(pooling.max_pool(skip, 2, 2), norm, f'{at}_down')
     if level > 1:
       x = self._hourglass(x, norm, stack, level - 1)
     else:

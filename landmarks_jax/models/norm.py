@@ -57,7 +57,11 @@ class GroupedBatchNorm(nn.Module):
         count = counted.sum(axes, keepdims=True) * math.prod(y.shape[2:-1])
         mean_of = functools.partial(_mean_of_counted, axes=axes, counted=counted, count=count)
       mean = mean_of(y)
-      var = mean_of(jnp.square(y - mean))  # two passes: one cancels in float32
+      if x.dtype.itemsize < 4:  # one pass; seen from the running mean, little cancels
+        near = running_mean.value
+        var = jnp.maximum(mean_of(jnp.square(y - near)) - jnp.square(mean - near), 0)
+      else:  # two passes: one cancels in float32
+        var = mean_of(jnp.square(y - mean))
       if not self.is_initializing():
         unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
         self._update(running_mean, mean, count)

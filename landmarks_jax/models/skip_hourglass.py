@@ -11,6 +11,7 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from landmarks_jax.contracts import Array
+from landmarks_jax.models import pooling
 from landmarks_jax.models.norm import GroupedBatchNorm
 
 LEAK, EPSILON = 0.2, 1e-3
@@ -131,10 +132,10 @@ class SkipHourglass(nn.Module):
     x, taps = maps, []
     if self.layers.stem:
       x = self._conv(self._scaled(self.layers.stem), 'stem', use_bias=True)(x)
-      x = nn.max_pool(x, (2, 2), (2, 2))
+      x = pooling.max_pool(x, 2, 2)
     block = functools.partial(self._block, train=train)
     for i, level in enumerate(self.layers.levels):
-      x = nn.max_pool(x, (2, 2), (2, 2)) if i else x
+      x = pooling.max_pool(x, 2, 2) if i else x
       for j, channels in enumerate(level.down):
         x = block(x, self._scaled(channels), f'down{i}_{j}')
       taps.append(x)

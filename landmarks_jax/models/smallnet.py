@@ -10,6 +10,7 @@ import flax.linen as nn
 from jaxtyping import Float
 
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.models import pooling
 from landmarks_jax.models.norm import GroupedBatchNorm
 
 LAYERS = {  # (kernel side, features, dilation) of every convolution but the last
@@ -54,5 +55,5 @@ class SmallNet(nn.Module):
       x = GroupedBatchNorm(self.norm_groups, self.norm_momentum, name=f'bn{i}')(x, train)
       x = nn.leaky_relu(x, self.leak)
       if i == 1 and self.pool:
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = pooling.max_pool(x, 2, 2)
     return (conv(self.channels, (1, 1), name='labels')(x),)

@@ -1,0 +1,79 @@
+"""Max pooling whose gradient is a few passes over the maps.
+
+XLA's own gradient scatters from window to window; on a GPU and a CPU alike it takes several times
+as long (docs/performance.md).
+"""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from landmarks_jax.contracts import Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(
+  x: Float[Array, 'B H W C'], side: int, stride: int, padding: int = 0
+) -> Float[Array, 'B h w C']:
+  """The greatest value of every window of side x side pixels, as PyTorch's MaxPool2d.
+
+  The gradient goes to the first pixel, by rows, of those that are greatest.
+  """
+  return nn.max_pool(x, (side, side), (stride, stride), padding=((padding, padding),) * 2)
+
+
+def _forward(x: Array, side: int, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
+  y = max_pool(x, side, stride, padding)
+  return y, (x, y)
+
+
+def _backward(
+  side: int, stride: int, padding: int, saved: tuple[Array, Array], slope: Array
+) -> tuple[Array]:
+  """Every pixel takes the slopes of the windows that chose it.
+
+  Pixels stand in blocks of stride x stride, one block for each window and as many more as windows
+  reach over: the pixel (i, j) of a window is the pixel (i % stride, j % stride) of a block.
+  """
+  x, y = saved
+  chosen = lax.optimization_barrier(_chosen(x, y, side, stride, padding))  # once, not for each use
+  more = (side - 1) // stride
+  rows = []
+  for first in range(stride):
+    columns = []
+    for second in range(stride):
+      found = jnp.zeros((len(x), y.shape[1] + more, y.shape[2] + more, x.shape[-1]), slope.dtype)
+      for i, j in itertools.product(range(first, side, stride), range(second, side, stride)):
+        shift = [(0, 0), *((n // stride, more - n // stride) for n in (i, j)), (0, 0)]
+        found += jnp.pad(jnp.where(chosen == i * side + j, slope, 0), shift)
+      columns.append(found)
+    rows.append(jnp.stack(columns, 3))
+  blocks = jnp.stack(rows, 2)
+  pixels = blocks.reshape(len(x), blocks.shape[1] * stride, blocks.shape[3] * stride, x.shape[-1])
+  rest = [
+    (0, max(0, padding + n - m)) for n, m in zip(x.shape[1:3], pixels.shape[1:3], strict=True)
+  ]
+  pixels = jnp.pad(pixels, [(0, 0), *rest, (0, 0)])
+  return (pixels[:, padding : padding + x.shape[1], padding : padding + x.shape[2]],)
+
+
+def _chosen(
+  x: Float[Array, 'B H W C'], y: Float[Array, 'B h w C'], side: int, stride: int, padding: int
+) -> Int[Array, 'B h w C']:
+  """The number of the first pixel of each window, row by row, that has its greatest value."""
+  around = (padding, padding, 0)
+  padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), around, around, (0, 0, 0)))
+  height, width = ((n - 1) * stride + 1 for n in y.shape[1:3])
+  chosen = jnp.full(y.shape, -1, jnp.int8)
+  for i, j in reversed(list(itertools.product(range(side), range(side)))):
+    pixel = padded[:, i : i + height : stride, j : j + width : stride]
+    chosen = jnp.where(pixel == y, jnp.int8(i * side + j), chosen)
+  return chosen
+
+
+max_pool.defvjp(_forward, _backward)

@@ -1,7 +1,9 @@
 """README and docs/ say what is so: every command runs or is checked, every example runs.
 
-A command is run in small where that is cheap, and checked else: its page, keys and options, without
-training, for config_test and methods_test train every page. One that nobody knows fails the test.
+A newcomer's commands and every evaluation are run in small. Training and benchmarks are checked,
+their pages, keys and options: train_test trains pages in their smoke form, one for each program,
+and benchmarks_test runs every script in small.
+One that nobody knows fails the test.
 """
 
 import ast
@@ -295,17 +297,20 @@ def test_pictures_are_looked_at_and_labelled_as_the_readme_says(there, monkeypat
   assert opened == ['DIR']
 
 
-RUNS = {
-  'runs/demo': 'demo',
-  'runs/lmdis': 'lmdis_synthetic_faces',
-}  # whose own evaluations are told
-EVALUATIONS = sorted(
-  {
-    tuple(words)
-    for _, told in COMMANDS
-    if (words := product(told) or [])[:2] == ['evaluate', '--workdir']
-  }
-)
+# Whose own evaluations are told.
+RUNS = {'runs/demo': 'demo', 'runs/lmdis': 'lmdis_synthetic_faces'}
+
+
+def small(arguments):
+  """An evaluation in its smoke form, whose faces have no path; any run stands for any other."""
+  words = [re.sub(r'^(configs/\w+\.py)$', r'\1:smoke', word) for word in arguments]
+  if '--config' in words:
+    words[words.index('--workdir') + 1] = 'RUN'
+  return tuple(word for word in words if '.path=' not in word)
+
+
+TOLD = [product(words) or [] for _, words in COMMANDS]
+EVALUATIONS = sorted({small(words) for words in TOLD if words[:2] == ['evaluate', '--workdir']})
 
 
 @pytest.fixture(scope='module')
@@ -319,13 +324,7 @@ def trained(place):
 
 @pytest.mark.parametrize('arguments', EVALUATIONS, ids=' '.join)
 def test_every_evaluation_that_is_told_runs_in_small(there, trained, capsys, arguments):
-  """A page in its smoke form, whose rendered faces have no path; any run stands for any other."""
-  small = [re.sub(r'^(configs/\w+\.py)$', r'\1:smoke', word) for word in arguments]
-  small = [word for word in small if '.path=' not in word]
-  place = small.index('--workdir') + 1
-  if '--config' in small:
-    small[place] = 'RUN'
-  run(small)
+  run(arguments)
   assert 'written to' in capsys.readouterr().out
 
 

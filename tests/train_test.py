@@ -35,7 +35,7 @@ from landmarks_jax.cli.main import main
 from landmarks_jax.contracts import Method, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.synthetic import faces
-from landmarks_jax.runtime import checkpoint, guards, logs, sharding
+from landmarks_jax.runtime import checkpoint, guards, logs, run_folder, sharding
 
 root, mesh = pathlib.Path(__file__).parents[1], sharding.mesh
 page = """
@@ -255,6 +255,18 @@ def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
   files = [path.relative_to(run) for path in run.rglob('*') if path.is_file()]
   assert files
   assert all((run / f).read_bytes() == (whole()[0] / f).read_bytes() for f in files)
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny, tmp_path, capsys):
+  run = copied(tmp_path)
+  held = run_folder.lock(run)
+  assert tiny('run') == 2
+  told = capsys.readouterr().err
+  assert told.startswith(f'error: another process trains in {run}; wait for its end, or stop it')
+  held.close()
+  assert tiny('run') == 0
+  assert_same_run(whole()[0], run)
+  run_folder.lock(run).close()  # a run that has ended holds nothing
 
 
 def test_a_run_of_a_version_with_fewer_options_resumes(tiny, tmp_path, capsys):

@@ -55,6 +55,17 @@ class Run:
     # Before the folder is taken, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     processes.claim(workdir, self.config)
+    self.lock = None
+    sharding.on_main(self._lock)
+    try:
+      self._open(signals)
+    except BaseException:  # whoever keeps the error would keep the lock
+      self._unlock()
+      raise
+
+  def _open(self, signals: interruption.Interruption) -> None:
+    """What is written, and what watches the steps."""
+    experiment, workdir = self.experiment, self.workdir
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
     self.logs = logs.Logs(workdir, is_main=self.is_main)
@@ -95,6 +106,14 @@ class Run:
     if self.selected:
       self.selected.close()
     self.logs.close()
+    self._unlock()
+
+  def _lock(self) -> None:
+    self.lock = run_folder.lock(self.workdir)
+
+  def _unlock(self) -> None:
+    if self.lock:
+      self.lock.close()
 
   def _start(self) -> tuple[Any, int]:
     """The newest checkpoint, or the state before the first step."""

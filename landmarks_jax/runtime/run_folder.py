@@ -1,9 +1,10 @@
 """What lies where in the folder of a run: its config and its weights."""
 
+import fcntl
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 CONFIG = 'config.json'
 SELECTED, ALL = 'best', 'checkpoints'  # of the weights that a score selected; of all
@@ -20,6 +21,25 @@ def read_config(file: pathlib.Path) -> dict[str, Any]:
   if not isinstance(config, dict):
     raise ValueError(f'{file} is damaged: it holds no keys; the run cannot be read without it')
   return config
+
+
+def lock(run: pathlib.Path) -> TextIO | None:
+  """Keeps others from training in a run's folder until the result is closed, or the process ends.
+
+  Raises ValueError if another process does so already. None where the file system knows no locks.
+  """
+  file = (run / CONFIG).open('r+')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.close()
+    raise ValueError(
+      f'another process trains in {run}; wait for its end, or stop it, or use another --workdir'
+    ) from error
+  except OSError:  # such as ENOLCK, ENOTSUP
+    file.close()
+    return None
+  return file
 
 
 def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:

@@ -200,7 +200,8 @@ def files(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
   state = train_step.initial_state(options, options.depth, noise(options))
   step = train_step.Step(method, state, noise(options))  # compiled once, for all inputs
   for name, batches in inputs(options, path, stack).items():
-    ways[f'landmarks_jax, {name}'] = Way(measure.repeated(Fed(step, batches), steps), items)
+    run = step if batches is None else Fed(step, batches)
+    ways[f'landmarks_jax, {name}'] = Way(measure.repeated(run, steps), items)
   return Case('pairs', ways, next(iter(ways)) if theirs else None, torch_note(theirs))
 
 
@@ -232,15 +233,14 @@ def to_device(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
 
 
 class Fed:
-  """A step that takes the next batch of pictures, None: the one it has; a call returns its loss."""
+  """A step that takes the next batch of pictures; a call returns its loss."""
 
-  def __init__(self, step: train_step.Step, batches: Iterator[Batch] | None) -> None:
+  def __init__(self, step: train_step.Step, batches: Iterator[Batch]) -> None:
     self.step, self.batches = step, batches
 
   def __call__(self) -> Any:
     """Takes a step."""
-    if self.batches is not None:
-      self.step.batch = next(self.batches)
+    self.step.batch = next(self.batches)
     return self.step()
 
 

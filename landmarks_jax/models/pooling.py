@@ -1,7 +1,7 @@
 """Max pooling whose gradient is a few passes over the maps.
 
-XLA's own gradient scatters from window to window; on a GPU and a CPU alike it takes several times
-as long (docs/performance.md).
+XLA's own gradient scatters from window to window, and takes four times as long on a CPU
+(docs/performance.md).
 """
 
 import functools

@@ -268,8 +268,10 @@ def probe(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
   base = evaluation.network(sizes)
   step = evaluation.PublishedStep(sizes, base, evaluation.Faces(sizes, 'train'))
   items = sizes.steps * sizes.batch_size
-  ways = evaluation.training_ways(sizes, base, step)
-  ways = {name: Way(run, items) for name, run in ways.items()}
+  epochs = 1 if options.smoke else 5
+  ways = evaluation.training_ways(sizes, base, step, epochs=epochs)
+  items = {evaluation.STACKED: items, evaluation.CACHED: epochs * items}
+  ways = {name: Way(run, items[name]) for name, run in ways.items()}
   levels = jax.eval_shape(
     functools.partial(base.apply, size=None), base.variables, step.given[0].image
   )

@@ -40,7 +40,7 @@ from landmarks_jax.evaluation import regression as protocol
 from landmarks_jax.geometry import coords, softargmax
 from landmarks_jax.methods import moco, probe, projection
 from landmarks_jax.models import heads, hypercolumn
-from landmarks_jax.runtime import logs, optim
+from landmarks_jax.runtime import compiler, logs, optim
 
 COLOURS = {'mean': faces.INFO.mean, 'std': faces.INFO.std}
 RATE = {'learning_rate': 1e-3, 'weight_decay': 5e-4}
@@ -274,7 +274,7 @@ class PublishedStep:
     self.batches = itertools.cycle(self.given)
     init = jax.jit(functools.partial(training.init_state, self.method, tx))
     self.state = init(self.rng, self.given[0])
-    step = jax.jit(training.make_train_step(self.method, tx), donate_argnums=0)
+    step = compiler.jit(training.make_train_step(self.method, tx), donate_argnums=0)
     self.step = step.lower(self.state, self.given[0], self.rng).compile()
     self.temporary_bytes = temporary_bytes(self.step)
 
@@ -348,13 +348,16 @@ def compare_heads(
 
 
 def training_ways(
-  options: argparse.Namespace, base: Describer, step: PublishedStep
+  options: argparse.Namespace, base: Describer, step: PublishedStep, *, epochs: int = 1
 ) -> dict[str, Callable[[], Any]]:
-  """Some batches in both ways of the published head, after which a call returns."""
+  """Some batches in both ways of the published head, after which a call returns.
+
+  epochs: of the kept pyramids, whose training has a start that columns do without.
+  """
   batch = jax.tree.map(lambda *parts: np.concatenate(parts), *step.given)
   pyramid = features.compiled(base.apply)(base.variables, batch.image)
   batch = batch._replace(image=None, pyramid=tuple(np.asarray(level) for level in pyramid))
-  rows, settings = np.arange(len(batch.points)), {'epochs': 1, 'report': tell, **RATE}
+  rows, settings = np.arange(len(batch.points)), {'epochs': epochs, 'report': tell, **RATE}
   settings |= {'size': options.size, 'batch_size': options.batch_size}
   return {
     STACKED: measure.repeated(step, options.steps),

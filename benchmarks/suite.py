@@ -111,6 +111,7 @@ def table(name: str, record: dict[str, Any]) -> None:
   """Prints a measured case: medians with their range; shares and ratios within each turn."""
   ways = record['ways']
   took = {way: np.array(found['seconds']) for way, found in ways.items()}
+  each = {way: took[way] / found['items'] for way, found in ways.items()}
   product = ways[PRODUCT]['flops'] / took[PRODUCT]
   memory = ways[MEMORY]['bytes'] / took[MEMORY]
   notes = [
@@ -123,7 +124,7 @@ def table(name: str, record: dict[str, Any]) -> None:
   notes += [f'- compiled: {", ".join(told)}'] if told else []
   header = [column.format(record['unit']) for column in HEADER]
   rows = [
-    row(way, ways[way], took, product, memory, record['baseline'])
+    row(way, ways[way], each, product, memory, record['baseline'])
     for way in ways
     if way not in (PRODUCT, MEMORY)
   ]
@@ -133,13 +134,13 @@ def table(name: str, record: dict[str, Any]) -> None:
 def row(
   way: str,
   found: dict[str, Any],
-  took: dict[str, measure.Seconds],
+  each: dict[str, measure.Seconds],
   product: measure.Seconds,
   memory: measure.Seconds,
   baseline: str | None,
 ) -> list[str]:
-  """The cells of a way; '-' for what was not counted."""
-  seconds, cells = took[way], []
+  """The cells of a way from seconds for each item of all; '-' for what was not counted."""
+  seconds, cells = found['items'] * each[way], []
   for count, top in ('flops', product), ('bytes', memory):
     rate = found[count] / seconds if found.get(count) else None
     cells.append('-' if rate is None else measure.figure(rate / 1e9))
@@ -151,7 +152,7 @@ def row(
     measure.figure(1e3 * seconds),
     *cells,
     '-' if peak is None else measure.number(peak / 1e6),
-    '-' if baseline is None else measure.speed_up(took[way], took[baseline]),
+    '-' if baseline is None else measure.speed_up(each[way], each[baseline]),
   ]
 
 

@@ -1,12 +1,17 @@
 """pytest runs the notebooks in smoke mode: tiny, in seconds, with results of no meaning."""
 
 import os
+import pathlib
+import sys
 
 import pytest
 
-SMOKE = {'LANDMARKS_JAX_SMOKE': '1', 'JAX_PLATFORMS': 'cpu'}
-# One device, where tests/conftest.py has eight, and code that is compiled quickly.
-SMOKE['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+sys.path.append(str(pathlib.Path(__file__).parents[1] / 'tests'))
+
+import compiling
+
+# One device, where tests/conftest.py has eight.
+SMOKE = {'LANDMARKS_JAX_SMOKE': '1', 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': compiling.QUICKLY}
 
 
 @pytest.hookimpl(wrapper=True)

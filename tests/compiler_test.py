@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from landmarks_jax.evaluation import features, matching
 from landmarks_jax.runtime import compiler, sharding
 
 
-@pytest.mark.parametrize('wanted', [compiler.STEP, compiler.ONCE], ids=['step', 'once'])
+@pytest.mark.parametrize('wanted', [compiler.CONVOLUTIONS, compiler.ONCE], ids=['step', 'once'])
 def test_this_version_knows_them(wanted):
   assert compiler.options(wanted, 'cpu') == dict(wanted)
 
@@ -18,12 +19,12 @@ def test_those_of_another_version_are_left_out():
 
 
 def test_values_of_another_version_are_left_out():
-  wanted = dict.fromkeys(compiler.STEP, 'LIBRARY_FUSION_TYPE_OF_ANOTHER_VERSION')
+  wanted = dict.fromkeys(compiler.CONVOLUTIONS, 'LIBRARY_FUSION_TYPE_OF_ANOTHER_VERSION')
   assert compiler.options(wanted, 'cpu') == {}
 
 
 def test_other_devices_are_left_alone():
-  assert compiler.options(compiler.STEP, 'tpu') == {}
+  assert compiler.options(compiler.CONVOLUTIONS, 'tpu') == {}
 
 
 def test_convolutions_of_a_step_are_not_ynnpack_s_and_products_are():
@@ -39,6 +40,17 @@ def test_convolutions_of_a_step_are_not_ynnpack_s_and_products_are():
   ours = sharding.compile_step(step, mesh).lower(*given).compile().as_text()
   assert plain.count('__ynn_fusion') == 2
   assert ours.count('__ynn_fusion') == 1
+
+
+def test_networks_that_describe_are_compiled_alike():
+  def apply(kernel, image, size):
+    dimensions = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+    return (jax.lax.conv_general_dilated(image, kernel, (1, 1), 'SAME', **dimensions),)
+
+  given = jnp.ones((3, 3, 64, 64)), jnp.ones((8, 24, 24, 64))
+  compiled = features.compiled(apply), matching.compiled(apply, 24)
+  for describe in compiled:
+    assert '__ynn_fusion' not in describe.lower(*given).compile().as_text()
 
 
 def test_a_step_takes_options_of_its_own():

@@ -4,11 +4,12 @@ import os
 import pathlib
 import signal
 
+import compiling
+
 root = pathlib.Path(__file__).resolve().parents[1]
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 devices = '--xla_force_host_platform_device_count=8'
-quick = '--xla_backend_optimization_level=0'  # most of the time goes into compiling, not running
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {devices} {quick}'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {devices} {compiling.QUICKLY}'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(root / '.cache/jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 

@@ -9,10 +9,10 @@ import pathlib
 import signal
 import sys
 
+import compiling
+
 # Compiled like the tests, whose numbers these are compared with to the last digits.
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
-)
+os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=4 {compiling.QUICKLY}'
 
 import jax
 import numpy as np

@@ -1,11 +1,13 @@
 """The trained landmark head against the published one, a slow form of itself, and its promises."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landmarks_jax import training
+from landmarks_jax import losses, training
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.geometry import regions
 from landmarks_jax.methods import probe
@@ -118,6 +120,32 @@ def test_it_equals_the_stacked_hypercolumn_in_a_slow_loop():
         peaks.append(weight.max())
       np.testing.assert_allclose(found[n, k], inputs @ outer[k], atol=1e-4)
       np.testing.assert_allclose(confidence[n, k], np.mean(peaks), atol=1e-3)
+
+
+def test_the_gradient_is_that_of_all_pictures_at_once():
+  method, batch = small(), random_batch(5)
+  params, aux = method.init(RNG, batch)
+
+  def at_once(params):
+    points, _ = method.landmarks(params, aux, batch)
+    return losses.smooth_l1_landmarks(points, batch.points, batch.visible).mean()
+
+  expected = jax.jit(jax.value_and_grad(at_once))(params)
+  found = loss_and_grads(method, params, aux, batch)
+  for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cpu_holds_the_maps_of_one_picture_and_an_accelerator_takes_all_at_once():
+  method, batch = small(), random_batch(16)
+  params, aux = method.init(RNG, batch)
+  loss = jax.grad(lambda params: method.loss(params, aux, batch, RNG, jnp.int32(0))[0])
+  traced = jax.jit(loss).trace(params)
+  written = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ('cpu', 'tpu')}
+  maps = {name: re.findall(r'tensor<([\dx]*)8x8x12xf32>', text) for name, text in written.items()}
+  assert set(maps['cpu']) == {'1x'}
+  assert any('16x' in shape for shape in maps['tpu'])
+  assert 'while' not in written['tpu']
 
 
 def test_the_first_layer_starts_normal_and_the_second_uniform():

@@ -22,6 +22,7 @@ import threading
 import types
 from unittest import mock
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -518,7 +519,6 @@ def test_epochs_say_how_many_steps_where_the_config_does_not(tiny, tmp_path, cap
 
 # One compiled step serves the killed run and the pages that train alike.
 changed = {'frame': 32, 'margin': 0, 'size': 8, 'epochs': 12, 'steps_per_epoch': 1}
-quick = '--xla_backend_optimization_level=0'  # to compile, as in conftest.py
 
 
 def start(page, workdir, *changes):
@@ -530,7 +530,8 @@ def start(page, workdir, *changes):
   return subprocess.Popen(
     [sys.executable, '-u', '-m', 'landmarks_jax', *command],
     cwd=root,
-    env=os.environ | {'XLA_FLAGS': quick, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
+    env=os.environ
+    | {'XLA_FLAGS': compiling.QUICKLY, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -14,6 +14,7 @@ from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, Py
 from landmarks_jax.data.source import BadImage, Source
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
+from landmarks_jax.runtime import compiler
 
 
 def of_method(method: Method, variables: PyTree) -> Describer:
@@ -44,7 +45,7 @@ def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array
   def describe(variables: Any, image: Array) -> Pyramid:
     return tuple(level.astype(dtype) for level in apply(variables, image, None))
 
-  return jax.jit(describe)
+  return compiler.jit(describe)
 
 
 def first_readable(source: Source) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def discover(
 @functools.lru_cache(maxsize=16)
 def jitted(function: Callable) -> Callable:
   """A describer's `landmarks` or `paint`, compiled once for all who call it."""
-  return jax.jit(function)
+  return compiler.jit(function)
 
 
 def _collect(
@@ -190,7 +191,7 @@ def compiled_warp(
       image=None, pyramid=tuple(level.astype(jnp.bfloat16) for level in pyramid)
     )
 
-  return jax.jit(describe)
+  return compiler.jit(describe)
 
 
 def _mirrored(

@@ -38,6 +38,7 @@ from landmarks_jax.evaluation import rows
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
+from landmarks_jax.runtime import compiler
 
 METRICS = (
   rows.Metric('invariance_colour', 'invariance of positions to colour, 0 to 1', True),
@@ -146,7 +147,7 @@ def _compiled(apply: Callable, margin: int) -> tuple[Callable, Callable]:
     found = [of_level(*level) for level in zip(*pyramids, means, strict=True)]
     return _paired(jnp.stack(found, axis=1)).mean(1)
 
-  return jax.jit(mean_features), jax.jit(compare)
+  return compiler.jit(mean_features), compiler.jit(compare)
 
 
 def _changes(

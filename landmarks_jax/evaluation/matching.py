@@ -25,6 +25,7 @@ from landmarks_jax.evaluation import rows
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
+from landmarks_jax.runtime import compiler
 
 DIFFERENT, SAME, PAPER = 'different', 'same', '_paper'
 PIXEL = 2 / 69  # of the 70-pixel frame in which matching errors are published
@@ -235,7 +236,7 @@ def warped(batch: Batch, coefficients: Float[Array, 'B _ 2']) -> Batch:
 @functools.lru_cache(maxsize=16)
 def compiled(apply: Callable, size: int) -> Callable[[Any, Array], Pyramid]:
   """A describer's `apply` for matching as compiled `(variables, image) -> pyramid`."""
-  return jax.jit(lambda variables, image: apply(variables, image, size))
+  return compiler.jit(lambda variables, image: apply(variables, image, size))
 
 
 def match_views(

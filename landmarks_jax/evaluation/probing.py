@@ -14,7 +14,7 @@ from landmarks_jax import metrics, training
 from landmarks_jax.contracts import Array, Batch, Predictions, Pyramid, PyTree, TrainState
 from landmarks_jax.methods import probe
 from landmarks_jax.models import heads
-from landmarks_jax.runtime import logs, optim
+from landmarks_jax.runtime import compiler, logs, optim
 
 BETAS = (0.5, 0.999)
 LAST_RATE = 0.2**3 * 0.1  # of the cosine, times the first
@@ -151,7 +151,7 @@ def _compiled(
   )
   tx = optim.adam(rate, betas=BETAS, weight_decay=weight_decay)
   init = jax.jit(functools.partial(training.init_state, method, tx))
-  step = jax.jit(training.make_train_step(method, tx), donate_argnums=0)
+  step = compiler.jit(training.make_train_step(method, tx), donate_argnums=0)
 
   def find(params: PyTree, pyramid: Pyramid) -> Float[Array, 'B K 2']:
     return method.landmarks(params, {}, Batch(pyramid=pyramid))[0]

@@ -7,6 +7,7 @@ through a frozen network. The closed-form head beside it is `heads.fit_ridge`, w
 landmarks on a CPU: here 68 landmarks are 3,400 maps, 31 MB a picture at 48x48.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,44 @@ def read_out(params: PyTree, points: Float[Array, 'B K P 2']) -> Float[Array, 'B
   """Landmarks from their own intermediate points: linear, without a constant."""
   flat = points.reshape(*points.shape[:2], -1)
   return jnp.einsum('bki,kic->bkc', flat, params['outer'], precision='float32')
+
+
+Cost = Callable[[PyTree, PyTree], Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def summed(cost: Cost, params: PyTree, pictures: PyTree) -> Float[Array, '']:
+  """The sum of cost(params, picture) over the leading axis of `pictures`, which get no gradient.
+
+  On a CPU its gradient is taken picture by picture: the maps of one stay in the cache, those of a
+  batch pass through memory again and again (docs/performance.md).
+  """
+  return jax.vmap(cost, (None, 0))(params, pictures).sum()
+
+
+def _sum_and_gradient(cost: Cost, params: PyTree, pictures: PyTree) -> tuple[Array, PyTree]:
+  def at_once(params: PyTree, pictures: PyTree) -> tuple[Array, PyTree]:
+    costs = jax.vmap(cost, (None, 0))
+    return jax.value_and_grad(lambda params: costs(params, pictures).sum())(params)
+
+  def one_by_one(params: PyTree, pictures: PyTree) -> tuple[Array, PyTree]:
+    of_one = jax.value_and_grad(cost)
+    shapes = jax.eval_shape(of_one, params, jax.tree.map(lambda x: x[0], pictures))
+
+    def add(sums: PyTree, picture: PyTree) -> tuple[PyTree, None]:
+      return jax.tree.map(jnp.add, sums, of_one(params, picture)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, pictures)[0]
+
+  return jax.lax.platform_dependent(params, pictures, cpu=one_by_one, default=at_once)
+
+
+def _gradient(cost: Cost, gradient: PyTree, slope: Array) -> tuple[PyTree, None]:
+  return jax.tree.map(lambda x: slope * x, gradient), None
+
+
+summed.defvjp(_sum_and_gradient, _gradient)
 
 
 def build(
@@ -114,18 +153,22 @@ def build(
     points, peak = intermediate_points(params, features(aux, batch), size=size, sharpness=sharpness)
     return read_out(params, points), peak.mean(-1)
 
+  def cost(params: PyTree, picture: tuple[Pyramid, Array, Array]) -> Array:
+    pyramid, labels, visible = jax.tree.map(lambda x: x[None], picture)
+    points, _ = find(params, {}, Batch(pyramid=pyramid))
+    return losses.smooth_l1_landmarks(points, labels, visible, magnification=magnification)[0]
+
   def loss(
     params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
     if batch.image is not None:
       batch = regions.centre_crop(batch, margin)
-    batch = batch._replace(image=None, pyramid=constrain(features(aux, batch)))
-    points, _ = find(params, aux, batch)
-    visible = jnp.ones(points.shape[:2], bool) if batch.visible is None else batch.visible
-    valid = jnp.ones(len(points), bool) if batch.valid is None else batch.valid
+    pyramid, labels = constrain(features(aux, batch)), batch.points
+    visible = jnp.ones(labels.shape[:2], bool) if batch.visible is None else batch.visible
+    valid = jnp.ones(len(labels), bool) if batch.valid is None else batch.valid
     visible = visible & valid[:, None]  # padding costs nothing
-    cost = losses.smooth_l1_landmarks(points, batch.points, visible, magnification=magnification)
-    return cost.sum() / jnp.maximum(valid.sum(), 1), (aux, {})
+    total = summed(cost, params, (pyramid, labels, visible))
+    return total / jnp.maximum(valid.sum(), 1), (aux, {})
 
   def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
     return aux

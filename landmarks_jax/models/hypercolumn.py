@@ -66,14 +66,15 @@ def project(
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
   levels = zip(pyramid, kernels, strict=True)
   mapped = [jnp.einsum('bhwc,cd->bhwd', f, k, preferred_element_type=dtype) for f, k in levels]
-  # Stretched to their height, levels stand side by side, and one product resizes and sums them: one
-  # array of the result's size is written, not one for each level.
-  tall = [
-    jnp.einsum('yh,bhwd->bywd', _weights(m.shape[1], height, dtype), m, precision='float32')
+  # Stretched to their width, levels stand on top of each other, and one product resizes and sums
+  # them: one array of the result's size is written, not one for each level. Heights come last, for
+  # so the product comes out in the order of the result but for its pictures.
+  wide = [
+    jnp.einsum('xw,bhwd->bhxd', _weights(m.shape[2], width, dtype), m, precision='float32')
     for m in mapped
   ]
-  columns = jnp.concatenate([_weights(m.shape[2], width, dtype) for m in mapped], axis=1)
-  return jnp.einsum('xw,bywd->byxd', columns, jnp.concatenate(tall, axis=2), precision='float32')
+  rows = jnp.concatenate([_weights(m.shape[1], height, dtype) for m in mapped], axis=1)
+  return jnp.einsum('yh,bhxd->byxd', rows, jnp.concatenate(wide, axis=1), precision='float32')
 
 
 def stack(pyramid: Pyramid, size: int | tuple[int, int]) -> Float[Array, 'B height width C']:

@@ -4,7 +4,8 @@ Only how fast a program is or is compiled depends on it; docs/performance.md has
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -12,7 +13,9 @@ Options = Mapping[str, str | int]
 
 # Convolutions by Eigen: YNNPACK's, the default of jaxlib 0.10, take up to three times as long
 # forward, twelve times for the gradient of a kernel. Matrix products stay with it.
-STEP: Options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
+CONVOLUTIONS: Options = {
+  'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+}
 # For what runs once: the draw of a network's weights is compiled for longer than it runs.
 ONCE: Options = {'xla_backend_optimization_level': 1}
 
@@ -25,6 +28,12 @@ def options(wanted: Options, platform: str) -> dict[str, str | int]:
   if platform != 'cpu':
     return {}
   return {name: value for name, value in wanted.items() if _known(name, value)}
+
+
+def jit(function: Callable, **options_of_jit: Any) -> Callable:
+  """`jax.jit` of what runs a network on the default device; outermost, for XLA asks that."""
+  chosen = options(CONVOLUTIONS, jax.default_backend())
+  return jax.jit(function, compiler_options=chosen, **options_of_jit)
 
 
 @functools.cache

@@ -99,10 +99,12 @@ def shift_hue(image: Float[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Floa
   most, least = image.max(-1), image.min(-1)
   chroma = most - least
   unit = jnp.where(chroma > 0, chroma, 1)
+  # Never `most == red`: where a compiler computes red twice, the two can round apart, and then no
+  # channel is the most. Where two channels are, both formulas give the same.
   sixth = jnp.where(
-    most == red,
+    (red >= green) & (red >= blue),
     (green - blue) / unit,
-    jnp.where(most == green, 2 + (blue - red) / unit, 4 + (red - green) / unit),
+    jnp.where(green >= blue, 2 + (blue - red) / unit, 4 + (red - green) / unit),
   )
   sixth = sixth + 6 * turns[:, None, None]
   place = (np.array([5, 3, 1], image.dtype) + sixth[..., None]) % 6

@@ -256,6 +256,13 @@ def test_a_shift_of_the_hue_is_that_of_pythons_hsv():
   np.testing.assert_allclose(found[:, 0], image[:, 0], atol=1e-3)
 
 
+def test_no_channel_must_equal_the_greatest_to_have_its_hue():
+  """Where a compiler computes a channel twice, the two can round apart."""
+  text = jax.jit(colour.shift_hue).lower(jnp.ones((2, 3, 3, 3)), jnp.ones(2)).as_text()
+  assert 'stablehlo.compare GE' in text
+  assert 'stablehlo.compare EQ' not in text
+
+
 def test_with_hue_every_order_is_the_slow_loop():
   r = np.random.default_rng(4)
   orders = colour.ORDERS_WITH_HUE

@@ -69,13 +69,15 @@ def summed(cost: Cost, params: PyTree, pictures: PyTree) -> Float[Array, '']:
   On a CPU its gradient is taken picture by picture: the maps of one stay in the cache, those of a
   batch pass through memory again and again (docs/performance.md).
   """
+  return _at_once(cost, params, pictures)
+
+
+def _at_once(cost: Cost, params: PyTree, pictures: PyTree) -> Array:
   return jax.vmap(cost, (None, 0))(params, pictures).sum()
 
 
 def _sum_and_gradient(cost: Cost, params: PyTree, pictures: PyTree) -> tuple[Array, PyTree]:
-  def at_once(params: PyTree, pictures: PyTree) -> tuple[Array, PyTree]:
-    costs = jax.vmap(cost, (None, 0))
-    return jax.value_and_grad(lambda params: costs(params, pictures).sum())(params)
+  at_once = jax.value_and_grad(functools.partial(_at_once, cost))
 
   def one_by_one(params: PyTree, pictures: PyTree) -> tuple[Array, PyTree]:
     of_one = jax.value_and_grad(cost)
@@ -84,8 +86,7 @@ def _sum_and_gradient(cost: Cost, params: PyTree, pictures: PyTree) -> tuple[Arr
     def add(sums: PyTree, picture: PyTree) -> tuple[PyTree, None]:
       return jax.tree.map(jnp.add, sums, of_one(params, picture)), None
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, zeros, pictures)[0]
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), pictures)[0]
 
   return jax.lax.platform_dependent(params, pictures, cpu=one_by_one, default=at_once)
 

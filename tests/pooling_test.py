@@ -42,6 +42,14 @@ def test_values_and_gradients_are_those_of_loops_over_windows(height, width, sid
   np.testing.assert_allclose(pull(slope)[0], slopes, atol=1e-6)
 
 
+def test_no_window_loses_its_gradient_where_what_was_pooled_is_rounded_apart(monkeypatch):
+  pool, up = pooling.nn.max_pool, np.float32(1 + 2**-23)
+  monkeypatch.setattr(pooling.nn, 'max_pool', lambda *given, **more: pool(*given, **more) * up)
+  x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+  y, pull = jax.vjp(lambda x: pooling.max_pool(x, 3, 2, 1), x)
+  assert pull(jnp.ones_like(y))[0].sum() == y.size
+
+
 def test_bfloat16_stays_bfloat16_forward_and_backward():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 6, 2)), jnp.bfloat16)
   y, pull = jax.vjp(lambda x: pooling.max_pool(x, 3, 2, 1), x)

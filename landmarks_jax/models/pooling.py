@@ -27,27 +27,25 @@ def max_pool(
   return nn.max_pool(x, (side, side), (stride, stride), padding=((padding, padding),) * 2)
 
 
-def _forward(x: Array, side: int, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
-  y = max_pool(x, side, stride, padding)
-  return y, (x, y)
+def _forward(x: Array, side: int, stride: int, padding: int) -> tuple[Array, Array]:
+  return max_pool(x, side, stride, padding), x
 
 
-def _backward(
-  side: int, stride: int, padding: int, saved: tuple[Array, Array], slope: Array
-) -> tuple[Array]:
+def _backward(side: int, stride: int, padding: int, x: Array, slope: Array) -> tuple[Array]:
   """Every pixel takes the slopes of the windows that chose it.
 
   Pixels stand in blocks of stride x stride, one block for each window and as many more as windows
   reach over: the pixel (i, j) of a window is the pixel (i % stride, j % stride) of a block.
   """
-  x, y = saved
-  chosen = lax.optimization_barrier(_chosen(x, y, side, stride, padding))  # once, not for each use
+  chosen = _chosen(x, side, stride, padding)
+  chosen = lax.optimization_barrier(chosen)  # once, not for each use, where the compiler heeds it
+  height, width = slope.shape[1:3]
   more = (side - 1) // stride
   rows = []
   for first in range(stride):
     columns = []
     for second in range(stride):
-      found = jnp.zeros((len(x), y.shape[1] + more, y.shape[2] + more, x.shape[-1]), slope.dtype)
+      found = jnp.zeros((len(x), height + more, width + more, x.shape[-1]), slope.dtype)
       for i, j in itertools.product(range(first, side, stride), range(second, side, stride)):
         shift = [(0, 0), *((n // stride, more - n // stride) for n in (i, j)), (0, 0)]
         found += jnp.pad(jnp.where(chosen == i * side + j, slope, 0), shift)
@@ -63,16 +61,22 @@ def _backward(
 
 
 def _chosen(
-  x: Float[Array, 'B H W C'], y: Float[Array, 'B h w C'], side: int, stride: int, padding: int
+  x: Float[Array, 'B H W C'], side: int, stride: int, padding: int
 ) -> Int[Array, 'B h w C']:
-  """The number of the first pixel of each window, row by row, that has its greatest value."""
+  """The number of the first pixel of each window, row by row, that has its greatest value.
+
+  Pixels are compared with each other, never with what the pooling gave: a compiler may compute x
+  for either, rounded differently, and a window without an equal pixel would lose its gradient.
+  """
   around = (padding, padding, 0)
   padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), around, around, (0, 0, 0)))
-  height, width = ((n - 1) * stride + 1 for n in y.shape[1:3])
-  chosen = jnp.full(y.shape, -1, jnp.int8)
-  for i, j in reversed(list(itertools.product(range(side), range(side)))):
+  height, width = (n - side + 1 for n in padded.shape[1:3])
+  greatest = padded[:, :height:stride, :width:stride]
+  chosen = jnp.zeros(greatest.shape, jnp.int8)
+  for i, j in itertools.islice(itertools.product(range(side), range(side)), 1, None):
     pixel = padded[:, i : i + height : stride, j : j + width : stride]
-    chosen = jnp.where(pixel == y, jnp.int8(i * side + j), chosen)
+    chosen = jnp.where(pixel > greatest, jnp.int8(i * side + j), chosen)
+    greatest = jnp.maximum(pixel, greatest)
   return chosen
 
 

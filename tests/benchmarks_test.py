@@ -254,7 +254,8 @@ def test_the_regression_and_matching_are_measured_and_their_memory_foretold(eval
       median(row['estimated MB']) >= terms['this process: libraries, network, code to describe']
     )
     ratio = median(row['estimated MB']) / median(row['measured MB'])
-    assert median(row['estimated / measured']) == pytest.approx(ratio, rel=0.01)
+    rounded = 3 * 0.005  # all three have three digits
+    assert median(row['estimated / measured']) == pytest.approx(ratio, rel=1.1 * rounded)
     assert terms[name] == median(row['estimated MB'])
 
   stacked, kept, _ = regression.values()

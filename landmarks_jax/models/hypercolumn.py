@@ -65,16 +65,17 @@ def project(
   height, width = (size, size) if isinstance(size, int) else size
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
   levels = zip(pyramid, kernels, strict=True)
-  mapped = [jnp.einsum('bhwc,cd->bhwd', f, k, preferred_element_type=dtype) for f, k in levels]
+  mapped = [jnp.matmul(f, k, preferred_element_type=dtype) for f, k in levels]
   # Stretched to their width, levels stand on top of each other, and one product resizes and sums
   # them: one array of the result's size is written, not one for each level. Heights come last, for
-  # so the product comes out in the order of the result but for its pictures.
+  # so the product comes out in the order of the result but for its pictures. The weights come
+  # second, for of its two operands einsum makes the second the left one of the product.
   wide = [
-    jnp.einsum('xw,bhwd->bhxd', _weights(m.shape[2], width, dtype), m, precision='float32')
+    jnp.einsum('bhwd,xw->bhxd', m, _weights(m.shape[2], width, dtype), precision='float32')
     for m in mapped
   ]
   rows = jnp.concatenate([_weights(m.shape[1], height, dtype) for m in mapped], axis=1)
-  return jnp.einsum('yh,bhxd->byxd', rows, jnp.concatenate(wide, axis=1), precision='float32')
+  return jnp.einsum('bhxd,yh->byxd', jnp.concatenate(wide, axis=1), rows, precision='float32')
 
 
 def stack(pyramid: Pyramid, size: int | tuple[int, int]) -> Float[Array, 'B height width C']:

@@ -238,7 +238,12 @@ def evaluation(script, monkeypatch):
   return script('evaluation')
 
 
-def test_the_regression_and_matching_are_measured_and_their_memory_foretold(evaluation, printed):
+def test_the_regression_and_matching_are_measured_and_their_memory_foretold(
+  evaluation, printed, script, monkeypatch
+):
+  monkeypatch.setattr(
+    script('measure'), 'number', '{:.9f}'.format
+  )  # a ratio of rounded ones is off
   text = printed('evaluation', EVALUATION)
   memory, regression, matched = tables(text)
   terms = {name: median(n) for name, n in re.findall(r'^- (.*): ([\d.,]+) MB$', text, re.M)}
@@ -254,8 +259,7 @@ def test_the_regression_and_matching_are_measured_and_their_memory_foretold(eval
       median(row['estimated MB']) >= terms['this process: libraries, network, code to describe']
     )
     ratio = median(row['estimated MB']) / median(row['measured MB'])
-    rounded = 3 * 0.005  # all three have three digits
-    assert median(row['estimated / measured']) == pytest.approx(ratio, rel=1.1 * rounded)
+    assert median(row['estimated / measured']) == pytest.approx(ratio, rel=1e-6)
     assert terms[name] == median(row['estimated MB'])
 
   stacked, kept, _ = regression.values()

@@ -71,11 +71,14 @@ def _chosen(
   around = (padding, padding, 0)
   padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), around, around, (0, 0, 0)))
   height, width = (n - side + 1 for n in padded.shape[1:3])
-  greatest = padded[:, :height:stride, :width:stride]
+  pixels = (
+    padded[:, i : i + height : stride, j : j + width : stride]
+    for i, j in itertools.product(range(side), range(side))
+  )
+  greatest = next(pixels)
   chosen = jnp.zeros(greatest.shape, jnp.int8)
-  for i, j in itertools.islice(itertools.product(range(side), range(side)), 1, None):
-    pixel = padded[:, i : i + height : stride, j : j + width : stride]
-    chosen = jnp.where(pixel > greatest, jnp.int8(i * side + j), chosen)
+  for number, pixel in enumerate(pixels, 1):
+    chosen = jnp.where(pixel > greatest, jnp.int8(number), chosen)
     greatest = jnp.maximum(pixel, greatest)
   return chosen
 

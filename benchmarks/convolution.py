@@ -103,7 +103,7 @@ def layer_rows(layer: Layer, options: argparse.Namespace) -> list[list[str]]:
   for name, wanted in PASSES.items():
     ways = {
       XLA: xla_pass(convolve, wanted, (image, kernel, slope), {}),
-      OURS: xla_pass(convolve, wanted, (image, kernel, slope), compiler.CONVOLUTIONS),
+      OURS: xla_pass(convolve, wanted, (image, kernel, slope), compiler.NETWORKS),
     }
     ways |= {TORCH: theirs[name]} if theirs else {}
     seconds = measure.in_turn(ways, options.repetitions)
@@ -160,8 +160,8 @@ def step_row(depth: int, options: argparse.Namespace) -> list[str]:
   frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   state = train_step.initial_state(options, depth, frames)
   method, steps = train_step.build(options, depth, augment=True), {}
-  for way, chosen in {XLA: {}, OURS: compiler.CONVOLUTIONS}.items():
-    with mock.patch.object(compiler, 'CONVOLUTIONS', chosen):
+  for way, chosen in {XLA: {}, OURS: compiler.NETWORKS}.items():
+    with mock.patch.object(compiler, 'NETWORKS', chosen):
       steps[way] = train_step.Step(method, state, frames)
   seconds = measure.in_turn(steps, options.repetitions)
   peaks = [step.step.memory_analysis().temp_size_in_bytes for step in steps.values()]

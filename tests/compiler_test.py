@@ -1,5 +1,7 @@
 """Options of the compiler: for CPUs, those that this version knows; steps here have them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +10,7 @@ from landmarks_jax.evaluation import features, matching
 from landmarks_jax.runtime import compiler, sharding
 
 
-@pytest.mark.parametrize('wanted', [compiler.CONVOLUTIONS, compiler.ONCE], ids=['step', 'once'])
+@pytest.mark.parametrize('wanted', [compiler.NETWORKS, compiler.ONCE], ids=['step', 'once'])
 def test_this_version_knows_them(wanted):
   assert compiler.options(wanted, 'cpu') == dict(wanted)
 
@@ -19,38 +21,64 @@ def test_those_of_another_version_are_left_out():
 
 
 def test_values_of_another_version_are_left_out():
-  wanted = dict.fromkeys(compiler.CONVOLUTIONS, 'LIBRARY_FUSION_TYPE_OF_ANOTHER_VERSION')
-  assert compiler.options(wanted, 'cpu') == {}
+  name = 'xla_cpu_experimental_ynn_fusion_type'
+  for listed in '', compiler.NETWORKS[name] + ',':
+    value = listed + 'LIBRARY_FUSION_TYPE_OF_ANOTHER_VERSION'
+    assert compiler.options(compiler.NETWORKS | {name: value}, 'cpu').keys() == (
+      compiler.NETWORKS.keys() - {name}
+    )
 
 
 def test_other_devices_are_left_alone():
-  assert compiler.options(compiler.CONVOLUTIONS, 'tpu') == {}
+  assert compiler.options(compiler.NETWORKS, 'tpu') == {}
 
 
-def test_convolutions_of_a_step_are_not_ynnpack_s_and_products_are():
+CONVOLVE = functools.partial(
+  jax.lax.conv_general_dilated,
+  window_strides=(1, 1),
+  padding='SAME',
+  dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+)
+KERNEL, PICTURES = jnp.ones((3, 3, 64, 64)), jnp.ones((8, 24, 24, 64))
+
+
+def compiled_step(function, *given):
+  """What `runtime/sharding.py` compiles of (kernel, ...) -> result: instructions as text."""
   mesh = sharding.mesh(jax.devices()[:1])
+  step = sharding.compile_step(lambda first, *rest: (first, function(first, *rest)), mesh)
+  return step.lower(*given, *[jnp.zeros(())] * (3 - len(given))).compile().as_text()
 
-  def step(kernel, image, matrix):
-    dimensions = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
-    found = jax.lax.conv_general_dilated(image, kernel, (1, 1), 'SAME', **dimensions)
-    return kernel, found.sum() + (matrix @ matrix).sum()
 
-  given = jnp.ones((3, 3, 64, 64)), jnp.ones((8, 24, 24, 64)), jnp.ones((512, 512))
-  plain = jax.jit(step).lower(*given).compile().as_text()
-  ours = sharding.compile_step(step, mesh).lower(*given).compile().as_text()
-  assert plain.count('__ynn_fusion') == 2
-  assert ours.count('__ynn_fusion') == 1
+def test_convolutions_of_a_step_are_not_ynnpack_s():
+  plain = jax.jit(CONVOLVE).lower(PICTURES, KERNEL).compile().as_text()
+  ours = compiled_step(lambda kernel, pictures, _: CONVOLVE(pictures, kernel), KERNEL, PICTURES)
+  assert '__ynn_fusion' in plain
+  assert '__ynn_fusion' not in ours
+
+
+def test_products_of_a_step_are_ynnpack_s():
+  matrix = jnp.ones((512, 512))
+  assert '__ynn_fusion' in compiled_step(lambda _, x, y: x @ y, KERNEL, matrix, matrix)
+
+
+def test_sums_of_a_step_are_ynnpack_s():
+  ours = compiled_step(lambda _, pictures, __: pictures.sum((0, 1, 2)), KERNEL, PICTURES)
+  assert '__ynn_fusion' in ours
+  assert 'reduce-window' not in ours  # XLA's own way
+
+
+def test_a_barrier_of_a_step_holds():
+  ours = compiled_step(lambda _, x, __: jax.lax.optimization_barrier(x + 1), KERNEL, PICTURES)
+  assert ' opt-barrier(' in ours
 
 
 def test_networks_that_describe_are_compiled_alike():
   def apply(kernel, image, size):
-    dimensions = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
-    return (jax.lax.conv_general_dilated(image, kernel, (1, 1), 'SAME', **dimensions),)
+    return (CONVOLVE(image, kernel),)
 
-  given = jnp.ones((3, 3, 64, 64)), jnp.ones((8, 24, 24, 64))
   compiled = features.compiled(apply), matching.compiled(apply, 24)
   for describe in compiled:
-    assert '__ynn_fusion' not in describe.lower(*given).compile().as_text()
+    assert '__ynn_fusion' not in describe.lower(KERNEL, PICTURES).compile().as_text()
 
 
 def test_a_step_takes_options_of_its_own():

@@ -12,9 +12,14 @@ import jax
 Options = Mapping[str, str | int]
 
 # Convolutions by Eigen: YNNPACK's, the default of jaxlib 0.10, take up to three times as long
-# forward, twelve times for the gradient of a kernel. Matrix products stay with it.
-CONVOLUTIONS: Options = {
-  'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+# forward, twelve times for the gradient of a kernel. It keeps products; and sums, which XLA's own
+# loops take three times as long for. `lax.optimization_barrier` then holds on CPUs, too: XLA
+# would remove it and compute what stands before it once for every use.
+NETWORKS: Options = {
+  'xla_cpu_experimental_ynn_fusion_type': (
+    'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+  ),
+  'xla_disable_hlo_passes': 'cse_barrier_expander',
 }
 # For what runs once: the draw of a network's weights is compiled for longer than it runs.
 ONCE: Options = {'xla_backend_optimization_level': 1}
@@ -32,7 +37,7 @@ def options(wanted: Options, platform: str) -> dict[str, str | int]:
 
 def jit(function: Callable, **options_of_jit: Any) -> Callable:
   """`jax.jit` of what runs a network on the default device; outermost, for XLA asks that."""
-  chosen = options(CONVOLUTIONS, jax.default_backend())
+  chosen = options(NETWORKS, jax.default_backend())
   return jax.jit(function, compiler_options=chosen, **options_of_jit)
 
 

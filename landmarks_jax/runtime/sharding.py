@@ -261,11 +261,11 @@ def compile_step(
   """Compiles a `(state, batch, rng) -> (state, metrics)`: state replicated and donated, batch cut.
 
   The state that went in is gone afterwards; start from `replicate(state, mesh)` and
-  `to_global(batch, mesh)`. compiler_options: of `jax.jit`, beside those of `compiler.CONVOLUTIONS`.
+  `to_global(batch, mesh)`. compiler_options: of `jax.jit`, beside those of `compiler.NETWORKS`.
   """
   whole, cut = replicated(mesh), sharded(mesh)
   cuts = {'in_shardings': (whole, cut, whole), 'out_shardings': (whole, whole)}
-  chosen = compiler.options(compiler.CONVOLUTIONS, platform(mesh)) | dict(compiler_options or {})
+  chosen = compiler.options(compiler.NETWORKS, platform(mesh)) | dict(compiler_options or {})
   return jax.jit(step, **cuts, donate_argnums=0, compiler_options=chosen)
 
 

@@ -57,23 +57,21 @@ DRAINING = 8  # steps after which no batch is left that was made while others ha
 def step(config: str, options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
   """The training step of a config as `train` compiles it, on pictures of noise."""
   experiment = configured(config, smoke=options.smoke)
-  function = sharding.compile_step(experiment.train_step, experiment.mesh)  # reads a base: first
   shapes = experiment.shapes(experiment.config['batch_size'])[1]
   draw = np.random.default_rng(0).integers
   batch = jax.tree.map(lambda x: draw(0, 2, x.shape).astype(x.dtype), shapes)
   batch = batch._replace(image=draw(0, 256, shapes.image.shape, np.uint8))
   rng = sharding.replicate(experiment.rng_train, experiment.mesh)
   given = experiment.init_state(), sharding.to_global(batch, experiment.mesh), rng
-  way = program(function, *given, items=len(batch.image), runner=Repeated)
+  way = program(experiment.step, *given, items=len(batch.image), runner=Repeated)
   return Case('pictures', {f'configs/{config}.py': way})
 
 
 def counted(config: str) -> dict[str, float]:
   """Operations and bytes of a config's smoke step, before the compiler improves on it."""
   experiment = configured(config, smoke=True)
-  function = sharding.compile_step(experiment.train_step, experiment.mesh)
   given = *experiment.shapes(experiment.config['batch_size']), experiment.rng_train
-  cost = function.lower(*given).cost_analysis()
+  cost = experiment.step.lower(*given).cost_analysis()
   return {'flops': cost['flops'], 'bytes': cost['bytes accessed']}
 
 
@@ -320,11 +318,12 @@ def dense(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 
 
 def start(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """Processes from their start: the import alone, and the first step of MoCo."""
+  """Processes from their start: the import alone, and the first step of a run of MoCo."""
   names = 'depth', 'width', 'frame', 'margin', 'batch_size', 'queue', 'precision'
   text = json.dumps({name: getattr(options, name) for name in names})
   kept = stack.enter_context(tempfile.TemporaryDirectory())
-  first = [str(FOLDER / 'first_step.py'), text]
+  pictures = written(argparse.Namespace(pictures=options.batch_size), stack)
+  first = [str(FOLDER / 'first_step.py'), str(pictures), text]
 
   def cold() -> None:
     with tempfile.TemporaryDirectory() as empty:

@@ -1,25 +1,36 @@
-"""A process that imports, compiles MoCo's step and takes one: what `start` of the suite times.
+"""A process that does what `train` does up to its first step, and takes it: `start` of the suite.
 
-python benchmarks/first_step.py OPTIONS, as JSON
+python benchmarks/first_step.py FOLDER OPTIONS, a folder of pictures and JSON
 """
 
-import argparse
 import json
 import sys
 
-import numpy as np
-import train_step
+from landmarks_jax.cli import compiling, completion
+from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.cli.train import train
 
 
-def main(text: str) -> None:
-  """options: those of train_step.py, and depth as one number."""
-  options = argparse.Namespace(**json.loads(text))
-  shape = options.batch_size, options.frame, options.frame, 3
-  frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  state = train_step.initial_state(options, options.depth, frames)
-  method = train_step.build(options, options.depth, augment=True)
-  print(float(train_step.Step(method, state, frames)()))
+def main(folder: str, text: str) -> None:
+  """options: those of the suite, and depth as one number."""
+  options = json.loads(text)
+  batch_size, frame = options.pop('batch_size'), options.pop('frame')
+  config = {
+    'data': {'name': 'folder', 'path': folder, 'frame': frame},
+    'method': {'name': 'moco', 'norm_groups': 1, **options},
+    'optimizer': {'name': 'sgd', 'learning_rate': 0.03, 'weight_decay': 1e-4},
+    'batch_size': batch_size,
+    'steps': 1,
+  }
+  experiment = Experiment(completion.complete(config, train))
+  experiment.resolve()
+  experiment.check_step()
+  step, state = compiling.step(experiment), experiment.init_state()
+  batches = experiment.batches(0)
+  _, metrics = step(state, next(batches), experiment.rng_train)
+  print(float(metrics['loss']))
+  batches.close()
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(*sys.argv[1:])

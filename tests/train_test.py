@@ -376,6 +376,22 @@ def test_pictures_stand_with_their_own_points(tiny, tmp_path, cache):
   np.testing.assert_array_equal(found['target'], points + 1)
 
 
+def test_a_run_traces_its_step_and_its_first_weights_once(tiny, monkeypatch):
+  traced, real = [], build
+
+  @functools.wraps(real)  # its options are read
+  def watched(**options):
+    made = real(**options)
+    return made._replace(
+      init=lambda *given: traced.append('init') or made.init(*given),
+      loss=lambda *given: traced.append('loss') or made.loss(*given),
+    )
+
+  monkeypatch.setattr(sys.modules[__name__], 'build', watched)
+  assert tiny('run', '--config.steps=1', '--config.evals={}') == 0
+  assert sorted(traced) == ['init', 'loss']
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
   wild = '--config.optimizer.learning_rate=1e30', '--config.optimizer.schedule=constant'
   assert tiny('run', *wild, '--config.checkpoint_every=1') == 2

@@ -1,5 +1,6 @@
 """The training step, compiled once before the run, and the memory that the run will need."""
 
+import concurrent.futures
 import contextlib
 import math
 from collections.abc import Callable
@@ -22,7 +23,10 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
   """
   print('compiling the step', flush=True)
   batch, free = experiment.config['batch_size'], _free(experiment, held)
-  compiled, need = _compiled(experiment, batch)
+  with concurrent.futures.ThreadPoolExecutor() as beside:
+    if experiment.config['base'] is None:
+      beside.submit(lambda: experiment.compiled_draw)  # the next that the run needs
+    compiled, need = _compiled(experiment, batch)
   experiment.reserved = sum(need.values()) - held * _copies(experiment)
   if compiled is not None:
     need['pictures'] = experiment.cache_bytes()
@@ -38,9 +42,8 @@ def _compiled(experiment: Experiment, batch: int) -> tuple[Any, dict[str, int]]:
   memory; (None, {}) if the compiler itself finds it too large.
   """
   state, examples = experiment.shapes(batch)
-  function = sharding.compile_step(experiment.train_step, experiment.mesh)
   try:
-    compiled = function.lower(state, examples, experiment.rng_train).compile()
+    compiled = experiment.step.lower(state, examples, experiment.rng_train).compile()
   except jax.errors.JaxRuntimeError as error:
     if TOO_LARGE not in str(error):
       raise

@@ -162,21 +162,25 @@ class Experiment:
     if self.config['calibrate'] and self.method.calibrate is None:
       name = self.config['method']['name']
       raise ValueError(f'config.calibrate: {name} has no running statistics to measure; leave it 0')
-    step = self.train_step  # reads a base, before tracing
-    jax.eval_shape(step, *self.shapes(count), self.rng_train)
+    jax.eval_shape(self.step, *self.shapes(count), self.rng_train)
 
   def shapes(self, batch_size: int) -> tuple[TrainState, Batch]:
     """Of the state, and of a global batch."""
     example = {'valid': np.True_} | self._example
     arrays = {name: np.asarray(value) for name, value in example.items()}
     batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
-    return jax.eval_shape(self.draw_state, self.rng_init), Batch(**batch)
+    return jax.eval_shape(self._draw, self.rng_init), Batch(**batch)
 
   @functools.cached_property
   def train_step(self) -> Callable:
     """The pure step of one big batch."""
     skip = self.config['skip_nonfinite'] > 0
     return training.make_train_step(self.method, self.optimizer, skip_nonfinite=skip)
+
+  @functools.cached_property
+  def step(self) -> Callable:
+    """The step on all devices; traced once for the check before a run and for the compiler."""
+    return sharding.compile_step(self.train_step, self.mesh)
 
   @functools.cached_property
   def _example(self) -> dict[str, Any]:
@@ -231,12 +235,21 @@ class Experiment:
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
-    # A frozen base would be a constant in compiled code, and large.
+    if self._base is not None:  # it would be a constant in compiled code, and large
+      return sharding.replicate(self.draw_state(self.rng_init), self.mesh)
+    return self.compiled_draw(self.rng_init)
+
+  @functools.cached_property
+  def compiled_draw(self) -> Callable[[PRNGKeyArray], TrainState]:
+    """`draw_state` on all devices, for a run without a base."""
+    return self._draw.lower(self.rng_init).compile()
+
+  @functools.cached_property
+  def _draw(self) -> Callable[[PRNGKeyArray], TrainState]:
+    """`draw_state`, traced once for the shapes and for the compiler."""
+    whole = sharding.replicated(self.mesh)
     once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
-    init = (
-      jax.jit(self.draw_state, compiler_options=once) if self._base is None else self.draw_state
-    )
-    return sharding.replicate(init(self.rng_init), self.mesh)
+    return jax.jit(self.draw_state, in_shardings=whole, out_shardings=whole, compiler_options=once)
 
   def draw_state(self, rng: PRNGKeyArray) -> TrainState:
     """The state before the first step, as a pure function of a key."""

@@ -27,6 +27,7 @@ from landmarks_jax.contracts import Batch, TrainState
 from landmarks_jax.report import draw
 from landmarks_jax.runtime import (
   checkpoint,
+  compiler,
   guards,
   interruption,
   logs,
@@ -155,11 +156,11 @@ class Run:
       for step in range(start + 1, steps + 1):
         self.step = step
         batch = next(batches)
-        if step == 1:
-          self._draw_views(batch)
         with self.interruption.deferred(step):
           whole = None  # the step takes its memory
           state, metrics = compiled(state, batch, rng)
+          if step == 1:
+            self._draw_views(batch)  # while the devices take the step
           state = self._calibrated(state) if step == steps else state
           self._follow(step, state, metrics, first=step == start + 1)
           whole = step, state
@@ -352,7 +353,8 @@ class Run:
     views = self.experiment.method.views
     if views is None:
       return
-    drawn = jax.jit(views)(batch, self.experiment.rng_train)
+    once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
+    drawn = jax.jit(views, compiler_options=once)(batch, self.experiment.rng_train)
     drawn = draw.to_bytes(sharding.to_host(drawn)[:, :8])
     sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
     self.logs.write_picture('views', 0, sheet)

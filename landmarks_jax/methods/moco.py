@@ -142,8 +142,7 @@ def build(
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
     rng_backbone, rng_head, rng_queue = jax.random.split(rng, 3)
     image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)
-    variables = backbone.init(rng_backbone, image, train=False)
-    pyramid = jax.eval_shape(lambda v: backbone.apply(v, image, train=False), variables)
+    pyramid, variables = backbone.init_with_output(rng_backbone, image, train=False)
     top = jnp.zeros(pyramid[0].shape, float)
     params = {
       'backbone': variables['params'],

@@ -155,8 +155,7 @@ def build(
     def network(rng: PRNGKeyArray) -> tuple[PyTree, PyTree]:
       """The weights that online and target network both have, and the running statistics."""
       rng_backbone, rng_projector = jax.random.split(rng)
-      variables = backbone.init(rng_backbone, image, train=False)
-      pyramid = jax.eval_shape(lambda v: backbone.apply(v, image, train=False), variables)
+      pyramid, variables = backbone.init_with_output(rng_backbone, image, train=False)
       rows = jnp.zeros((1, pyramid[0].shape[-1]), float)
       projection = projector.init(rng_projector, rows, train=False)['params']
       return {'backbone': variables['params'], 'projector': projection}, variables['batch_stats']

@@ -485,13 +485,19 @@ def test_a_run_that_cannot_fit_names_the_batch_that_does_and_leaves_no_trace(
   assert 'No batch would fit' in run('none', 20)[1].err
 
 
-def test_the_step_is_compiled_once_and_tells_its_memory(tiny, monkeypatch, capsys):
+def test_step_and_weights_are_compiled_once_and_tell_their_memory(tiny, monkeypatch, capsys):
   compiled, real = [], jax.stages.Lowered.compile
-  monkeypatch.setattr(jax.stages.Lowered, 'compile', lambda self: compiled.append(1) or real(self))
+
+  def compile_known(lowered):
+    compiled.append(re.search(r'module @(\w+)', lowered.as_text())[1])
+    return real(lowered)
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', compile_known)
   traced = mock.Mock(wraps=training.make_train_step)
   monkeypatch.setattr(training, 'make_train_step', traced)
   assert tiny('run', '--config.steps=3', '--config.evals={}') == 0
-  assert (len(compiled), traced.call_count) == (1, 1)
+  assert sorted(compiled) == ['jit_draw_state', 'jit_train_step']
+  assert traced.call_count == 1
   assert re.search(
     r'memory needed: .* MB \(.*\); .* GB is free in the memory', capsys.readouterr().out
   )

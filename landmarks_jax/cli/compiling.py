@@ -1,4 +1,4 @@
-"""The training step, compiled once before the run, and the memory that the run will need."""
+"""The training step, compiled before the run beside its first weights, and the memory it needs."""
 
 import concurrent.futures
 import contextlib

@@ -12,8 +12,8 @@ import jax
 Options = Mapping[str, str | int]
 
 # Convolutions by Eigen: YNNPACK's, the default of jaxlib 0.10, take up to three times as long
-# forward, twelve times for the gradient of a kernel. It keeps products; and sums, which XLA's own
-# loops take three times as long for. `lax.optimization_barrier` then holds on CPUs, too: XLA
+# forward, twelve times for the gradient of a kernel. It keeps products; and sums, for which
+# XLA's own loops took a quarter of a step. `lax.optimization_barrier` holds on CPUs, too: XLA
 # would remove it and compute what stands before it once for every use.
 NETWORKS: Options = {
   'xla_cpu_experimental_ynn_fusion_type': (

@@ -187,6 +187,55 @@ def test_one_value_a_channel_is_an_error():
     train(16)(variables, x[:, 0, 0])
 
 
+def plain(variables, x, valid, groups):
+  """What `GroupedBatchNorm` gives, as operations that are differentiated one by one."""
+  y, weight = x.reshape(groups, -1, *x.shape[1:]), valid.reshape(groups, -1, 1, 1, 1)
+  axes, count = (1, 2, 3), weight.sum((1, 2, 3), keepdims=True) * math.prod(x.shape[1:-1])
+  mean = (weight * y).sum(axes, keepdims=True) / count
+  var = (weight * (y - mean) ** 2).sum(axes, keepdims=True) / count
+  y = (y - mean) / jnp.sqrt(var + 1e-5) * variables['params']['scale']
+  return (y + variables['params']['bias']).reshape(x.shape)
+
+
+@pytest.mark.parametrize('groups', [1, 4])
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_gradient_is_that_of_the_formula(groups, masked):
+  with jax.enable_x64(True):
+    variables, x = example(np.float64)
+    valid = np.arange(16) % 3 > 0 if masked else np.ones(16, bool)
+    weight = np.random.default_rng(2).normal(size=x.shape)
+
+    def norm(variables, x):
+      given = valid if masked else None
+      return train_valid(variables, x, given, groups)[0]
+
+    def loss(y, counted):
+      return (jnp.sin(y) * weight * counted[:, None, None, None]).sum()
+
+    formula = lambda *given: loss(plain(*given, valid, groups), valid)  # noqa: E731
+    mine = lambda *given: loss(norm(*given), np.ones(16))  # noqa: E731
+    expected, found = (jax.jit(jax.grad(f, (0, 1)))(variables, x) for f in (formula, mine))
+  for mine, theirs in ((found[0]['params'], expected[0]['params']), (found[1], expected[1])):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), mine, theirs)
+  assert np.abs(found[1]).max() > 0.1
+
+
+def test_running_statistics_have_no_gradient():
+  variables, x = example()
+  gradient = jax.grad(lambda x: sum(s.sum() for s in train(4)(variables, x)[1].values()))(x)
+  np.testing.assert_array_equal(gradient, 0)
+
+
+def test_the_gradient_of_bfloat16_is_that_of_its_values():
+  variables, x = example()
+  weight = np.random.default_rng(2).normal(size=SHAPE)
+  x, weight = (jnp.asarray(a, jnp.bfloat16) for a in (x, weight))
+  loss = lambda x: (train(4)(variables, x)[0] * weight.astype(x.dtype)).sum()  # noqa: E731
+  found, expected = jax.grad(loss)(x), jax.grad(loss)(x.astype(jnp.float32))
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(found.astype(np.float32), expected, rtol=2**-8, atol=1e-3)
+
+
 def gradient(groups):
   """The whole backward pass too: gradients of parameters and of x, beside the statistics."""
 

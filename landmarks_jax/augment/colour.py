@@ -43,13 +43,20 @@ def adjust(
     if order.shape[1] > HUE:
       image = shift_hue(image, jnp.where(kind == HUE, factor, 0))
       factor = jnp.where(kind == HUE, 1, factor)
-    grey = (image * LUMA.astype(image.dtype)).sum(-1, keepdims=True)
+    grey = grey_of(image)
     on_grey = jnp.where(kind == SATURATION, 1 - factor, zero)
     on_mean = jnp.where(kind == CONTRAST, 1 - factor, zero)
     constant = on_mean[:, None, None, None] * grey.mean((1, 2, 3), keepdims=True)
     image = factor[:, None, None, None] * image + on_grey[:, None, None, None] * grey + constant
     image = jnp.clip(image, 0, 255)
   return image
+
+
+def grey_of(image: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 1']:
+  """The luma of every pixel; three terms, for these fuse into their use as no sum does."""
+  red, green, blue = (image[..., i, None] for i in range(3))
+  weights = LUMA.astype(image.dtype)
+  return weights[0] * red + weights[1] * green + weights[2] * blue
 
 
 def random_jitter(
@@ -117,8 +124,7 @@ def random_grey(
 ) -> Float[Array, 'B H W 3']:
   """Takes the colour out of some of the pictures; [B, H, W, 3]."""
   which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
-  grey = (image * LUMA.astype(image.dtype)).sum(-1, keepdims=True)
-  return jnp.where(which, grey, image)
+  return jnp.where(which, grey_of(image), image)
 
 
 def random_solarisation(

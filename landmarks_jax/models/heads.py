@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, Pyramid
@@ -351,6 +350,8 @@ class _Problem:
 
   def solve(self, strength: float) -> Float[np.ndarray, 'C K']:
     """The weights; strength is in units of the mean eigenvalue."""
+    import scipy.linalg  # late: heavy
+
     penalty = strength * np.trace(self.gram) / len(self.gram)
     damped = self.gram + penalty * np.eye(len(self.gram))
     return scipy.linalg.solve(damped, self.moments, assume_a='pos')

@@ -22,7 +22,7 @@ class GroupedBatchNorm(nn.Module):
   variance (normalisation uses the biased one), the mean over groups, momentum .9 = torch's .1.
   Statistics are at least float32; the result has the dtype of `x`. With `valid`, examples that are
   not valid are no part of any statistic, and a group without valid ones leaves the running
-  statistics alone.
+  statistics alone. Running statistics have no gradient.
   """
 
   groups: int = 1
@@ -35,7 +35,7 @@ class GroupedBatchNorm(nn.Module):
   ) -> Float[Array, 'B *shape C']:
     """Normalises channels: by the batch's own statistics if `train`, else by the running ones.
 
-    With `valid`, what comes out for other examples means nothing in training.
+    With `valid`, what comes out for other examples means nothing in training, and has no gradient.
 
     Raises ValueError in training if the groups do not divide B, or leave one value a channel.
     """
@@ -50,23 +50,27 @@ class GroupedBatchNorm(nn.Module):
     if train:
       y = y.reshape(self.groups, self._group_size(x.shape), *x.shape[1:])
       axes = tuple(range(1, y.ndim - 1))
-      count, mean_of = math.prod(y.shape[1:-1]), functools.partial(_mean, axes=axes)
+      counted, count = None, math.prod(y.shape[1:-1])
+      mean_of = functools.partial(_mean, axes=axes)
       if valid is not None:
         counted = valid.reshape(*y.shape[:2], *[1] * (y.ndim - 2))
         y = jnp.where(counted, y, 0)  # whatever stands there
         count = counted.sum(axes, keepdims=True) * math.prod(y.shape[2:-1])
         mean_of = functools.partial(_mean_of_counted, axes=axes, counted=counted, count=count)
-      mean = mean_of(y)
+      seen = jax.lax.stop_gradient(y)  # `_normalised` has the gradient through statistics
+      mean = mean_of(seen)
       if x.dtype.itemsize < 4:  # one pass; seen from the running mean, little cancels
         near = running_mean.value
-        var = jnp.maximum(mean_of(jnp.square(y - near)) - jnp.square(mean - near), 0)
+        var = jnp.maximum(mean_of(jnp.square(seen - near)) - jnp.square(mean - near), 0)
       else:  # two passes: one cancels in float32
-        var = mean_of(jnp.square(y - mean))
+        var = mean_of(jnp.square(seen - mean))
       if not self.is_initializing():
         unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
         self._update(running_mean, mean, count)
         self._update(running_var, unbiased, count)
-    y = (y - mean) * (scale / jnp.sqrt(var + self.epsilon)) + bias
+      y = _normalised(y, scale, bias, (mean, jnp.sqrt(var + self.epsilon)), counted, count)
+    else:
+      y = (y - mean) * (scale / jnp.sqrt(var + self.epsilon)) + bias
     return y.reshape(x.shape).astype(x.dtype)
 
   def _update(
@@ -109,6 +113,50 @@ def _mean_of_counted(
 ) -> Float[Array, 'G *ones C']:
   """Over `count` values a channel of the examples that are counted; 0 where there are none."""
   return jnp.where(counted, y, 0).sum(axes, keepdims=True) / jnp.maximum(count, 1)
+
+
+@jax.custom_vjp
+def _normalised(
+  y: Float[Array, 'G n *shape C'],
+  scale: Float[Array, ' C'],
+  bias: Float[Array, ' C'],
+  statistics: tuple[Float[Array, 'G *ones C'], Float[Array, 'G *ones C']],
+  counted: Bool[Array, 'G n *_'] | None,
+  count: Int[Array, '*_'] | int,
+) -> Float[Array, 'G n *shape C']:
+  """Normalised by statistics, mean and deviation, that are y's own, over `count` values a channel.
+
+  The gradient (Ioffe & Szegedy 2015, section 3) goes through them, too, in two passes over the
+  maps: two sums, then the slopes. Autodiff makes three, and sums what is zero once centred.
+  """
+  mean, deviation = statistics
+  return (y - mean) * (scale / deviation) + bias
+
+
+def _forward(
+  y: Array, scale: Array, bias: Array, statistics: PyTree, counted: Array | None, count: Array | int
+) -> tuple[Array, PyTree]:
+  kept = y, scale, statistics, counted, count
+  return _normalised(y, scale, bias, statistics, counted, count), kept
+
+
+def _backward(kept: PyTree, slope: Float[Array, 'G n *shape C']) -> PyTree:
+  y, scale, (mean, deviation), counted, count = kept
+  axes = tuple(range(1, y.ndim - 1))
+  if counted is not None:
+    slope, count = jnp.where(counted, slope, 0), jnp.maximum(count, 1)
+  centred = y - mean
+  of_bias = slope.sum(axes, keepdims=True)  # in each group
+  of_scale = (slope * centred).sum(axes, keepdims=True) / deviation
+  of_y = slope - of_bias / count - centred * (of_scale / (count * deviation))
+  of_y = of_y * (scale / deviation)
+  of_scale, of_bias = (
+    x.sum(tuple(range(x.ndim - 1))).astype(scale.dtype) for x in (of_scale, of_bias)
+  )
+  return of_y, of_scale, of_bias, None, None, None
+
+
+_normalised.defvjp(_forward, _backward)
 
 
 def calibrated(

@@ -6,7 +6,6 @@ section 4.
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
-from scipy import ndimage
 
 from landmarks_jax.contracts import Array
 from landmarks_jax.models import hypercolumn
@@ -122,6 +121,8 @@ def _splat(
   height: int,
 ) -> UInt8[np.ndarray, '{height} width 3']:
   """Colours of the known pixels at their places on the canvas, on white."""
+  from scipy import ndimage  # late: heavy
+
   channels = np.concatenate([np.ones_like(image[known][:, :1]), image[known]], axis=-1)
   sums = [
     np.bincount(place[known], channel, 2 * height**2).reshape(height, 2 * height)

@@ -6,9 +6,12 @@ python benchmarks/first_step.py FOLDER OPTIONS, a folder of pictures and JSON
 import json
 import sys
 
-from landmarks_jax.cli import compiling, completion
-from landmarks_jax.cli.experiment import Experiment
-from landmarks_jax.cli.train import train
+from landmarks_jax.runtime import garbage
+
+with garbage.uncollected():
+  from landmarks_jax.cli import compiling, completion
+  from landmarks_jax.cli.experiment import Experiment
+  from landmarks_jax.cli.train import train
 
 
 def main(folder: str, text: str) -> None:
@@ -22,10 +25,12 @@ def main(folder: str, text: str) -> None:
     'batch_size': batch_size,
     'steps': 1,
   }
-  experiment = Experiment(completion.complete(config, train))
-  experiment.resolve()
-  experiment.check_step()
-  step, state = compiling.step(experiment), experiment.init_state()
+  with garbage.uncollected():
+    experiment = Experiment(completion.complete(config, train))
+    experiment.resolve()
+    experiment.check_step()
+    step = compiling.step(experiment)
+  state = experiment.init_state()
   batches = experiment.batches(0)
   _, metrics = step(state, next(batches), experiment.rng_train)
   print(float(metrics['loss']))

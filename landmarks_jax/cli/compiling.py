@@ -24,9 +24,12 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
   print('compiling the step', flush=True)
   batch, free = experiment.config['batch_size'], _free(experiment, held)
   with concurrent.futures.ThreadPoolExecutor() as beside:
-    if experiment.config['base'] is None:
-      beside.submit(lambda: experiment.compiled_draw)  # the next that the run needs
-    compiled, need = _compiled(experiment, batch)
+
+    def draw() -> None:  # the next that the run needs
+      if experiment.config['base'] is None:
+        beside.submit(lambda: experiment.compiled_draw)
+
+    compiled, need = _compiled(experiment, batch, beside=draw)
   experiment.reserved = sum(need.values()) - held * _copies(experiment)
   if compiled is not None:
     need['pictures'] = experiment.cache_bytes()
@@ -37,13 +40,19 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
   raise ValueError(_refusal(experiment, batch, need, free))
 
 
-def _compiled(experiment: Experiment, batch: int) -> tuple[Any, dict[str, int]]:
+def _compiled(
+  experiment: Experiment, batch: int, *, beside: Callable[[], None] = lambda: None
+) -> tuple[Any, dict[str, int]]:
   """The step at a batch size and what it needs, all devices of the host together if they share its
   memory; (None, {}) if the compiler itself finds it too large.
+
+  beside: called once the compiler is next, for it leaves Python free, as lowering does not.
   """
   state, examples = experiment.shapes(batch)
   try:
-    compiled = experiment.step.lower(state, examples, experiment.rng_train).compile()
+    lowered = experiment.step.lower(state, examples, experiment.rng_train)
+    beside()
+    compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if TOO_LARGE not in str(error):
       raise

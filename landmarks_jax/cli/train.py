@@ -18,7 +18,7 @@ from absl import flags
 
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import processes
-from landmarks_jax.runtime import interruption
+from landmarks_jax.runtime import garbage, interruption
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -89,16 +89,19 @@ def train(
 
 def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
   """`train` with its arguments as one config."""
-  from landmarks_jax.cli import completion, experiment, running  # late: heavy
-  from landmarks_jax.runtime import sharding
+  with garbage.uncollected():
+    from landmarks_jax.cli import completion, experiment, running  # late: heavy
+    from landmarks_jax.runtime import sharding
 
-  config = completion.complete(config, train)
-  if config['deterministic']:
-    os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
-  parts = experiment.Experiment(config)
+    config = completion.complete(config, train)
+    if config['deterministic']:
+      flag = ' --xla_gpu_deterministic_ops=true'
+      os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + flag
+    parts = experiment.Experiment(config)
   agreed = sharding.preempted if sharding.shards() > 1 else None
   with processes.only_main_prints(), interruption.Interruption(agreed) as signals:
-    run = running.Run(parts, workdir, signals)
+    with garbage.uncollected():
+      run = running.Run(parts, workdir, signals)
     try:
       return run()
     finally:

@@ -567,7 +567,7 @@ def start(page, workdir, *changes):
 
 def finish(process):
   """What a process printed, which ended well and without noise."""
-  out, err = process.communicate(timeout=900)  # of a page that takes 100 s where nothing else runs
+  out, err = process.communicate(timeout=900)  # one took 330 s beside three other processes
   assert (process.returncode, err) == (0, '')
   return out
 

@@ -53,7 +53,7 @@ def adjust(
 
 
 def grey_of(image: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 1']:
-  """The luma of every pixel; three terms, for these fuse into their use as no sum does."""
+  """Luma [B, H, W, 1] of [B, H, W, 3]; three terms, which fuse into their use as no sum does."""
   red, green, blue = (image[..., i, None] for i in range(3))
   weights = LUMA.astype(image.dtype)
   return weights[0] * red + weights[1] * green + weights[2] * blue

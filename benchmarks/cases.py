@@ -159,11 +159,11 @@ def reading(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
     name: Way(functools.partial(input_pipeline.read_all, source), count)
     for name, source in sources.items()
   }
-  batches = streamed(options, path, stack)
-  rounds = max(count // options.batch_size, 1)
-  ways['batches, in threads (cache=stream)'] = Way(
-    lambda: [next(batches) for _ in range(rounds)], rounds * options.batch_size
-  )
+  held, rounds = sources[input_pipeline.HELD], max(count // options.batch_size, 1)
+  for cache, batches in drawn(options, path, held, stack).items():
+    ways[f'batches, in threads (cache={cache})'] = Way(
+      lambda batches=batches: [next(batches) for _ in range(rounds)], rounds * options.batch_size
+    )
   return Case('pictures', ways, input_pipeline.BASELINE)
 
 
@@ -175,15 +175,24 @@ def written(options: argparse.Namespace, stack: contextlib.ExitStack) -> pathlib
   return path
 
 
-def streamed(
-  options: argparse.Namespace, path: pathlib.Path, stack: contextlib.ExitStack
-) -> Iterator[Batch]:
-  """Batches that are decoded as they are needed."""
-  source = folder.source(str(path), frame=options.frame)
+def drawn(
+  options: argparse.Namespace,
+  path: pathlib.Path,
+  held: pipeline.Cached,
+  stack: contextlib.ExitStack,
+) -> dict[str, Iterator[Batch]]:
+  """Batches on the host for every `cache`: decoded as they are needed, from memory, row numbers.
+
+  held: the pictures of the folder at `path`, decoded.
+  """
+  rows = pipeline.Cached(held.info, {'index': np.arange(len(held), dtype=np.int32)})
+  read = folder.source(str(path), frame=options.frame)
   settings = {'seed': 0, 'batch_size': options.batch_size, 'report': lambda line: None}
-  batches = pipeline.training_batches(source, **settings)  # its threads outlive the folder
-  stack.callback(batches.close)
-  return batches
+  found = {}
+  for cache, source in {'stream': read, 'host': held, 'device': rows}.items():
+    found[cache] = pipeline.training_batches(source, **settings)
+    stack.callback(found[cache].close)  # its threads outlive the folder
+  return found
 
 
 def files(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
@@ -208,19 +217,13 @@ def inputs(
 ) -> dict[str, Iterator[Batch] | None]:
   """What brings batches to the device, for every `cache`; None where they lie there."""
   mesh = sharding.mesh(jax.devices()[:1])
-  source = pipeline.cached(folder.source(str(path), frame=options.frame), report=lambda line: None)
-  rows = pipeline.Cached(source.info, {'index': np.arange(len(source), dtype=np.int32)})
-  gather = sharding.make_gather({'image': source.arrays['image']}, mesh)
-  held, numbers = (
-    pipeline.training_batches(one, seed=0, batch_size=options.batch_size) for one in (source, rows)
-  )
-  for batches in held, numbers:
-    stack.callback(batches.close)
-  read = streamed(options, path, stack)
+  held = pipeline.cached(folder.source(str(path), frame=options.frame), report=lambda line: None)
+  gather = sharding.make_gather({'image': held.arrays['image']}, mesh)
+  batches = drawn(options, path, held, stack)
   return {
-    'decoded every time (cache=stream)': (to_device(batch, mesh) for batch in read),
-    'decoded once (cache=host)': (to_device(batch, mesh) for batch in held),
-    'decoded once (cache=device)': (Batch(**gather(batch.index)) for batch in numbers),
+    'decoded every time (cache=stream)': (to_device(batch, mesh) for batch in batches['stream']),
+    'decoded once (cache=host)': (to_device(batch, mesh) for batch in batches['host']),
+    'decoded once (cache=device)': (Batch(**gather(batch.index)) for batch in batches['device']),
     'the step alone': None,
   }
 

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -293,6 +294,21 @@ def test_a_cache_reads_once_and_gives_the_same_examples():
   assert len(source.reads) == 31
   assert '30 of 30 pictures read, 2 of them bad' in told[-1]
   assert sum('is torn' in line for line in told) == 2
+
+
+def test_batches_of_a_cache_are_those_of_its_source_and_taken_whole(monkeypatch):
+  source = Numbers(30, bad=[7, 29])
+  memory = pipeline.cached(source, report=str)
+  alone = mock.Mock(side_effect=AssertionError('taken alone'))
+  monkeypatch.setattr(pipeline.Cached, '__getitem__', alone)
+  options = {'shard': 1, 'shards': 2, 'start_step': 5}
+  kept, read = (training(s, 9, report=str, **options) for s in (memory, source))
+  for one, other in zip(kept, read, strict=True):
+    for name, value in one._asdict().items():
+      np.testing.assert_array_equal(value, getattr(other, name))
+      assert value is None or value.dtype == getattr(other, name).dtype
+    one.image[:] = 0  # a copy: what is kept stays
+  assert memory.arrays['image'].max() == 28
 
 
 def test_a_cache_computes_its_memory_first_and_refuses_what_does_not_fit(monkeypatch):

@@ -8,17 +8,20 @@ import concurrent.futures
 import itertools
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags, logging
+from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data.source import BadImage, Info, Source
 
 Report = Callable[[str], None]
+Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
 CACHES = 'device', 'host', 'stream'  # where decoded pictures may be, the most modest last
 SHARE = {'device': 0.5, 'host': 0.8}  # of what is free that a cache may take; work needs the rest
 
@@ -49,10 +52,13 @@ def training_batches(
     raise ValueError(
       f'batch_size={batch_size}, but the dataset has {len(source)} examples; choose a smaller batch'
     )
-  readable = _Replacing(source, _bad_images(source, on_bad_image, report))
-  epoch = len(source) // batch_size * batch_size
-  data = grain.MapDataset.source(readable).seed(seed).shuffle().slice(slice(0, epoch)).repeat()
-  return _iterate(data, rows, slice(shard + start_step * shards, None, shards), workers)
+  if isinstance(source, Cached):
+    take = source.rows
+  else:
+    take = _Replacing(source, _bad_images(source, on_bad_image, report)).rows
+  place = slice(shard * rows, (shard + 1) * rows)
+  drawn = _Drawn(take, len(source), seed, batch_size, place, start_step)
+  return _iterate(grain.MapDataset.source(drawn), workers)
 
 
 def evaluation_batches(
@@ -72,8 +78,9 @@ def evaluation_batches(
   """
   rows = _rows(batch_size, shard, shards)
   bad = _bad_images(source, on_bad_image, report)
-  data = grain.MapDataset.source(_Padded(source, batch_size, bad))
-  return _iterate(data, rows, slice(shard, None, shards), workers)
+  data = grain.MapDataset.source(_Padded(source, batch_size, bad)).batch(rows)
+  # Batch first, then slice: local batch t of a shard is block t * shards + shard of the rows.
+  return _iterate(data.slice(slice(shard, None, shards)), workers)
 
 
 class BadImages:
@@ -156,6 +163,10 @@ class Cached:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if error := self.bad.found.get(index):
       raise BadImage(error.path, error.reason)
+    return {name: array[index] for name, array in self.arrays.items()}
+
+  def rows(self, index: Int[np.ndarray, ' B']) -> dict[str, np.ndarray]:
+    """Examples of `arrays`, every field [B, ...], by one copy each."""
     return {name: array[index] for name, array in self.arrays.items()}
 
 
@@ -266,6 +277,40 @@ class _Replacing:
         self._bad.add(i, error)
     raise ValueError('no picture of the dataset can be read')
 
+  def rows(self, index: Int[np.ndarray, ' B']) -> dict[str, np.ndarray]:
+    """Examples, read one after the other, every field [B, ...]."""
+    examples = [self[int(i)] for i in index]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+class _Drawn:
+  """Training batches for Grain, from step `start` on and without an end: the rows `place` of each.
+
+  Drawn whole: one by one, Grain's own shuffling takes longer than a GPU takes for a picture.
+  """
+
+  def __init__(
+    self, take: Rows, total: int, seed: int, batch_size: int, place: slice, start: int
+  ) -> None:
+    self._take, self._total, self._seed = take, total, seed
+    self._size, self._place, self._start = batch_size, place, start
+    self._latest: tuple[int, Int[np.ndarray, ' N']] = (-1, np.empty(0, int))
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+    epoch, batch = divmod(self._start + number, self._total // self._size)
+    index = self._order(epoch)[batch * self._size :][: self._size]
+    return self._take(index[self._place])
+
+  def _order(self, epoch: int) -> Int[np.ndarray, ' N']:
+    latest, order = self._latest  # read at once: several threads come here
+    if latest != epoch:
+      order = np.random.default_rng([self._seed, epoch]).permutation(self._total)
+      self._latest = epoch, order
+    return order
+
 
 class _Padded:
   """A source with `valid`, a multiple of `size` long; what cannot be read is zeros."""
@@ -291,9 +336,7 @@ class _Padded:
     return self._blank | {'index': np.int32(index)}
 
 
-def _iterate(data: grain.MapDataset, rows: int, take: slice, workers: int) -> Iterator[Batch]:
-  # Batch first, then slice: local batch s of step t is whole block t * shards + s of the stream.
-  data = data.batch(rows).slice(take)
+def _iterate(data: grain.MapDataset, workers: int) -> Iterator[Batch]:
   data = data.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))  # batches
   if workers:
     if not flags.FLAGS.is_parsed():

@@ -16,6 +16,7 @@ import re
 import shlex
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -128,6 +129,13 @@ def ours(words):
   return check(product(words))
 
 
+def exported(words):
+  """An environment variable of JAX."""
+  name = words[1].partition('=')[0]
+  if name.lower() not in jax.config.values:
+    raise ValueError(f'JAX has no option {name}')
+
+
 OUTSIDE = {  # programs that are not ours, by their first words
   ('pip', 'install'): pip,
   ('.venv/bin/pip', 'install'): pip,
@@ -139,6 +147,7 @@ OUTSIDE = {  # programs that are not ours, by their first words
   ('.', '.venv/bin/activate'): None,
   ('gcloud', 'compute'): None,
   ('srun',): ours,
+  ('export',): exported,
   ('scontrol', 'requeue'): None,
   ('[',): None,
   ('python', '-c'): lambda words: compile(words[2], 'docs', 'exec'),

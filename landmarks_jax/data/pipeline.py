@@ -5,6 +5,7 @@ rows [s * b, (s + 1) * b) of global batch t, b = batch_size / shards, whatever s
 """
 
 import concurrent.futures
+import functools
 import itertools
 import os
 import pathlib
@@ -18,7 +19,7 @@ from absl import flags, logging
 from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
-from landmarks_jax.data.source import BadImage, Info, Source
+from landmarks_jax.data.source import BadImage, Info, Source, stacked
 
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
@@ -279,14 +280,13 @@ class _Replacing:
 
   def rows(self, index: Int[np.ndarray, ' B']) -> dict[str, np.ndarray]:
     """Examples, read one after the other, every field [B, ...]."""
-    examples = [self[int(i)] for i in index]
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return stacked([self[int(i)] for i in index])
 
 
 class _Drawn:
   """Training batches for Grain, from step `start` on and without an end: the rows `place` of each.
 
-  Drawn whole: one by one, Grain's own shuffling takes longer than a GPU takes for a picture.
+  Drawn whole: Grain would shuffle and stack row by row, in Python, which is slower than a GPU.
   """
 
   def __init__(
@@ -294,22 +294,23 @@ class _Drawn:
   ) -> None:
     self._take, self._total, self._seed = take, total, seed
     self._size, self._place, self._start = batch_size, place, start
-    self._latest: tuple[int, Int[np.ndarray, ' N']] = (-1, np.empty(0, int))
 
   def __len__(self) -> int:
     return sys.maxsize
 
   def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-    epoch, batch = divmod(self._start + number, self._total // self._size)
-    index = self._order(epoch)[batch * self._size :][: self._size]
-    return self._take(index[self._place])
+    epoch, step = divmod(self._start + number, self._total // self._size)
+    batches = _epoch_rows(self._seed, epoch, self._total, self._size)
+    return self._take(batches[step, self._place])
 
-  def _order(self, epoch: int) -> Int[np.ndarray, ' N']:
-    latest, order = self._latest  # read at once: several threads come here
-    if latest != epoch:
-      order = np.random.default_rng([self._seed, epoch]).permutation(self._total)
-      self._latest = epoch, order
-    return order
+
+@functools.lru_cache(maxsize=2)  # threads read ahead into the next one
+def _epoch_rows(
+  seed: int, epoch: int, total: int, batch_size: int
+) -> Int[np.ndarray, 'steps {batch_size}']:
+  """The rows of every batch of an epoch."""
+  order = np.random.default_rng((seed, epoch)).permutation(total)
+  return order[: total // batch_size * batch_size].reshape(-1, batch_size)
 
 
 class _Padded:

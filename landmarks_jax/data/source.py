@@ -6,7 +6,7 @@ import inspect
 import json
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +52,11 @@ class Source(Protocol):
   def __getitem__(self, index: Any) -> dict[str, Any]:
     """Example `index`, 0 <= index < len."""
     ...
+
+
+def stacked(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Examples of one set as one, every field [B, ...]."""
+  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 class BadImage(ValueError):

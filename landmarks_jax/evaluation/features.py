@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
-from landmarks_jax.data.source import BadImage, Source
+from landmarks_jax.data.source import BadImage, Source, stacked
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.runtime import compiler
@@ -160,8 +160,7 @@ def gather_warped(
 def _examples(source: Source, rows: Int[np.ndarray, ' n']) -> Batch:
   """Some examples of a source, which may repeat."""
   read = {int(i): source[int(i)] for i in np.unique(rows)}
-  examples = [read[int(i)] for i in rows]
-  return Batch(**{name: np.stack([example[name] for example in examples]) for name in examples[0]})
+  return Batch(**stacked([read[int(i)] for i in rows]))
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ __all__ = ['fit_landmarks', 'load', 'load_landmarks', 'match']
 
 
 def __getattr__(name: str) -> Any:
-  """What `api` has, imported at its first use: `import landmarks_jax` alone is instant."""
+  """Imports the names of `api` on first use, so that `import landmarks_jax` itself is instant."""
   if name not in __all__:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   from landmarks_jax import api

@@ -1,4 +1,4 @@
-"""What people call: trained weights and pictures in, features, matches and landmarks out.
+"""The public API: trained weights and pictures in, features, matches and landmarks out.
 
 NumPy and pixels everywhere; (0, 0) is the centre of a picture's first pixel. docs/using.md shows
 how.

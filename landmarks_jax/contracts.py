@@ -1,4 +1,4 @@
-"""The types that the rooms of this house hand to each other. Read this page first.
+"""The types that the parts of the project exchange. Read this page first.
 
 Shape letters, everywhere: B batch, S side of a square frame, H W image, h w feature map, C
 channels, K landmarks, N negatives, G norm groups; a trailing 2 is (x, y). Points are normalised
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class Pair(NamedTuple):
-  """Two pictures of the same points: image(u) and next(u + flow(u)), whichever way they came."""
+  """Two pictures of the same points, however obtained: image(u) matches next(u + flow(u))."""
 
   image: Array  # [B, S, S, 3]
   next: Array  # [B, S, S, 3]
@@ -70,8 +70,8 @@ class Method(NamedTuple):
   after_update: Callable  # (params, aux, step) -> aux; moving averages live here
   landmarks: Callable | None = None  # (params, aux, batch) -> (points [B, K, 2], confidence [B, K])
   calibrate: Callable | None = None  # (params, aux, batch, rng, n) -> aux; exact running statistics
-  views: Callable | None = None  # (batch, rng) -> [V, B, s, s, 3] 0..255; what training looks at
-  # (params, aux, image, points) -> [B, S, S, 3] 0..255; as painted with its landmarks there
+  views: Callable | None = None  # (batch, rng) -> [V, B, s, s, 3] 0..255; what training sees
+  # (params, aux, image, points) -> [B, S, S, 3] 0..255; painted with its landmarks at `points`
   paint: Callable | None = None
 
 
@@ -85,13 +85,13 @@ class TrainState(NamedTuple):
 
 
 class Describer(NamedTuple):
-  """All that evaluation knows of a method, or of any backbone.
+  """All that evaluation knows about a method, or about any backbone.
 
   `apply(variables, image, size) -> Pyramid`; variables are always an argument of the compiled
   function. Where landmarks are found without labels, `landmarks(variables, image) -> (points
   [B, K, 2], confidence [B, K])`; where they can be moved, `paint(variables, image, points)` gives
-  the picture with its landmarks there, or None for its own. Points and pictures are at network
-  size.
+  the picture with its landmarks at `points`, or at its own for None. Points and pictures are at
+  network size.
   """
 
   variables: PyTree

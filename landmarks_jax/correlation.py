@@ -1,8 +1,8 @@
-"""Dense correlation: every position of one map against every position of another, by blocks.
+"""Dense correlation: every position of one map against every position of another, in blocks.
 
-The matrix of all pairs, 340 MB for one picture at 96x96, never exists: blocks of its rows are made
-where they are reduced, and made again for the gradient. No slower than the plain form, whose matrix
-has to go through memory (benchmarks/correlation.py).
+The matrix of all pairs, 340 MB for one picture at 96x96, is never built: blocks of its rows are
+computed where they are reduced, and again for the gradient. This is no slower than the plain form,
+whose matrix has to go through memory (benchmarks/correlation.py).
 
 Everywhere p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): the
 temperature multiplies. Specification equivariant, section 1.
@@ -22,7 +22,7 @@ from landmarks_jax.contracts import Array
 def log_normaliser(
   query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, temperature: float, block: int = 256
 ) -> Float[Array, ' P']:
-  """What a score lacks to be a log-probability: log sum_v exp(temperature * <query_u, key_v>).
+  """The log-normaliser of each query's scores: log sum_v exp(temperature * <query_u, key_v>).
 
   Args: query, key: descriptors. block: queries at a time; memory grows with block * Q.
   Raises ValueError that names the argument whose shape differs.
@@ -46,7 +46,7 @@ def expected_distance(
   power: float,
   block: int = 256,
 ) -> Float[Array, ' P']:
-  """How far from its target each query is matched: sum_v p(v|u) |positions_v - target_u|^power.
+  """Expected distance of each match from its target: sum_v p(v|u) |positions_v - target_u|^power.
 
   Args:
     query, key: descriptors. target: the true match of each query.
@@ -91,8 +91,8 @@ def expected_key(
 def _weights(
   query: Float[Array, 'P C'], key: Float[Array, 'Q C'], temperature: float
 ) -> tuple[Float[Array, 'P Q'], Float[Array, ' P'], Float[Array, ' P']]:
-  """Probabilities before division: exp(score - top), the greatest score, the sum to divide by."""
-  # The softmax multiplies what a product rounds by its temperature.
+  """Unnormalised probabilities exp(score - top), the greatest score `top`, and their sum."""
+  # The softmax multiplies the rounding errors of a product by its temperature.
   scores = temperature * jnp.einsum('pc,qc->pq', query, key, precision='float32')
   top = _kept(jax.lax.stop_gradient(scores.max(1)))
   weight = jnp.exp(scores - top[:, None])
@@ -100,7 +100,7 @@ def _weights(
 
 
 def _kept(rows: Array) -> Array:
-  """Few numbers for each query: kept for the gradient, while those of pairs are made again."""
+  """Keeps these few numbers per query for the gradient; those of pairs are recomputed."""
   return ad_checkpoint.checkpoint_name(rows, 'kept')
 
 
@@ -108,7 +108,7 @@ def _by_blocks(function: Callable[..., Array], block: int, *rows: Float[Array, '
   """Maps rows to rows, up to `block` at a time."""
   count = len(rows[0])
   blocks = -(-count // block)
-  height = -(-count // blocks)  # alike for all, so that hardly a row is padding
+  height = -(-count // blocks)  # equal for all, so that hardly any row is padding
 
   def cut(rows: Float[Array, 'P D']) -> Float[Array, 'n b D']:
     padded = jnp.pad(rows, [(0, blocks * height - count), (0, 0)])

@@ -44,8 +44,8 @@ def in_batch_nce(
 ) -> Float[Array, ' B']:
   """InfoNCE whose negatives are the keys of the other examples (Chen et al. 2021, MoCo v3, alg. 1).
 
-  Args: query, key: [B, C], unit rows; row i of one belongs to row i of the other. Without the
-  algorithm's factor of 2 * temperature.
+  Args: query, key: [B, C], unit rows; row i of one belongs to row i of the other.
+  The algorithm's factor of 2 * temperature is left out.
   Computed in at least float32. Raises ValueError that names the argument whose shape differs.
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'))
@@ -88,7 +88,7 @@ def spatial_contrast(
   normalise: bool = True,
   groups: Sequence[int] | None = None,
 ) -> Float[Array, ' B']:
-  """How far from itself a position is matched within its own picture (ICCV 2021, section 3).
+  """Expected distance from a position to its match in its own picture (ICCV 2021, section 3).
 
   mean_u sum_v p(v|u) |u - v|^power with p(v|u) = softmax_v(temperature * <f_u, f_v>): low where
   descriptors differ between positions, and alike only where they are near.
@@ -97,9 +97,9 @@ def spatial_contrast(
     features: [B, h, w, C]. temperature: multiplies the products of descriptors.
     stride: pixels of the input from one position to the next, the unit of distances.
     power: of the distance, above 0.
-    normalise: descriptors to unit length first; a descriptor of zeros stays zero.
-    groups: numbers of channels, in order, whose slices are normalised apart, so that their products
-      add up; None is one slice.
+    normalise: scale descriptors to unit length first; a descriptor of zeros stays zero.
+    groups: channel counts of consecutive slices that are normalised separately, so that their
+      products add up; None is one slice.
 
   Blockwise (`correlation`), in at least float32. Raises ValueError for another rank, and where
   groups do not add up to C. Specification section 4; fixture dense_corr_loss.
@@ -132,15 +132,15 @@ def equivariance_nll(
   log-probabilities are interpolated bilinearly between the cells of the key.
 
   Args:
-    query, key: [B, h, w, C], label maps of a picture and of the next one. Cell (i, j) stands at
-      the pixel (stride * j, stride * i), stride = H / h.
+    query, key: [B, h, w, C], label maps of a picture and of the next one. Cell (i, j) is at
+      pixel (stride * j, stride * i), stride = H / h.
     flow, flow_valid: [B, H, W, 2] in pixels and [B, H, W], as in `contracts.Pair`.
     temperature: multiplies the products.
 
-  Positions that are not valid, or whose match leaves the grid of the key's cells, are no part of
-  the mean and get no gradient; without any the loss is 0. Blockwise (`correlation`), in at least
-  float32. Raises ValueError that names the argument whose shape differs, and where H and W are no
-  multiple of h and w. Specification equivariant, section 1.
+  Positions that are not valid, or whose match leaves the grid of the key's cells, are excluded from
+  the mean and get no gradient; if none remain, the loss is 0. Blockwise (`correlation`), in at
+  least float32. Raises ValueError that names the argument whose shape differs, and where H and W
+  are not multiples of h and w. Specification equivariant, section 1.
   """
   positions, target, valid = _matches(query, key, flow, flow_valid)
   valid &= ((target >= 0) & (target <= positions[-1])).all(-1)
@@ -161,14 +161,14 @@ def equivariance_distance(
   gamma: float = 0.5,
   temperature: float = 1.0,
 ) -> Float[Array, ' B']:
-  """How far from its true match each position is matched (Thewlis et al. 2017, eq. 5).
+  """Expected distance of each position's match from the true one (Thewlis et al. 2017, eq. 5).
 
   mean_u sum_v p(v|u) |v - gu|^gamma in pixels of the input; p, gu and the arguments are those of
   `equivariance_nll`, and gamma, above 0, makes the distance robust.
 
-  Positions that are not valid are no part of the mean and get no gradient; without any the loss
-  is 0. A match outside the picture counts, with its distance, unless `flow_valid` excludes it: as
-  published in DVE, whose loss has no mask. Blockwise, in at least float32, with the errors of
+  Positions that are not valid are excluded from the mean and get no gradient; if none remain, the
+  loss is 0. A match outside the picture counts, with its distance, unless `flow_valid` excludes it:
+  as published in DVE, whose loss has no mask. Blockwise, in at least float32, with the errors of
   `equivariance_nll`. Specification equivariant, section 1; fixture dve_losses.
   """
   positions, target, valid = _matches(query, key, flow, flow_valid)
@@ -181,12 +181,12 @@ def equivariance_distance(
 def descriptor_exchange(
   query: Float[Array, 'B h w C'], auxiliary: Float[Array, 'B i j C'], *, temperature: float = 1.0
 ) -> Float[Array, 'B h w C']:
-  """Descriptors told in those of another picture (DVE, Thewlis et al. 2019).
+  """Descriptors re-expressed in those of another picture (DVE, Thewlis et al. 2019).
 
   sum_w p(w|u) auxiliary_w with p(w|u) = softmax_w(temperature * <query_u, auxiliary_w>): the label
   of a position must be one that another object of the category has too. Compare the result, not
-  the query, with the next picture. DVE's vectors of length 20 are `unit` ones at a temperature of
-  400, and its auxiliary picture is the next one of the batch, `jnp.roll(query, -1, axis=0)`.
+  the query, with the next picture. DVE's vectors of length 20 amount to `unit` ones at temperature
+  400, and its auxiliary picture is the next one in the batch, `jnp.roll(query, -1, axis=0)`.
 
   Args: query: [B, h, w, C]. auxiliary: [B, i, j, C]. temperature: multiplies the products.
   Blockwise (`correlation`), in at least float32. Raises ValueError that names the argument whose
@@ -198,14 +198,14 @@ def descriptor_exchange(
 
 
 def unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
-  """Descriptors at length 1; one of zeros stays zero, and its gradient finite.
+  """Descriptors scaled to length 1; one of zeros stays zero, with a finite gradient.
 
   Args: rows: [..., C], of any length that floating point can hold.
   """
   # Scaled first: squares of small numbers vanish. The direction does not depend on the scale.
   top = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True))
   rows = rows / jnp.where(top == 0, 1, top)
-  # The sum is 0 or at least 1: the bound keeps the gradient at 0 finite and touches no other.
+  # The sum is 0 or at least 1: the bound keeps the gradient at 0 finite and affects no other.
   return rows * jax.lax.rsqrt(jnp.maximum((rows * rows).sum(-1, keepdims=True), 0.5))
 
 
@@ -215,7 +215,7 @@ def _matches(
   flow: Float[Array, 'B H W 2'],
   flow_valid: Bool[Array, 'B H W'],
 ) -> tuple[Float[Array, 'P 2'], Float[Array, 'B P 2'], Bool[Array, 'B P']]:
-  """Where cells stand, where their matches do, both in pixels, and which matches are known."""
+  """Positions of the cells and of their matches, both in pixels; and which matches are known."""
   sizes = shapes.check(
     query=(query, 'B h w C'),
     key=(key, 'B h w C'),

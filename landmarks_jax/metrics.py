@@ -14,9 +14,9 @@ def normalised_distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
   """|prediction - target| / scale of every landmark; NaN where it is not visible.
 
   The unit cancels: points and scale are both in the normalised frame. For faces `scale` is the
-  distance between the eyes. What stands in an invisible landmark does not matter. Raises ValueError
-  where nothing is visible, and for a visible landmark whose point, target or scale is not finite or
-  whose scale is not positive: left out, it would make the score better.
+  distance between the eyes. The values of invisible landmarks are ignored. Raises ValueError where
+  nothing is visible, and for a visible landmark whose point, target or scale is not finite or whose
+  scale is not positive: leaving it out would improve the score.
   """
   distances = _distances(predictions)
   if np.isnan(distances).all():
@@ -25,7 +25,7 @@ def normalised_distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
 
 
 def _distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
-  """As `normalised_distances`, but nothing visible is no error."""
+  """Like `normalised_distances`, but without an error where nothing is visible."""
   points, target, visible, scale = (np.asarray(x) for x in predictions[:4])
   given = [x.shape for x in (points, target, visible, scale)]
   if given != [(*points.shape[:2], 2), points.shape, points.shape[:2], points.shape[:1]]:
@@ -54,15 +54,14 @@ def _distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
 def mean_distance(predictions: Predictions) -> float:
   """Mean of |prediction - target| / scale over all visible landmarks of all pictures.
 
-  The unit is what `scale` is: 2 / 69 gives pixels of a frame of 70, as matching reports.
+  The unit is that of `scale`: 2 / 69 gives pixels of a 70-pixel frame, as matching reports them.
   Raises ValueError as `normalised_distances` does.
   """
   return float(np.nanmean(normalised_distances(predictions)))
 
 
 def inter_ocular_error(predictions: Predictions) -> float:
-  """Mean of |prediction - target| / |eye - eye| over all visible landmarks of all images, in
-  percent.
+  """Mean |prediction - target| / |eye - eye| over the visible landmarks of all images, in percent.
 
   With every landmark visible this is the published mean over images and landmarks (specification
   section 5; fixture inter_ocular). Raises ValueError as `normalised_distances` does.
@@ -84,7 +83,7 @@ def pck_hits(
   """1 where a landmark is nearer than `threshold` of the frame's side, else 0; NaN where invisible.
 
   The frame, that of `points`, is `box` pixels wide: the first and last pixel centres (-1 and 1) are
-  box - 1 apart and the limit is threshold * box, 2.4 of 47 pixels. `scale` does not matter. Raises
+  box - 1 apart and the limit is threshold * box, 2.4 of 47 pixels. `scale` is ignored. Raises
   ValueError as `normalised_distances` does.
   """
   distances = normalised_distances(_in_pixels(predictions, box))
@@ -102,17 +101,17 @@ def pck_per_landmark(
 
 
 def pck(predictions: Predictions, *, threshold: float = 0.05, box: int = 48) -> float:
-  """Percentage of correct keypoints: of each landmark, then the mean over landmarks.
+  """Percentage of correct keypoints: per landmark, then averaged over landmarks.
 
-  A landmark counts over the pictures that show it, and not at all where none does; distances are
-  exact (`pck_paper` has the published truncation). Options and errors: `pck_hits`. Specification
+  A landmark is scored on the pictures that show it, and left out if none does; distances are exact
+  (`pck_paper` has the published truncation). Options and errors: `pck_hits`. Specification
   section 5.
   """
   return float(np.nanmean(pck_per_landmark(predictions, threshold=threshold, box=box)))
 
 
 def pck_paper_distances(predictions: Predictions, *, box: int = 48) -> Int[np.ndarray, 'N K']:
-  """Distances as the published PCK has them: whole pixels of the box, truncated; -1 = not counted.
+  """Distances as in the published PCK: whole pixels of the box, truncated; -1 is not counted.
 
   A true point at x <= 0 or y <= 0 pixels is not counted, like an invisible one. Raises ValueError
   for broken numbers as `normalised_distances` does. Fixture pck.
@@ -128,9 +127,9 @@ def pck_paper(
 ) -> float:
   """PCK as published, in percent: truncated distances (`pck_paper_distances`), means over batches.
 
-  So at 48 pixels a distance below 3 counts, not below 2.4. Each batch of `batch_size` pictures, in
-  their order, has its own mean over the landmarks that it shows, 0 where it shows none, and the
-  last, smaller one weighs as much as the others. Raises ValueError without pictures and as
+  So at 48 pixels a distance counts if it is below 3, not below 2.4. Each batch of `batch_size`
+  pictures, in order, has its own mean over the landmarks that it shows (0 if it shows none), and a
+  smaller last batch weighs as much as the others. Raises ValueError without pictures and as
   `pck_paper_distances`. Specification section 5; fixture pck.
   """
   distances = pck_paper_distances(predictions, box=box)
@@ -178,7 +177,7 @@ def left_right_confusion(predictions: Predictions, flip_pairs: Sequence[tuple[in
 
 
 class Bin(NamedTuple):
-  """Landmarks of like confidence: what was claimed, and what was so."""
+  """Landmarks of similar confidence: what was claimed, and what was observed."""
 
   low: float
   high: float
@@ -190,16 +189,16 @@ class Bin(NamedTuple):
 def reliability(
   predictions: Predictions, *, tolerance: float, bins: int = 5
 ) -> tuple[list[Bin], float]:
-  """Whether confidence is the probability that it is said to be, and by how much it is not.
+  """How well confidence agrees with the observed probability of a small error.
 
   Args:
-    predictions: with a confidence in 0..1, that an error is below `tolerance` times the scale.
+    predictions: with a confidence in 0..1 that an error is below `tolerance` times the scale.
     bins: of equal width; empty ones are left out. The last one includes 1.
 
-  Returns: the bins, and the mean distance of claim and fact over landmarks: 0 if every bin is right
-  (expected calibration error). Landmarks that are not visible, or whose confidence is nan, have no
-  part. Raises ValueError where nothing has a confidence, for one outside 0..1, and as
-  `normalised_distances`.
+  Returns: the bins, and the expected calibration error: the mean over landmarks of the gap between
+  claimed and observed, 0 if every bin is right. Landmarks that are not visible, or whose confidence
+  is nan, are left out. Raises ValueError where nothing has a confidence, for one outside 0..1, and
+  as `normalised_distances`.
   """
   distances = normalised_distances(predictions)
   if bins < 1:
@@ -231,14 +230,14 @@ def bootstrap_interval(
   seed: int = 0,
   resamples: int = 1000,
 ) -> tuple[float, float]:
-  """The 95 % interval of a mean when pictures are drawn anew: (low, high), in the values' unit.
+  """Bootstrap 95 % interval of a mean over resampled pictures: (low, high), in the values' unit.
 
   Args:
     values: NaN where not known, such as `normalised_distances` or `pck_hits`.
-    by_landmark: of the mean over landmarks of each one's own mean, as PCK is, instead of the mean
-      of all known values.
-    seed, resamples: so many times, N of the N pictures that have a value are drawn, with
-      replacement; the same ones in every NumPy.
+    by_landmark: take the mean over landmarks of each one's own mean, as PCK does, instead of the
+      mean of all known values.
+    seed, resamples: `resamples` times, N of the N pictures that have a value are drawn with
+      replacement; the draws are the same in every version of NumPy.
 
   Raises ValueError where nothing is known. One picture has no spread: low is high.
   """
@@ -260,12 +259,12 @@ def bootstrap_interval(
 
 
 def _in_pixels(predictions: Predictions, side: int) -> Predictions:
-  """With the scale at which distances are pixels of a frame `side` wide."""
+  """Sets the scale so that distances are in pixels of a frame `side` wide."""
   return predictions._replace(scale=np.full(len(predictions.points), 2 / (side - 1)))
 
 
 def _mean_over_pictures(values: Float[np.ndarray, 'N K']) -> Float[np.ndarray, ' K']:
-  """Of the known values; NaN for a landmark that has none."""
+  """Mean of the known values; NaN for a landmark that has none."""
   seen = ~np.isnan(values)
   total = np.where(seen, values, 0).sum(0)
   return np.divide(total, seen.sum(0), out=np.full(len(total), np.nan), where=seen.any(0))

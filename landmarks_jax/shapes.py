@@ -6,7 +6,7 @@ from typing import Any
 def check(**arrays: tuple[Any, str]) -> dict[str, Any]:
   """Checks that arrays agree on their named axes; returns the size of each name.
 
-  A size is a number, or JAX's symbol for one.
+  A size is a number or a symbolic dimension of JAX.
 
   Args: name=(array, 'B C 2'): letters bind on first use, digits are exact sizes.
   Raises ValueError, such as: negatives: C=4 in shape (3, 4), but query has C=5.

@@ -13,7 +13,7 @@ from landmarks_jax.contracts import Array, Batch, Method, PyTree, TrainState
 def init_state(
   method: Method, tx: optax.GradientTransformation, rng: PRNGKeyArray, batch: Batch
 ) -> TrainState:
-  """The state before the first step; `batch` gives shapes only where a method needs no more."""
+  """The state before the first step; methods that need no more take only shapes from `batch`."""
   params, aux = method.init(rng, batch)
   return TrainState(jnp.zeros((), 'int32'), params, aux, tx.init(params))
 
@@ -23,11 +23,11 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[str, Array]]]:
   """The pure step (state, batch, rng) -> (state, metrics), for one big batch on one device.
 
-  `rng` is the run's key, the same at every step: it is folded with the step here, so a resumed run
-  draws the numbers that the undisturbed run would have drawn.
+  `rng` is the run's key, the same at every step: the step is folded into it here, so a resumed run
+  draws the numbers that an uninterrupted run would have drawn.
 
-  skip_nonfinite: a step whose loss, gradient or outcome is not finite changes nothing but `step`;
-  the metric 'skipped' is 1 then, else 0.
+  skip_nonfinite: a step whose loss, gradient or new state is not finite changes nothing but `step`;
+  the metric 'skipped' is then 1, else 0.
   """
 
   def train_step(

@@ -1,4 +1,4 @@
-"""Blur by resizing: down and up again, two matrix products a picture (SCRL, specification scrl)."""
+"""Blur by resizing down and up: two matrix products per picture (SCRL, specification scrl)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ FACTORS = (1.1, 1.2, 1.5)  # as published: not a Gaussian
 def resize_matrix(side: int, size: int) -> Float[np.ndarray, '{size} {side}']:
   """Pillow's bicubic resize of a line of `side` pixels to `size`, without its rounding.
 
-  Half-pixel centres, the cubic of Keys with a = -1/2, as wide as the samples where these are larger
-  than pixels, normalised over the pixels that there are.
+  Half-pixel centres; Keys' cubic with a = -1/2, as wide as the samples where they are larger than
+  pixels, normalised over the pixels that exist.
   """
   scale = side / size
   centre = (np.arange(size)[:, None] + 0.5) * scale - 0.5
@@ -30,7 +30,7 @@ def random_blur(
 ) -> Float[Array, 'B S S 3']:
   """Shrinks some of the pictures by one of FACTORS and enlarges them again, bicubic.
 
-  Args: image: [B, S, S, 3], 0..255; clipped to that. Specification scrl, section 2.
+  Args: image: [B, S, S, 3], 0..255; the result is clipped to that. Specification scrl, section 2.
   """
   rng_factor, rng_which = jax.random.split(rng)
   count, side = image.shape[:2]

@@ -1,7 +1,7 @@
 """Random boxes that show the same content in two views of a picture (SCRL, specification scrl).
 
-Shapes are static: every picture gets all its boxes, and says whether its views overlap enough for
-them to mean something.
+Shapes are static: every picture gets all its boxes, and a flag says whether its views overlap
+enough for the boxes to be meaningful.
 """
 
 import jax
@@ -28,14 +28,16 @@ def shared_boxes(
   """Boxes (left, top, right, bottom) of the same content in both views; which pictures have them.
 
   Args:
-    first, second: what the two square views of every picture show. side: of the views in pixels.
-    count: boxes of each picture. smallest: their least side, in pixels of the less zoomed view.
-    overlap: of two boxes of a picture, intersection over union, is less, if `tries` draws find one.
+    first, second: the crops that the two square views of every picture show.
+    side: of the views in pixels.
+    count: boxes per picture. smallest: their minimum side, in pixels of the less zoomed view.
+    overlap: any two boxes of a picture have a smaller intersection over union, unless none of
+      `tries` draws does.
     jitter: moves the boxes of the second view by up to this share of their sides, and resizes them.
 
   Drawn on a canvas: what both views show, in whole pixels of the less zoomed view. A picture whose
-  canvas is not larger than `smallest` has no boxes; what stands in its rows means nothing.
-  Specification scrl, section 3.
+  canvas is not larger than `smallest` has no boxes, and its rows are meaningless. Specification
+  scrl, section 3.
   """
   rng_x, rng_y, rng_jitter = jax.random.split(rng, 3)
   low = jnp.maximum(first.box[:, :2], second.box[:, :2])
@@ -57,14 +59,14 @@ def shared_boxes(
 
 
 def first_apart(candidates: Float[Array, 'B K T 4'], *, overlap: float) -> Float[Array, 'B K 4']:
-  """Of T candidates for each of K boxes, in order: the first that is apart from the boxes before.
+  """For each of K boxes in order, the first of T candidates that is apart from the earlier boxes.
 
-  Apart is an intersection over union below `overlap`; where none is, the last candidate.
+  Apart means an intersection over union below `overlap`; if no candidate is, the last is taken.
   """
 
   def choose(chosen: Float[Array, 'B K 4'], slot: Array) -> tuple[Float[Array, 'B K 4'], None]:
     given = jnp.asarray(candidates)[:, slot]
-    # Boxes that are still to come are empty and overlap with nothing.
+    # Boxes not chosen yet are empty and overlap with nothing.
     worst = regions.intersection_over_union(given[:, :, None], chosen[:, None]).max(-1)
     apart = worst < overlap
     pick = jnp.where(apart.any(1), apart.argmax(1), given.shape[1] - 1)
@@ -80,11 +82,11 @@ def _random_intervals(
 ) -> tuple[Float[Array, 'B K T'], Float[Array, 'B K T']]:
   """Both ends of intervals of whole pixels in [0, extent], at least `smallest` long.
 
-  The line is cut into a random number of cells, and the interval lies in one of them: so small ones
-  are as frequent as large ones. `shape` is (B, K, T).
+  The line is cut into a random number of cells, and the interval lies in one of them, which makes
+  small intervals as frequent as large ones. `shape` is (B, K, T).
   """
   rng_cells, rng_cell, rng_length, rng_start = jax.random.split(rng, 4)
-  extent = jnp.maximum(extent, smallest)[:, None, None]  # what is smaller is not valid
+  extent = jnp.maximum(extent, smallest)[:, None, None]  # smaller extents are not valid
   most = jnp.floor(extent / smallest).astype(int)
   cells = jax.random.randint(rng_cells, shape, 1, most + 1)
   cell = jax.random.randint(rng_cell, shape, 0, cells)

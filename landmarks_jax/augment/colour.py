@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from landmarks_jax.contracts import Array
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow turns RGB into grey
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow converts RGB to grey
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 ORDERS = np.array(list(itertools.permutations(range(3))))
 ORDERS_WITH_HUE = np.array(list(itertools.permutations(range(4))))
@@ -24,7 +24,7 @@ EIGENVECTORS = np.array(
 def adjust(
   image: Float[Array, 'B H W 3'], factors: Float[Array, 'B F'], order: Int[Array, 'B F']
 ) -> Float[Array, 'B H W 3']:
-  """Brightness, contrast, saturation: blends with black, the mean grey, the grey; and hue; 0..255.
+  """Adjusts brightness, contrast, saturation (blends with black, mean grey and grey), and hue.
 
   Args:
     image: [B, H, W, 3], 0..255.
@@ -32,9 +32,9 @@ def adjust(
       shift of the hue in turns; 0 changes nothing.
     order: [B, 3] or [B, 4], which of them comes first, second, third.
 
-  The blends of Pillow's ImageEnhance without its rounding to whole values, clipped to 0..255 after
-  each. Each is a * x + b * grey(x) + c with its own (a, b, c), so a step costs one pass whichever
-  of the three it is.
+  These are the blends of Pillow's ImageEnhance without its rounding to whole values, clipped to
+  0..255 after each. Each is a * x + b * grey(x) + c with its own (a, b, c), so a step costs one
+  pass whichever of the three it is.
   """
   zero = jnp.zeros_like(factors[:, 0])
   for position in range(order.shape[1]):
@@ -53,7 +53,7 @@ def adjust(
 
 
 def grey_of(image: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 1']:
-  """Luma [B, H, W, 1] of [B, H, W, 3]; three terms, which fuse into their use as no sum does."""
+  """Luma [B, H, W, 1] of [B, H, W, 3]; as three terms, which fuse into their use, unlike a sum."""
   red, green, blue = (image[..., i, None] for i in range(3))
   weights = LUMA.astype(image.dtype)
   return weights[0] * red + weights[1] * green + weights[2] * blue
@@ -85,7 +85,7 @@ def random_colour(
   Args:
     image: [B, H, W, 3], 0..255.
     strengths: of brightness, contrast, saturation: factors U(1 - s, 1 + s); of the hue: a shift of
-      U(-s, s) turns. In random order.
+      U(-s, s) turns. Applied in random order.
     probability: that a picture is changed at all.
   """
   rng_factors, rng_order, rng_which = jax.random.split(rng, 3)
@@ -106,8 +106,8 @@ def shift_hue(image: Float[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Floa
   most, least = image.max(-1), image.min(-1)
   chroma = most - least
   unit = jnp.where(chroma > 0, chroma, 1)
-  # Never `most == red`: where a compiler computes red twice, the two can round apart, and then no
-  # channel is the most. Where two channels are, both formulas give the same.
+  # Never `most == red`: a compiler may compute red twice with different rounding, and then no
+  # channel equals the maximum. Where two channels do, both formulas give the same result.
   sixth = jnp.where(
     (red >= green) & (red >= blue),
     (green - blue) / unit,
@@ -122,7 +122,7 @@ def shift_hue(image: Float[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Floa
 def random_grey(
   rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float
 ) -> Float[Array, 'B H W 3']:
-  """Takes the colour out of some of the pictures; [B, H, W, 3]."""
+  """Turns some of the pictures grey; [B, H, W, 3]."""
   which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
   return jnp.where(which, grey_of(image), image)
 
@@ -130,7 +130,7 @@ def random_grey(
 def random_solarisation(
   rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float, threshold: float = 128.0
 ) -> Float[Array, 'B H W 3']:
-  """Inverts what is at least `threshold` bright, of 255, in some of the pictures; [B, H, W, 3]."""
+  """Inverts values of at least `threshold`, of 255, in some of the pictures; [B, H, W, 3]."""
   which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
   return jnp.where(which & (image >= threshold), 255 - image, image)
 
@@ -157,9 +157,9 @@ def random_pca_noise(
 def expose(
   image: Float[Array, 'B H W C'], offsets: Float[Array, ' B'], factors: Float[Array, ' B']
 ) -> Float[Array, 'B H W C']:
-  """An offset, then each channel's difference from its mean in the picture by a factor; 0..255.
+  """Adds an offset, then scales each channel's difference from its mean in the picture.
 
-  Args: image: [B, H, W, C], 0..255. offsets: of values in 0..255. factors: 1 changes nothing.
+  Args: image: [B, H, W, C], 0..255. offsets: in units of 0..255. factors: 1 changes nothing.
   Clipped once, at the end (specification lmdis, section 1).
   """
   image = image + offsets[:, None, None, None].astype(image.dtype)

@@ -21,9 +21,9 @@ def random_boxes(
 
   Args:
     count: number of boxes. side: of the square frame in pixels. area: bounds of the box's share of
-    the frame. aspect: bounds of width / height. tries: draws for each box.
+    the frame. aspect: bounds of width / height. tries: draws per box.
 
-  The first of `tries` draws that fits into the frame is taken, else the whole frame (ICCV 2021,
+  The first of `tries` draws that fits into the frame is taken, or else the whole frame (ICCV 2021,
   specification section 2, step 2).
   """
   rng_area, rng_aspect, rng_x, rng_y = jax.random.split(rng, 4)
@@ -66,7 +66,7 @@ def random_resized_crop(
 
 
 def whole(image: Float[Array, 'B S S C'], *, size: int | None) -> Float[Array, 'B s s C']:
-  """Every frame at `size` pixels, nothing cut; None leaves it alone."""
+  """Every frame resized to `size` pixels, uncropped; None leaves it unchanged."""
   if size is None:
     return image
   count, side = image.shape[:2]

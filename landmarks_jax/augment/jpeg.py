@@ -1,8 +1,8 @@
 """JPEG noise: what libjpeg's encoder and decoder do to a picture, at a random size and quality.
 
 Everything is arithmetic on arrays, so it runs on the device: the colours, the 4:2:0 chroma, the
-quantised 8x8 blocks, the triangle upsampling. Entropy coding loses nothing and is left out.
-Pictures of different sides lie in the top left corner of canvases of one side, a multiple of 16.
+quantised 8x8 blocks, the triangle upsampling. Entropy coding is lossless and is left out. Pictures
+of different sides lie in the top left corner of canvases of the same side, a multiple of 16.
 """
 
 import jax
@@ -29,8 +29,8 @@ LUMA_TABLE = np.array(
 CHROMA_TABLE = np.full((8, 8), 99)
 CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
-# libjpeg's fixed-point colour weights: exact in float32, sums included. Python floats, which do not
-# promote.
+# libjpeg's fixed-point colour weights: exact in float32, sums included. They are Python floats,
+# which do not promote.
 LUMA = tuple(n / 2**16 for n in (19595, 38470, 7471))
 BLUE = tuple(n / 2**16 for n in (-11059, -21709, 32768))
 RED = tuple(n / 2**16 for n in (32768, -27439, -5329))
@@ -58,9 +58,9 @@ def resize_matrix(
 ) -> Float[Array, 'B {size} {side}']:
   """Matrices that resize the first `source` pixels of a line to the first `target` of another.
 
-  Args: source, target: [B], whole numbers from 1. side, size: of the two lines, at least as much.
+  Args: source, target: [B], whole numbers from 1. side, size: of the two lines, at least as large.
 
-  Pillow's bilinear: a triangle, as wide as the pixels of the result where these are larger
+  Pillow's bilinear: a triangle filter, as wide as the pixels of the result where these are larger
   (antialiasing), normalised at the ends. Samples from `target` on repeat the last one.
   """
   scale = (source / target)[:, None, None]
@@ -77,12 +77,12 @@ def _round(x: Float[Array, '*shape']) -> Array:
 
 
 def _round_sum(x: Float[Array, '*shape']) -> Array:
-  """`_round` of a matrix product: the lift keeps exact halves upwards in any order of summation."""
+  """`_round` of a matrix product: the lift rounds exact halves up in any order of summation."""
   return jnp.floor(x + (0.5 + 2**-10))
 
 
 def _resize(planes: Float[Array, 'B C H W'], matrix: Float[Array, 'B N S']) -> Array:
-  """Resizes lines, then columns, to bytes each time, as Pillow does."""
+  """Resizes rows, then columns, rounding to bytes each time, as Pillow does."""
   matrix = matrix.astype(planes.dtype)
   wide = _round_sum(jnp.einsum('bxw,bchw->bchx', matrix, planes, precision='high'))
   return _round_sum(jnp.einsum('byh,bchx->bcyx', matrix, wide, precision='high'))
@@ -97,7 +97,7 @@ def _extend(x: Float[Array, 'B C H W'], count: Int[Array, ' B'], axis: int) -> A
 
 
 def _halve(chroma: Float[Array, 'B C H W'], side: Int[Array, ' B']) -> Array:
-  """Means of 2x2 pixels, halves rounded down and up by turns; the last row of means repeated."""
+  """Means of 2x2 pixels, halves rounded down and up alternately; the last row of means repeated."""
   turns = np.arange(chroma.shape[3] // 2) % 2
   total = chroma[..., ::2] + chroma[..., 1::2]
   total = total[:, :, ::2] + total[:, :, 1::2]
@@ -139,8 +139,8 @@ def _code(
 ) -> Array:
   """Encodes and decodes whole values, 0..255.
 
-  Args: planes: the last of the first `side` rows and columns is repeated to the end. What comes
-  back beyond `side` means nothing.
+  Args: planes: the last of the first `side` rows and columns is repeated to the end. The result
+  beyond `side` is meaningless.
   """
   tables = quantisation_tables(quality)
   r, g, b = planes[:, :1], planes[:, 1:2], planes[:, 2:]
@@ -163,8 +163,8 @@ def _blocks_side(side: int) -> int:
 def compress(image: Float[Array, 'B S S 3'], quality: Int[Array, ' B']) -> Float[Array, 'B S S 3']:
   """Encodes pictures as JPEG (baseline, 4:2:0) and decodes them: whole values, 0..255.
 
-  Args: image: [B, S, S, 3], 0..255, rounded to bytes first; S from 5, below which libjpeg
-  upsamples otherwise. quality: [B], 1..100. The default of libjpeg and Pillow, apart from the
+  Args: image: [B, S, S, 3], 0..255, rounded to bytes first; S at least 5, below which libjpeg
+  upsamples differently. quality: [B], 1..100. As libjpeg and Pillow do by default, apart from the
   rounding inside libjpeg's integer DCT: a mean difference of .02 to .32 grey levels.
   """
   shapes.check(image=(image, 'B S S 3'), quality=(quality, 'B'))
@@ -206,7 +206,7 @@ def random_sides(rng: PRNGKeyArray, count: int, *, side: int) -> Int[Array, '{co
 
 
 def random_noise(rng: PRNGKeyArray, image: Float[Array, 'B S S 3']) -> Float[Array, 'B S S 3']:
-  """JPEG at a random side and a quality uniform in 30..98, back at the frame's size, 0..255.
+  """JPEG at a random side and a quality uniform in 30..98, resized back to the frame's size.
 
   Pictures are [B, S, S, 3], 0..255; whole values come out. Specification section 2, step 1.
   """

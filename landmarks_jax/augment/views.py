@@ -58,14 +58,14 @@ def random_located_view(
   blurred: float = 1.0,
   solarised: float = 0.0,
 ) -> tuple[Float[Array, 'B s s 3'], Crop]:
-  """BYOL's views, and what of the frame they show: crop, flip, colour, grey, blur, solarisation.
+  """BYOL's views and the crops they show: crop, flip, colour, grey, blur, solarisation.
 
   Args:
     image: uint8 frames. size: of the crop in pixels; None is the frame's. margin: pixels then cut
       from each side.
     area, aspect: of the random resized crop; half of the views are mirrored.
-    jitter: strengths, see `colour.random_colour`; 4 of 5 views are changed so.
-    grey, blurred, solarised: how often a view is.
+    jitter: strengths, see `colour.random_colour`; applied to 4 of 5 views.
+    grey, blurred, solarised: probability of each.
 
   Returns float pictures of side size - 2 * margin, 0..255, and their crops, in pixels of the frame.
   Specification scrl, section 2.
@@ -92,12 +92,12 @@ def warp_twice(
   first: Float[Array, 'B rows 2'],
   second: Float[Array, 'B rows 2'],
 ) -> Pair:
-  """A pair by two warps: `next` is the picture warped once, `image` is `next` warped again.
+  """A pair made by two warps: `next` is the picture warped once, `image` is `next` warped again.
 
   Args: image: [B, H, W, C], bytes or floats. first, second: coefficients of geometry/splines.py.
 
-  So the flow is the second warp, exactly; `flow_valid` where it stays inside the frame. What both
-  see may still be the black around the picture, as published. Pictures are float, not rounded.
+  So the flow is exactly the second warp, valid (`flow_valid`) where it stays inside the frame. Both
+  may still show the black around the picture there, as published. Pictures are float, not rounded.
   Fixtures tps_warper, tps_variants.
   """
   height, width = image.shape[1:3]

@@ -1,8 +1,8 @@
-"""What landmarks found without labels tell of a picture as a whole: is this person smiling?
+"""What landmarks found without labels tell about a picture as a whole: is this person smiling?
 
-The coordinates of the discovered landmarks are all that a linear classifier sees, one for each
-attribute (lmdis, CVPR 2018: the authors' slides; specification lmdis, section 8). The classifier is
-not published; here it is a linear SVM.
+One linear classifier per attribute sees only the coordinates of the discovered landmarks (lmdis,
+CVPR 2018: the authors' slides; specification lmdis, section 8). The classifier is not published;
+here it is a linear SVM.
 """
 
 import importlib
@@ -43,13 +43,13 @@ def run(
   batch_size: int = 128,
   spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
-  """Nothing: attributes are no landmarks, and `measure` has their scores.
+  """Predicts nothing: attributes are not landmarks, and `measure` has their scores.
 
   Args:
-    random_init: the untrained network in its variants; the better one is the row. base, baselines:
+    random_init: variants of the untrained network; the better one is the row. base, baselines:
       unused.
     margin: pixels cut from each side of the frame.
-    names: of the attributes, as the dataset has them.
+    names: of the attributes, as in the dataset.
     strength: C of the SVM, the weight of its errors.
     train, test: names of the splits.
   """
@@ -66,7 +66,7 @@ def check(
   test: str = 'test',
   **others: Any,
 ) -> None:
-  """Raises ValueError for what `measure` cannot do, from the sets' facts alone."""
+  """Raises ValueError for what `measure` cannot do, from the sets' metadata alone."""
   _classifiers()
   if strength <= 0:
     raise ValueError(f'strength={strength}: expected more than 0')
@@ -104,7 +104,7 @@ def measure(
 ) -> dict[str, float]:
   """accuracy, in percent, by row: the mean over attributes, then each alone (accuracy_Smiling).
 
-  The row majority says of every picture what most training pictures are. Args: see `run`.
+  The row majority predicts for every picture what most training pictures are. Args: see `run`.
   """
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
@@ -135,10 +135,10 @@ def classify(
   *,
   strength: float = 1.0,
 ) -> Float[np.ndarray, ' A']:
-  """Percent of the test pictures whose attribute a linear SVM tells, for each attribute.
+  """Percent of the test pictures that a linear SVM classifies correctly, for each attribute.
 
   Args: train, test: coordinates and attributes. Coordinates are standardised by those of `train`.
-  An attribute that all or no training pictures have is taken for granted.
+  An attribute that all or no training pictures have is predicted as constant.
   """
   pipeline, preprocessing, svm = _classifiers()
   found = []
@@ -172,12 +172,12 @@ def _look(
 
 
 def _by_name(names: Sequence[str], values: Float[np.ndarray, ' A']) -> dict[str, float]:
-  """Each attribute's, and under '' their mean."""
+  """The value of each attribute, and their mean under ''."""
   return {'': float(values.mean())} | dict(zip(names, map(float, values), strict=True))
 
 
 def _classifiers() -> list[Any]:
-  """What is needed of scikit-learn; ValueError says how to install it."""
+  """The modules needed of scikit-learn; without it, a ValueError says how to install it."""
   try:
     return [
       importlib.import_module(f'sklearn.{name}') for name in ('pipeline', 'preprocessing', 'svm')

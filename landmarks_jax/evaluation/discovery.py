@@ -1,10 +1,10 @@
-"""Landmarks found without labels, judged by the labelled ones that are linear in them.
+"""Landmarks found without labels, judged by how well labelled ones are linear in them.
 
 For methods that find landmarks by themselves. A linear map without a constant, from all discovered
-coordinates to all labelled ones, both from the centre of the picture, is fitted on the training
-split and scored on the test split (lmdis, CVPR 2018; specification lmdis, section 8). The other way
-round (`measure`; Sanchez and Tzimiropoulos 2019), it tells whether the landmarks that were found
-are as steady as labelled ones.
+coordinates to all labelled ones, both relative to the centre of the picture, is fitted on the
+training split and scored on the test split (lmdis, CVPR 2018; specification lmdis, section 8). The
+reverse map (`measure`; Sanchez and Tzimiropoulos 2019) tells whether the discovered landmarks are
+as steady as labelled ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,12 +49,12 @@ def run(
   """Predictions of every row and draw: 'trained/0', 'mean_shape/0', ..., and 'trained/n10/0', ...
 
   Args:
-    random_init: the untrained network in its variants; the better one is the row. base: unused, a
-      network below finds no landmarks.
+    random_init: variants of the untrained network; the better one is the row. base: unused, as a
+      base network finds no landmarks.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame.
-    few: besides all labels, use so many pictures, drawn `draws` times (`few_shot.draw_labels`, with
-      `seed`).
+    few: besides all labels, also use this many pictures, drawn `draws` times
+      (`few_shot.draw_labels`, with `seed`).
     ridge: strength in units of the labelled pictures' mean squared coordinate; 0 as published. With
       fewer pictures than discovered coordinates the smallest of all maps that fit is taken.
     train, test: names of the splits.
@@ -124,8 +124,8 @@ def forward(
 ) -> Predictions:
   """The labelled landmarks of `target`, from those discovered in it.
 
-  Args: discovered, placed: in the pictures of `labelled`, and of `target`. Invisible labels teach
-  nothing.
+  Args: discovered, placed: landmarks found in the pictures of `labelled`, and of `target`.
+  Invisible labels are ignored.
   """
   points = fit(discovered, labelled.points, labelled.visible, ridge=ridge)(placed)
   return Predictions(points, target.points, target.visible, target.scale, target.index)
@@ -141,7 +141,7 @@ def backward(
 ) -> Predictions:
   """The landmarks discovered in `target`, from its labelled ones.
 
-  Only pictures whose labels are all visible teach or count. Raises ValueError without any.
+  Only pictures whose labels are all visible are fitted and scored. Raises ValueError without any.
   """
   whole = labelled.visible.all(1), target.visible.all(1)
   if not all(rows.any() for rows in whole):
@@ -162,7 +162,7 @@ def fit(
 ) -> Callable[[Float[np.ndarray, 'N D 2']], Float[np.ndarray, 'N K 2']]:
   """The linear map without a constant from all `given` coordinates to all wanted ones.
 
-  Least squares, over the pictures that show a landmark; of all maps that fit alike, the smallest.
+  Least squares over the pictures that show a landmark; of equally good maps, the smallest.
   """
   x = np.asarray(given, np.float64).reshape(len(given), -1)
   strength = ridge * len(x) * (x**2).mean() if x.size else 0.0
@@ -206,7 +206,7 @@ def measure(
 ) -> dict[str, float]:
   """backward, in percent, by row; of the untrained variants, the better one.
 
-  Landmarks that never move are told exactly by any picture: read it beside the error of `run`.
+  Landmarks that never move are predicted exactly: read it together with the error of `run`.
   Args: see `run`.
   """
   sources = open_split(train), open_split(test)
@@ -233,7 +233,7 @@ def _discovered(
 def _label_lists(
   count: int, few: Sequence[int], draws: int, seed: int
 ) -> dict[str, Int[np.ndarray, ' n']]:
-  """The rows to learn from, by the name of the part."""
+  """The rows to learn from, by name of the part."""
   parts = {'0': np.arange(count)}
   for number in few:
     for draw in range(draws):

@@ -1,9 +1,9 @@
 """Whether the label of a surface point stays the same while the object moves, without any fit.
 
 The points of the set are points of one surface, followed through a sequence such as a full turn.
-The label of a point in a frame is the unit descriptor at its place; its mean is over the frames
+The label of a point in a frame is the unit descriptor at its position; its mean is over the frames
 that show it. `drift` is the angle between a point's label and its mean, `spread` that between the
-means of two points. Labels that are all alike do not drift either, so their ratio is what counts.
+means of two points. Labels that are all alike do not drift either, so the ratio is what counts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,8 +45,8 @@ def run(
   """Where the mean label of every point is found in every frame: 'trained/0', 'random_init/0', ...
 
   Args:
-    random_init: the untrained network in its variants; the better one is the row.
-    base: the frozen network that the describer stands on; its own row.
+    random_init: variants of the untrained network; the better one is the row.
+    base: the frozen network that the describer is built on; its own row.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame. test: the split, one sequence.
   """
@@ -114,10 +114,10 @@ def measure(
 
 
 def angles(described: Batch, *, side: int) -> dict[str, float]:
-  """drift, spread, in degrees, and drift_ratio of unit labels; of frames of `side` pixels.
+  """drift and spread, in degrees, and drift_ratio of unit labels in frames of `side` pixels.
 
-  A point counts where at least two frames show it. The ratio of labels that are all alike is 1:
-  those of a point are as far apart as those of two. Raises ValueError for less than two points.
+  A point counts if at least two frames show it. The ratio of labels that are all alike is 1: those
+  of one point are as far apart as those of two. Raises ValueError for fewer than two points.
   """
   labels, mean = point_labels(described, side=side)
   followed = described.visible.sum(0) > 1
@@ -136,7 +136,7 @@ def angles(described: Batch, *, side: int) -> dict[str, float]:
 def point_labels(
   described: Batch, *, side: int
 ) -> tuple[Float[np.ndarray, 'N K L'], Float[np.ndarray, 'K L']]:
-  """The unit label of every point in every frame, and of every point its mean direction.
+  """The unit label of every point in every frame, and the mean direction for every point.
 
   described: with `pyramid` of one level, `points` and `visible`.
   """
@@ -157,7 +157,7 @@ def find_again(described: Batch, *, side: int) -> Predictions:
 
 
 def _with_unit_labels(described: Batch) -> Batch:
-  """With one level, of labels of length 1."""
+  """The batch with one level, of unit labels."""
   return described._replace(pyramid=(np.asarray(_unit_column(described.pyramid)),))
 
 
@@ -167,7 +167,7 @@ def _unit_column(pyramid: tuple[Array, ...]) -> Float[Array, 'B h w L']:
 
 
 def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:
-  """Length 1, or 0."""
+  """Labels scaled to length 1; zeros stay zero."""
   length = np.linalg.norm(labels, axis=-1, keepdims=True)
   return labels / np.where(length > 0, length, 1)
 
@@ -175,6 +175,6 @@ def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L'
 def _angle(
   a: Float[np.ndarray, '*shape L'], b: Float[np.ndarray, '*other L']
 ) -> Float[np.ndarray, '*angles']:
-  """Between unit vectors, in degrees: exact also where it is small; 90 where only one is 0."""
+  """Angle between unit vectors in degrees, accurate also if small; 90 if only one is 0."""
   half = np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
   return np.degrees(2 * half)

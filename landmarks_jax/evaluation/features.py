@@ -18,13 +18,13 @@ from landmarks_jax.runtime import compiler
 
 
 def of_method(method: Method, variables: PyTree) -> Describer:
-  """What evaluation knows of a method with these weights, (params, aux)."""
+  """The Describer of a method with these weights, (params, aux)."""
   return Describer(variables, *_functions(method))
 
 
 @functools.lru_cache(maxsize=16)
 def _functions(method: Method) -> tuple[Callable, Callable | None, Callable | None]:
-  """Its `describe`, `landmarks` and `paint` as a describer has them: the same ones every time."""
+  """Its `describe`, `landmarks` and `paint` as a Describer's functions: the same ones each time."""
 
   def apply(variables: PyTree, image: Array, size: int | None) -> Pyramid:
     return method.describe(*variables, image, size)
@@ -40,7 +40,7 @@ def _functions(method: Method) -> tuple[Callable, Callable | None, Callable | No
 
 @functools.lru_cache(maxsize=16)
 def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array], Pyramid]:
-  """A describer's `apply` as compiled `(variables, image) -> pyramid` of that type."""
+  """A describer's `apply` as compiled `(variables, image) -> pyramid` of that dtype."""
 
   def describe(variables: Any, image: Array) -> Pyramid:
     return tuple(level.astype(dtype) for level in apply(variables, image, None))
@@ -49,7 +49,7 @@ def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array
 
 
 def first_readable(source: Source) -> dict[str, Any]:
-  """The first example that can be read: shapes are those of all. Raises ValueError without one."""
+  """The first readable example, whose shapes are those of all. Raises ValueError without one."""
   for i in range(len(source)):
     with contextlib.suppress(BadImage):
       return source[i]
@@ -67,7 +67,7 @@ def gather(
   """All examples of a set as one Batch of NumPy arrays, with `pyramid` for `image`; no video.
 
   Args:
-    batches: of `spread.batches`: equal shapes, the last padded (`valid`); padding is dropped.
+    batches: from `spread.batches`: equal shapes, the last padded (`valid`); padding is dropped.
     margin: pixels cut from each side before describing; points and scale follow.
     dtype: of the pyramid.
   """
@@ -83,7 +83,7 @@ def discover(
   margin: int = 0,
   spread: Spread = ALONE,
 ) -> tuple[Batch, Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K']]:
-  """All examples of a set without pictures, the landmarks found in them, and how surely.
+  """All examples of a set without pictures, the landmarks found in them, and their confidence.
 
   Args: see `gather`. Raises ValueError for features that find no landmarks.
   """
@@ -96,7 +96,7 @@ def discover(
 
 @functools.lru_cache(maxsize=16)
 def jitted(function: Callable) -> Callable:
-  """A describer's `landmarks` or `paint`, compiled once for all who call it."""
+  """A describer's `landmarks` or `paint`, compiled once for all callers."""
   return compiler.jit(function)
 
 
@@ -108,7 +108,7 @@ def _collect(
   margin: int,
   spread: Spread,
 ) -> tuple[Batch, Any]:
-  """The readable examples without their pictures, and what `look` makes of those."""
+  """The readable examples without their pictures, and what `look` returns for the pictures."""
   parts = []
   for batch in batches:
     batch = regions.centre_crop(batch._replace(next=None, flow=None, flow_valid=None), margin)
@@ -137,10 +137,10 @@ def gather_warped(
   """`copies` random warps of each of some labelled examples, described, as one Batch [n * copies].
 
   Args:
-    rows: of the source; those of the first come first, each with its own `index`.
+    rows: of the source; copies of the first come first. A copy keeps the `index` of its example.
     warp: of `splines.random_coefficients`. Frames are warped whole, then cut by `margin`.
-    flip_pairs: if any, every second copy is of the mirrored picture, these landmarks exchanged.
-    seed: warp c of example i follows from (seed, i, c) alone.
+    flip_pairs: if any, every second copy is of the mirrored picture, with these landmarks swapped.
+    seed: warp c of example i depends on (seed, i, c) alone.
 
   Points follow exactly, and stay visible where they leave the frame; `scale` does not change.
   """
@@ -196,7 +196,7 @@ def compiled_warp(
 def _mirrored(
   batch: Batch, which: Bool[Array, ' B'], flip_pairs: Sequence[tuple[int, int]]
 ) -> Batch:
-  """Some examples of a batch as the mirror shows them."""
+  """Mirrors the examples `which` of a batch."""
   points, visible = coords.mirrored(batch.points, batch.visible, flip_pairs)
   return batch._replace(
     image=jnp.where(which[:, None, None, None], batch.image[:, :, ::-1], batch.image),

@@ -9,9 +9,9 @@ def draw_labels(
 ) -> Int[np.ndarray, '{labels}']:
   """`labels` of `count` examples, sorted: a pure function of its arguments.
 
-  Every example has a random rank that follows from (seed, draw) and its number alone, and the
-  lowest are taken, so that of one draw the list of 5 lies inside the list of 10. Raises ValueError
-  for more labels than examples, or none.
+  Every example has a random rank that depends on (seed, draw) and its number alone, and the lowest
+  are taken, so that within a draw the list of 5 is part of the list of 10. Raises ValueError for
+  more labels than examples, or none.
   """
   if not 1 <= labels <= count:
     raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')

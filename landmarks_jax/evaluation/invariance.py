@@ -1,7 +1,7 @@
 """How invariant and equivariant each level of a pyramid is, under known changes of pictures.
 
 A measure compares two mean distances, share = 1 - near / far, and is 0 where that is negative or
-where nothing is far. Distances d are 1 - cosine of features less the level's mean feature over the
+where nothing is far. Distances d are 1 - cosine of features minus the level's mean feature over the
 set, so that what all features share does not count as agreement. x is a picture, y one from the
 other half of the set; c and w change its colours and warp it (JITTER, PCA, WARP); f is a level, p
 its cells, and position p of w(x) shows what x has at w(p):
@@ -10,15 +10,15 @@ its cells, and position p of w(x) shows what x has at w(p):
   invariance_warp    near = d(mean f(x), mean f(w(x)))   far = d(mean f(x), mean f(w(y)))
   equivariance       near = d(f(w(x))[p], f(x)[w(p)])    far = d(f(w(x))[p], f(x)[p])
 
-Invariance is 1 if the change does nothing. It is 0 if a changed picture is as far from itself as
-from another one: also for features that say nothing, or say only where they are. Warps move
-features too, so for them it is taken of the mean over the map.
+Invariance is 1 if the change does nothing. It is 0 if a changed picture is as far from the original
+as from another picture, as for features that carry no information or only their position. Warps
+also move features, so for them it is measured on the mean over the map.
 
-Equivariance is the share of what a warp changes at a place that is explained by where the place
-went. It is 1 if all of it is, and 0 for features of chance, for constant ones and for a code of
-positions, which stays where it is. The same picture unmoved is `far`, not another place: neighbours
-are alike in smooth maps, and those that ignore a warp would pass for equivariant. Between cells f
-is bilinear, as in `hypercolumn.resize`; positions that leave the frame are left out.
+Equivariance is the share of what a warp changes at a position that is explained by where the
+position went. It is 1 if all of it is, and 0 for random features, for constant ones and for a code
+of positions, which stays where it is. `far` is the same picture unmoved, not another position:
+neighbours are alike in smooth maps, and maps that ignore a warp would pass for equivariant. Between
+cells f is bilinear, as in `hypercolumn.resize`; positions that leave the frame are left out.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ RESAMPLES = 1000
 
 
 class Pairs(NamedTuple):
-  """Pictures two by two, from opposite halves of a set: each is the other one's stranger."""
+  """Pairs of pictures from opposite halves of a set: each is the other one's stranger."""
 
   image: Array  # uint8 [P, 2, S, S, 3], full frames
   index: Array  # int32 [P, 2]
@@ -62,7 +62,7 @@ class Pairs(NamedTuple):
 def opposite_pairs(source: Source, count: int) -> Pairs:
   """At most `count` readable pictures, evenly spread over a set, whose neighbours are often alike.
 
-  Raises ValueError where less than two can be read.
+  Raises ValueError where fewer than two can be read.
   """
   examples = []
   for i in evenly_apart(len(source), count).tolist():
@@ -88,7 +88,7 @@ def distances(
 
   Args:
     margin: pixels cut from each side of the frame, after the change.
-    seed: the change of a picture follows from it and the picture's index alone.
+    seed: the change of a picture depends on it and the picture's index alone.
     batch_size: in pairs.
   """
   mean_features, compare = _compiled(describer.apply, margin)
@@ -97,7 +97,7 @@ def distances(
   def by_batch(function: Callable, *arguments: Any) -> Any:
     parts = []
     for start in range(0, total, batch_size):
-      taken = np.minimum(np.arange(start, start + batch_size), total - 1)  # padded by the last
+      taken = np.minimum(np.arange(start, start + batch_size), total - 1)  # padded with the last
       own = spread.own(taken)
       batch = spread.place(jax.tree.map(lambda x, own=own: x[own], pairs))
       part = spread.fetch(function(describer.variables, *arguments, batch))
@@ -115,7 +115,7 @@ def share(near: Any, far: Any) -> Any:
 
 
 def interval(near: Float[np.ndarray, ' P'], far: Float[np.ndarray, ' P']) -> tuple[float, float]:
-  """The 95 % interval of the share of mean distances when pairs are drawn anew."""
+  """Bootstrap 95 % interval, over pairs, of the share of mean distances."""
   count = len(near)
   # Bits, as in few_shot.py.
   drawn = (np.random.PCG64(0).random_raw((RESAMPLES, count)) % count).astype(int)
@@ -202,7 +202,7 @@ def _of_level(
 def _distance(
   mean: Float[Array, ' C'], a: Float[Array, '*shape C'], b: Float[Array, '*shape C']
 ) -> Float[Array, '*shape']:
-  """1 - cosine of features less the mean, as half the squared distance of unit vectors."""
+  """1 - cosine of features minus the mean, as half the squared distance of unit vectors."""
   least = ROUNDING * jnp.linalg.norm(mean) + jnp.finfo(jnp.float32).tiny
 
   def unit(x: Float[Array, '*shape C']) -> Float[Array, '*shape C']:

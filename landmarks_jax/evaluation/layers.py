@@ -1,9 +1,9 @@
 """What each layer knows: a protocol on every level, and how invariant and equivariant each is.
 
-Levels count from the top, as the hypercolumn of the paper grows (specification section 3): level_1
+Levels are counted from the top, as the paper's hypercolumn grows (specification section 3): level_1
 is the coarsest map, of the deepest layer, column_2 the two coarsest together, and the column of all
 levels is the describer itself, the row 'trained'. The claim to measure: invariance emerges layer by
-layer, and what it costs in equivariance is brought back by the finer levels of the column.
+layer, and what it costs in equivariance is recovered by the finer levels of the column.
 """
 
 import functools
@@ -45,7 +45,7 @@ def run(
     of: the protocol: regression, matching or pck.
     random: also levels and columns of the untrained network, 'random_level_1/0', ..., each of its
       better variant.
-    measured: how many pictures `measure` takes, which has the same options.
+    measured: how many pictures `measure` uses, which takes the same options.
     random_init, base, baselines, margin, test, others: of the protocol.
   """
   protocol, options = _protocol(of), {'margin': margin, 'test': test} | others
@@ -80,7 +80,7 @@ def check(
 
 
 def extends(of: str) -> Callable:
-  """The function whose options a study of a protocol takes besides its own."""
+  """The function whose options the study of a protocol accepts besides its own."""
   protocol = _protocol(of)
   return getattr(protocol, 'EXTENDS', protocol.run)
 
@@ -115,10 +115,10 @@ def measure(
 
   Args:
     random_init: variants of the untrained network; the last, which has calibrated statistics if
-      any has, is 'equivariance_random_level_1', ...
-    measured: at most so many test pictures, evenly spread over the set.
+      any has, gives 'equivariance_random_level_1', ...
+    measured: at most this many test pictures, evenly spread over the set.
     margin, seed, batch_size, spread: see `invariance.distances`.
-    others: options of `run` that have no part in this.
+    others: options of `run` that are not used here.
 
   `_low` and `_high` are the 95 % interval over pairs of pictures.
   """
@@ -158,7 +158,7 @@ def table(scores: Mapping[str, float], sizes: Sequence[tuple[int, int]], *, metr
 
 
 def level_rows(level: int) -> tuple[str, str]:
-  """The rows of a level alone, trained and random; the first is 1.
+  """The rows of a level alone, trained and random; levels are counted from 1.
 
   >>> level_rows(2)
   ('level_2', 'random_level_2')
@@ -201,7 +201,7 @@ def _protocol(of: str) -> ModuleType:
 
 
 def _parts(count: int) -> dict[str, tuple[int, int]]:
-  """Of `count` levels, the first of every row and that after the last; the whole is not a part."""
+  """First and end level of every row, for `count` levels; the whole column is not a part."""
   levels = {f'level_{i + 1}': (i, i + 1) for i in range(count)}
   return levels | {f'column_{i}': (0, i) for i in range(2, count)}
 

@@ -1,8 +1,8 @@
-"""How well a linear map of the frozen features tells classes: top-1 accuracy.
+"""How well a linear map of the frozen features predicts classes: top-1 accuracy.
 
 The features of a picture are the mean of the describer's coarsest map, as usual. The classifier is
-logistic regression at its minimum (`models.classifier`), on the pictures as they are: the published
-one takes steps on random crops of them (specification scrl, section 5).
+logistic regression at its minimum (`models.classifier`), on unaugmented pictures: the published one
+takes gradient steps on random crops of them (specification scrl, section 5).
 """
 
 import functools
@@ -36,7 +36,7 @@ def run(
   batch_size: int = 128,
   spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
-  """Nothing: classes are no points, and all is in `measure`, which has the same options."""
+  """Predicts nothing: classes are not points; scores are in `measure`, with the same options."""
   return {}
 
 
@@ -78,12 +78,12 @@ def measure(
   """top1 in percent by row, with `_low` and `_high`, the 95 % interval over test pictures.
 
   Args:
-    random_init: the untrained network in its variants; the better one is the row.
-    base: the frozen network that the describer stands on; its own row.
+    random_init: variants of the untrained network; the better one is the row.
+    base: the frozen network that the describer is built on; its own row.
     margin: pixels cut from each side of the frame.
     train, test: names of the splits.
 
-  The row majority says of every picture the class that most training pictures have.
+  The row majority predicts for every picture the class that most training pictures have.
   """
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}

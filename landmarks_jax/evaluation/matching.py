@@ -1,9 +1,9 @@
-"""Matching landmarks between warped pictures by their descriptors alone: no label is learnt from.
+"""Matching landmarks between warped pictures by descriptors alone: nothing is learnt from labels.
 
-The pictures of a split come in fixed pairs (A, B), and every warp is its own. A is warped once, and
-the result again: the source. Its landmarks are searched in A warped once (`same`) and in B warped
-once (`different`). The exact rows follow each landmark through the warps and count it where it is
-inside every picture; the `_paper` rows round it to a pixel at every warp and count it always
+The pictures of a split come in fixed pairs (A, B), and every warp is different. A is warped once,
+and the result again: the source. Its landmarks are searched for in A warped once (`same`) and in B
+warped once (`different`). The exact rows follow each landmark through the warps and count it where
+it is inside every picture; the `_paper` rows round it to a pixel at every warp and always count it
 (specification section 5, Matching, and section 7).
 """
 
@@ -67,19 +67,19 @@ def run(
   """Predictions 'trained/different', 'trained/same', 'trained/different_paper', ... of every row.
 
   Args:
-    random_init: the untrained network in its variants; the better one by `different` is the row.
-    base: the frozen network that the describer stands on; its own row.
+    random_init: variants of the untrained network; the better one by `different` is the row.
+    base: the frozen network that the describer is built on; its own row.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame, after the warps.
-    count: use the first so many pictures, an even number; None uses all.
-    seed: the warps of a pair follow from it and the pair's number alone.
-    size: side of the grid of positions, and what describers are asked for.
+    count: use only this many pictures, the first, an even number; None uses all.
+    seed: the warps of a pair depend on it and the pair's number alone.
+    size: side of the grid of positions, and the size requested of describers.
     warp, subset, translation, scale, rotation: see `splines.random_coefficients`.
-    batch_size: in pairs; each has three pictures, and its 2K points need what `match` says.
+    batch_size: in pairs; each has three pictures, and its 2K points need the memory of `match`.
 
   Points are in the cropped frame, in which `scale` is a pixel of 70; index is that of A, confidence
-  the inner product that won. The row 'same_position' predicts the source's own position. A pair of
-  which a picture cannot be read is left out.
+  the winning inner product. The row 'same_position' predicts the source's own position. A pair with
+  an unreadable picture is left out.
   """
   check(open_split, count=count, size=size, test=test, batch_size=batch_size)
   source = open_split(test)
@@ -176,7 +176,7 @@ def pictures(
   """Some pairs as they were described, and their points: what `draw.match_sheet` takes.
 
   Args: predictions: of an exact row. chosen: which of its pairs. task: 'different' or 'same'.
-  margin, seed, test, options: all that `run` had.
+  margin, seed, test, options: as given to `run`.
   """
   source, chosen = open_split(test), list(chosen)
   examples = ([source[int(i) + k] for i in predictions.index[chosen]] for k in (0, 1))
@@ -273,7 +273,7 @@ def match(
 
   The hypercolumns are not built. An inner product with one source descriptor is linear, so it is
   taken at each level's own resolution and then resized, and norms follow from those of the level
-  (`hypercolumn.squared_norm`). Beside its arguments a picture needs at most (6 K + 20) size^2
+  (`hypercolumn.squared_norm`). Besides its arguments a picture needs at most (6 K + 20) size^2
   numbers and 8 copies of its pyramid, on a CPU: 12 MB for 10 points and a ResNet-50 at 96, whose
   two columns are 283 MB. Specification section 5; fixtures matching, matching_validate.
   """
@@ -294,7 +294,7 @@ def _cosines(
   *,
   size: int,
 ) -> Float[Array, 'B {size} {size} K']:
-  """Of one level: each of the source's descriptors at some pixels with all of the target's."""
+  """For one level: each of the source's descriptors at some pixels with all of the target's."""
   query = hypercolumn.descriptors(source, pixels, size)
   query = query * _inverse_root((query**2).sum(-1))[..., None]
   products = jnp.einsum('bhwc,bkc->bhwk', target, query, precision='float32')
@@ -303,16 +303,16 @@ def _cosines(
 
 
 def _inverse_root(squared: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  """1 / sqrt, and 0 of 0."""
+  """1 / sqrt(squared), and 0 for 0."""
   return jnp.where(squared > 0, 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 
 
 def _pairs(
   source: Source, pairs: int, *, batch_size: int, spread: Spread
 ) -> Iterator[tuple[Batch, Batch, Bool[np.ndarray, ' P']]]:
-  """The first and the second pictures of pairs, and which pairs are readable and not too many.
+  """The first and the second pictures of pairs, and which pairs are readable and among the `pairs`.
 
-  This process's rows of each batch.
+  Only this process's rows of each batch.
   """
   batches = spread.batches(source, batch_size=2 * batch_size)
   with contextlib.closing(batches):
@@ -333,7 +333,7 @@ def _doubled(batch: Batch) -> Batch:
 
 
 def _hide_outside(batch: Batch) -> Batch:
-  """Points of the first half, which follow exactly, are not visible outside the frame."""
+  """Hides points of the first half, which follow exactly, where they are outside the frame."""
   outside = (jnp.abs(batch.points) > 1).any(-1)
   exact = jnp.arange(batch.points.shape[1]) < batch.points.shape[1] // 2
   return batch._replace(visible=batch.visible & ~(outside & exact))

@@ -1,4 +1,4 @@
-"""Landmarks found by their nearest label: one vector for each is all that is learnt from labels.
+"""Landmarks found by their nearest label: only one vector for each is learnt from annotations.
 
 The vector is fitted on the training split and found again in the test split as the position with
 the largest product (`models.prototypes`; Thewlis et al. 2017, tables 1 to 3). Rows are those of
@@ -46,16 +46,16 @@ def run(
   """Predictions of every row and draw: 'trained/0', 'random_init/0', 'mean_shape/0', ...
 
   Args:
-    random_init: the untrained network in its variants; the better one is the row.
-    base: the frozen network that the describer stands on; its own row.
+    random_init: variants of the untrained network; the better one is the row.
+    base: the frozen network that the describer is built on; its own row.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame.
-    labels: learn from so many pictures, drawn `draws` times (`few_shot.draw_labels`, with `seed`);
-      None takes all, or MOST of them, evenly apart. One that cannot be read is left out.
+    labels: learn from this many pictures, drawn `draws` times (`few_shot.draw_labels`, with
+      `seed`); None takes all, or MOST of them, evenly spaced. Unreadable ones are left out.
     size: side of the grid of positions; None is the pictures' own.
     train, test: names of the splits.
 
-  The label maps of both splits are kept in float32 (`gather`), those of the trained row also while
+  The label maps of both splits are kept in float32 (`gather`), those of the trained row even while
   another row is described.
   """
   check(open_split, labels=labels, draws=draws, size=size, train=train, test=test)
@@ -146,7 +146,7 @@ def gather(
   spread: Spread = ALONE,
   **options: Any,
 ) -> Batch:
-  """The readable examples of a labelled set, described: neighbours differ by less than bfloat16."""
+  """The readable examples, described in float32: neighbours are closer than bfloat16 can tell."""
   batches = spread.batches(source, batch_size=batch_size)
   return features.gather(describer, batches, dtype=jnp.float32, spread=spread, **options)
 
@@ -168,7 +168,7 @@ class Chosen:
 def _label_lists(
   count: int, labels: int | None, draws: int, seed: int
 ) -> dict[str, Int[np.ndarray, ' n']]:
-  """The examples to learn from, by the name of the part."""
+  """The examples to learn from, by name of the part."""
   if labels is None:
     return {'0': evenly_apart(count, min(count, MOST))}
   return {str(draw): few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)}

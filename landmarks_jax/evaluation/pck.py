@@ -1,7 +1,7 @@
 """Percentage of correct keypoints: landmark regression where not every part is in every picture.
 
-The published evaluation on birds (specification section 5): the rows and fits of `regression`, the
-head of the epoch that is best on a validation split, and another score.
+The published evaluation on birds (specification section 5): the rows and fits of `regression`, with
+the head of the epoch that is best on a validation split, and another score.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ def run(
   Args:
     head: 'probe', the published one, or 'ridge'.
     validation: the split on which the probe's best epoch is chosen, by PCK; None keeps the last.
-      The ridge has no epochs and does without.
+      The ridge has no epochs and needs none.
     others: of `regression.run`.
   """
   chosen = validation if head == regression.PROBE else None
@@ -54,7 +54,7 @@ def check(
 
 
 def missed(predictions: Predictions) -> float:
-  """Percent of keypoints that are not correct: what the best epoch has least of."""
+  """Percent of keypoints that are not correct: the best epoch has the fewest."""
   return 100 - metrics.pck(predictions)
 
 

@@ -17,7 +17,7 @@ from landmarks_jax.models import heads
 from landmarks_jax.runtime import compiler, logs, optim
 
 BETAS = (0.5, 0.999)
-LAST_RATE = 0.2**3 * 0.1  # of the cosine, times the first
+LAST_RATE = 0.2**3 * 0.1  # final rate of the cosine, relative to the first
 TELL_EVERY = 20  # seconds
 
 
@@ -42,19 +42,19 @@ def fit(
 
   Args:
     labelled: NumPy arrays with `pyramid`, `points`, `visible`. rows: those to learn from.
-    size: side of the maps. epochs: that the cosine is made for; the paper has 48 and 200.
+    size: side of the maps. epochs: length of the cosine schedule; the paper has 48 and 200.
     learning_rate, weight_decay: of Adam; 1e-3 and 5e-4, few-shot .01 and .05.
-    stop_epoch: ends earlier, as the published numbers do: 120 of 200 on MAFL, 45 on AFLW, 80 on
+    stop_epoch: stop earlier, as the published numbers do: 120 of 200 on MAFL, 45 on AFLW, 80 on
       300W; None goes to the end.
-    epoch_size: labels are repeated up to so many an epoch (few-shot: 1000), and in any case up to a
-      batch. The rest of an epoch, less than a batch, is left out.
+    epoch_size: labels are repeated up to this many per epoch (few-shot: 1000), and at least to fill
+      a batch. The rest of an epoch, less than a batch, is dropped.
     validation: other labelled pictures, with `scale` and `index`. The head is then that of the
       epoch with the lowest `score` of its predictions for them (the first of equals); they are
       scored after every `every` epochs and after the last.
     report: gets a line every 20 seconds, and the best epoch.
 
-  The numbers follow from the labels and the seed alone. Raises ValueError for an end outside the
-  schedule, without labels, and for a loss that is not finite. Specification section 5.
+  The result depends on the labels and the seed alone. Raises ValueError for a `stop_epoch` outside
+  the schedule, without labels, and for a loss that is not finite. Specification section 5.
   """
   stop = epochs if stop_epoch is None else stop_epoch
   if not 1 <= stop <= epochs:
@@ -117,14 +117,14 @@ def _train(
   stop: int,
   report: Callable[[str], None],
 ) -> Iterator[tuple[float, PyTree]]:
-  """The last loss and the parameters after each epoch; the latter end with the next step."""
+  """The last loss and the parameters after each epoch; the next step invalidates the latter."""
   steps_per_epoch, batch_size = draw(0).shape
   values, told = {}, time.monotonic()
   progress = logs.Progress(steps=stop * steps_per_epoch, images_per_step=batch_size)
   for epoch in range(stop):
     for done, chosen in enumerate(draw(epoch), epoch * steps_per_epoch + 1):
       batch = _take(labelled, chosen)
-      jax.block_until_ready(values)  # one step ahead at most: batches in a queue take memory
+      jax.block_until_ready(values)  # one step ahead at most: queued batches take memory
       state, values = step(state, batch)
       if time.monotonic() - told > TELL_EVERY:
         report(progress.line(done, {'probe loss': values['loss']}))

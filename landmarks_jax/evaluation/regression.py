@@ -1,7 +1,7 @@
 """Landmark regression from frozen features, and the baselines it must beat.
 
-Rows, each fitted and scored alike: the mean shape of the same labels, the same network at random
-initialisation, the frozen network below the method where there is one, and the trained network.
+The rows, all fitted and scored alike: the mean shape of the same labels, the same network at random
+initialisation, the frozen network below the method if there is one, and the trained network.
 """
 
 import functools
@@ -23,7 +23,7 @@ from landmarks_jax.models import heads
 
 RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', 'inter-ocular error, %'),)
-# Of the copies of labelled pictures; specification section 5, Few-shot.
+# For the copies of labelled pictures; specification section 5, Few-shot.
 WARP = {'warp': 5e-4, 'translation': 0.02, 'scale': 0.02, 'rotation': 2.0}
 
 Fit = Callable[[Batch, Batch], Predictions]  # (labelled, target), both described
@@ -61,23 +61,23 @@ def run(
   """Predictions of every row and draw: 'trained/0', 'random_init/0', ..., or 'trained/n10/0', ...
 
   Args:
-    random_init: the untrained network in its variants, such as raw and with calibrated running
+    random_init: variants of the untrained network, such as raw and with calibrated running
       statistics; the better one on the test set is the row, so that the bar is not lowered.
-    base: the frozen network that the describer stands on; its own row.
+    base: the frozen network that the describer is built on; its own row.
     baselines: rows of an earlier run with the same options, reused instead of computed.
     margin: pixels cut from each side of the frame.
-    labels: use so many labelled pictures, drawn `draws` times (`few_shot.draw_labels`, with
+    labels: use this many labelled pictures, drawn `draws` times (`few_shot.draw_labels`, with
       `seed`); several numbers make a few-shot curve; None uses all.
-    copies: with `labels`, so many random warps of every labelled picture are labels too.
+    copies: with `labels`, this many random warps of every labelled picture are added as labels.
     mirror: with `labels`, every second copy is of the mirrored picture, and the ridge's prior has
-      no preferred side, where the set says which landmarks are each other's mirror image. Not part
-      of the published protocol.
+      no preferred side, if the set says which landmarks are each other's mirror image. Not part of
+      the published protocol.
     head: 'ridge', in closed form, or 'probe', the published head, trained by gradient descent.
     size: side of the ridge's heat maps.
     probe_*: options of the probe, see `probing.fit`; unused by the ridge. On a CPU, take fewer
       epochs, and the ridge for many landmarks.
     train, test: names of the splits. validation: one on which the probe's best epoch is chosen, by
-      `validation_score` (smaller is better; it also says which random variant is better), every
+      `validation_score` (smaller is better; it also decides which random variant is better), every
       `probe_validate_every` epochs.
   """
   check(
@@ -133,7 +133,7 @@ def run(
     return {part: fit(_take(labelled, warped, rows), sets[test]) for part, rows in parts.items()}
 
   trained = described(describer)
-  # Drawn among what could be read.
+  # Drawn from the readable pictures.
   parts = _label_lists(len(trained[train].valid), labels, draws, seed)
   return scoring.compare(
     lambda given: regress(given, trained if given is describer else described(given)),
@@ -252,7 +252,7 @@ def _describe(
 def _label_lists(
   count: int, labels: int | Sequence[int] | None, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-  """The rows to learn from, by the name of the part."""
+  """The rows to learn from, by name of the part."""
   if labels is None:
     return {'0': np.arange(count)}
   one = isinstance(labels, int)

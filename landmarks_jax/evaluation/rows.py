@@ -2,7 +2,7 @@
 
 A protocol names its Predictions 'row/part': a part is a draw of labels ('0'), a number of labels
 and a draw ('n10/0'), or a task ('same'). A score is called `metric[_n10][_row][_std|_low|_high]`;
-the trained row has no name in it.
+the trained row is not named.
 """
 
 import importlib.util
@@ -84,7 +84,7 @@ def score_name(metric: str, row: str, group: str = '') -> str:
 
 
 def by_level(row: str, group: str) -> tuple[str, str]:
-  """The rows of a study of layers as groups of the trained and the random row; others as they are.
+  """Rows of a study of layers as groups of the trained and the random row; others unchanged.
 
   >>> by_level('random_level_2', 'n10'), by_level('base', 'n10')
   (('random_init', 'n10/level_2'), ('base', 'n10'))
@@ -96,7 +96,7 @@ def by_level(row: str, group: str) -> tuple[str, str]:
 
 
 def parse(name: str, known: Iterable[Metric]) -> tuple[Metric, str, str] | None:
-  """(metric, row, group) of what `score_name` made, see `by_level`; None of an unknown metric.
+  """(metric, row, group) of a name from `score_name`, see `by_level`; None for an unknown metric.
 
   >>> parse('pck_n10_base', [Metric('pck', 'parts, %')])
   (Metric(name='pck', what='parts, %', higher_is_better=False), 'base', 'n10')
@@ -125,9 +125,9 @@ def lines(
 ) -> list[Line]:
   """The scores as tables show them: by evaluation, then by metric, then in the order given.
 
-  Args: evals: options by name, of which `protocol` counts. scores: by full name,
-  '<eval>/<protocol>/<score_name>' and one of SPREADS. What is of no evaluation, or of none of its
-  METRICS, is in no line.
+  Args: evals: options by name, of which only `protocol` is used. scores: by full name,
+  '<eval>/<protocol>/<score_name>' and one of SPREADS. Scores of no evaluation here, or of none of
+  its METRICS, are left out.
   """
   found = []
   for evaluation, options in evals.items():
@@ -155,7 +155,7 @@ def _score(scores: Mapping[str, SupportsFloat], name: str) -> Score:
 def tables(
   evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
 ) -> list[Table]:
-  """`lines` in a table for each metric of each protocol."""
+  """`lines`, in one table per metric and protocol."""
   found: dict[tuple[str, Metric], list[Line]] = {}
   for line in lines(evals, scores):
     found.setdefault((evals[line.evaluation]['protocol'], line.metric), []).append(line)
@@ -166,7 +166,7 @@ def tables(
 
 
 def setting(options: Mapping[str, Any], group: str = '') -> str:
-  """What of an evaluation a line shows, in words: its part, and the number of labels x draws.
+  """What a line shows of an evaluation, in words: its part, and the number of labels x draws.
 
   >>> setting({'labels': (1, 10), 'draws': 3}, 'n10'), setting({'labels': None}, 'paper')
   ('10 labels x 3', 'paper, all labels')
@@ -193,7 +193,7 @@ def summarise(
   *,
   interval: Callable[[Predictions], tuple[float, float]] | None = None,
 ) -> dict[str, float]:
-  """Scores of every row by name: the mean over draws with `_std`; of one draw `_low` and `_high`.
+  """Scores of every row by name: the mean over draws with `_std`; for one draw `_low` and `_high`.
 
   Args: measure: of one draw. interval: its 95 % interval over pictures, where there is one.
   """
@@ -237,12 +237,12 @@ def compare(
   measure: Callable[[Predictions], float],
   mean_shape: Callable[[], Mapping[str, Predictions]] = dict,
 ) -> dict[str, Predictions]:
-  """What a protocol predicts, of every row, by 'row/part'.
+  """The predictions of a protocol for every row, by 'row/part'.
 
   Args:
-    predict: the predictions of some features, by part.
+    predict: a describer's predictions, by part.
     random_init, base, baselines: as in `regression.run`; with baselines only `describer` is new.
-    measure: what the better variant of the untrained network has less of.
+    measure: smaller for the better variant of the untrained network.
     mean_shape: the row of that name, where the protocol has one.
   """
   found = {TRAINED: predict(describer)}

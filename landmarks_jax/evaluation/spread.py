@@ -15,9 +15,9 @@ from landmarks_jax.data.source import Source
 class Spread(NamedTuple):
   """Each of `shards` processes reads its own rows of a batch and gets whole results back, in order.
 
-  So all fit, predict and score the same numbers. place: this process's rows of a tree -> the whole
-  tree on all devices. fetch: a tree on devices -> all of it as NumPy, on every process. All
-  processes call both alike, with rows of the same shapes.
+  So all processes fit, predict and score the same numbers. place: this process's rows of a tree ->
+  the whole tree on all devices. fetch: a tree on devices -> all of it as NumPy, on every process.
+  All processes must call both in the same way, with rows of the same shapes.
   """
 
   place: Callable[[Any], Any] = lambda tree: tree

@@ -49,7 +49,7 @@ def cell_centres(height: int, width: int) -> Float[Array, '{height} {width} 2']:
 
   A map of h cells covers the frame from edge to edge, so cell i is centred at 2 * (i + .5) / h -
   1. This is half a pixel of the frame away from the corner-aligned convention: `edges_to_corners`
-  turns it into that.
+  converts it.
   """
   x, y = (2 * (jnp.arange(n) + 0.5) / n - 1 for n in (width, height))
   return jnp.stack(jnp.meshgrid(x, y, indexing='xy'), axis=-1)
@@ -76,9 +76,9 @@ def mirrored(
   visible: Bool[Array, '*shape K'],
   flip_pairs: Sequence[tuple[int, int]],
 ) -> tuple[Float[Array, '*shape K 2'], Bool[Array, '*shape K']]:
-  """Landmarks of pictures with left and right exchanged: x changes its sign, pairs change places.
+  """Landmarks of mirrored pictures: x changes sign, and the two of each pair are swapped.
 
-  Args: points: normalised. flip_pairs: numbers of the landmarks that are each other's mirror image.
+  Args: points: normalised. flip_pairs: indices of landmarks that are each other's mirror image.
 
   >>> points, visible = np.array([[0.25, 0.0], [-0.5, 1.0]]), np.array([True, False])
   >>> mirrored(points, visible, [(0, 1)])

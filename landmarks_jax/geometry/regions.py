@@ -1,4 +1,4 @@
-"""Regions of a frame: its centre, what a view shows of it, boxes and what maps have in them.
+"""Regions of a frame: its centre, the crop that a view shows, boxes, and features in boxes.
 
 Points are centres of pixels, boxes are areas: their edges are in pixels from the left and top edge
 of a picture of side S, 0 to S, wherever a docstring says (left, top, right, bottom).
@@ -13,7 +13,7 @@ from landmarks_jax.contracts import Array, Batch
 
 
 class Crop(NamedTuple):
-  """What a view shows of each frame: a box, stretched to a square and maybe mirrored."""
+  """The part of each frame that a view shows: a box, stretched to a square, possibly mirrored."""
 
   box: Num[Array, 'B 4']  # (x, y, width, height) in pixels of the frame, x and y of its edges
   flipped: Bool[Array, ' B']  # left and right exchanged
@@ -22,7 +22,7 @@ class Crop(NamedTuple):
 def cut_centre(image: Shaped[Array, 'B S _ C'], margin: int) -> Shaped[Array, 'B s _ C']:
   """Drops `margin` pixels on every side of pictures [B, S, S, C].
 
-  Raises ValueError where less than 2 pixels would be left: one has no normalised coordinates.
+  Raises ValueError where fewer than 2 pixels would be left: one has no normalised coordinates.
   """
   most = (min(image.shape[1:3]) - 2) // 2
   if not 0 <= margin <= most:
@@ -35,11 +35,11 @@ def cut_centre(image: Shaped[Array, 'B S _ C'], margin: int) -> Shaped[Array, 'B
 def centre_crop(batch: Batch, margin: int) -> Batch:
   """The central square of every frame, with points, scale and flow re-expressed in it.
 
-  The only place that changes frames. `margin` is in pixels a side: 20 turns 136 into 96. Points
-  and scale grow by (S-1)/(s-1), because the corner-aligned frame shrinks about the same centre;
-  flow is in pixels and keeps its values. Points that fall outside stay visible, and flow that
-  leads outside stays valid: the caller decides. Absent fields stay absent. Raises ValueError where
-  nothing would be left, or without pictures.
+  This is the only place that changes frames. `margin` is in pixels per side: 20 turns 136 into 96.
+  Points and scale grow by (S-1)/(s-1), because the corner-aligned frame shrinks about the same
+  centre; flow is in pixels and keeps its values. Points that fall outside stay visible, and flow
+  that leads outside stays valid: the caller decides. Absent fields stay absent. Raises ValueError
+  where nothing would be left, or without pictures.
   """
   if margin == 0:
     return batch
@@ -62,7 +62,7 @@ def centre_crop(batch: Batch, margin: int) -> Batch:
 def into_view(boxes: Float[Array, 'B K 4'], crop: Crop, *, side: int) -> Float[Array, 'B K 4']:
   """Boxes (left, top, right, bottom) of the frame -> of the view, whose side is `side` pixels.
 
-  What lies outside of the view gets edges outside of it: nothing is cut.
+  Boxes are not clipped: what lies outside the view gets edges outside it.
   """
   corner, extent = (jnp.tile(part, 2)[:, None] for part in (crop.box[:, :2], crop.box[:, 2:]))
   boxes = (boxes - corner) * (side / extent)
@@ -93,7 +93,7 @@ def roi_align(
   stride: float | int,
   size: int = 1,
 ) -> Float[Array, 'B K {size} {size} C']:
-  """What maps have in boxes, on size x size bins each (RoIAlign, He et al. 2017).
+  """Features of maps in boxes, pooled into size x size bins each (RoIAlign, He et al. 2017).
 
   Args:
     maps: [B, h, w, C]. boxes: (left, top, right, bottom) in pixels of the picture that was mapped.
@@ -101,7 +101,7 @@ def roi_align(
 
   torchvision's roi_align with an adaptive number of samples and aligned=False: the edge at `stride`
   pixels is the cell of index 1, and a box is at least one cell large. A bin is the mean of bilinear
-  samples on a grid, so it is separable, whatever its size: a matrix for each side of each box.
+  samples on a grid, hence separable at any size: one matrix per axis of each box.
   Specification scrl, section 4.
   """
   rows, columns = (
@@ -115,10 +115,10 @@ def roi_align(
 def _bin_weights(
   low: Float[Array, 'B K'], high: Float[Array, 'B K'], cells: int, bins: int
 ) -> Float[Array, 'B K {bins} {cells}']:
-  """How much each of `cells` cells of a line weighs in each of `bins` bins of an interval."""
+  """The weight of each of `cells` cells of a line in each of `bins` bins of an interval."""
   low = low[..., None, None]
   width = jnp.maximum(high[..., None, None] - low, 1) / bins
-  count = jnp.ceil(width)  # samples of a bin: at least one for each cell that it covers
+  count = jnp.ceil(width)  # samples per bin: at least one for each cell that it covers
   sample = jnp.arange(-(-cells // bins) + 1)  # no bin inside the picture has more
   place = low + (jnp.arange(bins)[:, None] + (sample + 0.5) / count) * width
   taken = (sample < count) & (place >= -1) & (place <= cells)

@@ -1,4 +1,4 @@
-"""Resampling pictures: gathers at free positions, and axis-aligned crops as two matrix products."""
+"""Resampling: gathers at arbitrary positions, and axis-aligned crops as two matrix products."""
 
 import jax.numpy as jnp
 from jaxtyping import Float, Num
@@ -46,8 +46,8 @@ def interval_matrix(
 
   Args: start, extent: [B], whole pixels inside the line. side: of the line. size: of the result.
 
-  As Pillow resizes a cropped picture: a triangle on half-pixel centres, as wide as the samples
-  where these are larger than pixels (antialiasing), normalised over the pixels of the interval.
+  Resizes as Pillow does a cropped picture: a triangle filter on half-pixel centres, as wide as the
+  samples where they are larger than pixels (antialiasing), normalised over the interval's pixels.
   """
   start, extent = start[:, None, None], extent[:, None, None]
   scale = extent / size
@@ -65,10 +65,10 @@ def crop_resize(
 
   Args:
     image: [B, H, W, C].
-    boxes: [B, 4] as (x, y, width, height) in whole pixels, inside the picture, sides from 1.
+    boxes: [B, 4] as (x, y, width, height) in whole pixels, inside the picture, sides at least 1.
     size: side of the result in pixels.
 
-  Raises ValueError where there is not one box for each picture.
+  Raises ValueError unless there is one box per picture.
   """
   shapes.check(image=(image, 'B H W C'), boxes=(boxes, 'B 4'))
   x, y, width, height = (boxes[:, i] for i in range(4))

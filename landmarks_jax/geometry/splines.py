@@ -1,15 +1,14 @@
 """Thin-plate splines: random smooth warps, one definition for points and for pictures.
 
-Position u of the OUTPUT looks at `apply(coefficients, u)` of the INPUT. So pictures are sampled
-there (`warp_image`), and a point of the input appears where `invert` says. Normalised positions
-are
+Position u of the OUTPUT looks at `apply(coefficients, u)` of the INPUT. Pictures are sampled there
+(`warp_image`), and points of the input appear where `invert` finds them. Normalised positions are
 
   x' = sum_k weight_k U(|u - control_k|^2) + offset + u . affine,   U(D) = D log(D + 1e-5)
 
 on a grid of control points. `coefficients` [B, side * side + 3, 2] are the weights in the order of
 `control_grid`, then the rows that multiply 1, x and y. They are drawn (DVE, ICCV 2019;
-specification section 5; fixtures tps_basics, tps_warper, tps_variants), or solved for, so that the
-control points go where they should (`interpolating`, for lmdis).
+specification section 5; fixtures tps_basics, tps_warper, tps_variants), or solved for so that the
+control points move to given places (`interpolating`, for lmdis).
 """
 
 import functools
@@ -38,7 +37,7 @@ def control_grid(*, side: int = 10) -> Float[Array, '{side*side} 2']:
 
 
 def basis(points: Float[Array, '*shape 2'], *, side: int = 10) -> Float[Array, '*shape rows']:
-  """What the coefficients weigh at each point: U to every control point, then 1, x and y.
+  """The terms that coefficients weight at each point: U for every control point, then 1, x and y.
 
   Args: points: [..., 2], normalised. side: of the control grid. Returns [..., side * side + 3].
   """
@@ -92,10 +91,10 @@ def random_coefficients(
   """Coefficients of random warps, drawn and not solved for.
 
   Args:
-    count: of warps. side: of the control grid.
+    count: number of warps. side: of the control grid.
     warp: standard deviation of the weights.
-    subset: that of a random half of their coordinates; with 0 this half does not bend at all, as
-      in the published warper of single pictures.
+    subset: that of a random half of their coordinates; at 0 this half does not bend at all, as in
+      the published warper of single pictures.
     translation, scale: standard deviations of the offset, and of the scale around 1.
     rotation: standard deviation in degrees.
 
@@ -120,8 +119,8 @@ def interpolating(displacements: Float[Array, 'B n 2']) -> Float[Array, 'B rows 
   """Coefficients of the smoothest warps that move every control point by its displacement.
 
   Args: displacements: [B, side * side, 2], normalised, in the order of `control_grid`.
-  Returns [B, side * side + 3, 2]; displacements that one affine map explains bend nothing. Raises
-  ValueError where their number is no square.
+  Returns [B, side * side + 3, 2]; displacements that one affine map explains cause no bending.
+  Raises ValueError if their number is not a square.
   """
   points = displacements.shape[1]
   side = math.isqrt(points)
@@ -138,7 +137,7 @@ def interpolating(displacements: Float[Array, 'B n 2']) -> Float[Array, 'B rows 
 
 @functools.cache
 def _solution(side: int) -> Float[np.ndarray, 'rows n']:
-  """What makes coefficients of the control points' targets: one matrix for all warps."""
+  """The matrix from the control points' targets to coefficients, the same for all warps."""
   line = np.linspace(-1, 1, side)
   grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
   squared = ((grid[:, None] - grid) ** 2).sum(-1)
@@ -149,7 +148,7 @@ def _solution(side: int) -> Float[np.ndarray, 'rows n']:
 
 
 def _control_side(coefficients: Float[Array, 'B rows 2']) -> int:
-  """The side of the control grid that so many rows belong to."""
+  """The side of the control grid that this number of rows belongs to."""
   rows = coefficients.shape[1]
   side = math.isqrt(max(rows - AFFINE_ROWS, 0))
   if side < 2 or side * side + AFFINE_ROWS != rows:
@@ -166,7 +165,7 @@ def apply(
   """Where positions of the output look in the input.
 
   Args: coefficients: [B, side * side + 3, 2]. points: [B, ..., 2], normalised (x, y).
-  Computed in at least float32. Raises ValueError for another number of rows, and where the batches
+  Computed in at least float32. Raises ValueError for a wrong number of rows, and where the batches
   differ.
   """
   flat = points.reshape(points.shape[0], -1, 2)
@@ -196,12 +195,12 @@ def invert(
 ) -> Float[Array, 'B P 2']:
   """Where points of the input appear in the output: solves apply(coefficients, u) = points.
 
-  Args: points: [B, P, 2], normalised; also outside the frame. iterations: Newton steps, from the
+  Args: points: [B, P, 2], normalised; may be outside the frame. iterations: Newton steps, from the
   control point that looks nearest.
 
-  Exact to rounding wherever the point appears in the output frame; where a warp folds, one of
-  the places. A point that appears nowhere, as some near the border do, comes back at NOWHERE on
-  both axes: outside of every frame, as points that merely leave it.
+  Exact to rounding wherever the point appears in the output frame; where a warp folds, one of the
+  places. A point that appears nowhere, as some near the border do, is returned as NOWHERE on both
+  axes: outside every frame, like points that merely leave it.
   """
   dtype = jnp.result_type(coefficients, points, jnp.float32)
   coefficients, points = jnp.asarray(coefficients, dtype), jnp.asarray(points, dtype)

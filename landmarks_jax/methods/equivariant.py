@@ -1,9 +1,9 @@
 """Dense equivariant labelling (Thewlis et al. 2017) and descriptor exchange (DVE, ICCV 2019).
 
 Every pixel of an object gets a label that follows it when the picture deforms: the label of a
-position must be matched where the deformation took it. Few dimensions make the labels coordinates
-on the object; many make them descriptors, which the exchange with another picture makes those of
-the category (specification equivariant).
+position must be matched where the deformation took it. With few dimensions the labels become
+coordinates on the object; with many, descriptors, which the exchange with another picture makes
+common to the category (specification equivariant).
 """
 
 import functools
@@ -28,9 +28,9 @@ LOSSES = ('distance', 'nll')
 
 
 def neighbours(maps: Float[Array, 'B h w L']) -> Float[Array, 'B h w L']:
-  """The maps of each picture's next one in the batch; the last one's is the first."""
+  """For each picture, the maps of the next one in the batch; the first follows the last."""
   # The transpose that JAX derives, of a slice and a concatenation, sends a device's maps several
-  # times over; this one sends one map, as the roll does.
+  # times; this one sends a single map, like the roll itself.
   roll = functools.partial(jnp.roll, axis=0)
   return custom_derivatives.linear_call(
     lambda _, maps: roll(maps, -1), lambda _, gradient: roll(gradient, 1), (), maps
@@ -76,18 +76,18 @@ def build(
     dim: of the labels: 3 in 2017, up to 64 in DVE.
     width: multiplies the channels of the network.
     leak: of the small networks' activation, .2 in DVE.
-    stacks, blocks, features, norm: of the hourglass. scaled: its labels have one length, which is
-      learned; not together with `normalise`.
-    norm_groups: BatchNorm groups; a picture and its next stand in one.
+    stacks, blocks, features, norm: of the hourglass. scaled: its labels all have the same, learned
+      length; not together with `normalise`.
+    norm_groups: BatchNorm groups; a picture and its next share one.
     loss: 'distance' (2017, eq. 5, and DVE) with its power `gamma`, or 'nll' (eq. 4).
-    exchange: a label is first told in those of the batch's next picture (DVE).
-    normalise: labels to unit length first, also those that `describe` gives; DVE does so with the
+    exchange: labels are first re-expressed in those of the batch's next picture (DVE).
+    normalise: scale labels to unit length first, also in `describe`; DVE does so with the
       hourglass, at temperature 400.
     temperature: of the matching, multiplies products of labels.
     margin: pixels cut from each side, after the warps.
     warp, subset, translation, scale, rotation: of `views.warp_pair`, for batches without `next`.
     jitter, pca, jpeg: strength of colour jitter and PCA noise, and whether there is JPEG noise,
-      drawn apart for the two pictures; 0 and False leave them out.
+      drawn separately for the two pictures; 0 and False leave them out.
     precision: 'bfloat16' or 'float32' of the network; losses and statistics are float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
 
@@ -158,7 +158,7 @@ def build(
     params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
     pair = pair_of(batch, rng)
-    # A picture and its next stand side by side, so that they share a norm group and a device.
+    # A picture and its next are adjacent, so that they share a norm group and a device.
     both = jnp.stack([pair.image, pair.next], axis=1)
     both = constrain(both.reshape(-1, *both.shape[2:]))
     maps, changed = backbone.apply(

@@ -1,13 +1,13 @@
 """Landmarks as structural representations (lmdis; Zhang, Guo, Jin, Luo, He, Lee, CVPR 2018).
 
 An autoencoder whose code is K landmarks and a few numbers that say what each looks like. A detector
-shares every pixel out between K landmarks and the background; a landmark is the mean place of its
+divides every pixel between K landmarks and the background; a landmark is the mean position of its
 share. A decoder paints the picture again from Gaussians at the landmarks. Landmarks must be narrow,
-apart from each other, and follow the picture when it is warped or moves: so they become parts.
+far from each other, and follow the picture when it is warped or moves: this makes them parts.
 
-Inside this file places are cell-centred as in the specification (lmdis, section 2): from 0 to 1
+Inside this file positions are cell-centred as in the specification (lmdis, section 2): from 0 to 1
 between the edges of the padded picture, or of the picture itself, which has `ratio` of its side.
-They are normalised (docs/conventions.md) where they leave or enter.
+They are normalised (docs/conventions.md) where they enter or leave it.
 """
 
 import functools
@@ -26,16 +26,16 @@ from landmarks_jax.geometry import coords, regions, sampling, splines
 from landmarks_jax.models import skip_hourglass
 from landmarks_jax.models.norm import PRECISIONS
 
-CONTROLS, REACH = 7, 6 / 7  # control points of the warps a side, and where the last ones stand
+CONTROLS, REACH = 7, 6 / 7  # control points of the warps per side, and where the outer ones are
 WIDTHS = tuple(0.125 * 2 ** (level / 2) for level in range(5))  # of the decoder's Gaussians
-FEATURES = 64  # what is pooled at a landmark, and what is painted there
+FEATURES = 64  # channels pooled at a landmark, and painted there
 ENTROPY = 2 * math.pi * math.e
 
 
 def pad_with_border(image: Float[Array, 'B S _ C'], pad: int) -> Float[Array, 'B P _ C']:
-  """Pictures with `pad` more pixels a side, of each channel's mean over the border's pixels.
+  """Pictures with `pad` more pixels per side, of each channel's mean over the border's pixels.
 
-  A corner is in two edges, and counts twice.
+  A corner belongs to two edges and counts twice.
   """
   edges = [image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]]
   mean = jnp.concatenate(edges, axis=1).mean(1)[:, None, None]
@@ -44,10 +44,10 @@ def pad_with_border(image: Float[Array, 'B S _ C'], pad: int) -> Float[Array, 'B
 
 
 def moments(maps: Float[Array, 'B h w K']) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
-  """The mean place of each map's weight, and the mean of its deviations along x and y.
+  """The mean position of each map's weight, and the mean of its deviations along x and y.
 
-  Args: maps: not negative, of any sum. Returns: places, cell-centred in [0, 1]; deviations, in the
-  same unit. (Section 4; a flat map of 96x96 is at .5 with .288659.)
+  Args: maps: not negative, of any sum. Returns: positions, cell-centred in [0, 1]; deviations, in
+  the same unit. (Section 4; a flat map of 96x96 is at .5 with .288659.)
   """
   columns, rows = maps.sum(1), maps.sum(2)
   total = columns.sum(1) + 1e-6
@@ -57,7 +57,7 @@ def moments(maps: Float[Array, 'B h w K']) -> tuple[Float[Array, 'B K 2'], Float
     place = ((jnp.arange(count) + 0.5) / count).astype(weight.dtype)[:, None]
     mean = (weight * place).sum(1) / total
     variance = (weight * (place - mean[:, None]) ** 2).sum(1) / total
-    return mean, jnp.sqrt(jnp.maximum(variance, 1e-12))  # at 0 the root has no slope
+    return mean, jnp.sqrt(jnp.maximum(variance, 1e-12))  # at 0 the root has no gradient
 
   (x, wide), (y, high) = along(columns), along(rows)
   return jnp.stack([x, y], axis=-1), (wide + high) / 2
@@ -71,26 +71,26 @@ def concentration(deviation: Float[Array, 'B K'], *, ratio: float) -> Float[Arra
 def separation(
   points: Float[Array, 'B K 2'], *, ratio: float, bandwidth: float
 ) -> Float[Array, ' B']:
-  """How near landmarks are to each other: a Gaussian of each distance, every pair twice."""
+  """How near landmarks are to each other: a Gaussian of each distance, every pair counted twice."""
   apart = points[:, :, None] - points[:, None]
   near = jnp.exp(-(apart**2).sum(-1) / (2 * (bandwidth * ratio) ** 2))
   return (near * (1 - jnp.eye(points.shape[1], dtype=near.dtype))).sum((1, 2))
 
 
 def disagreement(apart: Float[Array, 'B K 2'], *, ratio: float) -> Float[Array, ' B']:
-  """How far landmarks are from where the warp or the flow takes them; distances from -1 to 1."""
+  """How far landmarks are from where the warp or flow takes them; `apart` in a frame of -1 to 1."""
   return (apart**2).sum((1, 2)) / ratio
 
 
 def reconstruction_error(
   image: Float[Array, 'B S _ C'], painted: Float[Array, 'B S _ C']
 ) -> Float[Array, ' B']:
-  """Half the squared difference of pictures in 0..1, summed: a Gaussian's, but for a constant."""
+  """Half the squared difference of pictures in 0..1, summed: a Gaussian's up to a constant."""
   return 0.5 * ((image - painted) ** 2).sum((1, 2, 3))
 
 
 def decay(params: PyTree) -> Float[Array, '']:
-  """Half the squared norm of all parameters that are no biases."""
+  """Half the squared norm of all parameters except biases."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   return sum(0.5 * (leaf**2).sum() for path, leaf in leaves if path[-1].key != 'bias')
 
@@ -132,8 +132,8 @@ def random_warp(
   moved = displacement * jax.random.normal(rng_bend, (count, CONTROLS**2, 2)) / REACH
   bent = splines.interpolating(moved)
   weights = bent[:, : CONTROLS**2]
-  # A spline that is kept in part depends on the unit of length: here that of the picture, but these
-  # coefficients are in that of the control points.
+  # The effect of keeping a spline in part depends on the unit of length: here it is the picture's,
+  # but these coefficients are in that of the control points.
   squared = (splines.control_grid(side=CONTROLS) ** 2).sum(-1)
   offset = math.log(REACH**-2) * jnp.einsum('bnc,n->bc', weights, squared, precision='highest')
   bent = bent.at[:, : CONTROLS**2].multiply(bending)
@@ -149,7 +149,7 @@ def random_warp(
 def sample(
   image: Float[Array, 'B S S C'], points: Float[Array, 'B *grid 2']
 ) -> Float[Array, 'B *grid C']:
-  """Bilinear values at positions whose -1 and 1 are the edges; beyond them, the edge's pixels."""
+  """Bilinear values at positions where -1 and 1 are the edges; beyond them, the edge pixels."""
   corners = coords.edges_to_corners(points, side=image.shape[1])
   return sampling.bilinear(image, jnp.clip(corners, -1, 1))
 
@@ -157,7 +157,7 @@ def sample(
 def sample_published(
   image: Float[Array, 'B S S C'], points: Float[Array, 'B *grid 2']
 ) -> Float[Array, 'B *grid C']:
-  """As `sample`, but black at and beyond the last row and column, as published."""
+  """Like `sample`, but black at and beyond the last row and column, as published."""
   side = image.shape[1]
   pixels = jnp.clip((points + 1) * (side / 2) - 0.5, 0, side - 1)
   inside = (pixels < side - 1).all(-1, keepdims=True)
@@ -165,7 +165,7 @@ def sample_published(
 
 
 def warped(image: Float[Array, 'B S S C'], warp: Warp) -> Float[Array, 'B S S C']:
-  """The pictures as the warp shows them, sampled once."""
+  """The warped pictures, sampled once."""
   grid = coords.cell_centres(*image.shape[1:3]).astype(image.dtype)
   return sample(image, warp(jnp.broadcast_to(grid, (len(image), *grid.shape))))
 
@@ -183,7 +183,7 @@ def flow_at(
   flow: Float[Array, 'B P P 2'],
   known: Bool[Array, 'B P P'],
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
-  """The mean of a flow under each landmark's Gaussian, and which share of that has a known flow."""
+  """The mean of a flow under each landmark's Gaussian, and the share of that with a known flow."""
   place = ((jnp.arange(flow.shape[1]) + 0.5) / flow.shape[1]).astype(points.dtype)
   away = (place[:, None, None] - points[:, None]) / deviation[:, None, :, None]
   weight = jnp.exp(-(away**2) / 2)  # [B, P, K, 2]
@@ -199,9 +199,9 @@ def flow_at(
 def heat_maps(
   points: Float[Array, 'B K 2'], *, size: int, published: bool = False
 ) -> Float[Array, 'B {size} {size} L K+1']:
-  """Gaussians at landmarks, in the five WIDTHS, each pixel shared out with a flat background.
+  """Gaussians at landmarks, in the five WIDTHS, each pixel divided between them and a background.
 
-  Args: points: cell-centred in the picture, perhaps outside of it. published: with the prefactor of
+  Args: points: cell-centred in the picture, perhaps outside it. published: with the prefactor of
   the paper's code, which makes the maps nearly all background. (Section 5.)
   """
   place = ((jnp.arange(size) + 0.5) / size).astype(points.dtype)
@@ -218,13 +218,13 @@ def heat_maps(
 
 
 def random_linear(rng: PRNGKeyArray, groups: int, inputs: int, outputs: int) -> dict[str, Any]:
-  """A linear map for each of some groups, Glorot uniform, and the one bias that they share."""
+  """A linear map per group, Glorot uniform, and one bias that all groups share."""
   kernel = nn.initializers.glorot_uniform(batch_axis=0)(rng, (groups, inputs, outputs))
   return {'kernel': kernel, 'bias': jnp.zeros(outputs)}
 
 
 def linear(params: PyTree, groups: Float[Array, 'B G I']) -> Float[Array, 'B G O']:
-  """Every group by its own matrix."""
+  """Maps every group by its own matrix."""
   product = jnp.einsum('bgi,gio->bgo', groups, params['kernel'], precision='float32')
   return product + params['bias']
 
@@ -271,22 +271,22 @@ def build(
     landmarks: K. code: numbers that say what a landmark, or the background, looks like.
     network: of skip_hourglass.NETWORKS: 'paper', 'large' for 128 pixels (pad=32), or 'light'.
     width, appearance_width: multiply the channels of the detector, and of features and decoder.
-    biases: as published, before every BatchNorm, where they do nothing but drift.
-    norm_groups: BatchNorm groups; a picture and its warp stand in one. norm_momentum: of the
-      running statistics, which `calibrate` replaces by exact ones.
-    margin: pixels cut from each side. pad: pixels added again, for what a warp moves out.
+    biases: also before every BatchNorm, as published, where they do nothing but drift.
+    norm_groups: BatchNorm groups; a picture and its warp share one. norm_momentum: of the running
+      statistics, which `calibrate` replaces by exact ones.
+    margin: pixels cut from each side. pad: pixels added back, for what a warp moves out.
     brightness, contrast: of `colour.random_exposure`. shared_exposure: one for the batch, as
       published.
-    displacement: deviation of the control points of the warp; the picture is 2 wide. bending: what
-      is kept of the spline beyond its affine part: 1 makes it interpolate and fold, .5 is the
-      paper's. rotation: deviation in degrees. scale: a factor's deviation, of its logarithm.
-      translation: the most on each axis.
-    concentrate, separate, follow: weights of `concentration`, `separation` of that bandwidth, and
-      `disagreement`. weight_decay: of `decay`, in the loss.
-    reconstruct: weights of `reconstruction_error`, one more than milestones: steps after which the
-      next one holds.
-    sampler, heat: 'published' takes `warped_published`, and `heat_maps` with its prefactor.
-    joint_features: the feature network sees the warped pictures, too, for its statistics alone, as
+    displacement: deviation of the control points of the warp; the picture is 2 wide. bending: share
+      of the spline beyond its affine part that is kept: 1 makes it interpolate and fold, .5 is the
+      paper's. rotation: deviation in degrees. scale: a random factor's geometric deviation.
+      translation: maximum on each axis.
+    concentrate, separate, follow: weights of `concentration`, of `separation` with `bandwidth`, and
+      of `disagreement`. weight_decay: of `decay`, in the loss.
+    reconstruct: weights of `reconstruction_error`, one more than milestones, the steps at which the
+      next weight takes over.
+    sampler, heat: 'published' uses `warped_published`, and `heat_maps` with the paper's prefactor.
+    joint_features: the feature network also sees the warped pictures, for its statistics alone, as
       published.
     precision: 'bfloat16' or 'float32' of the networks; losses and statistics are float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
@@ -351,14 +351,14 @@ def build(
     return (points - 0.5) / ratio_of(side) + 0.5
 
   def pool(params: PyTree, maps: Array, found: Array) -> Float[Array, 'B G code']:
-    """What each landmark and the background look like: features under its map, made short."""
+    """Codes of what each landmark and the background look like: encoded features under its map."""
     total = jnp.maximum(maps.sum((1, 2)), 1e-6)[..., None]
     return linear(
       params['encode'], jnp.einsum('bhwg,bhwc->bgc', maps, found, precision='float32') / total
     )
 
   def canvas(params: PyTree, points: Array, codes: Array, size: int) -> Float[Array, 'B S S D']:
-    """What the decoder starts from: where landmarks are, and there what they look like."""
+    """The decoder's input: where landmarks are, and painted there, what they look like."""
     shares = heat_maps(points, size=size, published=heat == 'published')
     paint = linear(params['decode'], codes)
     painted = jnp.einsum('byxlg,bgc->byxlc', shares, paint, precision='float32')
@@ -368,9 +368,9 @@ def build(
   def pair_of(
     batch: Batch, rng: PRNGKeyArray
   ) -> tuple[Array, Array, Array, Callable[..., Float[Array, 'B K 2']]]:
-    """The picture, 0..255; it and its other form, padded; how far apart their landmarks are.
+    """The picture, 0..255; it and its partner, padded; and how far apart their landmarks are.
 
-    The last takes places in both, as padded, and the deviation in the first.
+    The last is a function of positions in both padded pictures and of deviations in the first.
     """
     rng_exposure, rng_warp = jax.random.split(rng)
     expose = functools.partial(
@@ -412,12 +412,12 @@ def build(
   def autoencode(
     params: PyTree, stats: PyTree, first: Array, second: Array, *, momentum: float
   ) -> tuple[Array, Array, Array, PyTree]:
-    """In training mode: places [B, 2, K, 2], deviations, the painted picture, new statistics."""
+    """In training mode: positions [B, 2, K, 2], deviations, painted picture, new statistics."""
 
     def by_pair(rows: Array) -> Array:
       return rows.reshape(-1, 2, *rows.shape[1:])
 
-    # A picture and its warp stand side by side, so that they share a norm group and a device.
+    # A picture and its warp are adjacent, so that they share a norm group and a device.
     both = jnp.stack([first, second], axis=1)
     both = standard(constrain(both.reshape(-1, *both.shape[2:])))
     logits, detector = run('detector', params, stats, both, momentum=momentum)
@@ -479,7 +479,7 @@ def build(
     return sum(parts.values()), (aux | {'stats': stats}, parts)
 
   def detect(params: PyTree, aux: PyTree, image: Array) -> Float[Array, 'B h w G']:
-    """The maps of pictures at network size, as padded."""
+    """The maps of the padded pictures; `image` is at network size, not padded."""
     image = standard(padded(jnp.asarray(image, float)))
     return jax.nn.softmax(run('detector', params, aux['stats'], image)[0])
 

@@ -26,7 +26,7 @@ NETWORKS = ('resnet', 'vit')
 
 
 def random_queue(rng: PRNGKeyArray, size: int, dim: int) -> Float[Array, '{size} {dim}']:
-  """Rows uniform in +-sqrt(3 / dim): of unit length in the mean, as published."""
+  """Rows uniform in +-sqrt(3 / dim): of unit length on average, as published."""
   bound = (3 / dim) ** 0.5
   return jax.random.uniform(rng, (size, dim), minval=-bound, maxval=bound)
 
@@ -50,8 +50,8 @@ def enqueue(
 def deal(rows: Num[Array, 'B *shape'], groups: int) -> Num[Array, 'B *shape']:
   """Deals runs of B / groups rows out like cards: each new run has as many rows of every old one.
 
-  The order is fixed, for batches are drawn at random already: devices exchange the rows they are
-  dealt, where a random order would bring the whole batch to each. `deal(_, B // groups)` undoes it.
+  The order is fixed, as batches are drawn at random already: devices exchange only rows dealt to
+  them, where a random order would bring the whole batch to each. `deal(_, B // groups)` undoes it.
   Raises TypeError if the groups do not divide B.
   """
   return rows.reshape(groups, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
@@ -90,7 +90,7 @@ def build(
     mean, std: of the pictures' channels in [0, 1]; saved with the weights.
     network: 'resnet' or 'vit'.
     depth: 18 to 152 of a ResNet, or the blocks of a ViT. width: multiplies its channels.
-    patch, heads, registers, grid: of a ViT; its channels are 64 a head.
+    patch, heads, registers, grid: of a ViT; it has 64 channels per head.
     dim: of the embedding.
     head_layers: 1 is linear (the paper), 2 an MLP.
     temperature: of the softmax over one positive and the negatives.
@@ -149,7 +149,7 @@ def build(
       'head': head.init(rng_head, top)['params'],
     }
     stats = variables.get('batch_stats', {})
-    # Copies: the step donates its state, and a donated buffer may stand in it only once.
+    # Copies: the step donates its state, and a donated buffer may occur in it only once.
     aux = {'stats': stats, 'key': jax.tree.map(jnp.copy, params)}
     aux['key_stats'] = jax.tree.map(jnp.copy, stats)
     if queue:
@@ -162,12 +162,12 @@ def build(
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
     rng_query, rng_key = jax.random.split(rng)
     query, stats = embed(params, aux['stats'], random_view(rng_query, batch.image))
-    # The key encoder sees the batch in another order, so that a query and its key stand in
-    # BatchNorm groups of other pictures and cannot recognise each other by shared statistics.
-    # Frames are shuffled, not views: they are bytes.
+    # The key encoder sees the batch in another order, so that a query and its key are in BatchNorm
+    # groups with other pictures and cannot recognise each other by shared statistics. Frames are
+    # shuffled, not views, because they are bytes.
     shuffled = constrain(deal(jnp.asarray(batch.image), norm_groups))
     key, key_stats = embed(aux['key'], aux['key_stats'], random_view(rng_key, shuffled))
-    key = constrain(jax.lax.stop_gradient(key))  # else wider rows than keys would travel
+    key = constrain(jax.lax.stop_gradient(key))  # otherwise rows wider than keys would be sent
     key = constrain(deal(key, len(key) // norm_groups))
     aux = aux | {'stats': stats, 'key_stats': key_stats}
     if queue:

@@ -1,10 +1,10 @@
 """The landmark head of the ICCV 2021 system, trained on frozen features.
 
-For each of K landmarks some intermediate maps, linear in the hypercolumn; a sharp softmax turns
-each into a point; the landmark is linear in its own points (specification section 5). It learns
-from labels and trains by the one step, on cached pyramids (evaluation/probing.py) or on pictures
-through a frozen network. The closed-form head beside it is `heads.fit_ridge`, which also takes many
-landmarks on a CPU: here 68 landmarks are 3,400 maps, 31 MB a picture at 48x48.
+Each of K landmarks has some intermediate maps, linear in the hypercolumn; a sharp softmax turns
+each map into a point; the landmark is linear in its own points (specification section 5). The head
+learns from labels with the common train step, on cached pyramids (evaluation/probing.py) or on
+pictures through a frozen network. The closed-form alternative is `heads.fit_ridge`, which also
+handles many landmarks on a CPU: here 68 landmarks are 3,400 maps, 31 MB per picture at 48x48.
 """
 
 import functools
@@ -45,7 +45,7 @@ def intermediate_points(
 
   The hypercolumn is never built: levels are mapped at their own resolution (section 3).
   """
-  # Features are bfloat16 already; the softmax multiplies what a product rounds by its sharpness.
+  # Features are bfloat16 already; the softmax multiplies a product's rounding by its sharpness.
   with jax.default_matmul_precision('float32'):
     maps = hypercolumn.project(pyramid, params['inner'], size)
   points, peak = softargmax.soft_argmax(maps, sharpness=sharpness)
@@ -66,8 +66,8 @@ Cost = Callable[[PyTree, PyTree], Array]
 def summed(cost: Cost, params: PyTree, pictures: PyTree) -> Float[Array, '']:
   """The sum of cost(params, picture) over the leading axis of `pictures`, which get no gradient.
 
-  On a CPU its gradient is taken picture by picture: the maps of one stay in the cache, those of a
-  batch pass through memory again and again (docs/performance.md).
+  On a CPU the gradient is taken picture by picture: the maps of one stay in cache, whereas those of
+  a batch pass through memory again and again (docs/performance.md).
   """
   return _at_once(cost, params, pictures)
 
@@ -115,15 +115,15 @@ def build(
     landmarks: K. points_per_landmark: intermediate points of each. size: side of their maps.
     sharpness: of the softmax over positions. magnification: of coordinates in the loss.
     margin: pixels that the loss cuts from each side of a batch's pictures.
-    base: the frozen network, for batches of pictures; without it batches bring their `pyramid`,
+    base: the frozen network, for batches of pictures; without it batches must have a `pyramid`,
       with points in the frame that was described.
     constrain: keeps a batch spread over the devices; the identity on one.
 
   `describe` gives the base's own pyramid, so that a probed network still matches and is evaluated;
-  what the head adds is `landmarks`, of pictures at network size or of pyramids. Its confidence is
-  the mean peak probability of a landmark's maps: how sharply they are placed, near 1 at sharpness
-  100, not how right the landmark is (on real faces, rank correlation with its error: 0). aux:
-  `base`, a copy of the base's variables.
+  the head adds `landmarks`, for pictures at network size or for pyramids. Its confidence is the
+  mean peak probability of a landmark's maps: how sharply they are located, near 1 at sharpness 100,
+  not how accurate the landmark is (on real faces, rank correlation with its error: 0). aux: `base`,
+  a copy of the base's variables.
   """
 
   def look(aux: PyTree, image: Array, size: int | None) -> Pyramid:

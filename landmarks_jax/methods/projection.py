@@ -1,8 +1,9 @@
 """The equivariant projection of the ICCV 2021 system: stage 2, on a frozen network.
 
-A linear map takes the hypercolumn to a few channels, a softmax over positions makes each of them a
-place; the contrast between positions of one picture (`losses.spatial_contrast`) pulls apart what is
-far apart. Few numbers then match points between pictures (specification section 4).
+A linear map takes the hypercolumn to a few channels, and a softmax over positions gives each of
+them a place; the contrast between positions of one picture (`losses.spatial_contrast`) separates
+the descriptors of distant positions. A few numbers then suffice to match points between pictures
+(specification section 4).
 """
 
 import functools
@@ -29,8 +30,8 @@ def random_params(
 
   Args: channels: of every level, in pyramid order.
   Returns: kernels: [C_l, kernel * kernel * dim] for each level; column (i * kernel + j) * dim + d
-  is row i, column j of the convolution to channel d. bias: [dim]; the softmax mode has none, for
-  it would add the same to every position of a channel, which the softmax takes out again.
+  is row i, column j of the convolution to channel d. bias: [dim]; the softmax mode has none, since
+  it would add the same to every position of a channel, which the softmax cancels.
   """
   rng_kernels, rng_bias = jax.random.split(rng)
   inputs, outputs = sum(channels), kernel * kernel * dim
@@ -55,7 +56,7 @@ def project(
   The hypercolumn is never built: levels are mapped at their own resolution (section 3), once for
   each tap of the kernel, and the maps of the taps are shifted and summed.
   """
-  # The softmax multiplies what a product rounds by its scale.
+  # The softmax multiplies the rounding errors of a product by its scale.
   with jax.default_matmul_precision('float32'):
     taps = hypercolumn.project(pyramid, params['kernels'], size)
   taps = taps.reshape(taps.shape[0], size, size, kernel, kernel, -1)
@@ -93,22 +94,22 @@ def build(
   """The published projection; the defaults are the ICCV 2021 hyper-parameters for faces.
 
   Args:
-    base: the frozen network, for pictures; without it batches bring their `pyramid`.
+    base: the frozen network, for pictures; without it batches must have a `pyramid`.
     dim: channels of the result; the paper's scale and temperature are 7 and 7 for 128 and 256, 6.5
       and 8 for 64.
     mode: 'softmax' over positions (the paper), 'softplus' or 'linear'.
     scale: of the maps in their softmax. temperature, power: of `losses.spatial_contrast`.
-    size: side of the grid in training, and where `describe` is asked for no other.
+    size: side of the grid in training, and by default in `describe`.
     kernel: side of the convolution, odd; 1 is the paper's pointwise map.
-    side: of the pictures that cached pyramids were made of, in pixels: the unit of the loss.
+    side: of the pictures that cached pyramids were made from, in pixels, the unit of the loss.
     margin: pixels cut from each side of a batch's pictures.
     augment: train on one random view of each picture (the released code), not on its centre (the
       paper). area, aspect, jitter, pca, jpeg: of `views.random_view`, used only then.
     constrain: keeps a batch spread over the devices; the identity on one.
 
-  `describe` gives one level [B, size, size, dim]. In softmax mode it depends on the size: the same
-  weight falls on more positions. aux: `base`, a copy of the base's variables. The metric
-  `mean_distance` is that of a position's match in its own picture, in pixels.
+  `describe` gives one level [B, size, size, dim]. In softmax mode its values depend on the size,
+  as the same weight is spread over more positions. aux: `base`, a copy of the base's variables. The
+  metric `mean_distance` is that from a position to its match in its own picture, in pixels.
   """
   if mode not in MODES:
     raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
@@ -130,7 +131,7 @@ def build(
     )
 
   def features(aux: PyTree, batch: Batch, rng: PRNGKeyArray) -> tuple[Pyramid, int]:
-    """The frozen pyramid of a batch, and the side of the pictures it was made of."""
+    """The frozen pyramid of a batch, and the side of the pictures it was made from."""
     if batch.pyramid is None:
       image = view(batch, rng)
       return look(aux, image, size), image.shape[1]

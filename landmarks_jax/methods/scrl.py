@@ -1,10 +1,11 @@
 """SCRL: BYOL on boxes that show the same content in two views (Roh et al. 2021).
 
 Two random views of every picture go through an online network and its moving average, the target.
-From the online vector of a view a predictor must tell the target's vector of the other view. BYOL
-(Grill et al. 2020) does so with one vector a view, and learns to ignore where things are; SCRL with
-a vector of each of some boxes, and keeps it. Nothing is pushed apart: predictor and slow target
-prevent that all vectors become one. Specification scrl; differences: docs/scrl.md.
+A predictor must predict the target's vector of one view from the online vector of the other. BYOL
+(Grill et al. 2020) does so with one vector per view, and learns to ignore where things are; SCRL
+does so with one vector per box, and learns to keep it. Nothing is pushed apart: the predictor and
+the slow target prevent all vectors from becoming the same. Specification scrl; differences:
+docs/scrl.md.
 """
 
 from collections.abc import Callable
@@ -39,9 +40,9 @@ def prediction_error(
 def target_momentum(
   step: Int[Array, ''] | int, *, start: float, steps: int | None
 ) -> Float[Array, '']:
-  """What the target keeps of itself after the update number `step`, from 0.
+  """The share of itself that the target keeps in update number `step`, counted from 0.
 
-  From `start` along a cosine to 1 after `steps` updates; always `start` where steps is None.
+  From `start` along a cosine to 1 after `steps` updates; always `start` if steps is None.
   """
   done = 0.0 if steps is None else jnp.minimum(step / max(steps, 1), 1)
   return 1 - (1 - start) * (jnp.cos(jnp.pi * done) + 1) / 2
@@ -93,24 +94,24 @@ def build(
     depth, width, output_stride: of the ResNet.
     regions: False is BYOL: one vector for each whole view.
     boxes, smallest, overlap, box_jitter: see `boxes.shared_boxes`; `smallest` in pixels.
-    hidden, dim: channels inside, and of the result, of projector and predictor.
+    hidden, dim: hidden and output channels of projector and predictor.
     momentum: of the target at the first step; it rises to 1 over `steps` updates, those of the run
       where a config leaves them out.
     independent_target: the target starts from other random weights, as published, not from a copy.
-    norm_groups: BatchNorm groups; both views of a picture stand in one.
-    classes: of `label`, if any: a linear classifier learns beside, without a gradient to the rest;
-      its accuracy is the metric `online_top1`.
-    size: crops are stretched to so many pixels; None is the frame's side. margin: pixels then cut
+    norm_groups: BatchNorm groups; both views of a picture share one.
+    classes: of `label`, if any: a linear classifier is trained alongside, without a gradient to the
+      rest; its accuracy is the metric `online_top1`.
+    size: crops are stretched to this many pixels; None is the frame's side. margin: pixels then cut
       from each side.
-    area, aspect, jitter, grey: of `views.random_located_view`. blurred, solarised: how often the
-      first and the second views are.
+    area, aspect, jitter, grey: of `views.random_located_view`. blurred, solarised: probabilities
+      for the first and the second view.
     levels: how many maps `describe` gives, coarse to fine: the four stages, or 5 with the stem.
     precision: 'bfloat16' or 'float32' of the backbone; all else is float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
 
   aux: `stats` (running statistics) and `target` (weights). Metrics: `with_boxes`, the share of
-  pictures that have any; `spread`, 0 where all unit vectors of the target are one (collapse), 1
-  where they are spread evenly.
+  pictures that have any; `spread`, 0 where all unit vectors of the target are the same (collapse),
+  1 where they are spread evenly.
   """
   if precision not in PRECISIONS:
     raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
@@ -125,7 +126,7 @@ def build(
   )
   projector = predictor = heads.NormedMLP(hidden=hidden, dim=dim, norm_groups=norm_groups)
   evaluator = nn.Dense(classes)
-  each = boxes if regions else 1  # vectors of a view
+  each = boxes if regions else 1  # vectors per view
 
   def pair(rng: PRNGKeyArray, image: Array) -> list[tuple[Array, Any]]:
     rngs = jax.random.split(rng)
@@ -145,7 +146,7 @@ def build(
     return top.astype(jnp.promote_types(top.dtype, jnp.float32)), changed['batch_stats']
 
   def embed(mlp: heads.NormedMLP, params: PyTree, rows: Array, valid: Array) -> Array:
-    # Running statistics are of no use: nothing but training looks through these.
+    # Running statistics are dropped: these networks are used in training only.
     found, _ = mlp.apply({'params': params}, rows, True, valid, mutable=['batch_stats'])
     return found
 
@@ -162,7 +163,7 @@ def build(
 
     rng_online, rng_target, rng_predictor, rng_evaluator = jax.random.split(rng, 4)
     params, stats = network(rng_online)
-    # Copies: the step donates its state, and a donated buffer may stand in it only once.
+    # Copies: the step donates its state, and a donated buffer may occur in it only once.
     target = network(rng_target)[0] if independent_target else jax.tree.map(jnp.copy, params)
     zeros = jnp.zeros((1, dim), float)
     params['predictor'] = predictor.init(rng_predictor, zeros, train=False)['params']
@@ -177,7 +178,7 @@ def build(
     rng_views, rng_boxes = jax.random.split(rng)
     (first, first_crop), (second, second_crop) = pair(rng_views, batch.image)
     count, side = first.shape[:2]
-    # The views of a picture stand side by side, so that they share a norm group and a device.
+    # The views of a picture are adjacent, so that they share a norm group and a device.
     both = jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
     both = constrain(colour.standardise(both, mean=mean, std=std))
     valid = jnp.ones(count, bool) if batch.valid is None else jnp.asarray(batch.valid)

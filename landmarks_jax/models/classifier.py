@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features: logistic regression, which is convex, to its minimum."""
+"""A linear classifier on frozen features: logistic regression at its minimum (it is convex)."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from landmarks_jax.contracts import Array
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of the ridge, on features of variance 1
-HELD_OUT = 10  # every so many-th example chooses among them
+HELD_OUT = 10  # one example in so many is held out to choose among them
 ITERATIONS = 300
 ROWS = 65_536  # on the device at a time
 
@@ -26,13 +26,13 @@ class Classifier(NamedTuple):
 def fit(
   features: Float[np.ndarray, 'N C'], label: Int[np.ndarray, ' N'], *, classes: int
 ) -> Classifier:
-  """Multinomial logistic regression with a ridge, whose strength every tenth example chooses.
+  """Multinomial logistic regression with a ridge whose strength is chosen on every tenth example.
 
   Args: features: finite. label: 0 to classes - 1, of every example.
 
   Minimises mean cross-entropy + strength / 2 * |kernel|^2 with features scaled to mean 0 and
-  variance 1, by L-BFGS, from the strongest ridge to the weakest; then learns from all examples.
-  Fewer than 2 * HELD_OUT examples take the middle strength. Raises ValueError for a label out of
+  variance 1, by L-BFGS, from the strongest ridge to the weakest; then refits on all examples. With
+  fewer than 2 * HELD_OUT examples the middle strength is used. Raises ValueError for a label out of
   range and for features that are not finite.
   """
   if not np.isfinite(features).all():
@@ -53,7 +53,7 @@ def fit(
 
 
 def predict(classifier: Classifier, features: Float[np.ndarray, 'N C']) -> Int[np.ndarray, ' N']:
-  """The class with the highest score of each example."""
+  """The class with the highest score, for each example."""
   return (features @ classifier.kernel + classifier.bias).argmax(1)
 
 
@@ -63,9 +63,9 @@ def _choose(
   held: np.ndarray,
   weights: Float[np.ndarray, 'D L'],
 ) -> tuple[float, Float[np.ndarray, 'D L']]:
-  """The strength with the most right answers on held-out examples, the strongest of equals.
+  """The strength with the most correct held-out examples (strongest of equals), and its weights.
 
-  And its weights. Each strength starts from the weights of the one before.
+  Each strength starts from the weights of the previous one.
   """
   found = []
   for strength in STRENGTHS:
@@ -83,7 +83,7 @@ def _minimise(
   strength: float,
   start: Float[np.ndarray, 'D L'],
 ) -> Float[np.ndarray, 'D L']:
-  """Kernel and, in the last row, bias."""
+  """The fitted kernel and, in the last row, the bias."""
 
   def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
     weights = flat.reshape(start.shape)
@@ -106,6 +106,6 @@ def _minimise(
 def _cross_entropy(
   weights: Float[Array, 'D L'], features: Float[Array, 'N C'], label: Int[Array, ' N']
 ) -> Float[Array, '']:
-  """Summed over examples."""
+  """Cross-entropy, summed over examples."""
   scores = jnp.matmul(features, weights[:-1], precision='float32') + weights[-1]
   return -jnp.take_along_axis(jax.nn.log_softmax(scores), label[:, None], axis=1).sum()

@@ -54,7 +54,7 @@ class NormedMLP(nn.Module):
   def __call__(
     self, x: Float[Array, 'B C'], train: bool, valid: Bool[Array, ' B'] | None = None
   ) -> Float[Array, 'B {self.dim}']:
-    """Rows [B, C] -> [B, dim]; what comes out for rows that are not valid means nothing."""
+    """Rows [B, C] -> [B, dim]; the output for rows that are not valid is meaningless."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x = _linear(self.hidden, x.shape[-1], name='fc0')(x)
     x = nn.relu(GroupedBatchNorm(self.norm_groups, name='norm')(x, train, valid))
@@ -62,7 +62,7 @@ class NormedMLP(nn.Module):
 
 
 def _linear(width: int, fan_in: int, *, name: str, use_bias: bool = True) -> nn.Dense:
-  """A linear layer as torch starts it: all uniform in +-1/sqrt(fan_in)."""
+  """A linear layer with torch's initialisation: all uniform in +-1/sqrt(fan_in)."""
 
   def bias(rng: Array, shape: tuple[int, ...], dtype: type = jnp.float32) -> Array:
     return jax.random.uniform(rng, shape, dtype, -1, 1) * fan_in**-0.5
@@ -79,9 +79,9 @@ class LandmarkHead(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-  """How a head does on labelled pictures that had no part in it."""
+  """How a head does on labelled pictures that were held out of its fit."""
 
-  rows: np.ndarray  # int [M], of what the head was fitted to
+  rows: np.ndarray  # int [M], of the arrays given to the fit
   points: np.ndarray  # [M, K, 2]
   evidence: np.ndarray  # [M, K, E], see `doubt`
 
@@ -99,30 +99,31 @@ class RidgeVariables(NamedTuple):
   )
 
 
-# Candidates of the choice on held-out labels. Strengths of the ridge are in units of the Gram
+# Candidates for the choice on held-out labels. Strengths of the ridge are in units of the Gram
 # matrix's mean eigenvalue, sharpness in units of the heat's deviation, strengths of the correction
-# in the labels' own scatter. Few labels choose among few: none sharper than their number. The best
-# of many candidates is the luckiest, and projections of few channels leave much to luck.
+# in units of the labels' own scatter. Few labels choose among few candidates, none sharper than
+# their number: the best of many candidates is the luckiest, and projections of few channels leave
+# much to luck.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SHARPNESSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 CORRECTIONS = (np.inf, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 FEW_STRENGTHS = (1e-1, 1.0)
-ONE_STRENGTH, ONE_SHARPNESS = 10.0, 0.5  # one label has nothing to choose by
-SAFE_STRENGTH, SAFE_SHARPNESS = 1.0, 0.7  # two have little: others must be better than these
-FREE_GAIN = 0.25  # of offsets that no similarity of the mean shape explains, where it is believed
-FEWEST = 8  # labelled pictures that choose among all strengths of the ridge
-STIFFNESS = 10.0  # least strength of a correction times the labels that it is fitted to
+ONE_STRENGTH, ONE_SHARPNESS = 10.0, 0.5  # one label leaves nothing to choose by
+SAFE_STRENGTH, SAFE_SHARPNESS = 1.0, 0.7  # two leave little: others must be better than these
+FREE_GAIN = 0.25  # of the initial correction, for offsets that no similarity of the shape explains
+FEWEST = 8  # labelled pictures needed to choose among all strengths of the ridge
+STIFFNESS = 10.0  # minimum of a correction's strength times the number of labels it is fitted to
 CAUTION = 0.5  # standard errors by which a choice must be better than the safe one
 FOLDS = 10
-BLOCK = 64  # pictures whose columns exist at once
-LEAST_SPREAD = 1e-3  # distances below are no evidence of anything; normalised
+BLOCK = 64  # pictures whose columns are in memory at once
+LEAST_SPREAD = 1e-3  # smaller distances are no evidence of anything; normalised
 
 
 def predict_ridge(variables: RidgeVariables, pyramid: Pyramid) -> Float[Array, 'B K 2']:
   """Landmarks from linear heat maps under the labels' own position prior.
 
   mean + correction(E[u] - mean), with p(u) ~ prior(u) * exp(sharpness * heat(u)) over positions u.
-  The correction is linear in all landmarks at once, so that the clear ones place the doubtful ones.
+  The correction is linear in all landmarks at once, so that clear ones help to place doubtful ones.
   """
   return look_ridge(variables, pyramid)[0]
 
@@ -148,7 +149,7 @@ def doubt(
   """Evidence that landmarks are wrong, as logarithms of distances.
 
   How wide a landmark's own heat map is, how far the others moved it from there, and how far they
-  moved all landmarks of the picture.
+  moved the picture's landmarks on average.
   """
   moved = jnp.linalg.norm(points - expected, axis=-1)
   together = jnp.broadcast_to(moved.mean(-1, keepdims=True), moved.shape)
@@ -175,12 +176,12 @@ def fit_ridge(
     points, visible: labels, normalised. An invisible landmark's heat map is zero everywhere.
     valid: False for padding.
     group: equal numbers for the copies of one picture, which are held out together; None: all are
-      different pictures. The first of them is the picture itself.
-    flip_pairs: landmarks that are each other's mirror image, where a mirrored picture is as likely
-      as the picture: the prior is then that of the labels and their mirror images. Their heat maps
-      are learnt from mirrored copies, which the caller has among its pictures.
+      different pictures. The first of each group is the picture itself.
+    flip_pairs: landmarks that are each other's mirror image, if a mirrored picture is as likely as
+      the original: the prior is then that of the labels and their mirror images. Heat maps are
+      learnt from mirrored copies only if the caller includes them among the pictures.
     size: side of the heat maps. spread: sd of the Gaussians, normalised.
-    held_out: at most so many pictures are predicted by a fit without them, to choose the strength
+    held_out: at most this many pictures are predicted by fits without them, to choose the strength
       of the ridge and the sharpness of the softmax, and to fit the linear map by which the
       landmarks correct each other.
 
@@ -217,7 +218,7 @@ def fit_ridge_held_out(
   """`fit_ridge`, and its landmarks for the pictures that it held out, fitted without them.
 
   That is free: they are what it chose by, so they are as good as it could choose, not better. None
-  where nothing was held out: with one label.
+  where nothing was held out, as with one label.
   """
   keep = np.flatnonzero(np.asarray(valid))
   visible = np.asarray(visible)[keep]
@@ -279,7 +280,7 @@ class _Columns:
 
   @property
   def channels(self) -> int:
-    """Of a column, its constant included."""
+    """Channels of a column, including its constant."""
     return sum(level.shape[-1] for level in self.pyramid) + 1
 
   def __getitem__(self, chosen: slice | Int[np.ndarray, ' n']) -> Float[np.ndarray, 'n P C']:
@@ -303,7 +304,7 @@ _stack = jax.jit(hypercolumn.stack, static_argnums=1)
 def _mean_and_deviation(
   level: Float[np.ndarray, 'B h w C'],
 ) -> tuple[Float[np.ndarray, ' C'], Float[np.ndarray, ' C']]:
-  """Of every channel, by blocks: a wide copy of a whole level would be the largest array here."""
+  """Per channel, in blocks: a float64 copy of a whole level would be the largest array here."""
   total, squares = 0.0, 0.0
   for start in range(0, len(level), BLOCK):
     wide = level[start : start + BLOCK].astype(np.float64)
@@ -315,7 +316,7 @@ def _mean_and_deviation(
 
 
 class _Choice(NamedTuple):
-  """What the held-out pictures choose, and what is then predicted for them."""
+  """What was chosen on the held-out pictures, and the predictions for them."""
 
   strength: float
   sharpness: float
@@ -327,9 +328,9 @@ class _Choice(NamedTuple):
 class _Correction(NamedTuple):
   """A linear map from offsets to targets."""
 
-  share: Float[np.ndarray, ' M']  # of every picture in the mean left-out distance
+  share: Float[np.ndarray, ' M']  # of each picture in the mean left-out distance
   fitted: Callable[[], Float[np.ndarray, '2*K 2*K']]
-  left_out: Float[np.ndarray, 'M K 2']  # the targets of every picture, by the map of the others
+  left_out: Float[np.ndarray, 'M K 2']  # each picture's targets, predicted by the map of the others
 
 
 class _Problem:
@@ -357,14 +358,14 @@ class _Problem:
     return scipy.linalg.solve(damped, self.moments, assume_a='pos')
 
   def deviation(self, weights: Float[np.ndarray, 'C K']) -> float:
-    """The standard deviation of X @ weights over rows; over landmarks, in the mean square."""
+    """The standard deviation of X @ weights over rows, as a root mean square over landmarks."""
     mean = self.gram[-1] @ weights / self.count  # the last channel is the constant
     square = ((self.gram @ weights) * weights).sum(0) / self.count
     return float(np.sqrt(np.maximum(square - mean**2, 1e-12).mean()))
 
 
 def _total(problems: Sequence[_Problem], without: int | None = None) -> _Problem:
-  """The problem of all pictures, or of all but one fold's."""
+  """The problem of all pictures, or of all but those of one fold."""
   total = copy.copy(problems[0])
   kept = [p for f, p in enumerate(problems) if f != without]
   for name in ('gram', 'moments', 'count'):
@@ -382,7 +383,7 @@ def _held_out_heat(
 ) -> Float[np.ndarray, 'S M P K']:
   """Heat maps of the chosen pictures for each strength, fitted without their folds, in deviations.
 
-  Args: fold: of every picture. first: its row of the columns. chosen: of the pictures.
+  Args: fold: of every picture. first: its row in the columns. chosen: numbers of pictures.
   """
   shape = len(strengths), len(chosen), columns.size**2, problems[0].moments.shape[1]
   heat = np.empty(shape, np.float32)
@@ -400,7 +401,7 @@ def _with_mirrored(
   visible: Bool[np.ndarray, 'n K'],
   flip_pairs: Sequence[tuple[int, int]],
 ) -> tuple[Float[np.ndarray, 'V n K 2'], Bool[np.ndarray, 'V n K']]:
-  """The labels, V = 1, or with their mirror images where landmarks have any, V = 2."""
+  """The labels alone (V = 1), or also their mirror images if there are flip pairs (V = 2)."""
   versions = [(points, visible)]
   if flip_pairs:
     versions.append(coords.mirrored(points, visible, flip_pairs))
@@ -417,9 +418,9 @@ def _position_prior(
 ) -> tuple[Float[np.ndarray, 'P K'], Float[np.ndarray, 'K 2']]:
   """Log density of a Gaussian per landmark at every position, and the mean shape.
 
-  Covariances lean on the one pooled over landmarks by the weight of four labels, and that leans on
-  a sd of .2 by the weight of one, so that a handful of labels gives a broad prior, not a wrong
-  one. The V versions of a label share its weight.
+  Covariances are shrunk towards the one pooled over landmarks with the weight of four labels, and
+  that one towards a sd of .2 with the weight of one, so that a handful of labels gives a broad
+  prior, not a wrong one. The V versions of a label share its weight.
   """
   weight = visible / len(visible)
   if without is not None:
@@ -445,15 +446,15 @@ def _choose(
   chosen: Int[np.ndarray, ' M'],
   grid: Float[np.ndarray, 'P 2'],
 ) -> _Choice | None:
-  """The strength, sharpness and correction of the smallest mean distance on the held-out pictures.
+  """The strength, sharpness and correction that do best on the held-out pictures.
 
-  Of its upper bound, rather: the gap to the safe choice, plus CAUTION standard errors.
-  None if there is nothing to judge by.
+  Best is the smallest upper bound of the mean distance: its gap to that of the safe choice, plus
+  CAUTION standard errors. None if there is nothing to judge by.
   """
   priors = [_position_prior(points, visible, grid, without=i) for i in chosen.tolist()]
   log_prior = np.stack([p for p, _ in priors])
   mean = np.stack([m for _, m in priors])
-  points, visible = points[0], visible[0]  # pictures are judged as they are
+  points, visible = points[0], visible[0]  # judged on the pictures as they are, not mirrored
   # A landmark that only the held-out picture shows has no mean shape to be judged by.
   judged = visible[chosen] & (visible.sum(0) > 1)
   if not judged.any():
@@ -479,9 +480,9 @@ def _choose(
 
 
 def _start(shape: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, '2*K 2*K']:
-  """The correction before anything is fitted: believes offsets that move, turn or scale the shape.
+  """The correction before anything is fitted: trusts offsets that move, turn or scale the shape.
 
-  Heat maps agree by chance on those less easily than on others.
+  Heat maps are less likely to agree by chance on those than on others.
   """
   x, y = (shape - shape.mean(0)).T
   one, none = np.ones_like(x), np.zeros_like(x)
@@ -498,10 +499,10 @@ def _corrections(
   judged: Bool[np.ndarray, 'M K'],
   start: Float[np.ndarray, '2*K 2*K'],
 ) -> Iterator[_Correction]:
-  """Linear maps from offsets to targets, and how they do where they are left out.
+  """Linear maps from offsets to targets, and how they do on left-out pictures.
 
-  Ridges towards `start`, towards the offsets as they are, and towards the mean shape; the first is
-  `start` itself. Leave-one-out in closed form; a map is computed when it is called for.
+  Ridge regressions towards `start`, towards unchanged offsets, and towards the mean shape; the
+  first is `start` itself. Leave-one-out is in closed form; a map is computed only on demand.
   """
   x, y = offset.reshape(len(offset), -1), target.reshape(len(offset), -1)
   seen = np.repeat(judged, 2, axis=1)

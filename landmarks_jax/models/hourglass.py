@@ -2,7 +2,7 @@
 
 Order of layers, padding and resizing follow the released PyTorch code (interop/hourglass.py), which
 differs from Newell's: a level is pooled after its skip blocks, and a stack's output goes to the
-next stack as it is.
+next stack unchanged.
 """
 
 import functools
@@ -21,7 +21,7 @@ from landmarks_jax.models.norm import GroupedBatchNorm
 # Features of the bottlenecks: of the stem and the first block, of the second, of all others.
 WIDTHS = (64, 128, 128)
 GROUPS = 16  # of GroupNorm
-SCALE = 20.0  # of a scaled output before training
+SCALE = 20.0  # initial length of a scaled output
 
 
 def _conv(features: int, side: int, stride: int = 1, *, dtype: Any, name: str) -> nn.Conv:
@@ -43,7 +43,7 @@ def _norm(x: Array, *, kind: str, groups: int, momentum: float, train: bool, nam
 
 
 class Residual(nn.Module):
-  """A pre-activation bottleneck (He et al. 2016b) of `features`, with twice as many at its end."""
+  """A pre-activation bottleneck (He et al. 2016b) of `features`, with twice as many as output."""
 
   features: int
   norm: Callable  # (x, name=...) -> x
@@ -68,8 +68,8 @@ class Hourglass(nn.Module):
   `channels` is the dimension of the labels, which are those of the last of `stacks` hourglasses.
   Each halves its map `depth` times and has `blocks` residual blocks at every place. `widths` are
   the bottlenecks' features: of the stem and the first block, of the second, of all others.
-  `norm`: 'batch', or 'group' (16 groups, no running statistics). `scaled_output` makes labels of
-  one length, which is learned. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
+  `norm`: 'batch', or 'group' (16 groups, no running statistics). `scaled_output` gives all labels
+  one learned length. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
   """
 
   channels: int
@@ -87,7 +87,7 @@ class Hourglass(nn.Module):
   def __call__(self, image: Float[Array, 'B H W 3'], train: bool) -> Pyramid:
     """Normalised image -> one level [B, H/2, W/2, channels].
 
-    Raises ValueError where H or W is no multiple of 2**(depth + 1), and for `norm` and `widths`.
+    Raises ValueError where H or W is not a multiple of 2**(depth + 1), or for bad `norm`, `widths`.
     """
     self._check(image.shape[1:3])
     conv = functools.partial(_conv, dtype=self.dtype)

@@ -35,7 +35,7 @@ def resize(
 def sample(
   level: Float[Array, 'B h w C'], points: Float[Array, 'B *grid 2'], *, side: int
 ) -> Float[Array, 'B *grid C']:
-  """`resize` at free positions: bilinear, half-pixel centres, edges clamped.
+  """`resize` at arbitrary positions: bilinear, half-pixel centres, edges clamped.
 
   Args: points: [B, ..., 2], normalised in the frame of `side` pixels that the level covers.
   """
@@ -66,10 +66,10 @@ def project(
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
   levels = zip(pyramid, kernels, strict=True)
   mapped = [jnp.matmul(f, k, preferred_element_type=dtype) for f, k in levels]
-  # Stretched to their width, levels stand on top of each other, and one product resizes and sums
-  # them: one array of the result's size is written, not one for each level. Heights come last, for
-  # so the product comes out in the order of the result but for its pictures. The weights come
-  # second, for of its two operands einsum makes the second the left one of the product.
+  # Once resized in width, levels are stacked along their height, so that one product resizes and
+  # sums them: one array of the result's size is written, not one for each level. Heights come last,
+  # so that the product comes out in the order of the result, except for the batch axis. The weights
+  # are the second operand, because einsum makes that the left one of the product.
   wide = [
     jnp.einsum('bhwd,xw->bhxd', m, _weights(m.shape[2], width, dtype), precision='float32')
     for m in mapped
@@ -127,7 +127,7 @@ def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {
   A resized descriptor combines four neighbouring cells, so its square combines the inner products
   of neighbours: of a cell with itself, with the next in its row, in its column and on the two
   diagonals. In at least float32. The result is 0 for a descriptor of zeros, and where opposite
-  neighbours cancel so far that rounding is what remains.
+  neighbours cancel so far that only rounding remains.
   """
   level = _at_least_float32(level)
   own = (level**2).sum(-1)
@@ -152,7 +152,7 @@ def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {
 
 
 def _weights(side: int, size: int, dtype: DTypeLike) -> Float[Array, '{size} {side}']:
-  """The matrix by which `resize` combines `side` cells of a line into `size`."""
+  """The matrix with which `resize` combines `side` cells of a line into `size`."""
   return resize(jnp.eye(side, dtype=dtype)[None, :, :, None], (size, side))[0, ..., 0]
 
 

@@ -21,8 +21,8 @@ class GroupedBatchNorm(nn.Module):
   needs no axis name, and only statistics cross devices. Running statistics follow PyTorch: unbiased
   variance (normalisation uses the biased one), the mean over groups, momentum .9 = torch's .1.
   Statistics are at least float32; the result has the dtype of `x`. With `valid`, examples that are
-  not valid are no part of any statistic, and a group without valid ones leaves the running
-  statistics alone. Running statistics have no gradient.
+  not valid are excluded from all statistics, and a group without valid ones leaves the running
+  statistics unchanged. Running statistics have no gradient.
   """
 
   groups: int = 1
@@ -35,9 +35,9 @@ class GroupedBatchNorm(nn.Module):
   ) -> Float[Array, 'B *shape C']:
     """Normalises channels: by the batch's own statistics if `train`, else by the running ones.
 
-    With `valid`, what comes out for other examples means nothing in training, and has no gradient.
+    With `valid`, the output for other examples is meaningless in training, and has no gradient.
 
-    Raises ValueError in training if the groups do not divide B, or leave one value a channel.
+    Raises ValueError in training if the groups do not divide B, or leave one value per channel.
     """
     channels = x.shape[-1:]
     scale = self.param('scale', nn.initializers.ones, channels, jnp.float32)
@@ -54,15 +54,15 @@ class GroupedBatchNorm(nn.Module):
       mean_of = functools.partial(_mean, axes=axes)
       if valid is not None:
         counted = valid.reshape(*y.shape[:2], *[1] * (y.ndim - 2))
-        y = jnp.where(counted, y, 0)  # whatever stands there
+        y = jnp.where(counted, y, 0)  # whatever they hold
         count = counted.sum(axes, keepdims=True) * math.prod(y.shape[2:-1])
         mean_of = functools.partial(_mean_of_counted, axes=axes, counted=counted, count=count)
-      seen = jax.lax.stop_gradient(y)  # `_normalised` has the gradient through statistics
+      seen = jax.lax.stop_gradient(y)  # `_normalised` handles the gradient through statistics
       mean = mean_of(seen)
-      if x.dtype.itemsize < 4:  # one pass; seen from the running mean, little cancels
+      if x.dtype.itemsize < 4:  # one pass: relative to the running mean, little cancels
         near = running_mean.value
         var = jnp.maximum(mean_of(jnp.square(seen - near)) - jnp.square(mean - near), 0)
-      else:  # two passes: one cancels in float32
+      else:  # two passes: one would cancel in float32
         var = mean_of(jnp.square(seen - mean))
       if not self.is_initializing():
         unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
@@ -79,7 +79,7 @@ class GroupedBatchNorm(nn.Module):
     old, new = running.value, groups.reshape(-1, groups.shape[-1])
     if isinstance(count, int):
       new = new.mean(0)
-    else:  # of the groups that have anything
+    else:  # over the groups that have valid examples
       known = count.reshape(-1, 1) > 0
       new = jnp.where(known, new, 0).sum(0) / jnp.maximum(known.sum(), 1)
       new = jnp.where(known.any(), new, old)
@@ -111,7 +111,7 @@ def _mean_of_counted(
   counted: Bool[Array, 'G n *ones'],
   count: Int[Array, 'G 1 *ones'],
 ) -> Float[Array, 'G *ones C']:
-  """Over `count` values a channel of the examples that are counted; 0 where there are none."""
+  """Mean over the `count` values per channel of the counted examples; 0 where there are none."""
   return jnp.where(counted, y, 0).sum(axes, keepdims=True) / jnp.maximum(count, 1)
 
 
@@ -124,7 +124,7 @@ def _normalised(
   counted: Bool[Array, 'G n *_'] | None,
   count: Int[Array, '*_'] | int,
 ) -> Float[Array, 'G n *shape C']:
-  """Normalised by statistics, mean and deviation, that are y's own, over `count` values a channel.
+  """Normalises y by its own mean and deviation, `statistics` of `count` values per channel.
 
   The gradient (Ioffe & Szegedy 2015, section 3) goes through them, too, in two passes over the
   maps: two sums, then the slopes. Autodiff makes three, and sums what is zero once centred.
@@ -169,7 +169,7 @@ def calibrated(
   """Running statistics as exact means over n + 1 batches, of which `image` is the last.
 
   Args: network: with a `norm_momentum`, or without running statistics. stats: means over the n
-  batches before.
+  earlier batches.
   """
   if not stats:
     return stats

@@ -22,7 +22,7 @@ def max_pool(
 ) -> Float[Array, 'B h w C']:
   """The greatest value of every window of side x side pixels, as PyTorch's MaxPool2d.
 
-  The gradient goes to the first pixel, by rows, of those that are greatest.
+  The gradient goes to the first of equally great pixels, in row order.
   """
   return nn.max_pool(x, (side, side), (stride, stride), padding=((padding, padding),) * 2)
 
@@ -34,11 +34,11 @@ def _forward(x: Array, side: int, stride: int, padding: int) -> tuple[Array, Arr
 def _backward(side: int, stride: int, padding: int, x: Array, slope: Array) -> tuple[Array]:
   """Every pixel takes the slopes of the windows that chose it.
 
-  Pixels stand in blocks of stride x stride, one block for each window and as many more as windows
-  reach over: the pixel (i, j) of a window is the pixel (i % stride, j % stride) of a block.
+  Pixels are laid out in blocks of stride x stride, one for each window and as many more as windows
+  reach beyond their own: pixel (i, j) of a window is pixel (i % stride, j % stride) of a block.
   """
   chosen = _chosen(x, side, stride, padding)
-  chosen = lax.optimization_barrier(chosen)  # once, not for each use, where the compiler heeds it
+  chosen = lax.optimization_barrier(chosen)  # computed once, not per use, if the compiler heeds it
   height, width = slope.shape[1:3]
   more = (side - 1) // stride
   rows = []
@@ -63,10 +63,10 @@ def _backward(side: int, stride: int, padding: int, x: Array, slope: Array) -> t
 def _chosen(
   x: Float[Array, 'B H W C'], side: int, stride: int, padding: int
 ) -> Int[Array, 'B h w C']:
-  """The number of the first pixel of each window, row by row, that has its greatest value.
+  """The number, row by row, of the first pixel in each window that has its greatest value.
 
-  Pixels are compared with each other, never with what the pooling gave: a compiler may compute x
-  for either, rounded differently, and a window without an equal pixel would lose its gradient.
+  Pixels are compared with each other, never with the pooled result: a compiler may compute x twice
+  with different rounding, and a window without an equal pixel would lose its gradient.
   """
   around = (padding, padding, 0)
   padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), around, around, (0, 0, 0)))

@@ -1,4 +1,4 @@
-"""Landmarks as vectors of the label space: each is where a picture's labels agree with its own.
+"""Landmarks as vectors of the label space: each lies where a picture's labels best match its own.
 
 The vector z_k of a landmark makes its position likely, p(v | z_k) = softmax_v <z_k, f_v> over the
 positions v of a label map f (Thewlis et al. 2017, section 4.1; specification equivariant,
@@ -18,16 +18,16 @@ from landmarks_jax.contracts import Array, Pyramid
 from landmarks_jax.geometry import coords
 from landmarks_jax.models import heads, hypercolumn
 
-RIDGE = 1e-6  # on |z|^2 / 2, with labels of variance 1: a landmark without a doubt stays finite
+RIDGE = 1e-6  # on |z|^2 / 2, with labels of variance 1: keeps z finite for a landmark without doubt
 ITERATIONS = 100
-CONVERGED = 1e-6  # the fall of a cost, in nats, that a Newton step promises
+CONVERGED = 1e-6  # when Newton steps promise no greater fall of a cost, in nats
 ROUNDING = 1e-5  # of a cost in float32
-SUFFICIENT = 1e-4  # the part of the promised fall that a step must bring
+SUFFICIENT = 1e-4  # the share of the promised fall that a step must achieve
 PICTURES = 64  # at a time
 
 
 class _Costs(NamedTuple):
-  """Of every landmark alone: its cost, gradient and Hessian."""
+  """The cost of each landmark by itself, with gradient and Hessian."""
 
   value: Array  # [K]
   gradient: Array  # [K, L]
@@ -47,8 +47,8 @@ def fit(
   Args:
     pyramid: labels [B, h, w, L] of pictures of `side` pixels; several levels are stacked
       (`column`).
-    points, visible: [B, K, 2], normalised, and [B, K]. Where a landmark is not visible or outside
-      its frame, it does not count.
+    points, visible: [B, K, 2], normalised, and [B, K]. A landmark that is invisible or outside its
+      frame does not count.
     side: of the pictures. size: see `predict`; None is `side`.
 
   Minimises, for each landmark, the mean of -log p(v | z_k) at its point, the log-probability being
@@ -56,7 +56,7 @@ def fit(
   convex, and Newton's method finds the one minimum. The variables are z_k by level, [C_l, K].
 
   Puts the labels on the first device in float32: 49 MB for 2,000 maps of 45x45x3, 1.2 GB for
-  48x48x64. Each of some ten iterations takes 2 K L^2 operations a position, so this is for label
+  48x48x64. Each of some ten iterations takes 2 K L^2 operations per position, so this is for label
   maps, not for hypercolumns of thousands of channels. Raises ValueError for labels that are not
   finite and for a landmark that no picture shows.
   """
@@ -95,7 +95,7 @@ def predict(
       wins.
   """
   levels = zip(pyramid, kernels, strict=True)
-  # A label's neighbours differ by less than a fast product rounds.
+  # Neighbouring labels differ by less than the rounding of a fast product.
   products = (jnp.einsum('bhwc,ck->bhwk', *level, precision='float32') for level in levels)
   heat = sum(hypercolumn.resize(product, size) for product in products)
   best = heat.reshape(len(heat), size * size, -1).argmax(1)
@@ -114,7 +114,7 @@ def minimise(
 ) -> Float[np.ndarray, 'K L']:
   """The minima of K convex functions, by Newton's method with backtracking.
 
-  A step that brings too little is halved, for each function by itself. Ends when no Newton step
+  A step that achieves too little is halved, for each function separately. Ends when no Newton step
   promises more than CONVERGED, or after ITERATIONS.
   """
   place, here, length = start, costs(start), np.ones(len(start))
@@ -173,7 +173,7 @@ def _regularised(total: _Costs, vectors: Float[np.ndarray, 'K L'], count: Array)
 
 
 def _like(by_landmark: Array, x: Array) -> Array:
-  """[K] with as many axes as x."""
+  """[K] reshaped to broadcast against x."""
   return by_landmark.reshape(-1, *[1] * (x.ndim - 1))
 
 

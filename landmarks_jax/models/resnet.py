@@ -1,7 +1,7 @@
-"""ResNets (He et al. 2016) whose every stage is a level of the pyramid.
+"""ResNets (He et al. 2016) in which every stage is a level of the pyramid.
 
-Names, padding, strides and initialisation follow the PyTorch ones, so that published weights give
-the published numbers (interop/resnet.py).
+Names, padding, strides and initialisation follow PyTorch's, so that published weights give the
+published numbers (interop/resnet.py).
 """
 
 import functools
@@ -90,11 +90,11 @@ class Block(nn.Module):
   norm_groups: int = 1
   norm_momentum: float = 0.9
   dtype: Any = None
-  dilations: tuple[int, int] = (1, 1)  # of its first convolution of more than one pixel, of others
+  dilations: tuple[int, int] = (1, 1)  # up to and including its first 3x3, and after it
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B i j D']:
-    """One block; `train` is that of GroupedBatchNorm."""
+    """One block; `train` as in GroupedBatchNorm."""
     conv = functools.partial(_conv, dtype=self.dtype)
     norm = functools.partial(GroupedBatchNorm, self.norm_groups, self.norm_momentum)
     y, (look, later) = x, self.dilations
@@ -117,7 +117,7 @@ class ResNet(nn.Module):
   multiplies the stages; the stem has 64 channels at every width. `norm_groups`, `norm_momentum`:
   GroupedBatchNorm's. `dtype` is that of the computation (bfloat16: with float32 parameters and
   statistics); None follows the parameters and the input. `output_stride` 16 or 8: the last one or
-  two stages keep their resolution and dilate instead, with the same weights, as torchvision's
+  two stages keep their resolution and dilate instead, with the same weights, as in torchvision's
   replace_stride_with_dilation.
   """
 
@@ -150,7 +150,7 @@ class ResNet(nn.Module):
       dilation *= 2 if i > 0 and stride == 1 else 1
       for j in range(blocks):
         convs = block(int(64 * self.width * 2**i), 1 if j else stride)
-        looks = dilation if j else before, dilation  # a map is read as the one before was made
+        looks = dilation if j else before, dilation  # the first block reads as the stage before
         x = Block(convs, *norm, self.dtype, looks, name=f'layer{i + 1}_{j}')(x, train)
       maps.append(x)
     return tuple(reversed(maps))

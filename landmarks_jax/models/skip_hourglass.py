@@ -1,7 +1,7 @@
 """Hourglasses whose skips are chains of convolutions: detector, features and decoder of lmdis.
 
-On the way down a map is halved from level to level, on the way up it is doubled again, and what the
-level had, convolved some more, is added to it (specification lmdis, section 2).
+On the way down the map is halved at every level; on the way up it is doubled again, and the level's
+map from the way down, after further convolutions, is added to it (specification lmdis, section 2).
 """
 
 import functools
@@ -27,8 +27,8 @@ class Level(NamedTuple):
 class Layers(NamedTuple):
   """Levels, the finest first, and how many convolutions a skip has.
 
-  `stem`: a bare convolution to so many channels and a pooling come first, 0 is none. `last_side`:
-  of the convolution without activation, for a network that ends with one.
+  `stem`: channels of a bare convolution that comes first, followed by pooling; 0 is none.
+  `last_side`: kernel side of the last convolution, in a network that ends with one.
   """
 
   levels: tuple[Level, ...]
@@ -110,8 +110,8 @@ class SkipHourglass(nn.Module):
   """3x3 convolutions, BatchNorm, leaky ReLU; max pooling; doubling by repetition.
 
   `width` multiplies the channels of `layers`. `channels`: of a last convolution, with BatchNorm
-  and without activation; None leaves it out. `biases`: also before every BatchNorm, which takes
-  them out again. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
+  and without activation; None leaves it out. `biases`: also before every BatchNorm, which cancels
+  them. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
   """
 
   layers: Layers
@@ -124,9 +124,9 @@ class SkipHourglass(nn.Module):
 
   @nn.compact
   def __call__(self, maps: Float[Array, 'B H W C'], train: bool) -> Float[Array, 'B h w D']:
-    """Maps of the same height and width, or of half of it with a stem.
+    """Maps of the same height and width, or half of it with a stem.
 
-    Raises ValueError where H or W cannot be halved so often.
+    Raises ValueError where H or W cannot be halved often enough.
     """
     self._check(maps.shape[1:3])
     x, taps = maps, []

@@ -16,7 +16,7 @@ from landmarks_jax.contracts import Array, Pyramid
 
 HEAD = 64  # channels of an attention head at width 1, in every published size from Ti to L
 EPSILON = 1e-6  # of LayerNorm
-CUBIC = -0.75  # the free number of cubic convolution, PyTorch's
+CUBIC = -0.75  # the free parameter of cubic convolution, as in PyTorch
 
 _start = nn.initializers.truncated_normal(0.02)
 
@@ -25,9 +25,9 @@ class ViT(nn.Module):
   """A pre-norm ViT with a class token, without its classifier.
 
   `patch`: side of a patch in pixels. `depth`: blocks. `heads`: of attention, each of 64 * `width`
-  channels: 6 in ViT-S, 12 in ViT-B. `registers`: tokens beside the class token that no position
-  belongs to (Darcet et al. 2024). `grid`: side of the stored position embedding in patches; it is
-  resized to the picture's. `dtype`: as in ResNet. The class token holds its position's embedding.
+  channels: 6 in ViT-S, 12 in ViT-B. `registers`: further tokens, besides the class token, without a
+  position (Darcet et al. 2024). `grid`: side of the stored position embedding in patches; it is
+  resized to the picture's. `dtype`: as in ResNet. The class token includes its position embedding.
   """
 
   patch: int = 16
@@ -42,7 +42,7 @@ class ViT(nn.Module):
   def __call__(self, image: Float[Array, 'B H W 3'], train: bool) -> Pyramid:
     """Normalised image -> one level [B, H/patch, W/patch, heads * 64 * width].
 
-    `train` changes nothing. Raises ValueError where H or W is no multiple of `patch`.
+    `train` changes nothing. Raises ValueError where H or W is not a multiple of `patch`.
     """
     self._check(image.shape[1:3])
     channels = self.heads * int(HEAD * self.width)
@@ -97,7 +97,7 @@ def resize_cubic(
 ) -> Float[Array, 'height width C']:
   """Cubic convolution (Keys 1981), half-pixel centres, edges clamped, no antialiasing.
 
-  With PyTorch's number, since DINO resizes position embeddings so. size: (height, width).
+  With PyTorch's parameter, as DINO resizes position embeddings. size: (height, width).
   """
   if maps.shape[:2] == size:
     return jnp.asarray(maps)
@@ -108,7 +108,7 @@ def resize_cubic(
 
 
 def _cubic_weights(side: int, size: int) -> Float[np.ndarray, '{size} {side}']:
-  """The matrix that takes `side` samples of a line to `size`."""
+  """The matrix that resamples `side` samples of a line to `size`."""
   place = (np.arange(size) + 0.5) * side / size - 0.5
   weights = np.zeros((size, side))
   for tap in range(-1, 3):

@@ -120,7 +120,7 @@ def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None
 
 
 def _free(experiment: Experiment, held: int) -> int | None:
-  """Bytes for the run where the fewest are free, the state included; None if unknown."""
+  """Bytes free for the run, the state included, on the fullest process; None if unknown."""
   device = sharding.free_memory(experiment.mesh)
   free = pipeline.free_memory() if device is None else device
   if free is None:

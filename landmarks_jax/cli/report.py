@@ -58,7 +58,7 @@ def write(
 
 
 def command() -> str | None:
-  """The command line as typed; None where Python, not the console, called."""
+  """The command line as typed; None if called from Python, not from the console."""
   typed = {'landmarks-jax': ['landmarks-jax'], '__main__.py': ['python', '-m', 'landmarks_jax']}
   program = typed.get(pathlib.Path(sys.argv[0]).name)
   return program and shlex.join([*program, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The two usual sets of landmarks on a face: (names, flip pairs, the eyes that errors scale with).
+"""The two usual sets of landmarks on a face: (names, flip pairs, the eyes that scale errors).
 
 These are the first three fields of `Info`. Left and right are those of the picture.
 """

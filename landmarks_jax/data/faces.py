@@ -85,7 +85,7 @@ def check_root(root: pathlib.Path) -> None:
 def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
   """The indices in `files` of those that exist below `root`; warns how many do not.
 
-  Lists each folder once. Raises FileNotFoundError where none exists.
+  Lists each folder once. Raises FileNotFoundError if none exists.
   """
   found = set()
   for folder in {posixpath.dirname(file) for file in files}:

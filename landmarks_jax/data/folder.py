@@ -281,7 +281,7 @@ def _of_split(split: str, entries: Sequence[Entry], path: str) -> Int[np.ndarray
 
 
 def _refuse_changes(path: str, options: Mapping[str, Any]) -> None:
-  """Raises ValueError for options other than those fixed by `prepare`, rather than ignore them."""
+  """Raises ValueError for given options that differ from those that `prepare` has fixed."""
   stored = prepared.read_manifest(pathlib.Path(path).expanduser())['options']
   for name, given in options.items():
     usual = inspect.signature(catalogue).parameters[name].default

@@ -44,9 +44,9 @@ def training_batches(
   batch_size is global; each of the `shards` processes gets its own rows. The remainder of an epoch,
   less than a batch, is dropped. workers: reading processes; 0 reads in threads, which is enough for
   sources in memory and for reduced JPEGs. An unreadable picture is replaced by the next readable
-  one (on_bad_image='skip', reported once) or stops the run ('error'); more than half unreadable
-  stop it too. `Reporting` and `Cached` sources keep the choice they were made with. Close the
-  iterator, or keep it until the process ends. Raises ValueError for sizes that do not fit together.
+  one (on_bad_image='skip', reported once) or stops the run ('error'); so does more than half of all
+  pictures being unreadable. `Reporting` and `Cached` sources keep the choice they were made with.
+  Close the iterator, or keep it until the process ends. Raises ValueError for inconsistent sizes.
   """
   rows = _rows(batch_size, shard, shards)
   if len(source) < batch_size:

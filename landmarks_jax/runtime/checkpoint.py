@@ -259,10 +259,11 @@ class Checkpoints:
 
 
 class _Manager(ocp.CheckpointManager):
-  """A manager that never asks JAX about preemption, as Orbax does for the step that it saves.
+  """Orbax's manager, but it never asks JAX whether a preemption stops at the step that it saves.
 
-  JAX takes each such question as the step that this process is at. Asked in the background about an
-  earlier step, it could let the processes agree on one that another has passed, and deadlock.
+  JAX takes the step in such a question for the one that this process is at. A past step, asked
+  about in the background, could make the processes agree on one that another has passed, and then
+  wait for each other for ever.
   """
 
   def reached_preemption(self, step: int) -> bool:

@@ -37,7 +37,7 @@ def watched(
 ) -> Iterator[Any]:
   """The same items; calls `report(seconds waited)`, in a thread, when one takes this long.
 
-  It is called again after twice the time, and so on; the wait goes on. Close it, as `items`.
+  It is called again after twice the time, and so on; the wait goes on. Close it, like `items`.
   """
   since: list[float] = []  # when waiting began; empty while the caller works
   ended = threading.Event()

@@ -155,7 +155,7 @@ def _wall_torque(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-  """Gauss-Jordan without pivots (M is positive definite); LAPACK's rounding may differ."""
+  """Gauss-Jordan without pivots (M is positive definite); LAPACK's rounding is not fixed."""
   rows = np.concatenate([matrix, right[:, None]], axis=1)
   for k in range(len(rows)):
     rows[k] /= rows[k, k].copy()

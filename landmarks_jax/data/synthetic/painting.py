@@ -175,7 +175,7 @@ class Ellipsoid(NamedTuple):
 
 
 def project_ellipsoids(centres: np.ndarray, axes: np.ndarray, radii: np.ndarray) -> list[Ellipsoid]:
-  """Projects along z: centres [N, 3], axes [N, 3, 3] (columns) of the camera, radii [N, 3]."""
+  """Projects along z. Centres [N, 3], axes [N, 3, 3] (columns), radii [N, 3] in camera space."""
   shape = (axes / radii[:, None] ** 2) @ axes.transpose(0, 2, 1)
   spread = (axes * radii[:, None] ** 2) @ axes.transpose(0, 2, 1)
   thick = 1 / shape[:, 2, 2]

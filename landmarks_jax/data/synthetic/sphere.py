@@ -30,7 +30,7 @@ TURN = 72  # pairs of a video; at 5 degrees each, the full turn of test
 counts = {'train': 100 * TURN, 'validation': 5 * TURN, 'test': TURN}
 SLOWEST, FASTEST = 3.0, 8.0  # degrees a frame
 RADIUS = 0.85  # normalised
-# A surface point is visible if its unit normal has this much towards the viewer: nearer the rim, a
+# A surface point is visible if its normal's z towards the viewer exceeds this: nearer the rim, a
 # pixel covers more than five times as much of the surface as in the middle.
 FACING = 0.2
 PATCHES, SHARPNESS = 60, 120.0  # of the texture

@@ -1,4 +1,4 @@
-"""BYOL as SCRL is compared with: ResNet-50 on ImageNet, 200 epochs, then a linear classifier.
+"""BYOL, the baseline of SCRL: ResNet-50 on ImageNet, 200 epochs, then a linear classifier.
 
   python -m landmarks_jax train --config configs/byol_imagefolder.py --workdir runs/byol \
       --config.data.path=DIR
@@ -17,7 +17,7 @@ SMOKE |= {'data.frame': 72, 'evals.classes.data.frame': 72, 'evals.classes.margi
 
 
 def get_config():
-  """Crops of 224 pixels from frames of 320; classes are told at 224 of 256."""
+  """Crops of 224 pixels from frames of 320; classes are predicted at 224 of 256."""
   pictures = dict(name='folder', classes=True)
   return ConfigDict(
     dict(

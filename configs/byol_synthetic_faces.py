@@ -2,7 +2,7 @@
 
   python -m landmarks_jax train --config configs/byol_synthetic_faces.py --workdir runs/byol
 
-What configs/scrl_synthetic_faces.py is compared with: all is alike but for the boxes.
+The baseline of configs/scrl_synthetic_faces.py: everything is the same except the boxes.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""What methods are compared by on rendered faces: five points with all labels and few, matching.
+"""Compares methods on rendered faces: five points with all labels and few, and matching.
 
   python -m landmarks_jax evaluate --workdir runs/demo --config configs/compare_synthetic_faces.py
 
@@ -17,7 +17,7 @@ SMOKE |= {'evals.few.draws': 1, 'evals.few.copies': 1}
 
 
 def get_config():
-  """1,000 labelled pictures, 1,000 of other faces to score."""
+  """1,000 labelled pictures, and 1,000 of other faces to score on."""
   common = dict(data=FIVE, margin=7)
   return ConfigDict(
     dict(

@@ -2,7 +2,7 @@
 
   python -m landmarks_jax train --config configs/dense_synthetic_faces.py --workdir runs/dense
 
-What configs/dve_synthetic_faces.py is compared with: all is alike but for the exchange.
+The baseline of configs/dve_synthetic_faces.py: everything is the same except the exchange.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m landmarks_jax train --config configs/dense_youtube_faces_cpu.py --workdir runs/dense \
       --config.data.path=DIR
 
-What configs/dve_youtube_faces_cpu.py is compared with: all is alike but for the exchange.
+The baseline of configs/dve_youtube_faces_cpu.py: everything is the same except the exchange.
 """
 
 from ml_collections import ConfigDict

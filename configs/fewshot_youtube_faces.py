@@ -1,4 +1,4 @@
-"""What a run on real photographs is worth: few labels, matching, and every layer alone.
+"""Evaluates a run on real photographs: few labels, matching, and every layer alone.
 
   python -m landmarks_jax evaluate --workdir runs/youtube \
       --config configs/fewshot_youtube_faces.py --config.data.path=DIR

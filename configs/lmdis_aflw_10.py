@@ -4,7 +4,7 @@
       --config.data.path=DIR --init_from=runs/lmdis
 
 where runs/lmdis is a run of configs/lmdis_celeba_10.py; docs/data.md says what DIR should hold. How
-long it was trained is not published: the steps are ours.
+long it was trained is not published: the number of steps is chosen here.
 """
 
 from ml_collections import ConfigDict

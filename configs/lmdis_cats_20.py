@@ -4,7 +4,7 @@
       --config.data.path=DIR
 
 docs/data.md says what DIR should hold. The paper scores seven of the nine points. Its lists of
-pictures, and how long it was trained, are not published: split and steps are ours.
+pictures, and how long it was trained, are not published: split and steps are chosen here.
 """
 
 from ml_collections import ConfigDict

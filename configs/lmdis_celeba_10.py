@@ -4,7 +4,7 @@
       --config.data.path=DIR
 
 docs/data.md says what DIR should hold. Every number is the published one; the schedule ends where
-the published weights were taken. docs/lmdis.md lists what of the paper's code is another option.
+the published weights were taken. docs/lmdis.md lists options for where the paper's code differs.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
   python -m landmarks_jax train --config configs/lmdis_synthetic_faces.py --workdir runs/lmdis
 
-`discovery/inter_ocular` says how well a linear map takes the discovered landmarks to five true
-ones of faces that were never seen.
+`discovery/inter_ocular` is the error of a linear map from the discovered landmarks to five true
+ones, on faces that were never seen.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
       --config.data.path=DIR
 
 docs/data.md says what DIR should hold. Every number is the published one (docs/specification.md,
-sections 2 and 5). The pictures that remain say how many steps 800 epochs are: 455,200 for 145,679.
+sections 2 and 5). The number of pictures says how many steps 800 epochs are: 455,200 for 145,679.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
   python -m landmarks_jax train --config configs/moco_youtube_faces.py --workdir runs/youtube \
       --config.data.path=DIR
 
-What moco_youtube_faces_cpu.py found to work, at full width and the paper's size, for longer. DIR is
-as there. Persons of the test split are never seen in training.
+The settings that worked in moco_youtube_faces_cpu.py, at full width and the paper's size, for
+longer. DIR is the same. Persons of the test split are never seen in training.
 """
 
 from ml_collections import ConfigDict

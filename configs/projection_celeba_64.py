@@ -5,7 +5,7 @@
 
 The base is a run of configs/moco_celeba_resnet50.py. Every number is the published one
 (docs/specification.md, sections 4 and 5). The released code trains on augmented pictures
-(--config.method.augment=True), the paper says that it does not.
+(--config.method.augment=True); the paper says that it does not.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
       --workdir runs/projection --config.base.checkpoint=runs/demo
 
 The base is a run of configs/demo.py, frozen: 32-pixel pictures on a grid of 8, the stride of 4
-pixels that the paper has at 96. The rate is 10 times the paper's, its steps are fewer.
+pixels that the paper has at 96. The rate is 10 times the paper's, for fewer steps.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ SMOKE = {'evals.points5_few.draws': 1, 'evals.points5_few.copies': 1}
 
 
 def get_config():
-  """Matching chooses; matching, five points with all labels and with few are the result."""
+  """Matching chooses the weights; scores are matching, five points with all labels and few."""
   matching = dict(protocol='matching', data=TEST, margin=7)
   regression = dict(protocol='regression', data=TEST, margin=7)
   return ConfigDict(

@@ -18,7 +18,7 @@ SMOKE = {'evals.points5_few.draws': 1, 'evals.points5_few.copies': 1}
 
 
 def get_config():
-  """Matching chooses; matching, five points with all labels and with few are the result."""
+  """Matching chooses the weights; scores are matching, five points with all labels and few."""
   matching = dict(protocol='matching', data=FIVE, margin=10)
   regression = dict(protocol='regression', data=FIVE, margin=10)
   return ConfigDict(

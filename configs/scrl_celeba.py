@@ -3,8 +3,8 @@
   python -m landmarks_jax train --config configs/scrl_celeba.py --workdir runs/scrl_celeba \
       --config.data.path=DIR
 
-docs/data.md says what DIR should hold. Published are 224 pixels; this is their adaptation
-(docs/scrl.md, section 6): maps of 6x6 instead of 3x3, boxes from 16 pixels on.
+docs/data.md says what DIR should hold. The published size is 224 pixels; this is an adaptation
+(docs/scrl.md, section 6): maps of 6x6 instead of 3x3, boxes of 16 pixels or more.
 --config.method.regions=False is BYOL.
 """
 

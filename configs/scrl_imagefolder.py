@@ -17,7 +17,7 @@ SMOKE |= {'data.frame': 72, 'evals.classes.data.frame': 72, 'evals.classes.margi
 
 
 def get_config():
-  """Crops of 224 pixels from frames of 320; classes are told at 224 of 256."""
+  """Crops of 224 pixels from frames of 320; classes are predicted at 224 of 256."""
   pictures = dict(name='folder', classes=True)
   return ConfigDict(
     dict(

@@ -1,9 +1,9 @@
-"""Looks for what is wrong with a folder of pictures, and with their landmarks.
+"""Finds what is wrong with a folder of pictures, and with their landmarks.
 
-DIR is any folder of pictures; nothing in it changes. Found are files that cannot be read, copies
-and near copies, bursts, odd sizes and kinds, and with --labels landmarks outside their picture, at
-one place, with left and right exchanged or far from where the others have them. The folder --output
-gets index.html, one page with the pictures, and findings.csv, which lists everything.
+DIR is any folder of pictures; nothing in it changes. Reported are unreadable files, copies and near
+copies, bursts, odd sizes and kinds, and with --labels landmarks that are outside their picture,
+coincide, have left and right exchanged or are far from where the others have them. The folder
+--output gets index.html, one page with the pictures, and findings.csv, the complete list.
 """
 
 import concurrent.futures
@@ -59,7 +59,7 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
 
 
 def _output(root: pathlib.Path, given: str | None) -> pathlib.Path:
-  """Where to write: a folder that is new or empty, and inside DIR only if that was asked for."""
+  """Where to write: a folder that is new or empty, and inside DIR only if requested."""
   output = pathlib.Path(given or f'audit_{root.resolve().name}').expanduser()
   if not given and output.resolve().is_relative_to(root.resolve()):
     raise ValueError(f'{output} would be written into {root} itself; say where with --output=DIR')
@@ -69,7 +69,7 @@ def _output(root: pathlib.Path, given: str | None) -> pathlib.Path:
 
 
 def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
-  """The labels and the flip pairs; those of a known layout are found by themselves."""
+  """The labels and the flip pairs; a known layout is recognised without --labels."""
   from landmarks_jax.data import folder, youtube_faces_68
   from landmarks_jax.interop.landmark_csv import Labels
 

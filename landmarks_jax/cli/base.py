@@ -22,7 +22,7 @@ KEYS = {'checkpoint': str | None, 'step': int | None, 'method': Mapping[str, Any
 def complete(
   base: Mapping[str, Any] | None, complete_method: Callable[[str, Mapping[str, Any]], Any]
 ) -> dict[str, Any] | None:
-  """The section with every key. Raises ValueError for an unknown one, or where nothing is named.
+  """The section with every key. Raises ValueError for an unknown key, or if it names no network.
 
   complete_method: (section, options) -> options with all defaults.
   """
@@ -45,9 +45,9 @@ def complete(
 
 
 def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, Any]], Any]) -> None:
-  """Fills what the folder of the run says: its method, and the step of its weights.
+  """Fills in what the folder of the run says: its method, and the step of its weights.
 
-  Raises FileNotFoundError where the folder holds no run.
+  Raises FileNotFoundError if the folder holds no run.
   """
   if not base['checkpoint']:
     return

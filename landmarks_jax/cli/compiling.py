@@ -1,4 +1,4 @@
-"""The training step, compiled before the run beside its first weights, and the memory it needs."""
+"""Compiles the training step before the run, and checks that the memory it needs is free."""
 
 import concurrent.futures
 import contextlib
@@ -12,20 +12,20 @@ from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.data import pipeline
 from landmarks_jax.runtime import memory, sharding
 
-TOO_LARGE = 'RESOURCE_EXHAUSTED'  # what a compiler says that knows its device's memory
+TOO_LARGE = 'RESOURCE_EXHAUSTED'  # what compilers that know their device's memory raise
 
 
 def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
-  """The compiled step; tells what memory the run will need, by cause.
+  """The compiled step; prints what memory the run will need, by cause.
 
   held: bytes of the state on each device, if it is there already. Raises ValueError, with the batch
-  size that would fit, where the memory that is free does not hold the run.
+  size that would fit, if the free memory does not hold the run.
   """
   print('compiling the step', flush=True)
   batch, free = experiment.config['batch_size'], _free(experiment, held)
   with concurrent.futures.ThreadPoolExecutor() as beside:
 
-    def draw() -> None:  # the next that the run needs
+    def draw() -> None:  # what the run needs next
       if experiment.config['base'] is None:
         beside.submit(lambda: experiment.compiled_draw)
 
@@ -43,10 +43,10 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
 def _compiled(
   experiment: Experiment, batch: int, *, beside: Callable[[], None] = lambda: None
 ) -> tuple[Any, dict[str, int]]:
-  """The step at a batch size and what it needs, all devices of the host together if they share its
-  memory; (None, {}) if the compiler itself finds it too large.
+  """(step, bytes needed by cause) at a batch size; (None, {}) if the compiler finds it too large.
 
-  beside: called once the compiler is next, for it leaves Python free, as lowering does not.
+  The bytes are summed over devices that share the host's memory. beside: called just before
+  compiling, which leaves Python free, as lowering does not.
   """
   state, examples = experiment.shapes(batch)
   try:
@@ -58,22 +58,20 @@ def _compiled(
       raise
     return None, {}
   need = memory.of_step(compiled, state, examples, devices=experiment.mesh.size)
-  working = need[memory.WORK] + need['batch']  # not while it evaluates
+  working = need[memory.WORK] + need['batch']  # not in use while it evaluates
   need['evaluation'] = max(0, _evaluation(experiment, state) - working)
   return compiled, {name: _copies(experiment) * count for name, count in need.items()}
 
 
 def _evaluation(experiment: Experiment, state: Any) -> int:
-  """Bytes on each device of the pictures and features of an evaluation's batch: the least that the
-  largest of them takes.
-  """
+  """Least bytes per device of the largest evaluation: the pictures and features of a batch."""
   found = [0]
   for options in experiment.config['evals'].values():
     frame, batch = options['data'].get('frame'), options.get('batch_size')
     if frame and batch:
       side = frame - 2 * options.get('margin', 0)
       image = jax.ShapeDtypeStruct((batch, side, side, 3), 'uint8')
-      with contextlib.suppress(TypeError, ValueError):  # it has another way to describe
+      with contextlib.suppress(TypeError, ValueError):  # the method describes in another way
         describe = lambda *given: experiment.method.describe(*given, None)  # noqa: E731
         features = jax.eval_shape(describe, state.params, state.aux, image)
         found.append((memory.size(image) + memory.size(features)) // experiment.mesh.size)
@@ -95,9 +93,7 @@ def _refusal(experiment: Experiment, batch: int, need: dict[str, int], free: int
 
 
 def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None) -> int:
-  """The largest batch that was compiled and fits, by a line through one that does and one that does
-  not; 0 if none.
-  """
+  """The largest batch found to fit, by halving and then by a line through two sizes; 0 if none."""
   groups = experiment.config['method'].get('norm_groups') or 1
   multiple, pictures = math.lcm(experiment.mesh.size, groups), experiment.cache_bytes()
 
@@ -124,7 +120,7 @@ def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None
 
 
 def _free(experiment: Experiment, held: int) -> int | None:
-  """Bytes for the run where the least is free, the state included; None if unknown."""
+  """Bytes free for the run, the state included, on the fullest process; None if unknown."""
   device = sharding.free_memory(experiment.mesh)
   free = pipeline.free_memory() if device is None else device
   if free is None:
@@ -133,7 +129,7 @@ def _free(experiment: Experiment, held: int) -> int | None:
 
 
 def _copies(experiment: Experiment) -> int:
-  """How many devices of this process share one memory: those that name none of their own."""
+  """How many devices of this process share one memory: all if they report none of their own."""
   return len(experiment.mesh.local_devices) if experiment.shares_host_memory else 1
 
 

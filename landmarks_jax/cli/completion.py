@@ -1,4 +1,4 @@
-"""A config with every default that it leaves to the functions that it names."""
+"""Completes a config with the defaults of the functions that it names."""
 
 import importlib
 import inspect
@@ -13,7 +13,7 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.data.source import source_function
 from landmarks_jax.runtime import optim
 
-FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what a file of them defines
+FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
 LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
 LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_after': 1}
 
@@ -87,14 +87,14 @@ def _evals(
     if options['every'] < 0:
       raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
     data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
-    if data.get('name') == training['name'] and 'path' in training:  # said once, changed once
+    if data.get('name') == training['name'] and 'path' in training:  # given once, changed once
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
 
 
 def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> bool:
-  """Whether more is better of the score that selects weights; ValueError if none has that name."""
+  """Whether the score that selects weights is better if higher; ValueError if it does not exist."""
   if select is None:
     return False
   scores = {

@@ -2,7 +2,7 @@
 
 A config file defines `get_config() -> ConfigDict`, and `SMOKE`, the changes that make its method
 tiny. `FILE:smoke` applies them and replaces data and steps, so that it runs anywhere in seconds.
-Changes from the command line are read by the annotation of the argument that they become.
+Changes from the command line are parsed by the annotation of the argument that they set.
 """
 
 import ast
@@ -24,7 +24,7 @@ from absl import flags
 
 from landmarks_jax.runtime import run_folder
 
-# Arguments that commands hand over themselves; they are no part of a config.
+# Arguments that commands pass themselves; they are not part of a config.
 INJECTED = frozenset(
   {'workdir', 'constrain', 'base', 'describer', 'open_split', 'random_init', 'baselines'}
   | {'rate', 'spread', 'others', 'split', 'validation_score'}
@@ -63,7 +63,7 @@ def _import(file: pathlib.Path) -> tuple[ml_collections.ConfigDict, dict[str, An
     if not hasattr(module, 'get_config'):
       raise ValueError('it defines no get_config()')
     return module.get_config(), getattr(module, 'SMOKE', {})
-  except Exception as error:  # whatever a user's file does
+  except Exception as error:  # a user's file may raise anything
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file.absolute())]
     line = getattr(error, 'lineno', None) or (lines[-1] if lines else 1)
@@ -96,7 +96,7 @@ def _smoke(
 
 
 def _synthetic(data: Mapping[str, Any]) -> dict[str, Any]:
-  """An embedded set stays, shortened; rendered faces stand in for all others."""
+  """Keeps an embedded dataset, shortened; rendered faces replace all others."""
   if not str(data.get('name')).startswith('synthetic/'):
     kept = {'classes': True} if data.get('classes') else {}
     data = {'name': 'synthetic/faces', 'frame': data.get('frame', 136), **kept}
@@ -122,9 +122,9 @@ def complete(
 ) -> dict[str, Any]:
   """A section of a config with the defaults of the functions that will take it.
 
-  also: keys that are nobody's argument. later: arguments that may stay None, for the data to say.
-  Raises ValueError for a key that none of them takes, one that is missing, and a value that is not
-  of the type that the argument is annotated with.
+  also: keys that are no function's argument. later: arguments that may stay None until the data
+  determine them. Raises ValueError for a key that no function takes, a missing one, and a value
+  that does not fit the argument's annotation.
   """
   parameters = {
     name: p
@@ -146,7 +146,7 @@ def complete(
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:
-  """A value that fits an annotation; Text is read as one. Raises ValueError that names both."""
+  """The value if it fits an annotation; Text is parsed to fit. Raises ValueError naming both."""
   tried = _readings(value) if isinstance(value, Text) else [value]
   for one in tried:
     if _fits(one, kind):
@@ -210,7 +210,7 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 def plain(config: Any) -> Any:
-  """A config as JSON has it: dicts, lists, numbers, strings, None. Raises ValueError for others."""
+  """A config in JSON types: dicts, lists, numbers, strings, None. Raises ValueError for others."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   if isinstance(config, Mapping):
@@ -267,12 +267,12 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 
 
 def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
-  """The config of a run of a version with fewer options, with their defaults."""
+  """The config of a run, with the defaults of options that its version did not have yet."""
   from landmarks_jax.cli import completion, train  # late: they import this file
 
   try:
     return completion.complete(config, train.train)
-  except ValueError:  # it lacks more; the differences tell what
+  except ValueError:  # it lacks more; the differences will show what
     return config
 
 

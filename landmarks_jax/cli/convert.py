@@ -1,8 +1,8 @@
-"""Makes a run of weights that others published, so that everything which takes a run takes them.
+"""Makes a run from weights that others published, so that they can be used wherever a run can.
 
-FILE is what PyTorch saved, or safetensors; no code in it runs. What it is, is told by the names of
-its weights: docs/weights.md lists the kinds. DIR gets config.json and checkpoints, as `train`
-leaves them, at step 0: it can be evaluated, be the base of another run, or start one (--init_from).
+FILE was saved by PyTorch or as safetensors; no code in it runs. Its kind is recognised by the names
+of its weights: docs/weights.md lists the kinds. DIR gets config.json and checkpoints at step 0, as
+`train` writes them: it can be evaluated, be the base of another run, or start one (--init_from).
 --config.method.KEY=VALUE changes what the weights do not decide, as in --config.method.levels=5.
 """
 

@@ -41,10 +41,10 @@ def convert(
   heads: int | None = None,
   changes: Sequence[str] = (),
 ) -> None:
-  """Makes the folder `output` of the weights in `file`, and tells what was recognised.
+  """Writes the weights in `file` as a run to the folder `output`; prints what was recognised.
 
   Args: base: the run below a projector or regressor. heads: of a ViT. changes: of the config, such
-  as 'method.levels=5'. Raises ValueError and OSError, and then nothing is written.
+  as 'method.levels=5'. Raises ValueError and OSError; then nothing is written.
   """
   drafts.check_new(output)
   if not file.is_file():
@@ -71,7 +71,7 @@ def prepare(
 ) -> Plan:
   """What is in a file, compared with the method that it becomes.
 
-  Raises as `convert`; nothing is written and no network computed.
+  Raises as `convert` does; nothing is written and no network is computed.
   """
   below = None if base is None else load(base)
   found = published.read(file, published.Options(below and below.channels(), heads))
@@ -110,16 +110,16 @@ def config(
 
 
 def shapes(experiment: Experiment) -> TrainState:
-  """Of the state before the first step. Raises ValueError where no network has such sizes."""
+  """Shapes of the state before the first step. Raises ValueError if no network has such sizes."""
   try:
     return experiment.shapes(1)[0]
-  except Exception as error:  # those of a hostile file make any library stumble
+  except Exception as error:  # a hostile file's sizes can make any library fail
     told = str(error).partition('\n')[0]
     raise ValueError(f'no network has these sizes ({told})') from error
 
 
 def _fitting(found: Published, experiment: Experiment, what: str) -> TrainState:
-  """The shapes of the state. Raises ValueError that names the arrays which it does not have so."""
+  """The shapes of the state. Raises ValueError that names the arrays that do not fit them."""
   try:
     state = shapes(experiment)
   except ValueError as error:
@@ -151,8 +151,8 @@ def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
     return {name: array for name, array in leaves.items() if name not in stored}
 
   tree = {'params': wanted.params, 'aux': wanted.aux}
-  # Compiled, what nobody asks for is left out: a large network is not initialised in vain. A base
-  # is stored already, and would be a constant.
+  # Compiling drops what is not returned, so a large network is not initialised in vain. A base is
+  # stored already, and would become a constant.
   initial = others() if experiment.config['base'] else jax.jit(others)()
   arrays = stored | initial
   tree = jax.tree.unflatten(
@@ -196,7 +196,7 @@ def _fingerprint(file: pathlib.Path) -> dict[str, str]:
 
 
 def _told(plan: Plan, untrained: Sequence[str]) -> Iterator[str]:
-  """What was recognised, taken and left, in lines."""
+  """Lines that say what was recognised, taken and dropped."""
   found = plan.found
   stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
   taken = [name for name in stored if name not in found.spare]

@@ -1,4 +1,4 @@
-"""What a command makes gets its name when it is whole; an error before that leaves no trace."""
+"""Output of commands gets its name once complete; an error before that leaves no trace."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 
 def check_new(output: pathlib.Path) -> None:
-  """Raises ValueError if there is something that would be overwritten; an empty folder is none."""
+  """Raises ValueError if `output` exists, unless as an empty folder: nothing is overwritten."""
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'--output={output} exists already and is not overwritten; give another')
 
 
 @contextlib.contextmanager
 def draft(output: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A path beside `output`, for a file or a folder, that gets that name at the end of the block.
+  """A path beside `output`, for a file or a folder, renamed to it at the end of the block.
 
-  Folders above are made. An error leaves none of them.
+  Missing parent folders are made; an error removes them again.
   """
   made = [folder for folder in output.absolute().parents if not folder.exists()]
   path = output.with_name(f'.{output.name}.{os.getpid()}.draft')
@@ -28,7 +28,7 @@ def draft(output: pathlib.Path) -> Iterator[pathlib.Path]:
   except BaseException:
     if path.is_dir():
       shutil.rmtree(path)
-    with contextlib.suppress(OSError):  # those that it did not come to, or that are in use
+    with contextlib.suppress(OSError):  # folders that were not made, or are in use
       path.unlink(missing_ok=True)
       for folder in made:
         folder.rmdir()

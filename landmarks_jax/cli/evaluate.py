@@ -1,6 +1,6 @@
 """Evaluates the checkpoint of a run again, or with other evaluations.
 
---workdir is the folder of a run; nothing in it changes but its folder evaluations, where nothing is
+--workdir is the folder of a run; only its folder evaluations changes, and nothing there is
 overwritten. The evaluations are the run's own, or those of another config file (--config), changed
 with --config.evals.KEY=VALUE; --config.data.path=DIR says where the training pictures are now.
 """
@@ -57,7 +57,7 @@ def evaluate(
   evals: Mapping[str, Mapping[str, Any]] | None = None,
   path: str | None = None,
 ) -> dict[str, float]:
-  """Scores of a run's checkpoint by full name; prints the table and writes it beside the run.
+  """Scores of a run's checkpoint by full name; prints them and writes them to `evaluations`.
 
   Args: step: of the checkpoint; None takes the selected one, else the newest. evals: instead of the
   run's own. path: where the training pictures are now, and those of evaluations that were in the
@@ -110,7 +110,7 @@ def _write(
   scores: Mapping[str, float],
   predictions: Mapping[str, Mapping[str, Any]],
 ) -> None:
-  """The numbers, the pictures and the page. variables: (params, aux) of this process alone."""
+  """Writes the numbers, the pictures and the page. variables: this process's (params, aux)."""
   from landmarks_jax.cli import pictures  # late: heavy
   from landmarks_jax.runtime import logs
 

@@ -53,14 +53,14 @@ class Experiment:
     return sharding.free_memory(self.mesh) is None
 
   def cache_bytes(self) -> int:
-    """What the training pictures take of the memory that the step works in."""
+    """Bytes that the training pictures take of the memory that the step works in."""
     if self.cache == 'stream' or (self.cache == 'host' and not self.shares_host_memory):
       return 0
     return pipeline.cache_bytes(self._on_disk(**self.config['data']), self._example)
 
   @functools.cached_property
   def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
-    """The training pictures where `cache` says, and what brings a batch of them to the devices."""
+    """The training pictures, kept where `cache` says, and what puts a batch on the devices."""
     source = self._on_disk(**self.config['data'])
     if self.cache != 'device':
       return self._keep(source, self.cache), lambda batch: sharding.to_global(batch, self.mesh)
@@ -76,7 +76,7 @@ class Experiment:
     return pipeline.Cached(source.info, {'index': rows}), lambda batch: Batch(**gather(batch.index))
 
   def _keep(self, source: Source, cache: str) -> Source:
-    """A source in host memory or read as needed; each bad picture of it is told once."""
+    """A source in host memory or read as needed; each of its bad pictures is reported once."""
     if cache == 'stream':
       return pipeline.Reporting(source, self._bad_images(source))
     return pipeline.cached(source, on_bad_image=self.config['on_bad_image'], report=self.report)
@@ -85,7 +85,7 @@ class Experiment:
     return pipeline.BadImages(len(source), self.config['on_bad_image'], self.report)
 
   def open(self, **options: Any) -> Source:
-    """The pictures of an evaluation, kept in host memory once read where all of them fit."""
+    """The pictures of an evaluation, kept in host memory once read if all of them fit."""
     key = repr(sorted(options.items()))
     if key not in self._kept:
       source, cache = self._on_disk(**options), self.config['cache']
@@ -103,11 +103,11 @@ class Experiment:
     return self._sources[key]
 
   def data_fingerprint(self) -> dict[str, Any]:
-    """Of the training pictures."""
+    """The fingerprint of the training pictures."""
     return fingerprint(self._on_disk(**self.config['data']))
 
   def resolve(self) -> None:
-    """Fills what only the data can say: mean and std of the method, the number of steps of both."""
+    """Fills in what depends on the data: the method's mean and std, and the numbers of steps."""
     base, optimizer = self.config['base'], self.config['optimizer']
     source = self._on_disk(**self.config['data'])
     info, count = source.info, len(source)
@@ -131,7 +131,7 @@ class Experiment:
       self.config['method']['steps'] = self.config['steps']
 
   def check_evals(self) -> None:
-    """Raises, before anything is computed, what would stop an evaluation after hours."""
+    """Raises, before anything is computed, errors that would stop an evaluation hours later."""
     for name, options in self.config['evals'].items():
       margin, frame = options.get('margin', 0), options['data'].get('frame')
       if frame is not None and not 0 <= 2 * margin <= frame - 2:
@@ -148,7 +148,7 @@ class Experiment:
         raise ValueError(f'config.evals.{name}: {error}') from error
 
   def check_step(self) -> None:
-    """Raises, before anything is written, what would stop the first training step."""
+    """Raises, before anything is written, errors that would stop the first training step."""
     count, examples = self.config['batch_size'], len(self._on_disk(**self.config['data']))
     if count > examples:
       raise ValueError(
@@ -165,7 +165,7 @@ class Experiment:
     jax.eval_shape(self.step, *self.shapes(count), self.rng_train)
 
   def shapes(self, batch_size: int) -> tuple[TrainState, Batch]:
-    """Of the state, and of a global batch."""
+    """The shapes of the state, and of a global batch."""
     example = {'valid': np.True_} | self._example
     arrays = {name: np.asarray(value) for name, value in example.items()}
     batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
@@ -173,7 +173,7 @@ class Experiment:
 
   @functools.cached_property
   def train_step(self) -> Callable:
-    """The pure step of one big batch."""
+    """The pure step on one big batch."""
     skip = self.config['skip_nonfinite'] > 0
     return training.make_train_step(self.method, self.optimizer, skip_nonfinite=skip)
 
@@ -188,7 +188,7 @@ class Experiment:
 
   @functools.cached_property
   def method(self) -> Method:
-    """The method, with its batches kept spread over the devices."""
+    """The method, with its batches kept sharded over the devices."""
     base = {} if self._base is None else {'base': self._base[1]}
     return self._build(self.config['method'], **base)
 
@@ -216,11 +216,11 @@ class Experiment:
     return optim.build(**_tuples(self.config['optimizer']))
 
   def learning_rate(self, step: int) -> float:
-    """Of the step that follows `step` updates."""
+    """The learning rate of the step that follows `step` updates."""
     return float(optim.rate(**_tuples(self.config['optimizer']))(step))
 
   def batches(self, start_step: int) -> Iterator[Batch]:
-    """Training batches from a step on, cut over the devices; caches are filled first. Close it."""
+    """Training batches from a step on, sharded over devices; fills caches first. Close it."""
     source, place = self._training
     batches = pipeline.training_batches(
       source,
@@ -267,7 +267,7 @@ class Experiment:
   def random_init(self) -> dict[str, Describer]:
     """The untrained network: raw, and with running statistics measured on training pictures.
 
-    With a base all of it is untrained, the base included.
+    With a base, the base is untrained, too.
     """
     state = self.init_state()
     if self._base is None:
@@ -290,7 +290,7 @@ class Experiment:
     return found
 
   def calibrated(self, params: PyTree, aux: PyTree) -> PyTree:
-    """aux with exact running statistics of `config.calibrate` training batches; 0 changes none."""
+    """aux with exact running statistics of `config.calibrate` training batches; unchanged if 0."""
     count = self.config['calibrate']
     return self._measured(self.method, params, aux, count) if count else aux
 
@@ -322,13 +322,13 @@ class Experiment:
     self._baselines[name] = predictions
     of = {key: options[key] for key in ('of',) if key in options}  # a study of another protocol
     scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs, **of)
-    if hasattr(protocol, 'measure'):  # numbers that no predictions hold
+    if hasattr(protocol, 'measure'):  # scores that need more than predictions
       scores |= protocol.measure(describer, **given, base=self.base(aux), **options)
-    return predictions, sharding.of_main(scores)  # all must choose the same weights
+    return predictions, sharding.of_main(scores)  # all processes must choose the same weights
 
   @property
   def spread(self) -> Spread:
-    """Evaluations use all devices of all processes."""
+    """Spreads evaluations over all devices of all processes."""
     return Spread(
       lambda tree: sharding.to_global(tree, self.mesh),
       sharding.to_host,
@@ -340,12 +340,12 @@ class Experiment:
     """The module of an evaluation, the options of its data, and its own."""
     options = _tuples(self.config['evals'][name])
     data, _ = options.pop('data'), options.pop('every')
-    data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses
+    data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses the split
     section = f'config.evals.{name}.protocol'
     return completion.find('evaluation', options.pop('protocol'), section=section), data, options
 
   def info(self, name: str) -> Info:
-    """Of the dataset of one evaluation."""
+    """The facts of one evaluation's dataset."""
     _, data, options = self.protocol(name)
     return self._on_disk(**data, split=options['test']).info
 
@@ -356,5 +356,5 @@ def _placed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterat
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-  """JSON has lists where functions take tuples."""
+  """Turns JSON's lists into the tuples that functions take."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

@@ -1,9 +1,9 @@
 """Writes the network of a run for other programs, as one file that runs no code when it is read.
 
---format=safetensors holds all arrays by our names, with the config beside them; torchvision holds a
-ResNet's weights by PyTorch's names, as safetensors, too; jax is the compiled description for any
-number of pictures, on CPUs, GPUs and TPUs, which JAX alone runs. docs/weights.md shows how each is
-read.
+--format=safetensors holds all arrays under this package's names, with the config beside them;
+torchvision holds a ResNet's weights under PyTorch's names, also as safetensors; jax holds the
+compiled network for any number of pictures, on CPUs, GPUs and TPUs, which only JAX can run.
+docs/weights.md shows how to read each.
 """
 
 import pathlib

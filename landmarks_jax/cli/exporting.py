@@ -26,10 +26,10 @@ def export(
   step: int | None = None,
   side: int | None = None,
 ) -> None:
-  """Writes `output` and tells what it holds.
+  """Writes `output` and prints what it holds.
 
   Args: format: 'safetensors', 'torchvision' or 'jax'. step: of the checkpoint. side: of the
-  pictures, for 'jax'. Raises ValueError and OSError, and then nothing is written.
+  pictures, for 'jax'. Raises ValueError and OSError; then nothing is written.
   """
   drafts.check_new(output)
   model = load(run, step=step)

@@ -1,10 +1,10 @@
 """Learns landmarks from some labelled pictures, on the features of a run: a model for `predict`.
 
 --model is the folder of a run, --images a folder of pictures, --labels a CSV file with the header
-file,NAME_x,NAME_y,... in pixels or COCO keypoints; pictures without labels are left alone. --output
-gets the model: a folder that needs nothing else. With --boxes every picture is cut around its box,
-else --crop says what is looked at. Names that differ by left and right are each other's mirror
-image.
+file,NAME_x,NAME_y,... in pixels or COCO keypoints; pictures without labels are ignored. --output
+gets the model: a folder that needs nothing else. With --boxes every picture is cropped around its
+box, else --crop says which part is used. Names that differ only in left and right are mirror images
+of each other.
 """
 
 import pathlib
@@ -73,7 +73,7 @@ def fit(
   seed: int,
   **options: Any,
 ) -> Any:
-  """The `LandmarkModel`; options: of `fit_landmarks`."""
+  """Fits the `LandmarkModel`; options: those of `fit_landmarks`."""
   import numpy as np  # late: heavy
 
   from landmarks_jax import api

@@ -1,8 +1,8 @@
 """Writes the frames of a dataset as PNG files, with their landmarks in labels.csv.
 
 NAME is a dataset; `frames NAME --help` lists its own options, such as --path=DIR, --split=test or
---frame=200. DIR of --output gets 000000.png, ... and, where the set has landmarks, labels.csv with
-the header file,NAME_x,NAME_y,...: a folder that `fit`, `predict`, `audit` and data/folder.py read.
+--frame=200. The folder --output gets 000000.png, ... and, if the dataset has landmarks, labels.csv
+with the header file,NAME_x,NAME_y,...; `fit`, `predict`, `audit` and data/folder.py can read it.
 """
 
 import inspect
@@ -24,7 +24,7 @@ INTERVAL = 5.0  # seconds between reports
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Declares the options, and those of the dataset that is named; returns `argv`."""
+  """Declares the options, and those of the dataset if one is named; returns `argv`."""
   known = sources.available()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
   flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)

@@ -1,10 +1,10 @@
 """A local page to click landmarks on the pictures that help most, with a fit after each.
 
-DIR is a folder of pictures; nothing in it changes but its folder labels, where every point is
-written before the page says that it is saved. --model=M is the folder of a run, or of a landmark
-model. The page is at http://localhost:PORT, for this machine only; Ctrl-C ends it, the same command
-goes on where it was. --simulate shows no page: an oracle clicks true labels, and the table says
-what choosing the pictures was worth.
+DIR is a folder of pictures; only its folder labels changes, and every point is written there before
+the page reports it as saved. --model=M is the folder of a run, or of a landmark model. The page is
+at http://localhost:PORT, for this machine only; Ctrl-C ends it, and the same command continues.
+--simulate shows no page: an oracle clicks true labels, and the table says what choosing the
+pictures was worth.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from absl import flags
 POSITIONAL = 'DIR'
 FOLDER = 'labels'  # in DIR
 NEEDED = "the page needs starlette and uvicorn: pip install 'landmarks_jax[label]'"
-PORTS = 20  # so many are tried
+PORTS = 20  # how many are tried
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -129,7 +129,7 @@ def simulate(
   counts: Sequence[int],
   draws: int,
 ) -> dict[str, Any]:
-  """Prints and returns the errors on pictures that were left out, by number of labels."""
+  """Prints and returns the errors on held-out pictures, by number of labels."""
   if model is None:
     raise ValueError('--simulate needs --model=RUN, the folder of a run')
   from landmarks_jax.labelling import simulate as simulation  # late: heavy
@@ -184,7 +184,7 @@ def _numbers(given: Sequence[str]) -> list[int]:
 
 
 def _models(given: str | None) -> tuple[Any, Any]:
-  """The network, and the landmark model where the folder holds one; None without."""
+  """The network, and the landmark model if the folder holds one; None for what is absent."""
   if given is None:
     return None, None
   from landmarks_jax import api  # late: heavy
@@ -198,7 +198,7 @@ def _models(given: str | None) -> tuple[Any, Any]:
 
 
 def _names(given: str | None) -> list[str] | None:
-  """The landmarks of the command line, from a file if it is one."""
+  """The landmarks given on the command line, or in the file that it names."""
   if given is None:
     return None
   path = pathlib.Path(given).expanduser()

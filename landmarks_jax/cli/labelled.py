@@ -1,4 +1,4 @@
-"""A folder of pictures with labels or boxes, as the commands `fit` and `predict` are given them."""
+"""What `fit` and `predict` share: options and readers for pictures with labels or boxes."""
 
 import pathlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ CROPS = 'centre', 'pad', 'squash'  # as in data/folder.py, which is heavy to imp
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Declares the options of both."""
+  """Declares the options of both commands."""
   flags.DEFINE_string('images', None, 'Folder of pictures.', flag_values=values)
   flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
   what = 'CSV file with the header file,x0,y0,x1,y1: where the object is, in pixels.'
@@ -32,7 +32,7 @@ def read_labels(root: pathlib.Path, labels: str) -> Any:
 
 
 def read_boxes(root: pathlib.Path, boxes: str | None) -> dict[str, Any] | None:
-  """Boxes by picture, from a CSV file below `root` or as given; None where there are none."""
+  """Boxes by picture, from a CSV file below `root` or as given; None if `boxes` is None."""
   from landmarks_jax.interop import box_csv  # late: heavy
 
   if boxes is None:
@@ -47,7 +47,7 @@ def read_boxes(root: pathlib.Path, boxes: str | None) -> dict[str, Any] | None:
 def rows_of(
   files: Sequence[str], boxes: dict[str, Any] | None, what: str | None
 ) -> Float[np.ndarray, 'N 4'] | None:
-  """The boxes of some pictures, in their order. Raises ValueError for one without."""
+  """The boxes of some pictures, in their order. Raises ValueError if one has none."""
   if boxes is None:
     return None
   without = [file for file in files if file not in boxes]
@@ -57,7 +57,7 @@ def rows_of(
 
 
 def pair(text: str, names: Sequence[str]) -> tuple[int, int] | str:
-  """'frame', or the numbers of the two landmarks named in 'A,B'."""
+  """'frame', or the indices of the two landmarks named in 'A,B'."""
   if text == 'frame':
     return text
   for i, first in enumerate(names):

@@ -1,8 +1,8 @@
 """Finds the command named on the command line: a file of this folder that defines `run(values)`.
 
 Its `define_flags` declares the options. If it has POSITIONAL = 'DIR', the flag DIR that it declares
-is what stands on the command line without a name, and must be given: values.DIR in `run`. It may be
-several, in their order: POSITIONAL = 'A', 'B'.
+is a required positional argument: values.DIR in `run`. There may be several, in order: POSITIONAL =
+'A', 'B'.
 """
 
 import importlib
@@ -24,7 +24,7 @@ USAGE = f'{PROGRAM} COMMAND [--options]'
 
 
 def commands() -> dict[str, str]:
-  """The commands and the first line of what each says of itself."""
+  """The commands and the first line of each one's docstring."""
   found = {}
   for file in sorted(pathlib.Path(__file__).parent.glob('*.py')):
     text = file.read_text()
@@ -34,7 +34,7 @@ def commands() -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command; the exit code: 0 done, 2 what the user can mend, 75 and 130 interrupted."""
+  """Runs a command; returns the exit code: 0 done, 2 user error, 75 and 130 interrupted."""
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     near = configs.hint(name, commands())
     return _fail(f'no command {name!r}{near}; there are: {", ".join(commands())}')
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
-  flags.FLAGS.mark_as_parsed()  # Grain and Orbax ask for it; ours are not global
+  flags.FLAGS.mark_as_parsed()  # Grain and Orbax require it; these flags are not global
   logging.set_verbosity(logging.FATAL)  # what matters is printed or raised, not logged
   warnings.formatwarning = lambda message, *where: f'warning: {message}\n'
   try:
@@ -89,9 +89,9 @@ def _positional(command: ModuleType) -> tuple[str, ...]:
 
 
 def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
-  """Prints what a command says of itself, its options, and the keys of the config if one is named.
+  """Prints a command's docstring, its options, and the keys of the config if one is named.
 
-  Only the last reads more than flags, so that help comes at once.
+  Only the keys need imports beyond the flags, so that other help is immediate.
   """
   positional = _positional(command)
   lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']

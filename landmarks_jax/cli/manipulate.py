@@ -1,11 +1,11 @@
-"""Moves landmarks that a method found by itself, and shows the picture that it paints then.
+"""Moves landmarks that a method discovered, and shows the pictures that it then paints.
 
-WORKDIR is the folder of a run of lmdis, or of another method that paints. A landmark is moved by
---by=X,Y pixels of the picture that the network sees, in --frames steps; or all landmarks, or those
-of --landmarks, go to the places that they have in --to, another picture. What they look like stays
-that of --picture. The strip has the picture, what is painted of it, and every step; it is written
-as PNG and as GIF into the folder --output, where nothing is overwritten. Without --landmarks and
---to the numbers of the landmarks are shown.
+WORKDIR is the folder of a run of lmdis, or of another method that paints. All landmarks, or those
+of --landmarks, move by --by=X,Y pixels of the picture that the network sees, in --frames steps; or
+they move to their places in another picture, --to. Their appearance stays that of --picture. The
+strip has the picture, its painting, and every step; it is written as PNG and as GIF into the folder
+--output, where nothing is overwritten. Without --by and --to the numbers of the landmarks are
+shown.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from absl import flags
 
 POSITIONAL = 'WORKDIR'
 SIDE = 160  # of every picture of the strip, in pixels
-MILLISECONDS = 120  # that a frame of the GIF is shown
+MILLISECONDS = 120  # for which each frame of the GIF is shown
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -150,7 +150,7 @@ def _number(text: str, option: str, kind: type = int) -> Any:
 def _write(
   folder: pathlib.Path, name: str, strip: np.ndarray, frames: Sequence[np.ndarray]
 ) -> list[pathlib.Path]:
-  """NAME.png, and NAME.gif there and back; with a number where one is there already."""
+  """Writes NAME.png, and NAME.gif there and back; numbered if one of them exists already."""
   from PIL import Image  # late: heavy
 
   folder.mkdir(parents=True, exist_ok=True)

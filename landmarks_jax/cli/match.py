@@ -1,9 +1,9 @@
-"""Finds points of one picture in another by the features of a run, and checks each: the way back.
+"""Finds points of one picture in another by a run's features, and checks each by matching back.
 
 A and B are pictures. --points is a CSV file of landmarks (file,NAME_x,NAME_y,...) or COCO keypoints
 with a row for A; without it, points whose matches lead back to them are chosen. --output gets
-matches.png, both pictures with the points on them, and matches.json. A point whose way back ends
-more than a twentieth of the picture away is drawn as a ring: doubtful.
+matches.png, both pictures with the points on them, and matches.json. A point whose match leads back
+to more than a twentieth of the picture away is drawn as a ring: doubtful.
 """
 
 import json
@@ -76,7 +76,7 @@ def match(
   margin: int | None,
   **options: Any,
 ) -> None:
-  """Writes the matches and tells how many lead back.
+  """Writes the matches and prints how many lead back.
 
   given: points of the first picture by name. options: of `landmarks_jax.match`.
   """

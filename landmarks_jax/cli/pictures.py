@@ -16,7 +16,7 @@ from landmarks_jax.evaluation import features, rows
 from landmarks_jax.geometry import regions
 from landmarks_jax.report import components, draw, labels
 
-DESCRIBED, DRAWN = 32, 8  # of few pictures, components tell pictures apart, not their parts
+DESCRIBED, DRAWN = 32, 8  # from few pictures, components separate pictures, not their parts
 
 
 def examples(
@@ -24,7 +24,7 @@ def examples(
 ) -> dict[str, Any] | None:
   """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes.
 
-  None where the protocol shows pairs of pictures instead: `matches`.
+  None if the protocol shows pairs of pictures instead: `matches`.
   """
   shown, protocol, data, options = _shown(parts, name, predictions)
   if hasattr(protocol, 'pictures'):
@@ -68,7 +68,7 @@ def sheet(
 def of_features(
   parts: Experiment, params: PyTree, aux: PyTree
 ) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
-  """What the features of test pictures look like, by the name of the drawing; none without."""
+  """Drawings of the features of test pictures, by name; none without an evaluation."""
   if not parts.config['evals']:
     return {}
   _, data, options = parts.protocol(next(iter(parts.config['evals'])))
@@ -92,7 +92,7 @@ def of_features(
 def _of_landmarks(
   describer: Describer, image: UInt8[np.ndarray, 'N S S 3']
 ) -> dict[str, UInt8[np.ndarray, 'H W 3']]:
-  """The landmarks that a method finds by itself, and the picture as it paints it, where it can."""
+  """The landmarks that a method discovers, and the pictures as it paints them, where it can."""
   sheets = {}
   if describer.landmarks is not None:
     points, _ = features.jitted(describer.landmarks)(describer.variables, image)
@@ -105,7 +105,7 @@ def _of_landmarks(
 
 
 def _some(source: Source, *, count: int) -> Batch:
-  """Examples evenly apart; those that cannot be read are left out."""
+  """Evenly spaced examples; those that cannot be read are left out."""
   examples = []
   for i in evenly_apart(len(source), count).tolist():
     with contextlib.suppress(BadImage):

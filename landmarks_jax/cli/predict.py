@@ -1,11 +1,11 @@
 """Finds landmarks in a folder of pictures with a model that `fit` made.
 
---output gets landmarks.csv, which reads as labels; landmarks.json, the same as COCO keypoints with
-their confidence; confidence.csv; and in the folder overlays pictures with the landmarks on them,
-red for no confidence to green for full. A landmark outside its picture is left empty. A picture
-that cannot be read is left out and listed in skipped.csv. With --labels, the truth about some of
-the pictures, errors and a table of reliability are told and written to scores.json: of those that
-the model did not learn from. Ctrl-C keeps what was found.
+--output gets landmarks.csv, which can be used as labels; landmarks.json, the same as COCO keypoints
+with confidence; confidence.csv; and a folder overlays of pictures with the landmarks on them, from
+red for no confidence to green for full. A landmark outside its picture is left empty. Unreadable
+pictures are left out and listed in skipped.csv. With --labels, true landmarks of some of the
+pictures, errors and a reliability table are printed and written to scores.json, for those that the
+model did not learn from. Ctrl-C keeps what was found.
 """
 
 import csv
@@ -65,7 +65,7 @@ def run(values: flags.FlagValues) -> int:
 
 
 class Prediction:
-  """Landmarks of a folder of pictures, and what is written of them."""
+  """Finds the landmarks of a folder of pictures, and writes them."""
 
   def __init__(
     self,
@@ -106,7 +106,7 @@ class Prediction:
     self.outside, self.scored = 0, []
 
   def __call__(self, *, batch_size: int) -> None:
-    """Finds them."""
+    """Finds the landmarks."""
     for batch, points, evidence in self.model.look(self.source, batch_size=batch_size):
       confidence = self.model.judge(evidence)
       if self.truth is not None:
@@ -115,7 +115,7 @@ class Prediction:
         self._keep(row, self.pictures.to_pixels(row, normalised), sure)
 
   def write(self) -> str:
-    """Writes what was found and says what it is."""
+    """Writes what was found and returns a summary."""
     from landmarks_jax.interop import coco, landmark_csv  # late: heavy
 
     self.output.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Prediction:
     return f'{told}; written to {self.output}'
 
   def score(self) -> dict[str, Any] | None:
-    """Tells and writes the errors and the reliability, where there are labels."""
+    """Prints, writes and returns the errors and the reliability, if there are labels."""
     if self.truth is None:
       return None
     from landmarks_jax import metrics  # late: heavy

@@ -1,8 +1,9 @@
 """Stores a dataset's pictures as frames, once, so that training reads them many times faster.
 
-NAME is a dataset; `prepare NAME --help` lists its own options. DIR of --source is as docs/data.md
-says; DIR of --output gets the frames at --frame, with all that is known of them, and is then what
-configs name as data.path. The same command again continues, or repairs what is damaged.
+NAME is a dataset; `prepare NAME --help` lists its own options. The folder --source is as
+docs/data.md says; the folder --output gets the frames, of side --frame, with all that is known of
+them, and is then given to configs as data.path. Running the same command again continues, or
+repairs what is damaged.
 """
 
 import importlib
@@ -28,7 +29,7 @@ def preparable() -> tuple[str, ...]:
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Declares the options, and those of the dataset that is named; returns `argv`."""
+  """Declares the options, and those of the dataset if one is named; returns `argv`."""
   known = preparable()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
   flags.DEFINE_string('source', None, 'Folder of the original files.', flag_values=values)
@@ -83,7 +84,7 @@ def prepare(
   options: Mapping[str, Any],
   workers: int | None = None,
 ) -> dict[str, Any]:
-  """Stores the dataset `name` and tells what became of it; returns the manifest."""
+  """Stores the dataset `name` and prints the outcome; returns the manifest."""
   from landmarks_jax.data import prepared, preparing  # late: heavy
 
   if (output / prepared.MANIFEST).exists():
@@ -141,7 +142,7 @@ def _kept(manifest: Mapping[str, Any]) -> str:
 
 
 def _remarks(manifest: Mapping[str, Any]) -> list[str]:
-  """What was left out and what occurs twice, in numbers and by the first; the manifest has all."""
+  """Counts of what was left out and duplicated, with the first of each; the manifest has all."""
   lines = []
   for file, reason in list(manifest['skipped'].items())[:1]:
     lines.append(f'skipped pictures: {len(manifest["skipped"]):,}, the first {file}: {reason}')
@@ -154,7 +155,7 @@ def _remarks(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(manifest: Mapping[str, Any], published: Mapping[str, int]) -> list[str]:
-  """In which splits the count is not the published one, and why."""
+  """The splits whose count is not the published one, and why."""
   lines = []
   for split, expected in published.items():
     count = manifest['splits'].get(split, {'kept': 0, 'skipped': 0})

@@ -1,4 +1,4 @@
-"""The options that join several processes to one program, and what only one of them may do."""
+"""The options that join several processes into one program, and what only one of them may do."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from landmarks_jax.cli import config as configs
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Declares them."""
+  """Declares the options."""
   what = 'Joins the processes that TPU, Slurm or another cluster started.'
   flags.DEFINE_boolean('distributed', False, what, flag_values=values)
   what = 'HOST:PORT of process 0, the same on all; without a cluster.'
@@ -36,11 +36,11 @@ def start(values: flags.FlagValues) -> None:
 
 
 def leave(code: int) -> int:
-  """The exit code of what failed; one of several processes ends here and at once.
+  """The exit code of a failure; one of several processes exits with it here, at once.
 
-  JAX would wait for the others first, which wait for this one, and then end all without their code.
+  JAX would first wait for the others, which wait for this one, and then end all without their code.
   """
-  jax = sys.modules.get('jax')  # not asked for by a command that needs none
+  jax = sys.modules.get('jax')  # not imported by commands that need none
   if jax is None or not jax.distributed.is_initialized():
     return code
   sys.stdout.flush()
@@ -50,7 +50,7 @@ def leave(code: int) -> int:
 
 @contextlib.contextmanager
 def only_main_prints() -> Iterator[None]:
-  """Nothing on the standard output of the others, whoever prints; errors are not concerned."""
+  """Silences standard output on the other processes; standard error is not affected."""
   from landmarks_jax.runtime import sharding  # late: heavy
 
   if sharding.is_main():
@@ -61,7 +61,7 @@ def only_main_prints() -> Iterator[None]:
 
 
 def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """`configs.claim` by the main process. Raises ValueError where another one does not see it."""
+  """`configs.claim` by the main process. Raises ValueError if another one does not see it."""
   from landmarks_jax.runtime import sharding  # late: heavy
 
   sharding.on_main(lambda: configs.claim(workdir, config))

@@ -1,6 +1,6 @@
 """What a run is made with: config, seed, data and versions; kept with each of its checkpoints.
 
-provenance.jsonl of a run has a line for its beginning, and one for each step from which it went on
+provenance.jsonl of a run has a line for its start, and one for each step from which it continued
 with other data or other versions.
 """
 
@@ -20,13 +20,13 @@ FILE = 'provenance.jsonl'
 
 
 def versions() -> dict[str, str]:
-  """Of Python, this package and those that numbers depend on."""
+  """Versions of Python, this package and the packages that numbers depend on."""
   ours = {'Python': platform.python_version(), 'landmarks_jax': landmarks_jax.__version__}
   return ours | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def of(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-  """What a checkpoint is saved with. data: the fingerprint of the training pictures."""
+  """The provenance to save a checkpoint with. data: the fingerprint of the training pictures."""
   return {
     'config': dict(config),
     'seed': config['seed'],
@@ -38,7 +38,7 @@ def of(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
 def warn(
   saved: Mapping[str, Any], here: Mapping[str, Any], *, step: int, workdir: pathlib.Path
 ) -> bool:
-  """Warns of every part in which a checkpoint's provenance differs; whether there is one."""
+  """Warns of every part in which a checkpoint's provenance differs; returns whether any does."""
   advice = {
     'data': (
       'The training pictures are not those of the checkpoint of step {step} ({changes}): the '
@@ -62,7 +62,7 @@ def warn(
 
 
 def write(workdir: pathlib.Path, here: Mapping[str, Any], *, step: int) -> None:
-  """Adds the line of a step, without the config, which is beside it; step 0 begins the file."""
+  """Appends the line of a step, without the config, which has its own file; step 0 starts anew."""
   line = {'step': step} | {key: value for key, value in here.items() if key != 'config'}
   with open(workdir / FILE, 'a' if step else 'w') as file:
     file.write(json.dumps(line) + '\n')

@@ -1,4 +1,4 @@
-"""Where `train` and `evaluate` write the page of a run."""
+"""Writes the page of a run, for `train` and `evaluate`."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ def write(
   log: Sequence[Mapping[str, Any]] = (),
   cost: Mapping[str, str],
 ) -> None:
-  """Writes the page, unless nothing was scored now and an earlier page, with curves, is there."""
+  """Writes the page, unless nothing was scored now and an earlier page, with curves, exists."""
   if file.exists() and not predictions:
     return
   from landmarks_jax.cli import pictures  # late: only at the end
@@ -58,7 +58,7 @@ def write(
 
 
 def command() -> str | None:
-  """The command line as typed; None where Python, not the console, called."""
+  """The command line as typed; None if called from Python, not from the console."""
   typed = {'landmarks-jax': ['landmarks-jax'], '__main__.py': ['python', '-m', 'landmarks_jax']}
   program = typed.get(pathlib.Path(sys.argv[0]).name)
   return program and shlex.join([*program, *sys.argv[1:]])

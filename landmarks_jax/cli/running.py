@@ -53,19 +53,19 @@ class Run:
     experiment.check_step()
     self.initial = transfer.of(experiment, workdir)
     begun = sharding.of_main((workdir / 'config.json').exists())
-    # Before the folder is taken, since another batch size is another config.
+    # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     processes.claim(workdir, self.config)
     self.lock = None
     sharding.on_main(self._lock)
     try:
       self._open(signals)
-    except BaseException:  # whoever keeps the error would keep the lock
+    except BaseException:  # else whoever keeps the error keeps the lock
       self._unlock()
       raise
 
   def _open(self, signals: interruption.Interruption) -> None:
-    """What is written, and what watches the steps."""
+    """Opens what is written, and sets up what watches the steps."""
     experiment, workdir = self.experiment, self.workdir
     self.mesh, self.is_main = experiment.mesh, sharding.is_main()
     self.predictions, self.began = {}, time.monotonic()  # what the report shows
@@ -77,10 +77,10 @@ class Run:
     self.select, self.selected = self.config['select'], None
     if self.select:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
-      # Two, so that there is one left when a run goes back to before the newest.
+      # Two, so that one is left when a run resumes from before the newest.
       self.selected = checkpoint.Checkpoints(workdir / run_folder.SELECTED, keep=2, **writers)
     self.interruption, self.late = signals, guards.Late(self._check_finite)
-    self.step, self.skipped = 0, 0  # under way; steps that were not finite
+    self.step, self.skipped = 0, 0  # the step under way; steps that were not finite
     self.all_finite = jax.jit(training.is_finite)
     self.progress = logs.Progress(
       steps=self.config['steps'],
@@ -89,7 +89,7 @@ class Run:
     )
 
   def __call__(self) -> dict[str, float]:
-    """Trains what is missing and evaluates; the final scores."""
+    """Trains the missing steps and evaluates; returns the final scores."""
     state, start = self._start()
     steps = self.config['steps']
     scores = self._evaluate(state, start)
@@ -102,7 +102,7 @@ class Run:
     return scores
 
   def close(self) -> None:
-    """Ends what is written in the background."""
+    """Finishes what is written in the background, and releases the folder."""
     self.checkpoints.close()
     if self.selected:
       self.selected.close()
@@ -157,10 +157,10 @@ class Run:
         self.step = step
         batch = next(batches)
         with self.interruption.deferred(step):
-          whole = None  # the step takes its memory
+          whole = None  # the step reuses its memory
           state, metrics = compiled(state, batch, rng)
           if step == 1:
-            self._draw_views(batch)  # while the devices take the step
+            self._draw_views(batch)  # while the devices run the step
           state = self._calibrated(state) if step == steps else state
           self._follow(step, state, metrics, first=step == start + 1)
           whole = step, state
@@ -188,7 +188,7 @@ class Run:
       self._save(step, state)
 
   def _long_wait_follows(self, step: int) -> bool:
-    """Whether an evaluation follows that SIGTERM cannot interrupt: one of several processes."""
+    """Whether an evaluation follows that SIGTERM cannot interrupt, as with several processes."""
     every = [options['every'] for options in self.config['evals'].values()]
     return sharding.shards() > 1 and any(count and step % count == 0 for count in every)
 
@@ -224,7 +224,7 @@ class Run:
     self.checkpoints.save(step, state, self.provenance | {'skipped': self.skipped})
 
   def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Raises at the first step that is not finite, or that is skipped and one too many."""
+    """Raises at the first step that is not finite or, if skipping, at the first one too many."""
     found = {name: float(metrics[name]) for name in ('loss', 'grad_norm')}
     name, value = next(((k, v) for k, v in found.items() if not math.isfinite(v)), (None, 0.0))
     allowed = self.config['skip_nonfinite']
@@ -237,7 +237,7 @@ class Run:
       raise self._not_finite(f'{name} is {value} at step {step}', step)
 
   def _check_whole(self, step: int, state: Any) -> None:
-    """Raises if a state must not be saved: the last loss was that of the weights before it."""
+    """Raises if a state is not finite: the last loss was that of the weights before its update."""
     self.late.settle()
     if not self.all_finite(state):
       raise self._not_finite(f'the weights are not finite after step {step}', step)
@@ -253,7 +253,7 @@ class Run:
   def _evaluate(self, state: Any, step: int) -> dict[str, float]:
     """Runs what is due after `step` updates and not in metrics.jsonl yet; scores by full name.
 
-    The last evaluations are of the selected weights, where a score selects.
+    The final evaluations are of the selected weights, if a score selects.
     """
     final, scores = step == self.config['steps'], {}
     if self.select and step > 0:
@@ -278,14 +278,14 @@ class Run:
     return bool(due) and not (self.select and name == self.select.split('/')[0])
 
   def _prefix(self, name: str) -> str:
-    """Of an evaluation's scores."""
+    """The prefix of the names of an evaluation's scores."""
     return f'{name}/{self.config["evals"][name]["protocol"]}/'
 
   def _calibrated(self, state: TrainState) -> TrainState:
     return state._replace(aux=self.experiment.calibrated(state.params, state.aux))
 
   def _score(self, name: str, state: Any, step: int, *, shown: bool) -> dict[str, float]:
-    """One evaluation, unless it is in metrics.jsonl. shown: on the page."""
+    """Scores of one evaluation, from metrics.jsonl if there. shown: whether on the page."""
     prefix = self._prefix(name)
     known = self._written(step, prefix)
     if known:
@@ -303,7 +303,7 @@ class Run:
     return found
 
   def _consider(self, state: Any, step: int) -> dict[str, float]:
-    """Keeps the weights if they have the best score so far; at the end, the best's scores."""
+    """Keeps the weights if their score is the best so far; at the end returns the best's scores."""
     name = self.select.split('/')[0]
     options, final = self.config['evals'][name], step == self.config['steps']
     if not final and step % options['every']:
@@ -324,7 +324,7 @@ class Run:
     return {k: v for row in at_step for k, v in row.items() if k.startswith(prefix)}
 
   def _logged(self) -> list[dict[str, Any]]:
-    """What the main process wrote, on all."""
+    """What the main process logged, on every process."""
     file = self.workdir / 'metrics.jsonl'
     lines = file.read_text().splitlines() if self.is_main and file.exists() else []
     return sharding.of_main([json.loads(line) for line in lines])

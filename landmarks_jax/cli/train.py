@@ -57,7 +57,7 @@ def train(
   """Trains from the newest checkpoint of `workdir`, or from the start; returns the final scores.
 
   Args:
-    data: of the training pictures: name and options of a file of data/.
+    data: the training pictures: name and options of a file of data/.
     method: name and options of a file of methods/. optimizer: name and options of runtime/optim.
     base: the frozen network that a method such as `projection` stands on: checkpoint, the folder of
       a run, and its step (None: the selected one, else the newest); or method, name and options of
@@ -65,20 +65,20 @@ def train(
     init_from: the folder of a run, of this method or another one, whose weights a new run starts
       from: those with the same name and shape. Steps and optimizer start anew.
     steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
-    evals: by name: protocol (a file of evaluation/), its options and data, and `every` so many
+    evals: by name: protocol (a file of evaluation/), its options and data, and `every`, a number of
       steps (0: only at the end).
     select: the full name of a score, such as 'faces/matching/different'. The weights with the best
-      one are kept in `best` and are those of the final evaluations; its evaluation needs `every`.
-    calibrate: before every evaluation, and at the end for good, the running statistics become exact
-      means over so many training batches, where the method has some; 0 leaves them alone.
+      one are kept in `best` and used for the final evaluations; its evaluation needs `every`.
+    calibrate: before every evaluation, and permanently at the end, the method's running statistics
+      become exact means over this many training batches; 0 leaves them alone.
     cache: decoded training pictures in the memory of each device ('device'), in host memory
       ('host'), or read as needed ('stream'); 'auto' takes the first that holds them and says so.
-      The batches are the same. Evaluations use host memory where they fit, unless 'stream'.
+      The batches are the same. Evaluations use host memory if they fit, unless 'stream'.
     workers: processes that read for 'stream'; 0 = threads.
     on_bad_image: 'skip' (counted and listed) or 'error'.
-    deterministic: bit-for-bit repeatable on GPU, at some speed; CPU and TPU always are.
-    skip_nonfinite: up to so many steps of the run may have a loss, gradient or outcome that is not
-      finite; they change nothing. The next one stops the run.
+    deterministic: bit-for-bit repeatable on GPU, at some cost in speed; CPU and TPU always are.
+    skip_nonfinite: up to this many steps of the run may have a non-finite loss, gradient or
+      outcome; they change nothing. The next one stops the run.
     stuck_after: seconds without a batch after which the input is reported.
 
   Raises interruption.Preempted after SIGTERM, and KeyboardInterrupt, both once the state is saved.

@@ -20,7 +20,7 @@ REASONS = OTHER_SHAPE, ABSENT, COUNTER, OF_BASE
 
 
 class Weights(NamedTuple):
-  """What a run starts from. own_base: the network below is given by the config instead."""
+  """What a run starts from. own_base: the config gives the network below instead."""
 
   run: pathlib.Path
   stored: Leaves
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
 def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   """The weights that the config asks for; None if it does not, or if the run has begun.
 
-  Raises FileNotFoundError where there are none, and ValueError where none of them fits.
+  Raises FileNotFoundError if there are none, and ValueError if none of them fits.
   """
   given = experiment.config['init_from']
   begun = any(p.name.isdigit() for p in (workdir / run_folder.ALL).glob('*'))
@@ -47,8 +47,8 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
 def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree, str]:
   """(params, aux) with every array that is stored under the same name and in the same shape.
 
-  An array of aux that is not stored and begins as a copy of another one, as those of a momentum
-  encoder do, follows that one. Whole numbers are counters and begin anew. The text says what was
+  An array of aux that is not stored and starts as a copy of another one, as those of a momentum
+  encoder do, takes that one's value. Integers are counters and start anew. The text says what was
   taken and what was left at its initial value, and why. Raises ValueError that names both trees if
   nothing of params is found.
   """
@@ -68,7 +68,7 @@ def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree
 
 
 def _check(weights: Weights, wanted: Leaves) -> dict[str, str]:
-  """Why arrays cannot be taken, for those that cannot. Raises ValueError if none of params can."""
+  """Reasons, by name, why arrays cannot be taken. Raises ValueError if none of params can."""
   reasons = {name: _why_not(name, leaf, weights) for name, leaf in wanted.items()}
   left = {name: why for name, why in reasons.items() if why is not None}
   if not any(name.startswith('params/') for name in wanted.keys() - left.keys()):
@@ -90,7 +90,7 @@ def _why_not(name: str, leaf: Any, weights: Weights) -> str | None:
 
 
 def _origin(name: str, wanted: Leaves) -> str | None:
-  """The array that this one of aux is a copy of: the same name below another top, the same bits."""
+  """The array that one of aux is a copy of: the same name under another prefix, bit for bit."""
   if name.startswith('params/'):
     return None
   rest = name.split('/', 2)[-1]
@@ -114,7 +114,7 @@ def _told(
 
 
 def groups(names: Iterable[str]) -> str:
-  """Such as: params/backbone (62), aux/stats (40)."""
+  """Counts by prefix, such as: params/backbone (62), aux/stats (40)."""
   counts = collections.Counter('/'.join(name.split('/')[:2]) for name in names)
   order = sorted(counts, key=lambda name: (not name.startswith('params/'), name))
   return ', '.join(f'{name} ({counts[name]})' for name in order)

@@ -15,7 +15,7 @@ splits: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
 
 
 class Pictures:
-  """The pictures below `root` that are there, with points in their pixels (0 is the first)."""
+  """The listed pictures that exist below `root`, with points in pixels (the first pixel is 0)."""
 
   classes = ()
   info = faces.info5
@@ -34,7 +34,7 @@ class Pictures:
     self.pixels, self.sizes = pixels[rows], sizes[rows]
 
   def example(self, row: int) -> dict[str, Any]:
-    """One picture, squashed to the frame. Raises BadImage, also for another size than labelled."""
+    """One picture, squashed to the frame. Raises BadImage, also if its size is not as labelled."""
     image = faces.read(self.root / self.entries[row].file, tuple(self.sizes[row].tolist()))
     square, points = faces.published_frame(image, self.pixels[row], self.frame)
     return labelled(square, points, self.info)

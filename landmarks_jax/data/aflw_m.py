@@ -1,8 +1,8 @@
 """AFLW_M: 10,122 training faces of AFLW and MTFL's 2,995 test faces, 5 landmarks.
 
-Crops of 150 pixels. The folder holds aflw_cropped/facedata_cropped.csv (set 1 is train) with its
-pictures, and MTFL/testing.txt with its. Both count pixels from 1; the CSV has x and y in turn,
-MTFL all x first.
+Crops of 150 pixels. The folder holds aflw_cropped/facedata_cropped.csv (set 1 is train) and
+MTFL/testing.txt, each with its pictures. Both count pixels from 1; the CSV alternates x and y,
+MTFL lists all x first.
 """
 
 import csv
@@ -14,12 +14,12 @@ from jaxtyping import Float
 from landmarks_jax.data import aflw, faces, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry, check_file
 
-PUBLISHED = {'train': 10122, 'test': 2995}  # `prepare` compares
+PUBLISHED = {'train': 10122, 'test': 2995}  # `prepare` compares with these
 _side = 150
 
 
 def catalogue(path: str, *, frame: int = 136) -> aflw.Pictures:
-  """All pictures of the original folder; errors as of `source`."""
+  """All pictures of the original folder; errors as in `source`."""
   root = pathlib.Path(path).expanduser()
   faces.check_root(root)
   train, pixels = _read_csv(root / 'aflw_cropped/facedata_cropped.csv')
@@ -32,10 +32,10 @@ def catalogue(path: str, *, frame: int = 136) -> aflw.Pictures:
 
 
 def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
-  """'train' or 'test', of the original folder or of what `prepare aflw_m` made of it.
+  """'train' or 'test', from the original folder or from what `prepare aflw_m` made of it.
 
-  frame: its side in pixels; specification section 1 (published: 136), fixture aflw_mtfl_geometry.
-  A picture that only the lists have is left out. Raises FileNotFoundError and ValueError that say
+  frame: side in pixels; specification section 1 (published: 136), fixture aflw_mtfl_geometry.
+  Listed pictures that are missing are left out. Raises FileNotFoundError and ValueError that say
   what is missing, or which line is wrong.
   """
   found = prepared.open_catalogue(path, 'aflw_m', lambda: catalogue(path, frame=frame), frame=frame)
@@ -43,7 +43,7 @@ def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
 
 
 def _read_csv(path: pathlib.Path) -> tuple[list[str], Float[np.ndarray, 'N 5 2']]:
-  """The files and points of its training rows: coordinates are the fifth to fourteenth cells."""
+  """Files and points of the training rows; the coordinates are cells 5 to 14."""
   check_file(path)
   files, pixels = [], []
   with path.open(newline='', encoding='utf-8', errors='replace') as file:

@@ -1,8 +1,8 @@
 """AFLW_R: the recropped release of AFLW, 10,122 training and 2,991 test faces, 5 landmarks.
 
-The folder holds aflw_{train,test}_images.txt, a name a line; aflw_{train,test}_keypoints.mat with
-gt [N, 5, 2] in (row, column) and hw [N, 2], the pictures' sizes; and output/ with the pictures. 132
-of the test faces are duplicates; they stay, as in the published figures.
+The folder holds aflw_{train,test}_images.txt, one name per line; aflw_{train,test}_keypoints.mat
+with gt [N, 5, 2] in (row, column) and hw [N, 2], the pictures' sizes; and output/ with the
+pictures. 132 of the test faces are duplicates; they are kept, as in the published figures.
 """
 
 import pathlib
@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from landmarks_jax.data import aflw, faces, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
 
-PUBLISHED = {'train': 10122, 'test': 2991}  # `prepare` compares
+PUBLISHED = {'train': 10122, 'test': 2991}  # `prepare` compares with these
 
 
 def catalogue(path: str, *, frame: int = 136) -> aflw.Pictures:
-  """All pictures of the original folder; errors as of `source`."""
+  """All pictures of the original folder; errors as in `source`."""
   root = pathlib.Path(path).expanduser()
   faces.check_root(root)
   entries, pixels, sizes = [], [], []
@@ -31,11 +31,11 @@ def catalogue(path: str, *, frame: int = 136) -> aflw.Pictures:
 
 
 def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
-  """'train' or 'test', of the original folder or of what `prepare aflw_r` made of it.
+  """'train' or 'test', from the original folder or from what `prepare aflw_r` made of it.
 
-  frame: its side in pixels; specification section 1 (published: 136), fixture aflw_geometry. A
-  picture that only the lists have is left out. Raises FileNotFoundError and ValueError that say
-  what is missing or wrong.
+  frame: side in pixels; specification section 1 (published: 136), fixture aflw_geometry. Listed
+  pictures that are missing are left out. Raises FileNotFoundError and ValueError that say what is
+  missing or wrong.
   """
   found = prepared.open_catalogue(path, 'aflw_r', lambda: catalogue(path, frame=frame), frame=frame)
   return faces.choose(found, split, aflw.splits)

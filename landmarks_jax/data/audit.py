@@ -1,4 +1,4 @@
-"""What may be wrong with pictures: facts of each file in, findings out."""
+"""Finds what may be wrong with pictures: facts about each file in, findings out."""
 
 import hashlib
 import io
@@ -14,8 +14,8 @@ from PIL import Image
 from landmarks_jax.data import duplicates, images
 from landmarks_jax.data.source import BadImage
 
-TINY, LONG = 64, 3  # shorter side in pixels; longer to shorter side
-STEP, RUN = 8, 3  # bits between neighbours of a burst, its least pictures
+TINY, LONG = 64, 3  # shorter side in pixels; ratio of longer to shorter side
+STEP, RUN = 8, 3  # most bits between neighbours in a burst; fewest pictures in one
 SIDE = 72  # pixels of the reduced picture that a fingerprint is made from
 ADVICE = {
   'unreadable': 'Training skips and counts them; mend or delete them.',
@@ -42,7 +42,7 @@ ADVICE = {
 
 
 class Look(NamedTuple):
-  """What a file says of its picture; a `reason` means that it cannot be read."""
+  """What is known of a picture file; a `reason` means that it cannot be read."""
 
   file: str
   size: tuple[int, int] = (0, 0)  # width, height, upright
@@ -53,19 +53,19 @@ class Look(NamedTuple):
 
 
 class Item(NamedTuple):
-  """A picture of a finding, and what is to be said of it."""
+  """A picture in a finding, and a note about it."""
 
   file: str
   note: str = ''
 
 
 class Finding(NamedTuple):
-  """Something to look at: its name, what it means, and groups of pictures, the worst first."""
+  """Something to look at: its name, what it means, and groups of pictures, worst first."""
 
   name: str
   advice: str
   groups: Sequence[Sequence[Item]]
-  landmarks: bool = False  # whether it is about them
+  landmarks: bool = False  # whether it is about landmarks
 
   @property
   def count(self) -> int:
@@ -97,7 +97,7 @@ def _kind(mode: str, image: np.ndarray) -> str:
 
 
 def sizes(looks: Sequence[Look]) -> dict[str, list[float]]:
-  """Least, 5 %, median, 95 %, largest of width, height and aspect (width to height)."""
+  """Minimum, 5 %, median, 95 % and maximum of width, height and aspect (width / height)."""
   size = np.array([one.size for one in looks if not one.reason], float).reshape(-1, 2)
   values = {'width': size[:, 0], 'height': size[:, 1], 'aspect': size[:, 0] / size[:, 1]}
   shares = (0, 0.05, 0.5, 0.95, 1)
@@ -105,9 +105,9 @@ def sizes(looks: Sequence[Look]) -> dict[str, list[float]]:
 
 
 def of_pictures(looks: Sequence[Look]) -> list[Finding]:
-  """What is wrong with the files, by their looks: unreadable, more than once, odd in size or kind.
+  """What is wrong with the files: unreadable, duplicated, or of an odd size or kind.
 
-  Looks of all pictures of a folder; neighbours are those of the file names, 2 before 10.
+  looks: of all pictures in a folder; neighbours are in order of file name, 2 before 10.
   """
   good = sorted((one for one in looks if not one.reason), key=lambda one: _natural(one.file))
   bad = [Item(one.file, one.reason) for one in looks if one.reason]
@@ -129,7 +129,7 @@ def of_pictures(looks: Sequence[Look]) -> list[Finding]:
 
 
 def _groups(looks: Sequence[Look], groups: Sequence[Sequence[int]]) -> list[list[Item]]:
-  """The largest first."""
+  """The groups as items, largest first."""
   return [[Item(looks[i].file) for i in group] for group in sorted(groups, key=len, reverse=True)]
 
 
@@ -139,7 +139,7 @@ def _sized(one: Look) -> Item:
 
 
 def _natural(file: str) -> list[tuple[str, int]]:
-  """A key that sorts a2 before a10, and all pictures of a folder together."""
+  """A sort key that puts a2 before a10, and keeps the pictures of a folder together."""
   folder, _, name = file.rpartition('/')
   parts = re.findall(r'([^0-9]*)([0-9]*)', name)
   return [(folder, 0), *((text, int(digits or -1)) for text, digits in parts)]
@@ -160,7 +160,7 @@ def _bursts(looks: Sequence[Look]) -> Iterator[list[int]]:
 def _near(
   looks: Sequence[Look], equal: Sequence[Sequence[int]], bursts: Sequence[Sequence[int]]
 ) -> list[list[int]]:
-  """Groups of near pictures, without copies of a file and those that are parts of a burst."""
+  """Groups of near duplicates, without copies of a file and without groups inside a burst."""
   copies = {i for group in equal for i in group[1:]}
   kept = [i for i in range(len(looks)) if i not in copies]
   prints = np.array([looks[i].fingerprint for i in kept], np.uint64)

@@ -1,4 +1,4 @@
-"""What may be wrong with landmarks: labels in, findings out."""
+"""Finds what may be wrong with landmarks: labels in, findings out."""
 
 import itertools
 import warnings
@@ -10,7 +10,7 @@ from jaxtyping import Complex, Float, Inexact, Int
 from landmarks_jax.data.audit import Finding, Item
 from landmarks_jax.interop.landmark_csv import Labels
 
-APART = 0.25  # of the object's radius: landmarks usually farther apart are not equal by rounding
+APART = 0.25  # of the object's radius; landmarks usually farther apart do not coincide by rounding
 LEAST_SHAPES = 8  # fewer have no majority
 ADVICE = {
   'pictures without labels': 'Evaluations leave them out only with unlabelled=skip.',
@@ -39,8 +39,8 @@ def findings(
 ) -> list[Finding]:
   """What is wrong with landmarks.
 
-  Args: sizes: width and height of every picture that can be read. flip_pairs: numbers of the
-  landmarks that a mirror exchanges.
+  Args: sizes: width and height of every picture that can be read. flip_pairs: indices of the
+  landmarks that mirroring exchanges.
   """
   files = [file for file in labels.points if file in sizes]
   points = np.array([labels.points[file] for file in files]).reshape(-1, len(labels.names), 2)
@@ -66,13 +66,13 @@ def _noted(files: Sequence[str], notes: Mapping[int, str]) -> list[list[Item]]:
 def _outside(
   points: Float[np.ndarray, 'N K 2'], size: Int[np.ndarray, 'N 2'], names: Sequence[str]
 ) -> dict[int, str]:
-  beyond = ((points < -0.5) | (points > size[:, None] - 0.5)).any(axis=-1)  # nan is not
+  beyond = ((points < -0.5) | (points > size[:, None] - 0.5)).any(axis=-1)  # False for nan
   rows = np.flatnonzero(beyond.any(axis=-1)).tolist()
   return {i: _list([names[k] for k in np.flatnonzero(beyond[i])]) for i in rows}
 
 
 def _equal(points: Float[np.ndarray, 'N K 2'], names: Sequence[str]) -> dict[int, str]:
-  """Landmarks at one place whose median distance over all pictures is not small."""
+  """Landmarks that coincide in a picture although their median distance over all is not small."""
   shapes = _complex(points)
   with np.errstate(invalid='ignore', divide='ignore'):  # without points, or all at one place
     shapes = shapes / _radius(shapes)[:, None]
@@ -95,10 +95,10 @@ def _list(words: Sequence[str]) -> str:
 def _odd_shapes(
   points: Float[np.ndarray, 'N K 2'], names: Sequence[str], flip_pairs: Sequence[tuple[int, int]]
 ) -> tuple[dict[int, str], dict[int, str]]:
-  """Notes of the shapes that fit when left and right are exchanged, and of other outliers.
+  """Notes on shapes that fit once left and right are exchanged, and on other outliers.
 
-  A shape is aligned with the median shape by shift, turn and scale, not by a mirror. Outliers are
-  beyond the upper quartile by three times the range of the quartiles (Tukey's far outliers).
+  Shapes are aligned with the median shape by shift, rotation and scale, never mirrored. Outliers
+  exceed the upper quartile by more than three interquartile ranges (Tukey's far outliers).
   """
   shapes = _complex(points)
   judged = np.isfinite(shapes).sum(axis=-1) >= 3
@@ -157,7 +157,7 @@ def _median_shape(shapes: Complex[np.ndarray, 'N K']) -> Complex[np.ndarray, ' K
   for _ in range(5):
     aligned = _aligned(shapes, middle)
     with warnings.catch_warnings():
-      warnings.simplefilter('ignore', RuntimeWarning)  # a landmark that nobody has stays nan
+      warnings.simplefilter('ignore', RuntimeWarning)  # a landmark missing everywhere stays nan
       middle = np.nanmedian(aligned.real, axis=0) + 1j * np.nanmedian(aligned.imag, axis=0)
   return middle
 
@@ -165,7 +165,7 @@ def _median_shape(shapes: Complex[np.ndarray, 'N K']) -> Complex[np.ndarray, ' K
 def _aligned(
   shapes: Complex[np.ndarray, 'N K'], reference: Complex[np.ndarray, ' K']
 ) -> Complex[np.ndarray, 'N K']:
-  """Shapes shifted, turned and scaled to the reference, by least squares over common points."""
+  """Shapes shifted, rotated and scaled to the reference, by least squares over common points."""
   known = np.isfinite(shapes) & np.isfinite(reference)
   moved, aim = np.where(known, shapes, np.nan), np.where(known, reference, np.nan)
   centre, target = _mean(moved), _mean(aim)
@@ -188,6 +188,6 @@ def _root_mean_square(z: Complex[np.ndarray, 'N K']) -> Float[np.ndarray, ' N']:
 
 
 def _mean(z: Inexact[np.ndarray, 'N K']) -> Inexact[np.ndarray, 'N 1']:
-  """Over the points that are not nan; nan where all are."""
+  """The mean over points that are not nan; nan where all are."""
   count = np.isfinite(z).sum(axis=-1, keepdims=True)
   return np.where(np.isfinite(z), z, 0).sum(axis=-1, keepdims=True) / np.where(count, count, np.nan)

@@ -2,7 +2,7 @@
 
 A dataset file reads its tree into a `Catalogue`; `prepare` stores any catalogue (prepared.py), and
 what it stored is a catalogue again. So lists, splits and species are applied in one place, the
-dataset's `source`, whichever of the two the user has.
+dataset's `source`, whether the user has the original tree or a prepared one.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ from landmarks_jax.data.source import Info
 
 hint = 'docs/data.md says what the folder should hold'
 
-# The split of sets that come without one: who is in it, by the place in a sorted list.
+# Splits for datasets that come without any: membership by position in a sorted list.
 sixths: Mapping[str, Callable[[int], bool]] = {
   'train': lambda i: i % 6 > 1,
   'validation': lambda i: i % 6 == 1,
@@ -26,7 +26,7 @@ sixths: Mapping[str, Callable[[int], bool]] = {
 
 
 def check_file(path: pathlib.Path) -> None:
-  """Raises FileNotFoundError where there is no such file."""
+  """Raises FileNotFoundError if there is no such file."""
   if not path.is_file():
     raise FileNotFoundError(f'{path} is missing; {hint}')
 
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
   """What is known of a picture without opening it."""
 
   file: str  # path below the root with forward slashes: the name that lists use
-  splits: tuple[str, ...] = ()  # all that it belongs to, as published: ('train', 'mafl_test')
+  splits: tuple[str, ...] = ()  # every split it belongs to, as published: ('train', 'mafl_test')
   label: int | None = None  # its class, counted from 0
   attributes: tuple[bool, ...] = ()
 
@@ -52,7 +52,7 @@ class Catalogue(Protocol):
   def example(self, row: int) -> dict[str, Any]:
     """The picture of `entries[row]` as `Source` gives it, without index, label and attributes.
 
-    image, and where the set has landmarks points, visible and scale. Raises BadImage.
+    image, and in datasets with landmarks also points, visible and scale. Raises BadImage.
     """
     ...
 
@@ -66,7 +66,7 @@ class Chosen:
 
   @property
   def files(self) -> tuple[str, ...]:
-    """Their paths below the root."""
+    """The pictures' paths below the root."""
     return tuple(self.catalogue.entries[row].file for row in self.rows)
 
   def __len__(self) -> int:

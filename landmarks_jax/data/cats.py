@@ -2,9 +2,9 @@
 
 The folder holds CAT_00 to CAT_06 with NAME.jpg and NAME.jpg.cat: the number 9, then x and y in
 pixels of the eyes, the mouth and three points of each ear. Left and right are those of the picture.
-Both ears go from their left base over the tip to their right one, so the mirror image of the left
-ear's first point is the right ear's third. The archive comes with 00000003_015.jpg.cat apart; it
-belongs into CAT_00.
+Each ear goes from its left base over its tip to its right base, so the mirror image of the left
+ear's first point is the right ear's third. The archive has 00000003_015.jpg.cat apart from the
+rest; it belongs in CAT_00.
 """
 
 import itertools
@@ -49,7 +49,7 @@ class Catalogue:
 
 
 def catalogue(path: str, *, frame: int = 136) -> Catalogue:
-  """All pictures of the original tree, or of those of its folders that are there."""
+  """All pictures of the original tree, or of those of its folders that exist."""
   folder = pathlib.Path(path).expanduser()
   files = sorted(file.relative_to(folder).as_posix() for file in folder.glob('CAT_*/*.jpg'))
   if not files:
@@ -61,13 +61,13 @@ def catalogue(path: str, *, frame: int = 136) -> Catalogue:
 
 
 def source(path: str, *, split: str = 'train', points: int = 9, frame: int = 136) -> Chosen:
-  """Cats of the original tree, or of a copy that `prepare` made.
+  """Cats from the original tree, or from a copy that `prepare` made.
 
-  split: the authors divided at random and published no list, so this one is ours: pictures whose
-  names agree up to the underscore are a series and stay together; in each folder, of the sorted
-  series every sixth is test, the one after it validation, the rest train; or 'all'. points: 9, or
-  7 without the tips of the ears, which lmdis scores; the frame is the same. frame: its side in
-  pixels. Raises FileNotFoundError and ValueError that say what was found and what to do.
+  split: 'train', 'validation', 'test' or 'all'. The authors split at random and published no list;
+  here pictures whose names agree up to the last underscore are a series and stay together, and in
+  each folder every sixth of the sorted series is test, the next one validation, the rest train.
+  points: 9, or the 7 that lmdis scores, without the tips of the ears; the frame is the same. frame:
+  side in pixels. Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
   if split not in sixths:
     raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')
@@ -99,7 +99,7 @@ def _series(file: str) -> str:
 
 
 def _read_points(path: pathlib.Path, width: int, height: int) -> Float[np.ndarray, '9 2']:
-  """The points of a picture of this size, in pixels; all must be in it, and the eyes apart."""
+  """The points of a picture of this size, in pixels; all must lie inside, with the eyes apart."""
   try:
     cells = path.read_text(encoding='ascii').split()
     count, *numbers = [float(cell) for cell in cells]

@@ -2,9 +2,9 @@
 
 The folder holds Img/img_align_celeba/ (or img_align_celeba_hq/) of 178x218 pixels, or the uncropped
 Img_in_the_wild/; Anno/list_landmarks_align_celeba.txt (uncropped: list_landmarks_celeba.txt) and
-Eval/list_eval_partition.txt; and where there are, Anno/list_attr_celeba.txt,
-Anno/list_bbox_celeba.txt, MAFL/training.txt and MAFL/testing.txt. Left and right are those of the
-picture. Only some of the pictures may be there.
+Eval/list_eval_partition.txt; and optionally Anno/list_attr_celeba.txt, Anno/list_bbox_celeba.txt,
+MAFL/training.txt and MAFL/testing.txt. Left and right are those of the picture. Some of the
+pictures may be missing.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from landmarks_jax.data import faces, prepared
 from landmarks_jax.data.catalogue import Catalogue, Chosen, Entry, hint
 from landmarks_jax.data.source import BadImage, Info, labelled
 
-splits: faces.Splits = {  # 'outside_mafl', since without MAFL's lists nothing may be taken for it
+splits: faces.Splits = {  # without MAFL's lists no picture counts as 'outside_mafl'
   'train': [{'train', 'outside_mafl'}],
   'train_except_mafl_test': [{'train', 'outside_mafl'}, {'train', 'mafl_train'}],
   'validation': [{'validation'}],
@@ -27,7 +27,7 @@ splits: faces.Splits = {  # 'outside_mafl', since without MAFL's lists nothing m
   'mafl_test': [{'mafl_test'}],
 }
 crops = ('aligned', 'squash', 'wild', 'wild_box')
-PUBLISHED = {'train': 162770, 'validation': 19867, 'test': 19962}  # `prepare` compares
+PUBLISHED = {'train': 162770, 'validation': 19867, 'test': 19962}  # `prepare` compares with these
 mafl_lists = {'mafl_train': 'MAFL/training.txt', 'mafl_test': 'MAFL/testing.txt'}
 _width, _height, _top = 178, 218, 30  # of an aligned picture; its square is rows 30..207
 _context = 136 / 96  # a network that sees 96 of 136 pixels sees the whole box
@@ -35,7 +35,7 @@ _parts = ('train', 'validation', 'test')
 
 
 class Pictures:
-  """The pictures of the lists that are there, in order; `file` is the lists' NNNNNN.jpg."""
+  """The listed pictures that exist, in order; `file` is NNNNNN.jpg, as in the lists."""
 
   classes = ()
 
@@ -61,7 +61,7 @@ class Pictures:
     return Pictures(*kept, frame=self.frame, crop=self.crop)
 
   def example(self, row: int) -> dict[str, Any]:
-    """One picture in the frame. Raises BadImage, also for a size or a box that cannot be."""
+    """One picture in the frame. Raises BadImage, also for a wrong size or an empty box."""
     path, pixels = self.folder / self.entries[row].file, self.pixels[row]
     image = faces.read(path, None if self.crop.startswith('wild') else (_width, _height))
     if self.crop == 'wild':
@@ -86,7 +86,7 @@ class Pictures:
 def catalogue(
   path: str, *, frame: int = 136, crop: str = 'aligned', images: str | None = None
 ) -> Pictures:
-  """All pictures of the original folder; options and errors as of `source`."""
+  """All pictures of the original folder; options and errors as in `source`."""
   if crop not in crops:
     raise ValueError(f'crop={crop!r}; expected one of {", ".join(crops)}')
   root, wild = pathlib.Path(path).expanduser(), crop.startswith('wild')
@@ -112,18 +112,18 @@ def source(
   crop: str = 'aligned',
   images: str | None = None,
 ) -> Chosen:
-  """The pictures of one split, of the original folder or of what `prepare` made of it.
+  """The pictures of one split, from the original folder or from what `prepare` made of it.
 
-  split: 'train', the official part without every MAFL picture, for stage 1 (145,679 pictures by the
+  split: 'train', the official part without any MAFL picture, for stage 1 (145,679 pictures by the
     lists of fixture celeba_geometry); 'train_except_mafl_test', with MAFL's training pictures
     (lmdis); 'validation' and 'test', the official parts; 'mafl_train' and 'mafl_test'.
-  frame: its side in pixels.
+  frame: side in pixels.
   crop: 'aligned', rows 30..207 of the aligned picture, the published frame of stage 1 and MAFL
     (`faces.published_frame`); 'squash', all of it, aspect ignored (lmdis, frame 100); 'wild', all
-    of the uncropped picture, aspect ignored, as published; 'wild_box', ours: the square around its
-    box in list_bbox_celeba.txt, 136 / 96 times the box's larger side.
+    of the uncropped picture, aspect ignored, as published; 'wild_box', not published: the square
+    around the face's box in list_bbox_celeba.txt, 136 / 96 times the box's larger side.
   images: the folder of pictures below `path`; None: the first of the names above that exists.
-  A picture that only the lists have is left out. Raises FileNotFoundError and ValueError that say
+  Listed pictures that are missing are left out. Raises FileNotFoundError and ValueError that say
   what is missing, or which line is wrong.
   """
   found = opened(path, 'celeba', catalogue, frame=frame, crop=crop, images=images)

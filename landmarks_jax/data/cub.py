@@ -26,7 +26,7 @@ names = ('back', 'beak', 'belly', 'breast', 'crown', 'forehead', 'left eye', 'le
 names += ('left wing', 'nape', 'right eye', 'right leg', 'right wing', 'tail', 'throat')
 info = Info(names, ((6, 10), (7, 11), (8, 12)), 'frame', *imagenet)
 
-PUBLISHED = {'official_train': 5994, 'official_test': 5794}  # `prepare` compares
+PUBLISHED = {'official_train': 5994, 'official_test': 5794}  # `prepare` compares with these
 _official = {'1': 'official_train', '0': 'official_test'}
 
 # The numbers of the paper's 35 species (songbirds from 014.Indigo_Bunting to 170.Mourning_Warbler).
@@ -38,8 +38,8 @@ sizes = {'train': 1241, 'validation': 382, 'test': 383}  # of the paper's lists
 class Catalogue:
   """Every picture of the tree, in the order of images.txt; names and lists are SPECIES/NAME.jpg.
 
-  A species' number, less 1, is its label. `parts` [N, 15, 3] holds x and y in pixels and whether
-  the part is visible.
+  A label is the species' number minus 1. `parts` [N, 15, 3] holds x and y in pixels and whether the
+  part is visible.
   """
 
   def __init__(
@@ -55,7 +55,7 @@ class Catalogue:
     self.info, self.frame = info, frame
 
   def example(self, row: int) -> dict[str, Any]:
-    """The whole picture, squashed to frame x frame, with its parts; an invisible one is at 0."""
+    """The whole picture, squashed to frame x frame, with its parts; invisible ones are at 0."""
     path = self.folder / self.entries[row].file
     image = images.read(path)
     height, width = image.shape[:2]
@@ -77,7 +77,7 @@ class Catalogue:
 
 
 def catalogue(path: str, *, frame: int = 96) -> Catalogue:
-  """All pictures of images.txt that are there; a warning says how many are not.
+  """All pictures of images.txt that exist; a warning says how many are missing.
 
   Raises FileNotFoundError, and ValueError that names the line.
   """
@@ -100,14 +100,14 @@ def catalogue(path: str, *, frame: int = 96) -> Catalogue:
 def source(
   path: str, *, split: str = 'train', lists: str | None = None, seed: int = 0, frame: int = 96
 ) -> Chosen:
-  """Birds of the original tree, or of a copy that `prepare` made.
+  """Birds from the original tree, or from a copy that `prepare` made.
 
-  split: 'train', 'validation' or 'test' of the paper's 35 species, or 'train_10' for 10 of train,
-  any number; of all 200 species 'official_train', 'official_test' or 'all'. lists: a folder with
-  the paper's lists train.txt, val.txt, test.txt, train_10.txt, ..., each line SPECIES/NAME.jpg; the
-  order is theirs. Without them the three parts are drawn by `seed`, a picture's place following
-  from its name alone; they are as large as the paper's (1,241, 382 and 383) if no picture is
-  missing, and train_10 is inside train_50. frame: its side in pixels.
+  split: 'train', 'validation' or 'test' of the paper's 35 species, or 'train_10' for 10 pictures of
+  train (any number); of all 200 species 'official_train', 'official_test' or 'all'. lists: a folder
+  with the paper's lists train.txt, val.txt, test.txt, train_10.txt, ..., each line
+  SPECIES/NAME.jpg; their order is kept. Without lists the three parts are drawn in the order of a
+  hash of `seed` and name; they are as large as the paper's (1,241, 382 and 383) if no picture is
+  missing, and train_10 is a subset of train_50. frame: side in pixels.
   Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
   if not re.fullmatch(r'all|official_train|official_test|train(_[1-9]\d*)?|validation|test', split):
@@ -163,7 +163,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _read_numbered(path: pathlib.Path) -> dict[int, str]:
-  """What lines of two columns, the number of a picture and something of it, say."""
+  """Reads lines of two columns, a picture's number and its value."""
   table = {}
   for line, text in enumerate(_lines(path), start=1):
     number, *rest = text.split() or ['']
@@ -176,7 +176,7 @@ def _read_numbered(path: pathlib.Path) -> dict[int, str]:
 
 
 def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
-  """The places in `files` of those that exist below `folder`."""
+  """The indices in `files` of those that exist below `folder`."""
   found = {path.relative_to(folder).as_posix() for path in folder.glob('*/*')}
   absent = [file for file in files if file not in found]
   told = f'{folder}: {len(absent):,} of {len(files):,} pictures of images.txt are missing'
@@ -188,7 +188,7 @@ def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
 
 
 def _read_parts(path: pathlib.Path, numbers: Sequence[int]) -> Float[np.ndarray, 'N 15 3']:
-  """[picture, part] -> x, y, visible; every pair must have its line."""
+  """[picture, part] -> x, y, visible; every pair must have a line."""
   lines = _lines(path)
   table = _parse(lines)
   places = {number: row for row, number in enumerate(numbers)}
@@ -207,7 +207,7 @@ def _read_parts(path: pathlib.Path, numbers: Sequence[int]) -> Float[np.ndarray,
 
 
 def _parse(lines: list[str]) -> Float[np.ndarray, 'n 5']:
-  """Lines of five numbers; all nan where they are not."""
+  """Parses lines of five numbers; any other line becomes nan."""
   try:
     table = np.loadtxt(lines, comments=None, ndmin=2)  # ten times as fast as what follows
     if table.shape == (len(lines), 5):

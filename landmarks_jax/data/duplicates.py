@@ -9,17 +9,17 @@ from jaxtyping import Int, UInt8, UInt64
 from PIL import Image
 
 _grey = np.array([0.299, 0.587, 0.114])
-_least_step = 1.0  # of 255; less is noise of the encoder
-_least_detail = 8  # so many of the 64 differences must be steps
+_least_step = 1.0  # of 255; smaller steps are encoder noise
+_least_detail = 8  # at least this many of the 64 differences must be steps
 
 
 def fingerprint(image: UInt8[np.ndarray, 'H W 3']) -> np.uint64:
   """A difference hash: prints of one picture, recompressed or resized, differ in few bits.
 
   The picture is reduced to 9x8 cells; a bit says whether a cell is brighter than the one to its
-  left. Where nearly no cell differs from its neighbour, such bits would make all pictures of a
-  plain ground equal: there the print is a digest of the cells' colours, in 17 levels, and so near
-  only to that of a picture with the same cells.
+  left. Where hardly any cell differs from its neighbour, such bits would make all pictures of a
+  plain background equal; there the print is a digest of the cells' colours in 17 levels, so it is
+  near only to that of a picture with the same cells.
   """
   cells = np.asarray(Image.fromarray(image).resize((9, 8), Image.Resampling.BOX))
   steps = np.diff(cells @ _grey, axis=1)
@@ -30,16 +30,16 @@ def fingerprint(image: UInt8[np.ndarray, 'H W 3']) -> np.uint64:
 
 
 def exact(digests: Sequence[bytes]) -> list[list[int]]:
-  """The groups of equal files, from their digests: numbers in order, groups by their first."""
+  """Groups of equal files by digest: indices in ascending order, groups ordered by their first."""
   return _groups(np.unique(np.array(digests, object), return_inverse=True)[1])
 
 
 def near(prints: UInt64[np.ndarray, ' N'], *, distance: int = 4) -> list[list[int]]:
-  """The groups of prints joined by chains of steps of at most `distance` bits; ordered as `exact`.
+  """Groups of prints linked by chains of steps of at most `distance` bits; ordered as in `exact`.
 
-  Complete: of distance + 2 chunks of bits, two prints so near share at least two, so comparing the
-  prints that share two chunks finds every pair. 200,000 prints take seconds. Raises ValueError for
-  a distance outside 0 to 62.
+  Complete: cut into distance + 2 chunks of bits, two prints this near share at least two chunks, so
+  comparing only prints that share two chunks finds every pair. 200,000 prints take seconds. Raises
+  ValueError for a distance outside 0 to 62.
   """
   if not 0 <= distance <= 62:
     raise ValueError(f'distance={distance}; expected 0 to 62 of 64 bits')
@@ -51,7 +51,7 @@ def near(prints: UInt64[np.ndarray, ' N'], *, distance: int = 4) -> list[list[in
 
 
 def _chunk_pairs(chunks: int) -> Iterator[np.uint64]:
-  """Masks of every two of so many chunks of the 64 bits."""
+  """Masks of every pair of chunks, the 64 bits being cut into `chunks`."""
   ends = [64 * i // chunks for i in range(chunks + 1)]
   masks = [(1 << end) - (1 << start) for start, end in itertools.pairwise(ends)]
   return (np.uint64(a | b) for a, b in itertools.combinations(masks, 2))
@@ -79,7 +79,7 @@ def _joined(
 
 
 def _groups(label: Int[np.ndarray, ' N']) -> list[list[int]]:
-  """Numbers with the same label, where there is more than one."""
+  """Indices that share a label, where there is more than one."""
   members: dict[int, list[int]] = {}
   for number, one in enumerate(label.tolist()):
     members.setdefault(one, []).append(number)

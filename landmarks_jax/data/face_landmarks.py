@@ -1,6 +1,6 @@
-"""The two usual sets of landmarks on a face: (names, flip pairs, the eyes that divide errors).
+"""The two usual sets of landmarks on a face: (names, flip pairs, the eyes that scale errors).
 
-The first three fields of `Info`. Left and right are those of the picture.
+These are the first three fields of `Info`. Left and right are those of the picture.
 """
 
 _parts = {'jaw': 17, 'left_brow': 5, 'right_brow': 5, 'nose_bridge': 4, 'nostrils': 5}

@@ -15,7 +15,7 @@ from landmarks_jax.data.catalogue import Catalogue, Chosen, check_file, hint
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.geometry import coords
 
-Splits = Mapping[str, Sequence[set[str]]]  # by name: belongs to all of one of these
+Splits = Mapping[str, Sequence[set[str]]]  # name -> sets; a member belongs to all of any one set
 
 _colours = (0.5084, 0.4224, 0.3769), (0.2599, 0.2371, 0.2323)  # specification section 1
 
@@ -24,7 +24,7 @@ info68 = Info(*face_landmarks.sixty_eight, *_colours)
 
 
 class List(NamedTuple):
-  """A text file of one picture a line: `values` [N, columns] float32, `header` as it stands."""
+  """A text file with one picture per line: `values` [N, columns] float32, `header` verbatim."""
 
   path: pathlib.Path
   header: tuple[str, ...]
@@ -33,7 +33,7 @@ class List(NamedTuple):
 
 
 def read_list(path: pathlib.Path, columns: int, *, header: bool = False) -> List:
-  """Reads lines of a file name and `columns` finite numbers, 200,000 of them in half a second.
+  """Reads lines of a file name and `columns` finite numbers, 200,000 lines in half a second.
 
   header: two lines come first, the number of pictures and the names of the columns. Raises
   FileNotFoundError, and ValueError that names the line.
@@ -50,7 +50,7 @@ def read_list(path: pathlib.Path, columns: int, *, header: bool = False) -> List
 
 
 def read_names(path: pathlib.Path) -> list[str]:
-  """The file names of a list without numbers, one a line. Raises FileNotFoundError, ValueError."""
+  """The file names of a list with one name per line. Raises FileNotFoundError, ValueError."""
   names = [line.strip() for line in _lines(path) if line.strip()]
   if not names:
     raise ValueError(f'{path} is empty; expected a file name a line')
@@ -58,9 +58,9 @@ def read_names(path: pathlib.Path) -> list[str]:
 
 
 def read_mat(path: pathlib.Path, *names: str, structs: bool = False) -> list[np.ndarray]:
-  """Variables of a MATLAB file. Raises FileNotFoundError, and ValueError for another content.
+  """Variables of a MATLAB file. Raises FileNotFoundError, and ValueError for other content.
 
-  structs: as dicts, and without axes of length 1 anywhere.
+  structs: returns structs as dicts, and drops axes of length 1 everywhere.
   """
   import scipy.io  # late: heavy; JAX brings it
 
@@ -77,15 +77,15 @@ def read_mat(path: pathlib.Path, *names: str, structs: bool = False) -> list[np.
 
 
 def check_root(root: pathlib.Path) -> None:
-  """Raises FileNotFoundError where there is no such folder."""
+  """Raises FileNotFoundError if there is no such folder."""
   if not root.is_dir():
     raise FileNotFoundError(f'{root} is not a folder; {hint}')
 
 
 def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
-  """The places in `files` of those that exist below `root`; says how many do not.
+  """The indices in `files` of those that exist below `root`; warns how many do not.
 
-  Lists each folder once. Raises FileNotFoundError where none exists.
+  Lists each folder once. Raises FileNotFoundError if none exists.
   """
   found = set()
   for folder in {posixpath.dirname(file) for file in files}:
@@ -117,7 +117,7 @@ def choose(catalogue: Catalogue, split: str, splits: Splits) -> Chosen:
 
 
 def read(path: pathlib.Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, 'H W 3']:
-  """The picture in a file, of the (width, height) that its labels are for. Raises BadImage."""
+  """Reads a picture; `size` is the (width, height) that its labels are for. Raises BadImage."""
   image = images.read(path)
   if size is not None and image.shape[1::-1] != tuple(size):
     given, expected = ('x'.join(map(str, s)) for s in (image.shape[1::-1], size))
@@ -130,7 +130,7 @@ def published_frame(
 ) -> tuple[UInt8[np.ndarray, '{frame} {frame} 3'], Float[np.ndarray, 'K 2']]:
   """A whole picture squashed to frame x frame, and its points normalised, as published.
 
-  The published systems put pixel p at p * frame / side, without the half pixel that resizing has
+  The published systems put pixel p at p * frame / side, without the half-pixel shift of resizing
   (`images.frame_points`); at 178 -> 136 that is .12 pixels. Fixtures celeba_geometry,
   aflw_geometry, aflw_mtfl_geometry, w300_geometry.
   """
@@ -143,7 +143,7 @@ def published_frame(
 def exact_frame(
   image: UInt8[np.ndarray, 'H W 3'], pixels: Num[np.ndarray, 'K 2'], box: images.Box, frame: int
 ) -> tuple[UInt8[np.ndarray, '{frame} {frame} 3'], Float[np.ndarray, 'K 2']]:
-  """A box of a picture in the frame, and its points normalised, with the half pixel."""
+  """A box of a picture in the frame, and its points normalised, with the half-pixel shift."""
   return images.square_frame(image, box, frame), images.frame_points(pixels, box, frame)
 
 

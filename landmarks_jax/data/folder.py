@@ -60,7 +60,7 @@ class Pictures:
     return example | self._points(self.labels.points[file], box)
 
   def check(self, rows: Int[np.ndarray, ' N']) -> None:
-    """Raises ValueError for the first landmark that its picture cannot have."""
+    """Raises ValueError for the first landmark that does not fit its picture."""
     for file in (self.entries[row].file for row in rows if self.labels):
       try:
         size = images.size(self.folder / file, rotate=self.rotate)
@@ -116,24 +116,24 @@ def source(
 
   labels: a CSV or JSON file (below `path`, else as given); its paths are relative to `path`, its
     pixels have (0, 0) at the centre of the first. CSV: the header file,NAME_x,NAME_y,... and, if
-    wanted, split; one row a picture; both cells of a landmark empty = not visible. JSON: COCO
-    keypoints (interop/coco.py), one object a picture, the largest. Names that differ by left and
-    right are flip pairs.
+    wanted, split; one row per picture; a landmark whose two cells are empty is not visible. JSON:
+    COCO keypoints (interop/coco.py), the largest object of each picture. Names that differ only in
+    left and right are flip pairs.
   split: 'all', or a value of the CSV's column `split`; without that column, the name of a folder
     directly below `path` (train, test, ...).
   frame: side of the result in pixels.
   crop: 'centre' cuts the largest centred square, 'pad' repeats the edge until the picture is
     square, 'squash' ignores the aspect.
   scale: what errors are divided by, a pair of landmark names or 'frame'.
-  rotate: pictures upright by their EXIF orientation, as they are displayed and labelled; False
-    leaves them as stored.
+  rotate: turns pictures upright by their EXIF orientation, as they are displayed and labelled;
+    False leaves them as stored.
   unlabelled: 'error' if the labels leave out a picture, 'skip' to leave it out too.
-  classes: a picture's label is the folder that holds it: cat/1.jpg and train/cat/2.jpg are of the
-    class cat. Classes are numbered by name, over all splits.
-  exact: decodes at full size also where there are no labels, as `prepare` does; without, a large
-    JPEG comes reduced from the decoder, faster and slightly different.
+  classes: labels each picture with the folder that holds it: cat/1.jpg and train/cat/2.jpg are both
+    of class cat. Classes are numbered in order of name, over all splits.
+  exact: decodes at full size even without labels, as `prepare` does; otherwise the decoder may
+    reduce a large JPEG, which is faster and slightly different.
   mean, std: of pictures in [0, 1] (default: ImageNet's).
-  A folder that `prepare` stored keeps what it was stored with: only `split` is chosen anew.
+  A folder made by `prepare` keeps the options it was stored with; only `split` can be chosen.
   Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
   options = {'labels': labels, 'crop': crop, 'scale': scale, 'rotate': rotate, 'classes': classes}
@@ -205,7 +205,7 @@ def read_labels(folder: pathlib.Path, labels: str) -> Labels:
 
 
 def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-  """The pairs of landmarks whose names differ by left and right."""
+  """The pairs of landmarks whose names differ only in left and right."""
   partner = {n: n.replace('left', 'right') for n in names if 'left' in n}
   return tuple((names.index(n), names.index(p)) for n, p in partner.items() if p in names)
 
@@ -225,7 +225,7 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   for root, below, files in os.walk(folder, followlinks=True):
     real = os.path.realpath(root)
     below[:] = [] if real in seen else [b for b in below if not b.startswith('.')]
-    if real in seen:  # a link to where we have been
+    if real in seen:  # a link to a folder already visited
       continue
     seen.add(real)
     for name in files:
@@ -281,7 +281,7 @@ def _of_split(split: str, entries: Sequence[Entry], path: str) -> Int[np.ndarray
 
 
 def _refuse_changes(path: str, options: Mapping[str, Any]) -> None:
-  """What `prepare` decided cannot be changed any more; nobody should think that it was."""
+  """Raises ValueError for given options that differ from those that `prepare` has fixed."""
   stored = prepared.read_manifest(pathlib.Path(path).expanduser())['options']
   for name, given in options.items():
     usual = inspect.signature(catalogue).parameters[name].default
@@ -309,7 +309,7 @@ def _pair(scale: tuple[str, str] | str, names: tuple[str, ...]) -> tuple[int, in
 def _outside(
   box: images.Box, pixels: np.ndarray, names: tuple[str, ...]
 ) -> list[tuple[str, np.ndarray]]:
-  share = (pixels + 0.5 - box[:2]) / (box[2], box[-1])  # nan, not visible, is not outside
+  share = (pixels + 0.5 - box[:2]) / (box[2], box[-1])  # nan (not visible) is never outside
   return [(names[i], pixels[i]) for i in np.flatnonzero(((share < 0) | (share > 1)).any(axis=-1))]
 
 

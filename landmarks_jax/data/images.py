@@ -1,4 +1,4 @@
-"""Pictures from disk: any file -> RGB uint8, and the cut of a box into the frame, with its points.
+"""Reads any picture file as RGB uint8, and cuts a box out of it into the frame, with its points.
 
 Positions are in pixels with (0, 0) the centre of the first one; boxes are in edge coordinates,
 where pixel p covers [p, p + 1], so the box of a whole picture is (0, 0, width, height).
@@ -52,11 +52,11 @@ def decode(
   """An encoded picture -> RGB. Raises BadImage with `path` and the reason.
 
   rotate: turn it upright by its EXIF orientation. The default leaves it as stored, which is what
-  the pixel labels of the public datasets mean; pictures without labels want True. (TIFF comes
+  the pixel labels of the public datasets refer to; use True for pictures without labels. (TIFF is
   upright either way: Pillow turns it.)
-  min_side: a JPEG at least twice as large may come reduced to k/8 of its size, both sides at least
-  this, faster; only for pictures without labels in pixels.
-  Transparency is laid on white; 16 bits become 8 by division; of an animation the first picture.
+  min_side: a JPEG at least twice as large may be decoded at k/8 of its size, both sides at least
+  this, which is faster; only for pictures without labels in pixels.
+  Transparency is laid on white; 16 bits become 8 by division; an animation gives its first picture.
   """
   if not data:
     raise BadImage(path, 'the file is empty')
@@ -72,7 +72,7 @@ def decode(
 
 
 def from_pillow(image: Image.Image, *, rotate: bool = False) -> UInt8[np.ndarray, 'H W 3']:
-  """A picture of Pillow -> RGB, as `decode` gives it."""
+  """A Pillow image -> RGB, as `decode` gives it."""
   rgb = _to_rgb(image)
   turn = _upright.get(image.getexif().get(_orientation_tag)) if rotate else None
   return rgb if turn is None else np.array(Image.fromarray(rgb).transpose(turn))
@@ -82,7 +82,7 @@ def size(path: str | os.PathLike, *, rotate: bool = False) -> tuple[int, int]:
   """(width, height) of the picture that `read` gives, from the file's header. Raises BadImage."""
   try:
     with Image.open(path) as image:
-      rotate = rotate and image.format != 'TIFF'  # that has the turned size already
+      rotate = rotate and image.format != 'TIFF'  # its size is the turned one already
       turned = rotate and image.getexif().get(_orientation_tag) in (5, 6, 7, 8)
       return image.size[::-1] if turned else image.size
   except Exception as error:
@@ -95,7 +95,7 @@ def square_frame(
   """Cuts a box out of a picture and resizes it to frame x frame, bilinear with antialiasing.
 
   Args: box = (x0, y0, side), or (x0, y0, width, height), which is squashed; in pixels, edge
-  coordinates. Where it leaves the picture, the picture's edge is repeated.
+  coordinates. Where the box leaves the picture, the picture's edge is repeated.
   """
   x0, y0, width, height = _checked(box)
   left, top = max(0, math.ceil(-x0)), max(0, math.ceil(-y0))
@@ -138,7 +138,7 @@ def centre_box(width: int, height: int) -> tuple[float, float, float]:
 
 
 def box_around(points: Num[np.ndarray, 'K 2'], factor: float) -> tuple[float, float, float]:
-  """The square around points in pixels: their box's centre, `factor` times its larger side."""
+  """The square around points in pixels: centred on their box, `factor` times its larger side."""
   low, high = points.min(axis=0), points.max(axis=0)
   side = factor * float(np.max(high - low))
   x0, y0 = (low + high) / 2 + 0.5 - side / 2
@@ -159,7 +159,7 @@ def _fast_jpeg(data: bytes, min_side: int) -> np.ndarray | None:
     return None
   try:
     if min(simplejpeg.decode_jpeg_header(data)[:2]) < 2 * min_side:
-      min_side = 0  # to save less than half of both sides costs more than it saves
+      min_side = 0  # reducing by less than half costs more than it saves
     return simplejpeg.decode_jpeg(data, 'RGB', min_height=min_side, min_width=min_side)
   except ValueError:
     return None  # Pillow is more lenient, or says what is wrong
@@ -178,7 +178,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _orientation(data: bytes, opened: Image.Image | None) -> int:
-  if opened is None and b'Exif' not in data[: 1 << 16]:  # most JPEGs: spares a second look
+  if opened is None and b'Exif' not in data[: 1 << 16]:  # most JPEGs: saves opening them again
     return 1
   return (opened or Image.open(io.BytesIO(data))).getexif().get(_orientation_tag, 1)
 

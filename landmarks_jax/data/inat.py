@@ -1,8 +1,8 @@
 """iNaturalist 2017, class Aves: photographs of birds by species, without landmarks.
 
 The folder is that of the competition: train_val_images/Aves/SPECIES/HASH.jpg, and beside it
-train2017.json and val2017.json where the splits are wanted. Other classes (Mammalia, ...) may be
-there and are left out. The frame is the whole picture, squashed (docs/specification.md section 1).
+train2017.json and val2017.json if splits are wanted. Other classes (Mammalia, ...) may be there
+and are left out. The frame is the whole picture, squashed (docs/specification.md section 1).
 """
 
 import collections
@@ -74,14 +74,14 @@ def source(
   frame: int = 96,
   exact: bool = True,
 ) -> Chosen:
-  """Birds of the original tree, or of a copy that `prepare` made.
+  """Birds from the original tree, or from a copy that `prepare` made.
 
   split: 'all', or 'train' or 'validation' by the competition's JSON files. listed: a text file with
-  one path a line, such as the paper's 100,000; what stands before SPECIES/HASH.jpg does not matter.
-  The order is the list's. missing: 'error' if the list or a JSON file names pictures that are not
-  there, 'skip' to go without them. frame: its side in pixels. exact: of the original tree, pictures
-  are decoded at full size, so that pixels are the published system's and those that `prepare`
-  stores; False lets JPEG decode them reduced, several times faster and slightly different.
+  one path per line, such as the paper's 100,000; whatever precedes SPECIES/HASH.jpg is ignored, and
+  the list's order is kept. missing: 'error' if the list or a JSON file names pictures that do not
+  exist, 'skip' to leave them out. frame: side in pixels. exact: decodes the original tree at full
+  size, so that pixels equal the published system's and those that `prepare` stores; False lets the
+  JPEG decoder reduce them, several times faster and slightly different.
   Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
   if split != 'all' and split not in splits:
@@ -99,7 +99,7 @@ def source(
 
 
 def _find(folder: pathlib.Path) -> list[str]:
-  """All JPEG files two levels below Aves: one listing a species, since stat on each is slow."""
+  """All JPEG files two levels below Aves, by one listing per species: stat on each file is slow."""
   birds = folder / _birds
   if not birds.is_dir():
     raise FileNotFoundError(f'{birds} is not a folder; docs/data.md says what {folder} should hold')

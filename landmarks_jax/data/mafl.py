@@ -9,14 +9,14 @@ import pathlib
 from landmarks_jax.data import celeba, faces
 from landmarks_jax.data.catalogue import Chosen, check_file
 
-PUBLISHED = {'mafl_train': 19000, 'mafl_test': 1000}  # `prepare` compares
+PUBLISHED = {'mafl_train': 19000, 'mafl_test': 1000}  # `prepare` compares with these
 splits: faces.Splits = {'train': [{'mafl_train'}], 'test': [{'mafl_test'}]}
 
 
 def catalogue(
   path: str, *, frame: int = 136, crop: str = 'aligned', images: str | None = None
 ) -> celeba.Pictures:
-  """The MAFL pictures of CelebA's folder; options and errors as of `celeba.source`."""
+  """The MAFL pictures of CelebA's folder; options and errors as in `celeba.source`."""
   for name in celeba.mafl_lists.values():
     check_file(pathlib.Path(path).expanduser() / name)
   whole = celeba.catalogue(path, frame=frame, crop=crop, images=images)
@@ -33,7 +33,7 @@ def source(
   crop: str = 'aligned',
   images: str | None = None,
 ) -> Chosen:
-  """'train' or 'test', of CelebA's folder or of what `prepare mafl` made of it.
+  """'train' or 'test', from CelebA's folder or from what `prepare mafl` made of it.
 
   The other options and the errors are those of `celeba.source`.
   """

@@ -1,7 +1,7 @@
-"""From a source to batches, with Grain. Which example is where follows from seed, step and shard.
+"""From a source to batches, with Grain; seed, step and shard alone decide which example is where.
 
-So a run resumes from its step, with another number of workers or processes: batch t of shard s is
-rows [s * b, (s + 1) * b) of global batch t, b = batch_size / shards, whatever started when.
+So a run can resume from its step with another number of workers or processes: batch t of shard s is
+rows [s * b, (s + 1) * b) of global batch t, b = batch_size / shards, wherever the run started.
 """
 
 import concurrent.futures
@@ -23,8 +23,8 @@ from landmarks_jax.data.source import BadImage, Info, Source, stacked
 
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
-CACHES = 'device', 'host', 'stream'  # where decoded pictures may be, the most modest last
-SHARE = {'device': 0.5, 'host': 0.8}  # of what is free that a cache may take; work needs the rest
+CACHES = 'device', 'host', 'stream'  # where decoded pictures may be kept, the least demanding last
+SHARE = {'device': 0.5, 'host': 0.8}  # of free memory that a cache may take; the run needs the rest
 
 
 def training_batches(
@@ -41,12 +41,12 @@ def training_batches(
 ) -> Iterator[Batch]:
   """Endless shuffled batches, reshuffled each epoch of len(source) // batch_size steps.
 
-  batch_size is global; each of the `shards` processes gets its own rows. The rest of an epoch, less
-  than a batch, is left out. workers: processes that read; 0 reads in threads, which is enough for
-  memory and for reduced JPEGs. A picture that cannot be read is replaced by the next one that can
-  (on_bad_image='skip', reported once) or stops the run ('error'); so do more than half of them.
-  `Reporting` and `Cached` have said which already. Close the iterator, or run it to the end of the
-  process. Raises ValueError for sizes that do not fit together.
+  batch_size is global; each of the `shards` processes gets its own rows. The remainder of an epoch,
+  less than a batch, is dropped. workers: reading processes; 0 reads in threads, which is enough for
+  sources in memory and for reduced JPEGs. An unreadable picture is replaced by the next readable
+  one (on_bad_image='skip', reported once) or stops the run ('error'); so does more than half of all
+  pictures being unreadable. `Reporting` and `Cached` sources keep the choice they were made with.
+  Close the iterator, or keep it until the process ends. Raises ValueError for inconsistent sizes.
   """
   rows = _rows(batch_size, shard, shards)
   if len(source) < batch_size:
@@ -72,7 +72,7 @@ def evaluation_batches(
   on_bad_image: str = 'skip',
   report: Report | None = None,
 ) -> Iterator[Batch]:
-  """Every example once and in order; the last global batch is padded, so all shards have as many.
+  """Every example once, in order; the last global batch is padded, so all shards get equally many.
 
   batch_size is global, rows as in `training_batches`. valid is False for padding (index -1) and for
   a picture that cannot be read (its own index); both are zeros, with scale 1.
@@ -87,8 +87,8 @@ def evaluation_batches(
 class BadImages:
   """The pictures of one source that could not be read, by index: `found`.
 
-  Each is reported once. on_bad_image='error' raises the first; 'skip' goes on until they are more
-  than the share `most` of all, which means that something else is wrong.
+  Each is reported once. on_bad_image='error' raises the first; 'skip' goes on until more than the
+  share `most` of all are bad, which means that something else is wrong.
   """
 
   def __init__(
@@ -103,10 +103,10 @@ class BadImages:
     self._most = most
 
   def add(self, index: int, error: BadImage) -> None:
-    """Notes one, or raises."""
+    """Records one, or raises."""
     if self._stop:
       raise error
-    if self.found.setdefault(index, error) is not error:  # atomic: many threads come here
+    if self.found.setdefault(index, error) is not error:  # atomic: called from many threads
       return
     count = len(self.found)
     (self._report or logging.warning)(f'bad picture {count} of {self._total}, skipped: {error}')
@@ -117,7 +117,7 @@ class BadImages:
 
 
 class Reporting:
-  """A source that keeps its bad pictures in `bad`: told once, however often it is read."""
+  """A source that keeps its bad pictures in `bad`; each is reported once, however often read."""
 
   def __init__(self, source: Source, bad: BadImages) -> None:
     self.info, self.bad, self._source = source.info, bad, source
@@ -130,9 +130,9 @@ class Reporting:
 
 
 class Remembering(Reporting):
-  """It reads each picture at most once, when it is asked for, and keeps it in memory.
+  """Reads each picture at most once, on first access, and keeps it in memory.
 
-  So a process that needs some of a set reads those. Do not write into what it gives.
+  So a process that needs part of a dataset reads only that. Do not modify the examples in place.
   """
 
   def __init__(self, source: Source, bad: BadImages) -> None:
@@ -146,10 +146,10 @@ class Remembering(Reporting):
 
 
 class Cached:
-  """A source in memory, its bad pictures included: reading one of them raises, as it did.
+  """A source in memory; reading a bad picture raises BadImage, as it did in the original source.
 
-  `arrays` holds every field as [N, ...], as training sees it: where a picture is bad, it holds the
-  next good one. `bad` are those that were found.
+  `arrays` holds every field as [N, ...], as training sees it: a bad picture is replaced by the next
+  good one. `bad` holds the bad ones that were found.
   """
 
   def __init__(
@@ -167,7 +167,7 @@ class Cached:
     return {name: array[index] for name, array in self.arrays.items()}
 
   def rows(self, index: Int[np.ndarray, ' B']) -> dict[str, np.ndarray]:
-    """Examples of `arrays`, every field [B, ...], by one copy each."""
+    """Examples from `arrays`, every field [B, ...], with one copy per field."""
     return {name: array[index] for name, array in self.arrays.items()}
 
 
@@ -180,8 +180,8 @@ def cached(
 ) -> Cached:
   """Reads all of a source into memory, once, in threads, and reports the progress.
 
-  The need is computed first, from one example. Raises ValueError if the memory that is free does
-  not hold it.
+  The memory needed is computed first, from one example. Raises ValueError if that exceeds the free
+  memory.
   """
   tell, total = report or logging.info, len(source)
   bad = BadImages(total, on_bad_image, report)
@@ -220,11 +220,11 @@ def choose_cache(
   reserved: int = 0,
   report: Report | None = None,
 ) -> str:
-  """Where the decoded pictures of a source fit: one of CACHES, told in a line with the sizes.
+  """Where the decoded pictures of a source fit: one of CACHES, reported in a line with the sizes.
 
-  device: bytes of device memory that are free; None if unknown, or if the device has none of its
-  own, and then it is not chosen. What goes there passes through host memory, so it fits in both.
-  reserved: bytes of host memory that are free and will be needed for else.
+  device: bytes of free device memory; None, which rules it out, if unknown or if the device has
+  none of its own. Pictures reach it through host memory, so they must fit in both. reserved: bytes
+  of free host memory that will be needed for something else.
   """
   need, host = cache_bytes(source, example), free_memory()
   host = None if host is None else max(0, host - reserved)
@@ -284,9 +284,9 @@ class _Replacing:
 
 
 class _Drawn:
-  """Training batches for Grain, from step `start` on and without an end: the rows `place` of each.
+  """Endless training batches for Grain, from step `start` on: the rows `place` of each.
 
-  Drawn whole: Grain would shuffle and stack row by row, in Python, which is slower than a GPU.
+  Batches are drawn whole: Grain would shuffle and stack row by row in Python, slower than a GPU.
   """
 
   def __init__(
@@ -304,7 +304,7 @@ class _Drawn:
     return self._take(batches[step, self._place])
 
 
-@functools.lru_cache(maxsize=2)  # threads read ahead into the next one
+@functools.lru_cache(maxsize=2)  # threads read ahead into the next epoch
 def _epoch_rows(
   seed: int, epoch: int, total: int, batch_size: int
 ) -> Int[np.ndarray, 'steps {batch_size}']:
@@ -314,7 +314,7 @@ def _epoch_rows(
 
 
 class _Padded:
-  """A source with `valid`, a multiple of `size` long; what cannot be read is zeros."""
+  """A source with `valid`, padded to a multiple of `size`; unreadable pictures are zeros."""
 
   def __init__(self, source: Source, size: int, bad: BadImages) -> None:
     self._source, self._bad, self._length = source, bad, -(-len(source) // size) * size
@@ -341,7 +341,7 @@ def _iterate(data: grain.MapDataset, workers: int) -> Iterator[Batch]:
   data = data.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))  # batches
   if workers:
     if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it; in a notebook nobody has parsed
+      flags.FLAGS.mark_as_parsed()  # Grain's workers require it; in a notebook nothing has parsed
     data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return _batches(data, copy=workers > 0)
 
@@ -353,7 +353,7 @@ def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:
       if copy:  # workers hand over shared memory, which must not outlive them
         fields = {name: np.array(value) for name, value in fields.items()}
       yield Batch(**({'valid': np.ones(len(fields['index']), bool)} | fields))
-  except RuntimeError as error:  # as Grain says it
+  except RuntimeError as error:  # how Grain reports it
     if 'Worker process was terminated' not in str(error):
       raise
     raise ChildProcessError(

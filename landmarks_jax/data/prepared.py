@@ -1,8 +1,8 @@
-"""What `prepare` stored, read back as the catalogue that it was.
+"""Reads back what `prepare` stored, as the catalogue that it was.
 
 A folder holds shards, ArrayRecord files of tf.train.Example with the frame as plain bytes, which
-TFDS opens too (`tfds.builder_from_directory`); beside each shard an index, what is known of its
-pictures without opening them; plan.json, what was asked for; and manifest.json, which is written
+TFDS opens too (`tfds.builder_from_directory`); beside each shard an index of what is known of its
+pictures without opening them; plan.json, what was requested; and manifest.json, which is written
 last: without it the folder is unfinished. preparing.py writes them.
 """
 
@@ -24,9 +24,9 @@ from landmarks_jax.data.catalogue import Catalogue, Entry
 from landmarks_jax.data.source import Info
 
 MANIFEST, PLAN = 'manifest.json', 'plan.json'
-FORMAT = 1  # of all files; another one is not read
-WRITER = 'group_size:1,uncompressed'  # each record is read alone, and at once
-_reader = 'readahead_buffer_size:0,max_parallelism:0'  # of random access
+FORMAT = 1  # of all files; no other is read
+WRITER = 'group_size:1,uncompressed'  # each record is read alone, without decompression
+_reader = 'readahead_buffer_size:0,max_parallelism:0'  # for random access
 
 _repair = 'the command that prepared the folder repairs it when it is run again'
 
@@ -34,7 +34,7 @@ _repair = 'the command that prepared the folder repairs it when it is run again'
 def open_catalogue(path: str, name: str, raw: Callable[[], Catalogue], *, frame: int) -> Catalogue:
   """The catalogue of `name` that `prepare` stored in `path`, or `raw()` of the original files.
 
-  Raises ValueError where another set, another frame or something unfinished or damaged is stored.
+  Raises ValueError if what is stored is another dataset, another frame, unfinished or damaged.
   """
   folder = pathlib.Path(path).expanduser()
   again = f'python -m landmarks_jax prepare {name} --source=DIR --output=DIR --frame={frame}'
@@ -59,7 +59,7 @@ def open_catalogue(path: str, name: str, raw: Callable[[], Catalogue], *, frame:
 class Prepared:
   """A stored catalogue; `options` are those of the dataset's `catalogue` that it was made with.
 
-  It travels to other processes as its path, and shards are opened when they are read.
+  It is pickled as its path, and shards are opened when they are first read.
   """
 
   def __init__(self, path: str | os.PathLike) -> None:
@@ -115,13 +115,13 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 class Index(NamedTuple):
-  """A shard's pictures in columns, in order, and the checksum of the shard: one npz file."""
+  """A shard's pictures in order, as columns, and the checksum of the shard: one npz file."""
 
   sha256: np.ndarray  # str []
   bytes: np.ndarray  # int [], the size of the shard
   files: np.ndarray  # str [N]
-  splits: np.ndarray  # str [N], a line each
-  labels: np.ndarray  # int [N], -1 without
+  splits: np.ndarray  # str [N], one split per line
+  labels: np.ndarray  # int [N], -1 for none
   attributes: np.ndarray  # bool [N, A]
   digests: np.ndarray  # uint8 [N, 16], of the frames
   prints: np.ndarray  # uint64 [N], `duplicates.fingerprint`
@@ -129,7 +129,7 @@ class Index(NamedTuple):
 
   @classmethod
   def parse(cls, data: bytes) -> 'Index':
-    """From the bytes of a file. Raises ValueError if it is damaged."""
+    """Reads the bytes of a file. Raises ValueError if it is damaged."""
     try:
       with np.load(io.BytesIO(data)) as columns:
         return cls(**columns)
@@ -137,7 +137,7 @@ class Index(NamedTuple):
       raise ValueError(f'no index of a shard ({error})') from error
 
   def entries(self) -> Iterator[Entry]:
-    """Of the pictures in the shard."""
+    """The entries of the pictures in the shard."""
     splits = self.splits.tolist()
     known = {one: split_names(one) for one in set(splits)}
     labels = [None if label < 0 else label for label in self.labels.tolist()]
@@ -146,19 +146,19 @@ class Index(NamedTuple):
 
 
 def index_path(shard: pathlib.Path) -> pathlib.Path:
-  """The index of a shard."""
+  """The path of a shard's index."""
   return shard.with_name(f'index-{shard.name}.npz')
 
 
 def split_names(joined: str) -> tuple[str, ...]:
-  """The splits that an index has as one text."""
+  """The splits that an index stores as one string."""
   return tuple(joined.split('\n')) if joined else ()
 
 
 def encode(entry: Entry, example: dict[str, Any]) -> bytes:
   """A picture as the bytes of a tf.train.Example, the same at every call.
 
-  Raises TypeError for a field that has no place in it, so that nothing is lost unnoticed.
+  Raises TypeError for a field that it cannot hold, so that nothing is lost unnoticed.
   """
   from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2  # late: heavy
 
@@ -199,7 +199,7 @@ def decode(record: bytes, frame: int) -> dict[str, Any]:
 
 
 def _entries(folder: pathlib.Path, shard: dict[str, Any]) -> Iterator[Entry]:
-  """Of a shard of the manifest, after the sizes and the checksum of its index."""
+  """The entries of a shard, after checking its size and its index's checksum by the manifest."""
   path = folder / shard['file']
   index = index_path(path)
   for file in (path, index):
@@ -214,7 +214,7 @@ def _entries(folder: pathlib.Path, shard: dict[str, Any]) -> Iterator[Entry]:
 
 
 def _tuples(value: Any) -> Any:
-  """JSON has lists where it was given tuples."""
+  """Turns lists back into the tuples that JSON was given."""
   if isinstance(value, dict):
     return {name: _tuples(one) for name, one in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value

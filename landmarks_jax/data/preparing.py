@@ -1,8 +1,8 @@
 """Stores a catalogue as prepared.py reads it: decoded once, resumable, the same bytes every time.
 
 Each thread makes one shard after another: it decodes the shard's pictures in order, writes them
-under another name, and renames. A shard is finished once its index, which has its checksum, is
-there; the folder is finished once manifest.json is.
+under a temporary name, and renames the file. A shard is finished once its index, which holds its
+checksum, exists; the folder is finished once manifest.json does.
 """
 
 import collections
@@ -28,19 +28,19 @@ from landmarks_jax.data.catalogue import Catalogue, Entry
 from landmarks_jax.data.prepared import FORMAT, MANIFEST, PLAN, Index
 from landmarks_jax.data.source import BadImage
 
-LEAST, MOST = 256, 2048  # pictures of a shard
+LEAST, MOST = 256, 2048  # pictures per shard
 INTERVAL = 5.0  # seconds between two reports of progress
-SPLIT = 'pictures'  # the only one that TFDS is told of: a picture may belong to several of ours
+SPLIT = 'pictures'  # the only split TFDS sees: a picture may belong to several of the dataset's
 
-Progress = Callable[[int, int], None]  # (pictures done, of them since this start)
+Progress = Callable[[int, int], None]  # (pictures done, of which since this start)
 
 
 def finished(
   output: pathlib.Path, *, name: str, frame: int, options: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-  """The manifest of a folder that is finished and, by all checksums, undamaged; else None.
+  """The manifest of a folder that is finished and whose checksums all match; else None.
 
-  Raises ValueError if the folder holds anything but what is asked for.
+  Raises ValueError if the folder holds anything but what is requested.
   """
   if not _holds(output, {'format': FORMAT, 'name': name, 'frame': frame, 'options': options}):
     return None
@@ -67,8 +67,8 @@ def prepare(
 ) -> dict[str, Any]:
   """Stores every picture of a catalogue that can be read; returns the manifest.
 
-  Continues what an interruption left, and repairs what is damaged. name, options: of the dataset,
-  for those who read it. workers: threads, as many as cores if None. Raises ValueError if `output`
+  Continues after an interruption, and repairs what is damaged. name, options: of the dataset,
+  stored for its readers. workers: threads; None means one per core. Raises ValueError if `output`
   holds something else or no picture can be read, OSError if it cannot be written.
   """
   plan = {'format': FORMAT, 'name': name, 'frame': catalogue.frame, 'options': options}
@@ -91,21 +91,21 @@ def prepare(
 
 
 class _Writing:
-  """The shards of a catalogue: which rows each has, and making those that are not there."""
+  """Writes the shards of a catalogue that are missing; `rows` says which pictures each holds."""
 
   def __init__(self, catalogue: Catalogue, output: pathlib.Path, name: str) -> None:
     self.catalogue, self.output = catalogue, output
     total = len(catalogue.entries)
-    size = min(MOST, max(LEAST, math.ceil(total / 16)))  # some for every thread, and few files
+    size = min(MOST, max(LEAST, math.ceil(total / 16)))  # some for every thread, yet few files
     self.rows = [range(i, min(i + size, total)) for i in range(0, total, size)]
     count = len(self.rows)
     names = (f'{name}-{SPLIT}.array_record-{i:05d}-of-{count:05d}' for i in range(count))
-    self.paths = [output / file for file in names]  # as TFDS has them
+    self.paths = [output / file for file in names]  # as TFDS names them
     self.done, self.made = [0] * count, [0] * count
     self.stop = threading.Event()
 
   def run(self, workers: int, progress: Progress) -> list[Index]:
-    """Makes what is not there yet; the indices of all shards."""
+    """Makes the missing shards; returns the indices of all."""
     self._check_space()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
       shards = [pool.submit(self._shard, number) for number in range(len(self.rows))]
@@ -150,7 +150,7 @@ class _Writing:
     return index
 
   def _write_shard(self, path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
-    """Writes the pictures that can be read; the columns of the index."""
+    """Writes the pictures that can be read; returns the columns of the index."""
     from array_record.python import array_record_module  # late: heavy
 
     entries, digests, prints, skipped = [], [], [], []
@@ -208,9 +208,9 @@ class _Writing:
 
 
 def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
-  """Whether the folder was begun with this plan, or a plan with these fields; False if empty.
+  """Whether the folder was begun with a plan that has these fields; False if empty.
 
-  Raises ValueError if it was begun with another one, or is not ours.
+  Raises ValueError if it was begun with another plan, or not by `prepare`.
   """
   try:
     begun = json.loads((output / PLAN).read_bytes())
@@ -234,7 +234,7 @@ def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _lock(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process out; the system lets go of it however this one ends."""
+  """Keeps a second process out; the system releases the lock however this one ends."""
   handle = os.open(folder, os.O_RDONLY)
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,7 +246,7 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _intact(path: pathlib.Path) -> Index | None:
-  """The index of a finished shard. One without pictures is tried again: they may be there now."""
+  """The index of a finished shard; None also if it is empty: its pictures may be readable now."""
   try:
     index = Index.parse(prepared.index_path(path).read_bytes())
     return index if len(index.files) and _sha256(path) == str(index.sha256) else None
@@ -255,7 +255,7 @@ def _intact(path: pathlib.Path) -> Index | None:
 
 
 def _told(path: pathlib.Path, function: Callable, *args: Any) -> Any:
-  """Calls ArrayRecord; what it cannot write becomes an OSError."""
+  """Calls ArrayRecord; turns its write errors into OSError."""
   try:
     return function(*args)
   except RuntimeError as error:
@@ -281,7 +281,7 @@ def _count(splits: Iterator[str]) -> collections.Counter[str]:
 
 
 def _duplicates(files: Sequence[str], indices: Sequence[Index]) -> dict[str, list[list[str]]]:
-  """Groups of pictures whose frames are the same, and of further ones that are nearly so."""
+  """Groups of pictures with identical frames, and further groups with nearly identical ones."""
   digests = [digest.tobytes() for index in indices for digest in index.digests]
   exact = duplicates.exact(digests)
   near = duplicates.near(np.concatenate([index.prints for index in indices]))
@@ -292,7 +292,7 @@ def _duplicates(files: Sequence[str], indices: Sequence[Index]) -> dict[str, lis
 def _write_dataset_info(
   catalogue: Catalogue, output: pathlib.Path, name: str, indices: Sequence[Index]
 ) -> None:
-  """What `tfds.builder_from_directory` reads."""
+  """Writes what `tfds.builder_from_directory` reads."""
   import tensorflow_datasets as tfds  # late: heavy
 
   template = tfds.core.ShardedFileTemplate(
@@ -360,7 +360,7 @@ def _is_part(path: pathlib.Path) -> bool:
 
 
 def _publish(part: pathlib.Path, path: pathlib.Path) -> None:
-  """Gives a file its name once it is on the disk: under that name it is whole, or not there."""
+  """Renames a file once it is on disk, so that under its final name it is complete or absent."""
   with part.open('rb') as file:
     os.fsync(file.fileno())
   os.replace(part, path)

@@ -18,11 +18,11 @@ folder = pathlib.Path(__file__).parent
 
 
 class Info(NamedTuple):
-  """A dataset's facts, said once; nothing downstream knows its name.
+  """A dataset's facts, stated once; nothing downstream knows its name.
 
   `scale` is the pair of landmarks whose distance divides errors, 'frame' or 'box' (`normaliser`).
-  `mean` and `std` are per channel for pictures in [0, 1]. Sets without landmarks have no names.
-  `skeleton` are pairs of landmarks that drawings join.
+  `mean` and `std` are per channel for pictures in [0, 1]. Datasets without landmarks have no names.
+  `skeleton` holds the pairs of landmarks that drawings connect.
   """
 
   names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 def stacked(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-  """Examples of one set as one, every field [B, ...]."""
+  """Stacks examples of one dataset: every field becomes [B, ...]."""
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
@@ -73,7 +73,7 @@ class BadImage(ValueError):
 def available(function: str = 'source') -> tuple[str, ...]:
   """The names that `open_source` knows: the files below this folder that define `source`.
 
-  function: another one that they may define, such as `catalogue`, which `prepare` needs.
+  function: another function to look for, such as `catalogue`, which `prepare` needs.
   """
   definition = re.compile(rf'^def {function}\(', re.M)
   files = (f for f in folder.rglob('*.py') if definition.search(f.read_text()))
@@ -108,16 +108,16 @@ def open_source(name: str, **options: Any) -> Source:
 
 
 def evenly_apart(total: int, count: int) -> Int[np.ndarray, ' n']:
-  """At most `count` of `total` row numbers, from the first to the last."""
+  """At most `count` of `total` row numbers, evenly spaced from the first to the last."""
   return np.unique(np.linspace(0, total - 1, count).astype(int))
 
 
 def fingerprint(source: Source, *, examples: int = 8) -> dict[str, Any]:
-  """What tells a dataset from another: its length, and checksums of its facts and some examples.
+  """What tells one dataset from another: its length, and checksums of its facts and some examples.
 
-  Cheap: every byte of `examples` examples counts, evenly spread from the first to the last. So a
-  picture that was added or removed is always noticed, one that was replaced only if it is among
-  them. Folders may move: no path counts.
+  Cheap: every byte counts, but only of `examples` examples, evenly spread from the first to the
+  last. So a picture that was added or removed is always noticed, one that was replaced only if it
+  is among them. Folders may move: paths do not count.
   """
   rows = evenly_apart(len(source), examples)
   digest = hashlib.sha256()
@@ -141,7 +141,7 @@ def fingerprint(source: Source, *, examples: int = 8) -> dict[str, Any]:
 def labelled(
   image: UInt8[np.ndarray, 'S S 3'], points: Float[np.ndarray, 'K 2'], info: Info
 ) -> dict[str, Any]:
-  """An example, but for its index, of a set in which every landmark is given."""
+  """An example, without its index, from a dataset in which every landmark is given."""
   scale = normaliser(points, info.scale)
   return {'image': image, 'points': points, 'visible': np.ones(len(points), bool), 'scale': scale}
 

@@ -2,9 +2,9 @@
 
 A folder that holds pictures is a clip; its pictures, sorted by name (9.png before 10.png), are its
 frames. Beside NAME.png lies the flow to the next frame: NAME.flo, the Middlebury format, or
-NAME.npz with `flow` [H, W, 2] = (dx, dy) in pixels and, if wanted, `valid` [H, W]. The flow to the
-frame after `step` > 1 frames is another file: NAME.step5.flo or NAME.step5.npz. The last frames of
-a clip have no later one and need no file.
+NAME.npz with `flow` [H, W, 2] = (dx, dy) in pixels and, optionally, `valid` [H, W]. The flow to the
+frame `step` > 1 frames later is a separate file: NAME.step5.flo or NAME.step5.npz. The last frames
+of a clip have no later one and need no file.
 """
 
 import itertools
@@ -27,7 +27,7 @@ _magic = b'PIEH'  # 202021.25 as a little-endian float32
 
 
 class Catalogue:
-  """Every pair of frames; `pairs` are the paths of a frame, the later one and the flow to it."""
+  """Every pair of frames; `pairs` holds the paths of a frame, the later one and the flow to it."""
 
   classes = ()
 
@@ -82,11 +82,11 @@ def _catalogue(path: str, frame: int, step: int) -> Catalogue:
 def source(path: str, *, split: str = 'all', step: int = 1, frame: int = 136) -> Chosen:
   """Pairs of frames (image, next) with flow in the pixels of the frame: image(u) = next(u + flow).
 
-  split: 'all', or the name of a folder directly below `path`: a clip, or one of clips (train, ...).
-  step: how many frames later `next` is. frame: its side in pixels; of pictures that are not square
-  the centre is cut. flow_valid is False where the file does not know the flow (not `valid`, not
-  finite, or above 1e9, as Middlebury says it) and where it leaves the frame. Flow of 0 is valid:
-  where the ground is not to be learned from, say so by `valid`.
+  split: 'all', or the name of a folder directly below `path`: a clip or a folder of clips (train,
+  ...). step: how many frames later `next` is. frame: side in pixels; pictures that are not square
+  are cropped to their centre. flow_valid is False where the flow is unknown (not `valid`, not
+  finite, or above 1e9, as Middlebury marks it) and where it leaves the frame. Flow of 0 is valid:
+  mark a background that is not to be learned from in `valid`.
   Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
   tree = _catalogue(path, frame, step)
@@ -103,11 +103,11 @@ def frame_flow(
   box: images.Box,
   frame: int,
 ) -> tuple[Float[np.ndarray, '{frame} {frame} 2'], Bool[np.ndarray, '{frame} {frame}']]:
-  """The flow between two pictures -> that between what `images.square_frame` cuts from both.
+  """Flow between two pictures -> flow between the frames that `images.square_frame` cuts from them.
 
-  Args: flow (dx, dy) in pixels, finite; box = (x0, y0, side). Vectors are read at the centre of
-  each pixel of the frame, bilinearly. Returns them in pixels of the frame, 0 where not valid, and
-  where they are: known at all four pixels they are read from, and not leaving the frame.
+  Args: flow (dx, dy) in pixels, finite; box = (x0, y0, side). Vectors are read bilinearly at the
+  centre of each pixel of the frame. Returns them in pixels of the frame, 0 where not valid, and
+  their validity: known at all four pixels they are read from, and not leaving the frame.
   """
   x0, y0, side = box
   centres = (np.arange(frame) + 0.5) * side / frame - 0.5
@@ -123,7 +123,7 @@ def frame_flow(
 def _interpolate(
   values: Float[np.ndarray, 'H W C'], positions: Float[np.ndarray, ' n'], axis: int
 ) -> Float[np.ndarray, 'h w C']:
-  """Linear along one axis; beyond the first and last pixel their values."""
+  """Linear along one axis; positions beyond the first or last pixel get its value."""
   positions = np.clip(positions, 0, values.shape[axis] - 1)
   below = np.floor(positions).astype(int)
   above = np.minimum(below + 1, values.shape[axis] - 1)
@@ -148,7 +148,7 @@ def _numbers(name: Any) -> list[str | int]:
 def _read_flow(
   path: pathlib.Path, width: int, height: int
 ) -> tuple[Float[np.ndarray, '{height} {width} 2'], Bool[np.ndarray, '{height} {width}']]:
-  """Flow of a picture of this size, 0 where it is not known, and where it is. Raises BadImage."""
+  """(flow, where it is known) of a picture of this size; 0 where unknown. Raises BadImage."""
   try:
     flow, valid = _read_flo(path) if path.suffix == '.flo' else _read_npz(path)
   except BadImage:

@@ -17,7 +17,7 @@ from landmarks_jax.data import faces, images, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.source import BadImage, labelled
 
-PUBLISHED = {'train': 3148, 'test': 689}  # `prepare` compares
+PUBLISHED = {'train': 3148, 'test': 689}  # `prepare` compares with these
 splits: faces.Splits = {part: [{part}] for part in ('train', 'test', 'common', 'challenging')}
 _parts = {  # folder -> what its pictures belong to
   'afw': ('train',),
@@ -27,11 +27,11 @@ _parts = {  # folder -> what its pictures belong to
   'lfpw/testset': ('test', 'common'),
   'ibug': ('test', 'challenging'),
 }
-_box_width, _side, _up = 52, 100, 2  # pixels: of the face's box, of the cut around it, its shift
+_box_width, _side, _up = 52, 100, 2  # pixels: the face's box, the cut around it, its shift
 
 
 class Pictures:
-  """The pictures of the box lists that are there, folder by folder."""
+  """The pictures of the box lists that exist, folder by folder."""
 
   classes = ()
   info = faces.info68
@@ -58,7 +58,7 @@ class Pictures:
 
 
 def catalogue(path: str, *, frame: int = 136) -> Pictures:
-  """All pictures of the original folder; errors as of `source`."""
+  """All pictures of the original folder; errors as in `source`."""
   root = pathlib.Path(path).expanduser()
   faces.check_root(root)
   entries, boxes = [], []
@@ -73,8 +73,8 @@ def catalogue(path: str, *, frame: int = 136) -> Pictures:
 def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
   """'train', 'test', or the test set's 'common' or 'challenging' part.
 
-  Of the original folder or of what `prepare w300` made of it. frame: its side in pixels. A picture
-  that only the lists have is left out. Raises FileNotFoundError and ValueError that say what is
+  From the original folder or from what `prepare w300` made of it. frame: side in pixels. Listed
+  pictures that are missing are left out. Raises FileNotFoundError and ValueError that say what is
   missing or wrong.
   """
   found = prepared.open_catalogue(path, 'w300', lambda: catalogue(path, frame=frame), frame=frame)
@@ -89,8 +89,8 @@ def cut_face(
   """The face at the published scale: its box 52 pixels wide in 100x100, and its points there.
 
   Args: box = (xmin, ymin, xmax, ymax) and pixels count from 1. The picture is resized first
-  (bicubic), then cut around the box's centre, 2 pixels up; where it ends there is black. The
-  published rounding: sides truncated, the corner rounded, 1 subtracted after scaling. Fixture
+  (bicubic), then cut around the box's centre, 2 pixels up, with black beyond its edge. Rounding is
+  as published: sides truncated, the corner rounded, 1 subtracted after scaling. Fixture
   w300_geometry.
   """
   low, high = box[:2], box[2:]

@@ -1,7 +1,7 @@
 """3,732 photographs of 307 people with 68 landmarks, as in the *Facial Keypoints* teaching set.
 
 The folder holds training/ and test/ with training_frames_keypoints.csv and
-test_frames_keypoints.csv: file name, then x0, y0, ..., x67, y67 in pixels (a cut of YouTube Faces,
+test_frames_keypoints.csv: file name, then x0, y0, ..., x67, y67 in pixels (part of YouTube Faces,
 Wolf et al. 2011). Both original parts show the same people and share file names, so the split here
 is by person and a picture's key is part/name. Left and right are those of the picture.
 """
@@ -26,9 +26,9 @@ infos = {
 
 
 class Faces:
-  """The pictures of one split; `files` are their keys and `people` their persons, in order.
+  """The pictures of one split; `files` holds their keys and `people` their persons, in order.
 
-  The n-th picture of every person stands before anybody's n+1-th, so neighbours are two people.
+  Every person's n-th picture precedes anybody's (n+1)-th, so neighbours show different people.
   """
 
   def __init__(
@@ -54,9 +54,9 @@ class Faces:
 def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 136) -> Faces:
   """The photographs of one split of the people.
 
-  split: of the people's sorted names every sixth is test, the one after it validation, the rest
-  train; or 'all'. points: 68, or 5 made from them (eye centres, nose tip, mouth corners). frame:
-  its side in pixels. Raises FileNotFoundError for missing files, ValueError for a broken list.
+  split: every sixth of the people's sorted names is test, the next one validation, the rest train;
+  or 'all'. points: 68, or 5 derived from them (eye centres, nose tip, mouth corners). frame: side
+  in pixels. Raises FileNotFoundError for missing files, ValueError for a broken list.
   """
   if split not in sixths:
     raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')

@@ -14,22 +14,22 @@ import orbax.checkpoint as ocp
 
 from landmarks_jax.contracts import PyTree
 
-CHECKSUMS = 'SHA256SUMS'  # of a step's files; `sha256sum -c SHA256SUMS` in its folder checks them
+CHECKSUMS = 'SHA256SUMS'  # of a step's files; run `sha256sum -c SHA256SUMS` in its folder to check
 
 
 class DamagedError(ValueError):
-  """A step whose files are not those that were written."""
+  """A step whose files differ from those that were written."""
 
 
 class Checkpoints:
-  """The newest `keep` states in a folder; close it, or use it in a `with`: the last save must end.
+  """The newest `keep` states in a folder; close it or use `with`, so that the last save can finish.
 
   A step is complete when its folder has its final name: a killed save leaves a temporary folder,
   which is never read and which the next writer removes. Its files are compared with their checksums
   before they are read.
 
-  Args: is_main: whether this process checks and renames files, alone among those that write here.
-  largest: of the numbers that all these processes give; they call it together.
+  Args: is_main: whether this process is the one, of those that write here, that checks and renames
+  files. largest: returns the largest of the numbers that all these processes call it with.
   """
 
   def __init__(
@@ -42,7 +42,7 @@ class Checkpoints:
     largest: Callable[[int], int] = lambda number: number,
   ) -> None:
     path = os.fspath(path)
-    self.path = path if '://' in path else os.path.abspath(path)  # orbax wants no relative paths
+    self.path = path if '://' in path else os.path.abspath(path)  # orbax rejects relative paths
     self._is_main, self._largest = is_main, largest
     self._saving: int | None = None
     self._whole: set[int] = set()  # steps whose checksums were compared
@@ -59,9 +59,9 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: PyTree, metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes in the background, after any earlier save; `state` may be donated after the return.
+    """Writes in the background, after any earlier save; `state` may be donated once this returns.
 
-    Does nothing if the step is there already. Raises ValueError if a later one is, and OSError if
+    Does nothing if the step exists already. Raises ValueError if a later one does, and OSError if
     an earlier save failed.
     """
     latest = self.latest_step()
@@ -80,14 +80,14 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**items))
 
   def latest_step(self) -> int | None:
-    """The newest step, also if it is still being written; None if there is none."""
+    """The newest step, even if it is still being written; None if there is none."""
     return self._manager.latest_step()
 
   def restore(self, state: PyTree, *, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
     """(state, metadata) of a step (default: the newest).
 
-    Args: state: a tree of arrays or jax.ShapeDtypeStruct that says structure, shapes, types and
-    shardings, whichever it was saved with; leaves without a sharding come back as NumPy.
+    Args: state: a tree of arrays or jax.ShapeDtypeStruct that gives structure, shapes, types and
+    shardings, which may differ from the saved ones; leaves without a sharding come back as NumPy.
     Raises FileNotFoundError, DamagedError, and ValueError naming the paths at which the trees
     differ.
     """
@@ -97,11 +97,11 @@ class Checkpoints:
     return self._read(step, state), self.metadata(step=step)
 
   def restore_newest(self, state: PyTree) -> tuple[PyTree, dict[str, Any], int] | None:
-    """(state, metadata, step) of the newest step that is whole; None if there is no step at all.
+    """(state, metadata, step) of the newest undamaged step; None if there is no step at all.
 
-    Damaged ones above it are kept aside: the folder 20 becomes 20.damaged, and a warning names
-    both steps. Raises DamagedError if no step is whole, and then renames nothing; ValueError as
-    `restore`.
+    Damaged steps after it are set aside: the folder 20 becomes 20.damaged, and a warning names
+    both steps. Raises DamagedError, without renaming anything, if every step is damaged, and
+    ValueError as `restore` does.
     """
     self.wait()
     damaged: dict[int, DamagedError | None] = {}
@@ -112,7 +112,7 @@ class Checkpoints:
           found = read(step)
         except DamagedError as caught:
           error = caught
-        if self._largest(int(error is not None)):  # all take the same step
+        if self._largest(int(error is not None)):  # all processes take the same step
           damaged[step] = error
           break
       else:
@@ -127,7 +127,7 @@ class Checkpoints:
     return None
 
   def drop_after(self, step: int) -> None:
-    """Removes later steps: those of a future that a run which went back has not reached again."""
+    """Removes later steps, which a run that went back to `step` has not reached again."""
     for later in [s for s in self._manager.all_steps() if s > step]:
       self._manager.delete(later)
 
@@ -144,7 +144,7 @@ class Checkpoints:
     return self._read(step, {name: tree[name] for name in names}, partial_restore=True)
 
   def metadata(self, *, step: int | None = None) -> dict[str, Any]:
-    """What `save` was given beside the state."""
+    """The metadata that `save` was given."""
     step = self._step(step)
     self._check_whole(step)
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
@@ -157,7 +157,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, then lets go."""
+    """Waits for the last save, then closes the manager."""
     with self._writable():
       self._manager.close()
 
@@ -204,7 +204,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      self._manager.reload()  # it has forgotten those that this save was to replace
+      self._manager.reload()  # it has forgotten the steps this save was to replace
       there = sorted(self._manager.all_steps())
       raise OSError(
         f'step {self._saving} could not be written to {self.path} ({_reason(error)}); '
@@ -212,17 +212,17 @@ class Checkpoints:
       ) from error
 
   def _write_checksums(self) -> None:
-    """Orbax calls it when a step's files are written, before they get their final name."""
+    """Called by Orbax when a step's files are written, before their folder gets its final name."""
     root = self._manager.directory
     drafts = [*root.glob(f'{self._saving}.orbax-checkpoint-tmp*'), root / str(self._saving)]
     folder = next(path for path in drafts if path.exists())  # object stores have no draft
-    # Orbax writes the files at the top once more when it gives the final name.
+    # Orbax rewrites the top-level files when it gives the folder its final name.
     files = sorted(path for path in _files(folder) if path.parent != folder)
     lines = [f'{_checksum(path)}  {path.relative_to(folder).as_posix()}\n' for path in files]
     (folder / CHECKSUMS).write_text(''.join(lines))
 
   def _check_whole(self, step: int) -> None:
-    """Raises DamagedError; a step without checksums is believed."""
+    """Raises DamagedError if files are damaged; a step without checksums is trusted."""
     folder = self._manager.directory / str(step)
     file = folder / CHECKSUMS
     if step in self._whole or not self._is_main or not file.exists():
@@ -254,31 +254,32 @@ class Checkpoints:
           stacklevel=3,
         )
     if steps:
-      self._largest(0)  # the others wait for the names
+      self._largest(0)  # the others wait for the renaming
       self._manager.reload()
 
 
 class _Manager(ocp.CheckpointManager):
-  """Orbax asks JAX whether a preemption stops at the step that it saves, also in the background.
+  """Orbax's manager, but it never asks JAX whether a preemption stops at the step that it saves.
 
-  JAX takes each such question for the step that this process is at. A step gone by would let the
-  processes agree on one that another has passed, and then wait for each other for ever.
+  JAX takes the step in such a question for the one that this process is at. A past step, asked
+  about in the background, could make the processes agree on one that another has passed, and then
+  wait for each other for ever.
   """
 
   def reached_preemption(self, step: int) -> bool:
-    return False  # the loop alone asks, once after every step
+    return False  # only the training loop asks, once after every step
 
 
 def read_variables(
   path: str | os.PathLike, names: Sequence[str] = ('params', 'aux'), *, step: int | None = None
 ) -> dict[str, PyTree]:
-  """`Checkpoints.variables` of a folder that nobody here writes."""
+  """`Checkpoints.variables` of a folder opened read-only."""
   with Checkpoints(path, read_only=True) as checkpoints:
     return checkpoints.variables(names, step=step)
 
 
 def read_metadata(path: str | os.PathLike, *, step: int | None = None) -> dict[str, Any]:
-  """`Checkpoints.metadata` of a folder that nobody here writes."""
+  """`Checkpoints.metadata` of a folder opened read-only."""
   with Checkpoints(path, read_only=True) as checkpoints:
     return checkpoints.metadata(step=step)
 
@@ -300,7 +301,7 @@ def _checksum(path: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-  """What the operating system said, where it is known; else the beginning of the message."""
+  """The operating system's message, where known; else the beginning of the error's own."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   number = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore spells it

@@ -1,4 +1,4 @@
-"""When Python looks for garbage: objects that only hold each other."""
+"""Controls when Python's garbage collector runs."""
 
 import contextlib
 import gc
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-  """Python does not look while this lasts.
+  """Disables Python's garbage collector within the context.
 
-  For what makes many objects that stay, as imports and tracing do: looking through them takes a
-  twentieth of a start (docs/performance.md).
+  For code that makes many lasting objects, as imports and tracing do: scanning them takes a
+  twentieth of the start-up time (docs/performance.md).
   """
   was_enabled = gc.isenabled()
   gc.disable()

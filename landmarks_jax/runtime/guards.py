@@ -1,4 +1,4 @@
-"""What watches over a run: input that does not come, numbers that are not finite."""
+"""Watches over a run: for input that stalls, and for numbers that are not finite."""
 
 import collections
 import threading
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-LAG = 2  # steps that a device may be behind
+LAG = 2  # steps that the device may lag behind the host
 
 
 class Late:
   """Calls `check(step, metrics)` for every step, two steps late.
 
-  So that the step after is under way already when the host reads a number of this one, and the
-  device never waits; nor does the host run far ahead, which a signal would have to wait for.
+  So the next step is already under way when the host reads a number of this one, and the device
+  never waits; nor does the host run far ahead, which would delay the response to a signal.
   """
 
   def __init__(self, check: Callable[[int, Any], None]) -> None:
@@ -21,13 +21,13 @@ class Late:
     self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
 
   def add(self, step: int, metrics: Any) -> None:
-    """Notes a step that was started."""
+    """Records a step that was started."""
     self._waiting.append((step, metrics))
     if len(self._waiting) > LAG:
       self._check(*self._waiting.popleft())
 
   def settle(self) -> None:
-    """Checks all that were started."""
+    """Checks all remaining steps."""
     while self._waiting:
       self._check(*self._waiting.popleft())
 
@@ -35,11 +35,11 @@ class Late:
 def watched(
   items: Iterator[Any], *, seconds: float | int, report: Callable[[float], None]
 ) -> Iterator[Any]:
-  """The same items; `report(seconds waited)` is called, on a thread, when one takes so long.
+  """The same items; calls `report(seconds waited)`, in a thread, when one takes this long.
 
-  It is called again after twice the time, and so on; the waiting goes on. Close it, as `items`.
+  It is called again after twice the time, and so on; the wait goes on. Close it, like `items`.
   """
-  since: list[float] = []  # when the waiting began; empty while the caller works
+  since: list[float] = []  # when waiting began; empty while the caller works
   ended = threading.Event()
 
   def watch() -> None:

@@ -1,4 +1,4 @@
-"""When a run is asked to stop: by a scheduler (SIGTERM), or by a person (Ctrl-C)."""
+"""Handles requests to stop a run, by a scheduler (SIGTERM) or by a person (Ctrl-C)."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: what failed for now, and may be tried again
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, may be retried
 GRACE = 25.0  # seconds; schedulers kill after 30
 LATE = (
   '\nstopped by SIGTERM: what ran did not end in {:.0f} s, so nothing was saved after the last '
@@ -17,17 +17,16 @@ LATE = (
 
 
 class Preempted(BaseException):
-  """SIGTERM came. No error, so that nothing which handles errors takes it for one."""
+  """SIGTERM came. A BaseException, so that handlers of errors do not catch it."""
 
 
 class Interruption:
-  """A context in which signals stop a run where its state is whole.
+  """A context in which signals stop a run where its state is consistent.
 
-  Outside of `deferred` a signal raises where it finds the program, inside at the end of the block:
-  Preempted for SIGTERM, KeyboardInterrupt for Ctrl-C. While that is under way, a further SIGTERM
-  does nothing, since schedulers repeat it, and a further Ctrl-C raises at once. Where Python does
-  not get its turn for `grace` seconds after a SIGTERM, as in a long compilation, the process ends
-  with EXIT_CODE.
+  Outside `deferred` a signal raises immediately, inside at the end of the block: Preempted for
+  SIGTERM, KeyboardInterrupt for Ctrl-C. After the first signal, a further SIGTERM does nothing,
+  since schedulers repeat it, and a further Ctrl-C raises at once. If Python cannot run for `grace`
+  seconds after a SIGTERM, as in a long compilation, the process ends with EXIT_CODE.
 
   agreed: for several processes, whose runtime takes SIGTERM itself: a function of the step, called
   at the end of every block, that says whether all of them stop after it.
@@ -50,12 +49,12 @@ class Interruption:
     return self
 
   def __exit__(self, *_: object) -> None:
-    self._raised.set()  # what has ended is not ended by the clock
+    self._raised.set()  # the clock must not end a process that left the context
     self._restore.close()
 
   @contextlib.contextmanager
   def deferred(self, step: int) -> Iterator[None]:
-    """Signals wait for the end of the block, which is that of a step."""
+    """Signals wait for the end of the block, which holds one step."""
     self._deferring = True
     try:
       yield
@@ -67,7 +66,7 @@ class Interruption:
       raise Preempted
 
   def allows_save(self, stop: BaseException) -> bool:
-    """Whether every process stops after the same step: a Ctrl-C comes to each in its own."""
+    """Whether every process stops after the same step: a Ctrl-C reaches each at its own step."""
     return self._agreed is None or isinstance(stop, Preempted)
 
   def _set(self, number: signal.Signals) -> None:
@@ -79,7 +78,7 @@ class Interruption:
       return
     if again or not self._deferring:
       self._stop(number)
-    if number == signal.SIGINT:  # no print: it may have been interrupted itself
+    if number == signal.SIGINT:  # not print: that may be what was interrupted
       os.write(2, b'\nstopping after this step; Ctrl-C again stops at once\n')
 
   def _stop(self, number: int) -> None:
@@ -87,7 +86,7 @@ class Interruption:
     raise Preempted if number == signal.SIGTERM else KeyboardInterrupt
 
   def _start_clock(self) -> None:
-    # Python's handlers wait for Python's turn; what C writes into this descriptor does not.
+    # Python's handlers wait until Python runs; the C handler writes to this descriptor at once.
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)
     self._restore.callback(ear.close)

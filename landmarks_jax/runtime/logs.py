@@ -1,4 +1,4 @@
-"""What a run tells: a line on the screen, a line of JSON, TensorBoard, pictures."""
+"""Output of a run: lines on the screen, lines of JSON, TensorBoard, pictures."""
 
 import json
 import math
@@ -18,14 +18,14 @@ from PIL import Image
 class Logs:
   """Writes numbers and pictures under `workdir`; silent on processes that are not the main one.
 
-  A resumed run's `metrics.jsonl` equals an undisturbed one's, so keep times out of `values`: they
-  belong in `line`.
+  A resumed run's `metrics.jsonl` equals that of an uninterrupted one, so keep times out of
+  `values`: they belong in `line`.
   """
 
   def __init__(self, workdir: str | os.PathLike, *, is_main: bool = True) -> None:
     self._workdir = pathlib.Path(workdir)
     self._is_main = is_main
-    self._tensorboard: Any = None  # made at the first write
+    self._tensorboard: Any = None  # opened at the first write
     self._purge_step: int | None = None
     if is_main:
       self._workdir.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ class Logs:
   ) -> None:
     """Writes numbers with names such as 'train/loss'; prints `line`, or else the numbers.
 
-    Non-finite numbers are the strings 'nan', 'inf' and '-inf' in the file, since JSON has none.
+    Non-finite numbers become the strings 'nan', 'inf' and '-inf' in the file: JSON has none.
     """
     if not self._is_main:
       return
@@ -63,7 +63,7 @@ class Logs:
     self._writer().flush()
 
   def truncate(self, step: int) -> None:
-    """Forgets what was written beyond a restored `step` (-1: all); call it before any write."""
+    """Removes what was written after a restored `step` (-1: all); call it before any write."""
     path = self._workdir / 'metrics.jsonl'
     if not self._is_main or not path.exists():
       return
@@ -72,7 +72,7 @@ class Logs:
     kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step <= step]
     draft = path.with_suffix('.tmp')
     draft.write_text(''.join(f'{line}\n' for line in kept))
-    os.replace(draft, path)  # killed here, either file is whole
+    os.replace(draft, path)  # atomic: if killed here, either file is complete
     self._purge_step = step + 1
 
   def close(self) -> None:
@@ -91,10 +91,10 @@ class Logs:
 
 
 class Progress:
-  """How fast a run goes, as a line: images a second, time left, memory.
+  """How fast a run goes, as a line: images per second, time left, memory.
 
-  The rate is that of the steps since the last `mark` or `line`: mark after the first (compiling)
-  step and after whatever else takes time, such as an evaluation.
+  The rate is that of the steps since the last `mark` or `line`: call `mark` after the first
+  (compiling) step and after anything else that takes time, such as an evaluation.
   """
 
   def __init__(
@@ -111,11 +111,11 @@ class Progress:
     self.mark(step)
 
   def mark(self, step: int) -> None:
-    """Starts measuring here."""
+    """Starts measuring at this step."""
     self._since, self._began = step, self._clock()
 
   def line(self, step: int, values: Mapping[str, SupportsFloat] | None = None) -> str:
-    """Such as: step 1200/5000  loss 3.41  812 images/s  ETA 4 min 10 s  memory 1.2 GiB."""
+    """A line such as: step 1200/5000  loss 3.41  812 images/s  ETA 4 min 10 s  memory 1.2 GiB."""
     parts = [f'step {step}/{self._steps}']
     parts += [f'{name} {float(value):.4g}' for name, value in (values or {}).items()]
     seconds, done = self._clock() - self._began, step - self._since
@@ -128,7 +128,7 @@ class Progress:
 
 
 def peak_memory(devices: Sequence[Any] = ()) -> int:
-  """The most bytes used so far on the fullest of `devices`; of this process if they do not say."""
+  """Peak bytes used on the fullest of `devices`; of this process if they do not report any."""
   stats = [device.memory_stats() or {} for device in devices]
   peaks = [one['peak_bytes_in_use'] for one in stats if 'peak_bytes_in_use' in one]
   if peaks:
@@ -138,7 +138,7 @@ def peak_memory(devices: Sequence[Any] = ()) -> int:
 
 
 def pictures_done(done: int, total: int, made: int, seconds: float) -> str:
-  """How far a walk over pictures is, its rate and the time left; `made` of `done` in `seconds`."""
+  """Progress through pictures, the rate and the time left; `made` of `done` took `seconds`."""
   rate = made / max(seconds, 1e-9)
   left = f', {duration((total - done) / rate)} left' if made and done < total else ''
   return f'{done:,} of {total:,} pictures, {rate:,.0f} a second{left}'
@@ -162,6 +162,6 @@ def _step_of(line: str, path: pathlib.Path, *, last: bool) -> float | int:
   try:
     return json.loads(line)['step']
   except (ValueError, KeyError, TypeError):
-    if last:  # a process died while it wrote
+    if last:  # a process died while writing it
       return math.inf
     raise ValueError(f'{path} has a line that is no JSON with a step: {line[:60]!r}') from None

@@ -1,4 +1,4 @@
-"""What a compiled step needs of a device's memory, by cause, before it runs."""
+"""The device memory that a compiled step will need, by cause, before it runs."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ WORK = 'activations, gradients and temporaries'
 
 
 def size(tree: PyTree) -> int:
-  """Bytes of the arrays of a tree, or of their shapes."""
+  """Bytes of the arrays of a tree, which may be shapes alone."""
   return sum(x.size * _itemsize(x) for x in jax.tree.leaves(tree))
 
 
@@ -20,10 +20,10 @@ def of_step(
 ) -> dict[str, int]:
   """Bytes on each device while the step runs.
 
-  Args: state: a copy on each device. batch: cut over the devices. Both may be shapes alone.
+  Args: state: replicated on each device. batch: sharded over them. Both may be shapes alone.
   """
   stats = compiled.memory_analysis()
-  made = stats.output_size_in_bytes - stats.alias_size_in_bytes  # what takes no donated place
+  made = stats.output_size_in_bytes - stats.alias_size_in_bytes  # not in donated buffers
   parts = state.aux if isinstance(state.aux, Mapping) else {'state': state.aux}
   found = {'parameters': size(state.params), 'optimizer': size(state.opt)}
   found |= {f"the method's {name}": size(part) for name, part in parts.items()}
@@ -42,15 +42,15 @@ def describe(need: Mapping[str, int], *, most: int = 5) -> str:
 
 
 def amount(count: int) -> str:
-  """Bytes for people, such as '1.52 GB' or '0.25 MB'."""
+  """Bytes in readable form, such as '1.52 GB' or '0.25 MB'."""
   return f'{count / 1e9:.2f} GB' if count >= 1e9 else f'{count / 1e6:.3g} MB'
 
 
 def largest_batch(need: Mapping[int, int], *, free: int, multiple: int, below: int) -> int:
-  """The largest batch that fits on the straight line through two known needs; 0 if none does.
+  """The largest batch that fits, by a straight line through two known needs; 0 if none does.
 
-  Args: need: bytes by batch size, of two. multiple: what a batch is a multiple of. below: a batch
-  that does not fit.
+  Args: need: bytes by batch size, for two sizes. multiple: batches must be a multiple of it. below:
+  a batch that does not fit.
   """
   (low, at_low), (high, at_high) = sorted(need.items())
   each = max((at_high - at_low) / (high - low), 1e-9)

@@ -1,7 +1,7 @@
 """Optimisers and learning rates with torch's formulas, written with optax and found by name.
 
-`build` and `rate` take the same page of a config, so that logs show the rate that the step used. A
-new optimiser is a function here and a line in the table below it.
+`build` and `rate` take the same section of a config, so that logs show the rate that the step used.
+A new optimiser is a function here and an entry in OPTIMISERS.
 """
 
 import inspect
@@ -38,7 +38,7 @@ def build(*, name: str = 'sgd', **options: Any) -> optax.GradientTransformation:
 
 
 def find(name: str) -> Callable[..., optax.GradientTransformation]:
-  """The optimiser's function by its name in a config."""
+  """The function that makes an optimiser, by its name in a config."""
   if name not in OPTIMISERS:
     raise ValueError(f'unknown optimizer {name!r}; known: {", ".join(OPTIMISERS)}')
   return OPTIMISERS[name]
@@ -58,8 +58,8 @@ def rate(
 ) -> Rate:
   """The learning rate as a function of the step; takes and ignores the optimiser's own options.
 
-  Epochs are the unit of `epochs`, `milestones` and `warmup_epochs`; with `steps_per_epoch=1` they
-  are steps. schedule: 'cosine' holds its rate for an epoch, 'cosine_by_step' falls at every step;
+  `epochs`, `milestones` and `warmup_epochs` are in epochs; with `steps_per_epoch=1` these are
+  steps. schedule: 'cosine' holds its rate for an epoch, 'cosine_by_step' falls at every step;
   'step' and 'constant' are the others. Raises ValueError for an unknown schedule or a schedule
   without an end.
   """
@@ -111,8 +111,8 @@ def adam(
 ) -> optax.GradientTransformation:
   """torch.optim.Adam, not AdamW: the decay is added to the gradient; eps is outside the root.
 
-  Args: amsgrad: never divide by less than before (Reddi et al. 2018), as torch does it.
-  bias_factor: times the rate, for every parameter that is named `bias`.
+  Args: amsgrad: never divide by less than before (Reddi et al. 2018), as in torch.
+  bias_factor: multiplies the rate of every parameter named `bias`.
   """
 
   def is_bias(params: optax.Params) -> optax.Params:
@@ -139,15 +139,15 @@ def lars(
   exclude: str = r'(bias|scale)$',
   double_rate: bool = False,
 ) -> optax.GradientTransformation:
-  """SGD whose rate follows the length of each weight (LARS, You et al. 2017), as torchlars has it.
+  """SGD whose rate follows the norm of each weight (LARS, You et al. 2017), as in torchlars.
 
   d = g + decay * p; d *= trust * |p| / (|g| + decay * |p| + eps); m = momentum * m + d; p -= rate *
   m. The factor is 1 where |p| or |g| is 0.
 
   Args: trust, eps: see above; decay is `weight_decay`. exclude: a regular expression; parameters
-  whose path (such as backbone/bn1/scale) it is found in have neither decay nor factor, by default
-  those that are vectors. double_rate: the gradient of these is multiplied by the rate before, and
-  the step by the rate again, as SCRL's code does. Specification scrl, section 5.
+  whose path (such as backbone/bn1/scale) contains a match have neither decay nor factor, by default
+  those that are vectors. double_rate: the gradient of these is multiplied by the rate, and the step
+  by the rate again, as in SCRL's code. Specification scrl, section 5.
   """
 
   def excluded(params: optax.Params) -> optax.Params:
@@ -174,18 +174,18 @@ def lars(
 
 
 class AmsgradState(NamedTuple):
-  """What `scale_by_amsgrad` keeps."""
+  """The state of `scale_by_amsgrad`."""
 
   adam: optax.ScaleByAdamState
-  greatest: optax.Updates  # second moments, not corrected for their start
+  greatest: optax.Updates  # second moments, without bias correction
 
 
 def scale_by_amsgrad(
   b1: Number = 0.9, b2: Number = 0.999, *, eps: Number = 1e-8
 ) -> optax.GradientTransformation:
-  """Adam's update with the greatest second moment so far, taken before the correction for bias.
+  """Adam's update with the greatest second moment so far, taken before bias correction.
 
-  optax takes it after, where the first gradients weigh most and slow down all that follows.
+  optax takes it after, where the first gradients weigh most and slow down all later updates.
   """
   adam = optax.scale_by_adam(b1, b2, eps=eps)
 
@@ -225,7 +225,7 @@ def cosine_per_epoch(
 
   def at(step: int | Array) -> Float[Array, '']:
     epoch = jnp.minimum(step // steps_per_epoch + 1, epochs)
-    # .5 * (1 + cos) as sin^2 of half the angle left: near the end the sum cancels in float32.
+    # .5 * (1 + cos) as sin^2 of half the remaining angle: near the end the sum cancels in float32.
     left = jnp.sin(0.5 * jnp.pi * (epochs - epoch) / epochs) ** 2
     return final + (learning_rate - final) * left
 
@@ -235,7 +235,7 @@ def cosine_per_epoch(
 def step_per_epoch(
   learning_rate: Number, *, steps_per_epoch: int, milestones: Sequence[int], factor: Number = 0.1
 ) -> Rate:
-  """Times `factor` for every milestone that the epoch e = 1.. is beyond (e > milestone)."""
+  """Multiplied by `factor` for every milestone that epoch e = 1.. is beyond (e > milestone)."""
 
   def at(step: int | Array) -> Float[Array, '']:
     epoch = step // steps_per_epoch + 1

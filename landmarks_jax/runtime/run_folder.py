@@ -1,4 +1,4 @@
-"""What lies where in the folder of a run: its config and its weights."""
+"""Where the config and the weights are in the folder of a run."""
 
 import fcntl
 import json
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 CONFIG = 'config.json'
-SELECTED, ALL = 'best', 'checkpoints'  # of the weights that a score selected; of all
+SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all checkpoints
 
 
 def read_config(file: pathlib.Path) -> dict[str, Any]:
@@ -24,9 +24,9 @@ def read_config(file: pathlib.Path) -> dict[str, Any]:
 
 
 def lock(run: pathlib.Path) -> TextIO | None:
-  """Keeps others from training in a run's folder until the result is closed, or the process ends.
+  """Keeps others from training in a run's folder until the result is closed or the process ends.
 
-  Raises ValueError if another process does so already. None where the file system knows no locks.
+  Raises ValueError if another process holds the lock. None if the file system has no locks.
   """
   file = (run / CONFIG).open('r+')
   try:
@@ -43,7 +43,7 @@ def lock(run: pathlib.Path) -> TextIO | None:
 
 
 def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
-  """Where the checkpoints of a run are; those that were selected, where it selects."""
+  """The folder of a run's checkpoints; that of the selected ones if the run selects."""
   found = run / SELECTED if selected and (run / SELECTED).is_dir() else run / ALL
   if not found.is_dir():
     raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
@@ -51,10 +51,10 @@ def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
 
 
 def write(run: pathlib.Path, config: Mapping[str, Any], params: Any, aux: Any) -> None:
-  """Makes a folder that is read as a run is, of weights that come from elsewhere, at step 0.
+  """Makes a folder that can be read like a run, at step 0, from weights that come from elsewhere.
 
   params, aux: of the method. config: at least method, base (or None) and data.frame. Raises
-  ValueError where something is already.
+  ValueError if the folder is not new or empty.
   """
   from landmarks_jax.runtime import checkpoint  # late: heavy
 
@@ -63,5 +63,5 @@ def write(run: pathlib.Path, config: Mapping[str, Any], params: Any, aux: Any) -
   run.mkdir(parents=True, exist_ok=True)
   with checkpoint.Checkpoints(run / ALL) as checkpoints:
     checkpoints.save(0, {'params': params, 'aux': aux})
-  # Last: a folder without it is no run.
+  # Written last: without it a folder is no run.
   (run / CONFIG).write_text(json.dumps(config, indent=2) + '\n')

@@ -1,7 +1,7 @@
-"""The doorway between this process's rows and arrays on all devices.
+"""The interface between this process's rows and arrays on all devices.
 
-This file and `cli/` are the only places that know of devices and processes: the rest is written for
-one big batch on one device (what pmap was for is now jax.jit with shardings over a 1-D mesh).
+Only this file and `cli/` know of devices and processes: the rest is written for one big batch on
+one device (jax.jit with shardings over a 1-D mesh takes the place of pmap).
 """
 
 import json
@@ -21,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 from landmarks_jax.contracts import PyTree
 from landmarks_jax.runtime import compiler
 
-AUTOMATIC = 'TPU, Slurm, Open MPI, Kubernetes'  # what JAX asks for the processes of a program
-LAST_WAIT = 30  # seconds that a process which ends waits for the others; then they end too
+AUTOMATIC = 'TPU, Slurm, Open MPI, Kubernetes'  # where JAX looks for the processes of a program
+LAST_WAIT = 30  # seconds an ending process waits for the others; then they end too
 
 
 def start(
@@ -32,15 +32,15 @@ def start(
   *,
   timeout: int = 300,
 ) -> None:
-  """Joins the processes of one program; before anything touches a device.
+  """Joins the processes of one program; call it before anything touches a device.
 
   Args:
     coordinator: HOST:PORT of process 0, the same on all; a free port there. processes: how many.
     process: the number of this one, from 0. Without all three, JAX asks the cluster (AUTOMATIC).
     timeout: seconds to wait for the others.
 
-  Raises ValueError for numbers that do not fit together, where no cluster is found and where the
-  port is taken, and TimeoutError where not all have come.
+  Raises ValueError for inconsistent numbers, if no cluster is found or if the port is taken, and
+  TimeoutError if not all processes have joined.
   """
   given = coordinator, processes, process
   if given != (None,) * 3:
@@ -52,10 +52,10 @@ def start(
     try:
       limits = {'initialization_timeout': timeout + 60, 'shutdown_timeout_seconds': LAST_WAIT}
       jax.distributed.initialize(*given, **limits, **found)
-    except Exception as error:  # of any cluster
+    except Exception as error:  # depends on the cluster
       failed.append(error)
 
-  # In a thread: at its own end of time the client aborts the whole process.
+  # In a thread: the client aborts the whole process at its own timeout.
   waiting = threading.Thread(target=join, daemon=True)
   waiting.start()
   waiting.join(timeout)
@@ -81,7 +81,7 @@ def _check_processes(coordinator: str | None, processes: int | None, process: in
   if not 0 <= process < processes:
     raise ValueError(f'--process={process}: expected 0 to {processes - 1} of {processes} processes')
   if process == 0:
-    try:  # JAX's server brings the whole process down where it may not listen
+    try:  # JAX's server aborts the whole process if it cannot listen
       socket.create_server(('', int(port[1]))).close()
     except OSError as error:
       raise ValueError(
@@ -113,7 +113,7 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def platform(mesh: Mesh) -> str:
-  """What its devices are: 'cpu', 'gpu', 'tpu'."""
+  """The kind of its devices: 'cpu', 'gpu', 'tpu'."""
   return mesh.devices.flat[0].platform
 
 
@@ -123,12 +123,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-  """The leading axis cut over the devices."""
+  """The leading axis sharded over the devices."""
   return NamedSharding(mesh, P('data'))
 
 
 def constrain(mesh: Mesh) -> Callable[[PyTree], PyTree]:
-  """A function tree -> tree that keeps leading axes cut over the devices in a compiled function.
+  """A function tree -> tree that keeps leading axes sharded over the devices inside jit.
 
   For what the compiler would replicate, such as `x[permutation]`. Values do not change.
   """
@@ -142,17 +142,17 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
   holds, could not be donated.
   """
   if shards() > 1:
-    # device_put would compare every leaf between all processes; they compute the same ones.
+    # device_put would compare every leaf across processes; they already hold the same ones.
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
     return copy(jax.tree.map(np.asarray, tree))
-  # device_put(may_alias=False) alone still hands on the buffer of the first device.
+  # device_put(may_alias=False) alone still passes on the buffer of the first device.
   return jax.tree.map(lambda x: jax.device_put(jnp.copy(x), replicated(mesh)), tree)
 
 
 def to_global(batch: PyTree, mesh: Mesh) -> PyTree:
-  """This process's rows of a batch -> global arrays [B, ...] cut over the devices; None stays None.
+  """This process's rows of a batch -> global arrays [B, ...] sharded over devices; None stays None.
 
-  Do not write into `batch` afterwards: on the CPU the arrays may share its memory. Raises
+  Do not modify `batch` afterwards: on the CPU the arrays may share its memory. Raises
   ValueError if the global batch does not divide over the devices, or if fields differ in length.
   """
   sizes = {len(leaf) for leaf in jax.tree.leaves(batch)}
@@ -170,10 +170,10 @@ def to_global(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def make_gather(arrays: PyTree, mesh: Mesh) -> Callable[[np.ndarray], PyTree]:
-  """Copies arrays [N, ...] to every device; the function takes rows of them as a global batch.
+  """Copies arrays [N, ...] to every device; returns a function that takes rows as a global batch.
 
-  It maps this process's row numbers to arrays [B, ...] cut over the devices, like `to_global`, but
-  only the numbers travel. All processes give the same arrays. Do not write into them afterwards.
+  It maps this process's row numbers to arrays [B, ...] sharded over the devices, like `to_global`,
+  but transfers only the numbers. All processes give the same arrays. Do not modify them afterwards.
   """
   whole, cut = replicated(mesh), sharded(mesh)
   held = jax.tree.map(
@@ -188,7 +188,7 @@ def make_gather(arrays: PyTree, mesh: Mesh) -> Callable[[np.ndarray], PyTree]:
 
 
 def free_memory(mesh: Mesh) -> int | None:
-  """Bytes that are free on the fullest device of this process; None where they do not say.
+  """Bytes free on the fullest device of this process; None if the devices do not report it.
 
   CPUs do not: their memory is the host's.
   """
@@ -199,7 +199,7 @@ def free_memory(mesh: Mesh) -> int | None:
 
 
 def largest(number: int) -> int:
-  """The largest of the small numbers that the processes give (all of them must call it)."""
+  """The largest of the int32 numbers that the processes give (all of them must call it)."""
   return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
@@ -220,18 +220,16 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def local(tree: PyTree) -> PyTree:
-  """Replicated arrays -> this process's copy of them, to compute with while the others do not."""
+  """Replicated arrays -> this process's copy, to compute with while other processes do not."""
   return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
 
 
 def of_main(value: Any) -> Any:
-  """What the main process gives, on every process (all of them must call it): texts, numbers, None,
-  lists and dicts of them.
-  """
+  """The main process's JSON value, returned on every process (all of them must call it)."""
   if shards() == 1:
     return value
   text = np.frombuffer(json.dumps(value if is_main() else None).encode(), np.uint8)
-  # Of few lengths, since each is compiled; spaces around JSON mean nothing.
+  # Padded to few lengths, since each is compiled; JSON ignores trailing spaces.
   padded = np.full(1 << largest(len(text) - 1).bit_length(), ord(' '), np.uint8)
   padded[: len(text)] = text
   return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
@@ -240,7 +238,7 @@ def of_main(value: Any) -> Any:
 def on_main(act: Callable[[], None]) -> None:
   """Calls `act` on the main process, while the others wait (all of them must call it).
 
-  What it raises for people, ValueError or OSError, stops all: the others raise ValueError.
+  A ValueError or OSError, which is meant for users, stops all: the others raise ValueError.
   """
   error = None
   if is_main():
@@ -258,10 +256,10 @@ def on_main(act: Callable[[], None]) -> None:
 def compile_step(
   step: Callable, mesh: Mesh, *, compiler_options: Mapping[str, Any] | None = None
 ) -> Callable:
-  """Compiles a `(state, batch, rng) -> (state, metrics)`: state replicated and donated, batch cut.
+  """Compiles `(state, batch, rng) -> (state, metrics)`: state replicated, donated; batch sharded.
 
-  The state that went in is gone afterwards; start from `replicate(state, mesh)` and
-  `to_global(batch, mesh)`. compiler_options: of `jax.jit`, beside those of `compiler.NETWORKS`.
+  The input state is deleted; start from `replicate(state, mesh)` and `to_global(batch, mesh)`.
+  compiler_options: of `jax.jit`, in addition to those of `compiler.NETWORKS`.
   """
   whole, cut = replicated(mesh), sharded(mesh)
   cuts = {'in_shardings': (whole, cut, whole), 'out_shardings': (whole, whole)}

@@ -1,7 +1,7 @@
 """The arm's physics: rigid capsules on damped hinges, moved by a gravity that keeps changing.
 
-Nothing but + - * / and square roots, number by number: IEEE arithmetic rounds these alike
-everywhere, so a motion is the same bit for bit on any machine, however many move at once.
+It uses only + - * / and square roots, element by element: IEEE arithmetic rounds these alike
+everywhere, so a motion is the same bit for bit on any machine, however many arms move at once.
 Lengths are in metres, times in seconds; x to the right, y down, the origin in the frame's middle.
 """
 
@@ -18,7 +18,7 @@ class Capsule(NamedTuple):
   name: str
   parent: int  # the anchor is -1; its direction is that of x
   length: float  # between the hinges, at which its two half discs are centred
-  rest: int  # in the middle of its range
+  rest: int  # the middle of its range
   limit: int  # furthest to either side of `rest`, where a stiff spring stops it
 
 
@@ -32,7 +32,7 @@ CAPSULES = (
   Capsule('right', 2, 0.6, 40, 22),
   Capsule('right_tip', 5, 0.55, 15, 25),
 )
-HALF = 1.75  # of the frame's side
+HALF = 1.75  # half the frame's side
 ANCHOR = -1.6, 1.6
 WALL = 1.5  # hinges that go further from the middle are pushed back
 STEP = 0.002  # s
@@ -54,7 +54,7 @@ def _reach() -> Float64[np.ndarray, 'K K']:
 
 
 def _sines(degrees: list[int]) -> Float64[np.ndarray, 'K 1']:
-  # Rounded, since libraries of mathematics disagree on the last bit.
+  # Rounded, since maths libraries disagree on the last bit.
   return np.array([[round(math.sin(math.radians(angle)), 9)] for angle in degrees])
 
 
@@ -62,7 +62,7 @@ parents = np.array([capsule.parent for capsule in CAPSULES])
 lengths = np.array([capsule.length for capsule in CAPSULES])
 ends = _reach()
 middles = ends - np.diag(lengths / 2)
-# A hinge turns by its own capsule's angle less its parent's.
+# A hinge turns by its own capsule's angle minus its parent's.
 _hinge = np.eye(len(CAPSULES)) - (parents[:, None] == np.arange(len(CAPSULES)))
 # Twice the kinetic energy: the sum over i, j of _inertia[i, j] cos(angle of i - of j) w_i w_j.
 _inertia = (lengths[:, None, None] * middles[:, :, None] * middles[:, None, :]).sum(0)
@@ -79,8 +79,8 @@ def simulate(
 ) -> Float64[np.ndarray, 'V T K 2']:
   """The capsules' directions in every frame of some videos: unit vectors [videos, frames, K, 2].
 
-  Video v is a pure function of (entropy, v) and a longer one begins like a shorter one. Each starts
-  at rest, `SETTLE` frames before the first. Semi-implicit Euler on the angles of the capsules.
+  Video v is a pure function of (entropy, v), and a longer one begins with the shorter one. Each
+  starts at rest, `SETTLE` frames before the first. Semi-implicit Euler on the capsules' angles.
   """
   intervals = -(-(SETTLE + frames) * FRAME_STEPS // GRAVITY_STEPS)
   gravity = np.empty((intervals, 2, videos))
@@ -125,7 +125,7 @@ def advance(
   torque -= (_inertia[..., None] * sine * (speed * speed)).sum(1)
   torque += _limit_torque(x, y) + _wall_torque(x, y)
   momentum = (mass * speed).sum(1) + STEP * torque
-  # The friction is that of the new speeds: stable for any damping.
+  # Friction acts on the new speeds, which is stable for any damping.
   speed = _solve(mass + STEP * _friction[..., None], momentum)
   x, y = x - STEP * speed * y, y + STEP * speed * x
   return np.stack([x, y]) / np.sqrt(x * x + y * y), speed
@@ -155,7 +155,7 @@ def _wall_torque(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-  """Gauss-Jordan without pivots (M is positive definite), not LAPACK, which rounds as it likes."""
+  """Gauss-Jordan without pivots (M is positive definite); LAPACK's rounding is not fixed."""
   rows = np.concatenate([matrix, right[:, None]], axis=1)
   for k in range(len(rows)):
     rows[k] /= rows[k, k].copy()

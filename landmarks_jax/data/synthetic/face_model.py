@@ -58,7 +58,7 @@ class Dice:
     self._values = iter(np.random.Generator(np.random.PCG64(entropy)).random(600).tolist())
 
   def uniform(self, low: Number, high: Number) -> float:
-    """A number between."""
+    """A number in this range."""
     return low + (high - low) * next(self._values)
 
   def bell(self, deviation: Number) -> float:
@@ -66,7 +66,7 @@ class Dice:
     return deviation * 2 * (next(self._values) + next(self._values) + next(self._values) - 1.5)
 
   def chance(self, probability: Number) -> bool:
-    """True this often."""
+    """True with this probability."""
     return next(self._values) < probability
 
   def pick(self, options: tuple) -> Any:
@@ -74,7 +74,7 @@ class Dice:
     return options[int(next(self._values) * len(options))]
 
   def colour(self, low: Number, high: Number) -> np.ndarray:
-    """Any colour with each channel between; most are muted, as in rooms and streets."""
+    """A colour with every channel in this range; most are muted, as in rooms and streets."""
     values = [self.uniform(low, high) for _ in range(3)]
     middle, keep = self.uniform(low, high), self.uniform(0.05, 1) ** 1.5
     return colour(*(middle + keep * (value - middle) for value in values))
@@ -303,8 +303,8 @@ def _features(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Curved sheets [p, a, b, c] (see `Chart`) to paint on, and the landmarks [K, 3], on the head.
 
-  A sheet goes through three points over the skin at s = 0, -1, 1; the first is raised by the first
-  number, all by the second.
+  A spec is three points of the skin that the sheet passes over at s = 0, -1, 1, and two heights:
+  the first raises the first point, the second all three.
   """
   specs = {}
   for side, sign in (('left', -1), ('right', 1)):

@@ -1,7 +1,7 @@
 """Rendered faces with exact landmarks: the benchmark that needs no download and cannot be gamed.
 
 Every picture is a random person (face_model.py) in a random pose, expression, light and clutter.
-Example i of a split is a pure function of (seed, split, i), at every frame size the same picture.
+Example i of a split is a pure function of (seed, split, i): the same picture at every frame size.
 """
 
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ INFO = sources.Info(
   mean=(0.435, 0.382, 0.351),
   std=(0.168, 0.136, 0.135),
 )
-# Named as those of CelebA.
+# Named as in CelebA.
 ATTRIBUTES = 'Bald', 'Eyeglasses', 'Mouth_Slightly_Open', 'No_Beard', 'Smiling', 'Wearing_Hat'
 counts = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
 
@@ -42,10 +42,10 @@ def source(
   """The rendered faces of a split.
 
   Args: path is unused, nothing is read. frame: the side of the pictures. points: 5, or 'all' for
-  the 18 named ones, of which these 5 are the first. count: how many, instead of the split's own
-  number; fewer are the first of more. attributes: whether examples say which of ATTRIBUTES the face
-  has. classes: whether a picture's label is the hair of its person, of `face_model.hair_styles`.
-  Raises ValueError for a split, points or number out of range.
+  the 18 named ones, which begin with these 5. count: how many, always the first ones, instead of
+  the split's own number. attributes: whether examples say which of ATTRIBUTES the face has.
+  classes: whether a picture's label is its person's hair style, of `face_model.hair_styles`. Raises
+  ValueError for a split, points or number out of range.
   """
   if split not in counts:
     raise ValueError(f'split={split!r}; there are: {", ".join(counts)}')

@@ -175,7 +175,7 @@ class Ellipsoid(NamedTuple):
 
 
 def project_ellipsoids(centres: np.ndarray, axes: np.ndarray, radii: np.ndarray) -> list[Ellipsoid]:
-  """Args: centres [N, 3] and axes [N, 3, 3] (columns) in the camera's frame, radii [N, 3]."""
+  """Projects along z. Centres [N, 3], axes [N, 3, 3] (columns), radii [N, 3] in camera space."""
   shape = (axes / radii[:, None] ** 2) @ axes.transpose(0, 2, 1)
   spread = (axes * radii[:, None] ** 2) @ axes.transpose(0, 2, 1)
   thick = 1 / shape[:, 2, 2]
@@ -230,7 +230,7 @@ def sample(texture: Float32[np.ndarray, ' n'], u: np.ndarray, v: np.ndarray) -> 
 def blur(picture: Float[np.ndarray, '3 H W'], sigma: Number) -> Float[np.ndarray, '3 H W']:
   """A Gaussian of `sigma` pixels; the border is repeated.
 
-  Shifted sums, not matrix products: those start a thread for every core in every worker.
+  It adds shifted copies: matrix products would start a thread for every core in every worker.
   """
   reach = math.ceil(2.5 * sigma)
   taps = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(reach + 1)]

@@ -44,11 +44,11 @@ def source(
 ) -> 'Roboarm':
   """Pairs of adjacent frames (image, next), the flow between them, and the capsules' centres.
 
-  Args: path: a folder that keeps what is rendered (122 kB an example at frame=90), so that the next
-  run reads it; None renders every time. frame: the side of the pictures. count: how many, instead
-  of the split's own number; fewer are the first of more. seed: of the motion. flow_valid is True on
-  the arm where its point is visible in `next`: inside the frame, and under no other capsule. Raises
-  ValueError for a split or number out of range.
+  Args: path: a folder that keeps what is rendered (122 kB per example at frame=90) for later runs;
+  None renders every time. frame: the side of the pictures. count: how many, always the first ones,
+  instead of the split's own number. seed: of the motion. flow_valid is True on the arm where its
+  point is visible in `next`: inside the frame, and under no other capsule. Raises ValueError for a
+  split or number out of range.
   """
   return Roboarm(INFO, counts, VIDEO, path=path, split=split, frame=frame, count=count, seed=seed)
 
@@ -59,7 +59,7 @@ class Roboarm(Videos):
   name = 'roboarm-v1'
 
   def example(self, video: int, place: int) -> dict[str, Any]:
-    """A pair of frames and all that is known of it, but for its index."""
+    """A pair of frames and all that is known of it, except its index."""
     videos = -(-self.count // self.length)
     motion = _motion(self.entropy, videos=videos, frames=self.length + 1)[video]
     now, then = (pose(motion[place + late]) for late in (0, 1))
@@ -113,7 +113,7 @@ def pose(direction: Float[np.ndarray, 'K 2']) -> Pose:
 
 
 def owners(depths: Float[np.ndarray, 'K *any']) -> Int[np.ndarray, '*any']:
-  """Which capsule is seen, given the depths in all: the last that is there, or -1."""
+  """Which capsule is seen, given the depths in all: the last that covers the point, or -1."""
   there = depths > 0
   return np.where(there.any(0), len(there) - 1 - there[::-1].argmax(0), -1)
 

@@ -30,7 +30,7 @@ TURN = 72  # pairs of a video; at 5 degrees each, the full turn of test
 counts = {'train': 100 * TURN, 'validation': 5 * TURN, 'test': TURN}
 SLOWEST, FASTEST = 3.0, 8.0  # degrees a frame
 RADIUS = 0.85  # normalised
-# A surface point is visible if this much of its normal is towards the viewer: nearer to the rim, a
+# A surface point is visible if its normal's z towards the viewer exceeds this: nearer the rim, a
 # pixel covers more than five times as much of the surface as in the middle.
 FACING = 0.2
 PATCHES, SHARPNESS = 60, 120.0  # of the texture
@@ -49,11 +49,11 @@ def source(
 ) -> 'Sphere':
   """Pairs of adjacent frames (image, next), the flow between them, and points of the surface.
 
-  Args: path: a folder that keeps what is rendered (122 kB an example at frame=90), so that the next
-  run reads it; None renders every time. frame: the side of the pictures. count: how many, instead
-  of the split's own number; fewer are the first of more. seed: of the motion. flow_valid is True on
-  the sphere where its point faces the viewer in `next` too; `visible`, of the 12 points, where it
-  does by a margin. Raises ValueError for a split or number out of range.
+  Args: path: a folder that keeps what is rendered (122 kB per example at frame=90) for later runs;
+  None renders every time. frame: the side of the pictures. count: how many, always the first ones,
+  instead of the split's own number. seed: of the motion. flow_valid is True on the sphere where its
+  point faces the viewer in `next` too; `visible`, of the 12 points, where they face the viewer by a
+  margin. Raises ValueError for a split or number out of range.
   """
   return Sphere(INFO, counts, TURN, path=path, split=split, frame=frame, count=count, seed=seed)
 
@@ -64,7 +64,7 @@ class Sphere(Videos):
   name = 'sphere-v1'
 
   def example(self, video: int, place: int) -> dict[str, Any]:
-    """A pair of frames and all that is known of it, but for its index."""
+    """A pair of frames and all that is known of it, except its index."""
     motion = draw(self.entropy, video)
     if self.split == 'test':
       motion = motion._replace(axis=np.array([0.0, 1, 0]), degrees=360 / TURN)
@@ -87,7 +87,7 @@ class Motion(NamedTuple):
   """A steady turn. An orientation maps directions of the sphere to right, down and near."""
 
   orientation: Float[np.ndarray, '3 3']  # in frame 0
-  axis: Float[np.ndarray, '3']  # the viewer's, unit
+  axis: Float[np.ndarray, '3']  # a unit vector in the viewer's frame
   degrees: float  # a frame
 
   def orientation_at(self, frame: int) -> Float[np.ndarray, '3 3']:
@@ -96,7 +96,7 @@ class Motion(NamedTuple):
 
 
 def draw(entropy: tuple[int, ...], video: int) -> Motion:
-  """The motion of a video, any axis and orientation alike; a pure function of its arguments."""
+  """The motion of a video, its axis and orientation uniform; a pure function of its arguments."""
   dice = np.random.Generator(np.random.PCG64((*entropy, video)))
   (w, *vector), axis = dice.standard_normal(4), dice.standard_normal(3)
   length = math.hypot(*vector)  # a normal quaternion is a uniform rotation
@@ -148,9 +148,7 @@ def render(
 def facing(
   side: int,
 ) -> tuple[Float[np.ndarray, '{side} {side} 3'], Float[np.ndarray, '{side} {side}']]:
-  """(the normal that every pixel sees, or off the sphere that of the rim nearest; how deep inside
-  the sphere's outline it is, normalised).
-  """
+  """(normal at every pixel, off the sphere the nearest rim's; normalised depth in the outline)."""
   line = np.linspace(-1, 1, side) / RADIUS
   x, y = np.meshgrid(line, line)
   radius = np.hypot(x, y)
@@ -162,7 +160,7 @@ def facing(
 def texture(directions: Float32[np.ndarray, '3 N']) -> Float32[np.ndarray, '3 N']:
   """The colours of a soft mosaic: the nearest patch's, blended over its borders."""
   centres, colours = patches()
-  # einsum without `optimize` starts no threads, which for arrays this small cost more than they do.
+  # einsum without `optimize` starts no threads, which would only slow down arrays this small.
   weight = np.exp(SHARPNESS * (np.einsum('kp,kn->pn', centres, directions) - 1))
   return np.einsum('cp,pn->cn', colours, weight) / weight.sum(0)
 

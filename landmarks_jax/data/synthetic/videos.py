@@ -1,7 +1,7 @@
 """Rendered videos as a source of pairs: example i is a frame, the next one, and the exact flow.
 
-A folder, if one is given, keeps what was rendered: a file for each video, which appears when one of
-its examples is first asked for, and whole or not at all. Later runs read it as a memory map.
+A folder, if given, keeps what was rendered: one file per video, written when one of its examples is
+first requested, completely or not at all. Later runs memory-map it.
 """
 
 import functools
@@ -21,12 +21,12 @@ _one_writer = threading.Lock()
 class Videos:
   """`source[i]`: pair i % length of video i // length. Subclasses define `name` and `example`.
 
-  Args: counts: examples of each split; count: how many instead, of which fewer are the first of
-  more. length: pairs of a video. frame: side in pixels. path: the folder or None. Raises ValueError
-  for a split or a number out of range.
+  Args: counts: examples of each split; count: how many instead, always the first ones. length:
+  pairs per video. frame: side in pixels. path: the folder or None. Raises ValueError for a split or
+  a number out of range.
   """
 
-  name: str  # of what is kept; with a version, to be raised whenever an example changes
+  name: str  # of what is kept, with a version to raise whenever an example changes
 
   def __init__(
     self,
@@ -72,7 +72,7 @@ class Videos:
     return example | {'index': np.int32(index)}
 
   def example(self, video: int, place: int) -> dict[str, Any]:
-    """A pair of frames and all that is known of it, but for its index."""
+    """A pair of frames and all that is known of it, except its index."""
     raise NotImplementedError
 
   def _kept(self, video: int) -> np.memmap:
@@ -80,12 +80,12 @@ class Videos:
     with _one_writer:  # a second thread waits, and finds the file
       try:
         return _open(path)
-      except (FileNotFoundError, EOFError, ValueError):  # or cut short, by whoever copied it
+      except (FileNotFoundError, EOFError, ValueError):  # or truncated when copied
         self._keep(video, path)
       return _open(path)
 
   def _keep(self, video: int, path: pathlib.Path) -> None:
-    """Writes a video under another name, and renames it once it is on the disk."""
+    """Writes a video under a temporary name, and renames it once it is on disk."""
     examples = [self.example(video, place) for place in range(self.length)]
     fields = [(name, value.dtype, value.shape) for name, value in examples[0].items()]
     records = np.empty(self.length, fields)

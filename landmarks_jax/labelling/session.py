@@ -1,4 +1,4 @@
-"""The state of a labelling server: pictures, labels and the newest fit, updated by one thread.
+"""The state of a labelling server: pictures, labels and the newest fit, learned by one thread.
 
 All timing and threading is here; a `Learner` only computes. Pictures are identified by number.
 """

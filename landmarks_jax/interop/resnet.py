@@ -97,7 +97,7 @@ def _modules(weights: Mapping[str, np.ndarray]) -> Iterator[str]:
     blocks = {name.split('.')[1] for name in weights if name.startswith(f'layer{stage}.')}
     for at in (f'layer{stage}.{block}' for block in range(max(len(blocks), 1))):
       yield from (f'{at}.{kind}{i}' for i in range(1, convs + 1) for kind in ('conv', 'bn'))
-    # As in the model, a stage projects if it changes the shape; only the first may not.
+    # As in the model, a stage projects if it changes the shape; only stage 1 may keep it.
     ends = ('conv1.weight', f'layer1.0.conv{convs}.weight')
     before, after = (weights[name].shape[:1] if name in weights else None for name in ends)
     if stage > 1 or before != after:

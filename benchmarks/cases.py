@@ -181,7 +181,7 @@ def drawn(
   held: pipeline.Cached,
   stack: contextlib.ExitStack,
 ) -> dict[str, Iterator[Batch]]:
-  """Batches on the host for every `cache`: decoded as they are needed, from memory, row numbers.
+  """Batches on the host for every `cache`: decoded on demand, from memory, or only row numbers.
 
   held: the pictures of the folder at `path`, decoded.
   """

@@ -1,7 +1,7 @@
 """The heads that a landmark model can have: how each reads a pyramid, and how it is stored.
 
-Heads are fitted elsewhere: 'ridge' by `models.heads.fit_ridge`; 'probe' by `evaluation.probing.fit`
-or it comes from published weights.
+Heads come from elsewhere: 'ridge' from `models.heads.fit_ridge`, 'probe' from
+`evaluation.probing.fit` or from published weights.
 """
 
 import functools

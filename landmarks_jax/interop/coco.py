@@ -120,7 +120,7 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _take(path: pathlib.Path, record: Any, key: str, kind: Any, where: str) -> Any:
-  """record[key], if it is there and of its kind."""
+  """record[key], checked to be present and of the given kind."""
   if not isinstance(record, dict) or key not in record:
     raise ValueError(f'{path}: {where} has no {key!r}; {_expected}')
   if not isinstance(record[key], kind):

@@ -81,7 +81,7 @@ def read(path: str | os.PathLike) -> Any:
 
 
 def _read_zip(file: BinaryIO) -> Any:
-  """Reads a zip: `<root>/data.pkl` holds the tree, `<root>/data/<key>` each storage's bytes."""
+  """Reads a zip: `<root>/data.pkl` holds the tree, `<root>/data/<key>` the bytes of a storage."""
   size = os.fstat(file.fileno()).st_size
   with zipfile.ZipFile(file) as archive:
     records = {info.filename: info for info in archive.infolist()}
@@ -114,7 +114,7 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _read_stream(file: BinaryIO) -> Any:
-  """Five pickles (magic, protocol, machine, tree, storage keys), then each length and bytes."""
+  """Reads five pickles (magic, protocol, machine, tree, storage keys), then the storages."""
   with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
     size = left = len(stream)
 

@@ -180,7 +180,7 @@ def component_sheet(
   columns: int = 13,
   side: int = 48,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """Every component of every picture as a heat map: a row per picture, which is at the left.
+  """Every component of every picture as a heat map: a row per picture, with it at the left.
 
   Args: images: N pictures, 0..255. components: in 0..1, see `components.of_pyramid`. columns:
   components in a row; further ones follow below, with the pictures again. side: of each.

@@ -1,4 +1,4 @@
-"""The weights of the ICCV 2021 heads on a frozen network, from PyTorch's names to ours.
+"""The weights of the ICCV 2021 heads on a frozen network, from PyTorch's names to those used here.
 
 Both read hypercolumns; their kernels are split by channels into one for each pyramid level.
 """

@@ -1,4 +1,4 @@
-"""The weights of a ResNet, between PyTorch's names and layouts and ours (models/resnet.py)."""
+"""The weights of a ResNet, between PyTorch's names and layouts and those of models/resnet.py."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The weights of DVE's small network, from PyTorch's names and layouts to ours."""
+"""The weights of DVE's small network, from PyTorch's names and layouts to those used here."""
 
 from collections.abc import Mapping
 

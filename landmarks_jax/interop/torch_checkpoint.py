@@ -114,7 +114,7 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _read_stream(file: BinaryIO) -> Any:
-  """Reads five pickles (magic, protocol, machine, tree, storage keys), then the storages."""
+  """Reads five pickles (magic, protocol, machine, tree, storage keys), then lengths and bytes."""
   with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
     size = left = len(stream)
 

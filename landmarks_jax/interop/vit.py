@@ -1,4 +1,4 @@
-"""The weights of a ViT, from timm's and DINO's names and layouts to ours (models/vit.py)."""
+"""The weights of a ViT, from timm's and DINO's names and layouts to those of models/vit.py."""
 
 import math
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def _scale(weights: dict[str, np.ndarray], layer: str, gamma: np.ndarray | None,
 
 
 def _tokens(found: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
-  """The class token, registers and position embedding in our layout."""
+  """The class token, registers and position embedding in the layout used here."""
   one, tokens, channels = found['pos_embed'].shape
   grid = math.isqrt(tokens)
   own = grid * grid == tokens - 1  # whether the class token has a position

@@ -1,14 +1,14 @@
-"""Everything that people wait for, measured in one run: python -m benchmarks.
+"""Measures everything that users wait for in one run: python -m benchmarks.
 
 Steps of every method, random views, reading, files to gradients, the probe, matching, dense
-correlation, start and checkpoints, beside what the machine could do at that time and beside
-baselines: PyTorch where it is installed, Pillow, hypercolumns that are built, all pairs at once.
-All cases take about half an hour on two CPU cores; name those that you want.
+correlation, start-up and checkpoints, compared with what the machine could do at that time and with
+baselines: PyTorch if installed, Pillow, explicit hypercolumns, the matrix of all pairs. All cases
+take about half an hour on two CPU cores; name the ones you want.
 
 python -m benchmarks step_moco matching --json after.json
 python -m benchmarks --compare before.json after.json
 
-The comparison exits with 1 where a compiled program does or moves more than before. On an
+The comparison exits with 1 if a compiled program computes or moves more than before. On an
 accelerator:
 
 python -m benchmarks pytorch files --precision bfloat16 --depth 50 --batch_size 256 --matrix 8192
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch needs memory beside JAX
 
-# Run as a module, this folder is not on the path.
+# When run as a module, this folder is not on the path.
 sys.path.append(str(pathlib.Path(__file__).parent))
 
 import jax
@@ -38,7 +38,7 @@ PACKAGES = 'jax', 'jaxlib', 'flax', 'numpy', 'pillow', 'torch'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Prints a table for each case, and writes the figures where --json says; the exit code."""
+  """Prints a table for each case and writes the figures to --json; returns the exit code."""
   made = parser(list(CASES))
   given = made.parse_args(arguments)
   if unknown := sorted(set(given.cases) - set(CASES)):
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser(cases: Sequence[str]) -> argparse.ArgumentParser:
-  """Of the command."""
+  """The command's argument parser."""
   made = measure.parser(__doc__)
   listed = f'{", ".join(cases)}; all if none is named'
   made.add_argument('cases', nargs='*', metavar='CASE', help=listed)
@@ -89,7 +89,7 @@ def parser(cases: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def compared(before: pathlib.Path, after: pathlib.Path) -> int:
-  """Prints a comparison; 1 where counts grew, 2 for a file that is none."""
+  """Prints a comparison; returns 1 if counts grew, 2 for an invalid file."""
   try:
     grown = suite.compare(before, after)
   except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """The cases of `python -m benchmarks`: each is (options, stack) -> suite.Case.
 
-Options are those of the command; what a case leaves open, a folder or workers, it gives to `stack`,
-a contextlib.ExitStack. Ways are taken from the scripts beside this file.
+Options are those of the command; resources that a case leaves open, such as a folder or workers,
+are registered with `stack`, a contextlib.ExitStack. Ways come from the scripts beside this file.
 """
 
 import argparse
@@ -50,12 +50,12 @@ BASE = {'method': {'name': 'moco', 'depth': 18, 'width': 0.25, 'precision': 'flo
 EAGER, COMPILED = 'PyTorch, eager', 'PyTorch, torch.compile'
 NO_TORCH = 'PyTorch: skipped, torch is not installed'
 WORKERS = os.cpu_count() or 2  # processes that open and augment pictures for PyTorch
-KIND = 'faces'  # of the pictures that are read
-DRAINING = 8  # steps after which no batch is left that was made while others had their turn
+KIND = 'faces'  # of the pictures to read
+DRAINING = 8  # steps that use up all batches prepared while other ways had their turn
 
 
 def step(config: str, options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """The training step of a config as `train` compiles it, on pictures of noise."""
+  """The training step of a config as compiled by `train`, on pictures of noise."""
   experiment = configured(config, smoke=options.smoke)
   shapes = experiment.shapes(experiment.config['batch_size'])[1]
   draw = np.random.default_rng(0).integers
@@ -68,7 +68,7 @@ def step(config: str, options: argparse.Namespace, stack: contextlib.ExitStack) 
 
 
 def counted(config: str) -> dict[str, float]:
-  """Operations and bytes of a config's smoke step, before the compiler improves on it."""
+  """Operations and bytes of a config's smoke step, before compiler optimisation."""
   experiment = configured(config, smoke=True)
   given = *experiment.shapes(experiment.config['batch_size']), experiment.rng_train
   cost = experiment.step.lower(*given).cost_analysis()
@@ -76,7 +76,7 @@ def counted(config: str) -> dict[str, float]:
 
 
 def configured(config: str, *, smoke: bool) -> Experiment:
-  """The running parts of a config of this repository, its base untrained."""
+  """The experiment of one of this repository's configs, with an untrained base."""
   variant = ':smoke' if smoke else ''
   given = configs.load(f'{FOLDER.parent / "configs" / config}.py{variant}').to_dict()
   if given.get('base') and not smoke:
@@ -87,7 +87,7 @@ def configured(config: str, *, smoke: bool) -> Experiment:
 
 
 class Repeated:
-  """A compiled step whose state is the one that it gave before; a call returns the metrics."""
+  """A compiled step that carries its state from call to call; a call returns the metrics."""
 
   def __init__(self, step: Callable, state: Any, *given: Any) -> None:
     self.step, self.state, self.given = step, state, given
@@ -99,7 +99,7 @@ class Repeated:
 
 
 def pytorch(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """MoCo's step on pictures that lie on the device, against PyTorch's."""
+  """MoCo's step on pictures already on the device, against PyTorch's."""
   state, frames = train_step.initial_state(options, options.depth, noise(options)), noise(options)
   theirs = torch_steps(options, frames)
   for one in itertools.islice(theirs.values(), 1):
@@ -109,8 +109,8 @@ def pytorch(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
   work = {name: options.steps * n for name, n in counts(ours.step).items()}
   work['peak_bytes'] /= options.steps
   counted = options.batch_size * train_step.step_flops(options, options.depth)
-  work['flops'] = options.steps * counted  # XLA does not count what cuDNN does
-  alike = {'flops': work['flops']}  # PyTorch's is the same work
+  work['flops'] = options.steps * counted  # XLA does not count the work of cuDNN
+  alike = {'flops': work['flops']}  # PyTorch does the same work
   ways = {
     name: Way(measure.repeated(one, options.steps), items, alike) for name, one in theirs.items()
   }
@@ -121,7 +121,7 @@ def pytorch(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 
 
 def torch_steps(options: argparse.Namespace, frames: np.ndarray, **view: Any) -> dict[str, Any]:
-  """PyTorch's steps by name; none without torch, and no compiled one in the smoke mode."""
+  """PyTorch's steps by name; none without torch, and no compiled one in smoke mode."""
   kinds = {EAGER: False} if options.smoke else {EAGER: False, COMPILED: True}
   make = functools.partial(train_step.torch_step, options, options.depth, frames)
   steps = {name: make(view.get('augment', True), compiled=kind) for name, kind in kinds.items()}
@@ -129,12 +129,12 @@ def torch_steps(options: argparse.Namespace, frames: np.ndarray, **view: Any) ->
 
 
 def torch_note(theirs: dict[str, Any]) -> tuple[str, ...]:
-  """A line where PyTorch is missing."""
+  """A note if PyTorch is missing."""
   return () if theirs else (NO_TORCH,)
 
 
 def noise(options: argparse.Namespace) -> np.ndarray:
-  """uint8 frames [B, S, S, 3]."""
+  """Random uint8 frames [B, S, S, 3]."""
   shape = options.batch_size, options.frame, options.frame, 3
   return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
@@ -151,7 +151,7 @@ def views(kind: str, options: argparse.Namespace, stack: contextlib.ExitStack) -
 
 
 def reading(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """Files, or what was made of them before, to frames in one thread; and to batches."""
+  """From files, or data prepared from them, to frames in one thread, and to batches."""
   path = written(options, stack)
   sources = input_pipeline.readers(KIND, path, options.frame)
   count = options.pictures
@@ -181,7 +181,7 @@ def drawn(
   held: pipeline.Cached,
   stack: contextlib.ExitStack,
 ) -> dict[str, Iterator[Batch]]:
-  """Batches on the host for every `cache`: decoded as they are needed, from memory, row numbers.
+  """Batches on the host for every `cache`: decoded on demand, from memory, or only row numbers.
 
   held: the pictures of the folder at `path`, decoded.
   """
@@ -215,7 +215,7 @@ def files(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 def inputs(
   options: argparse.Namespace, path: pathlib.Path, stack: contextlib.ExitStack
 ) -> dict[str, Iterator[Batch] | None]:
-  """What brings batches to the device, for every `cache`; None where they lie there."""
+  """What brings batches to the device, for every `cache`; None for the step alone."""
   mesh = sharding.mesh(jax.devices()[:1])
   held = pipeline.cached(folder.source(str(path), frame=options.frame), report=lambda line: None)
   gather = sharding.make_gather({'image': held.arrays['image']}, mesh)
@@ -229,7 +229,7 @@ def inputs(
 
 
 def to_device(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
-  """The pictures alone."""
+  """Moves only the pictures to the device."""
   return sharding.to_global(Batch(image=batch.image), mesh)
 
 
@@ -248,7 +248,7 @@ class Fed:
 def fed_torch(
   options: argparse.Namespace, path: pathlib.Path, stack: contextlib.ExitStack
 ) -> dict[str, Callable[[], Any]]:
-  """PyTorch's steps on views that workers made with Pillow; none without torch."""
+  """PyTorch's steps on views made by workers with Pillow; none without torch."""
   if importlib.util.find_spec('torch') is None:
     return {}
   import torch_baseline
@@ -258,13 +258,13 @@ def fed_torch(
   )
   batches = torch_baseline.batches(data, batch_size=options.batch_size, workers=WORKERS)
   stack.callback(batches.close)
-  seen = argparse.Namespace(**vars(options) | {'margin': 0})  # views have been cut
+  seen = argparse.Namespace(**vars(options) | {'margin': 0})  # views are cut already
   steps = torch_steps(seen, noise(options), augment=False)
   return {name: lambda one=one: one.take(*next(batches)) for name, one in steps.items()}
 
 
 def probe(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """Training the published landmark head, against columns that are built again in every epoch."""
+  """Training the published landmark head, against hypercolumns rebuilt in every epoch."""
   sizes = protocol_sizes(options)
   base = evaluation.network(sizes)
   step = evaluation.PublishedStep(sizes, base, evaluation.Faces(sizes, 'train'))
@@ -288,7 +288,7 @@ def probe(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 
 
 def protocol_sizes(options: argparse.Namespace) -> argparse.Namespace:
-  """Options of evaluation.py: the published head's, on pictures at network size."""
+  """Options for evaluation.py: those of the published head, on pictures at network size."""
   side = options.frame - 2 * options.margin
   sizes = {'depth': options.depth, 'width': options.width, 'side': side}
   sizes |= {'size': side // 2, 'grid': side, 'batch_size': min(options.batch_size, 32)}
@@ -297,7 +297,7 @@ def protocol_sizes(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def matching(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """Points of one picture found in another, both described, against columns that are built."""
+  """Points of one picture found in another, both described already, against explicit columns."""
   sizes = protocol_sizes(options)
   base, warped = evaluation.network(sizes), evaluation.warped_views(sizes)
   given = evaluation.describe_views(base, warped, sizes.grid)[:2]
@@ -310,7 +310,7 @@ def matching(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 
 
 def dense(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """Value and gradient of DVE's loss of one pair, by blocks, against the matrix of all pairs."""
+  """Value and gradient of DVE's loss for one pair, in blocks, against the matrix of all pairs."""
   maps = correlation.example(6 if options.smoke else 48, channels=64)
   forms = {'all pairs at once': correlation.Plain, 'by blocks': landmarks_jax.correlation}
   ways = {}
@@ -321,7 +321,7 @@ def dense(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 
 
 def start(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """Processes from their start: the import alone, and the first step of a run of MoCo."""
+  """Whole processes: the import alone, and up to the first step of a MoCo run."""
   names = 'depth', 'width', 'frame', 'margin', 'batch_size', 'queue', 'precision'
   text = json.dumps({name: getattr(options, name) for name in names})
   kept = stack.enter_context(tempfile.TemporaryDirectory())
@@ -341,7 +341,7 @@ def start(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
 
 
 def process(command: list[str], cache: str) -> None:
-  """Runs Python to its end; compiled code is kept in a folder."""
+  """Runs Python to completion; compiled code is cached in the folder `cache`."""
   kept = {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
   subprocess.run(
     [sys.executable, *command], env=os.environ | kept, check=True, stdout=subprocess.DEVNULL
@@ -349,7 +349,7 @@ def process(command: list[str], cache: str) -> None:
 
 
 def checkpoints(options: argparse.Namespace, stack: contextlib.ExitStack) -> Case:
-  """A state of MoCo to disk and back, beside the training step that it interrupts."""
+  """A MoCo state to disk and back, beside the training step that it interrupts."""
   frames, path = noise(options), stack.enter_context(tempfile.TemporaryDirectory())
   state = train_step.initial_state(options, options.depth, frames)
   method = train_step.build(options, options.depth, augment=True)

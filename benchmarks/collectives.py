@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: its collectives, read from the text of its HLO."""
+"""What a compiled program sends between devices: its collectives, parsed from its HLO text."""
 
 import math
 import re
@@ -20,12 +20,12 @@ class Part(NamedTuple):
 
   @property
   def bytes(self) -> int:
-    """Of the whole array."""
+    """The size of the whole array."""
     return BYTES[self.dtype] * math.prod(self.shape)
 
   @property
   def rank(self) -> int:
-    """The number of axes longer than 1: 0 of a number, 1 of a vector."""
+    """The number of axes longer than 1: 0 for a number, 1 for a vector."""
     return sum(side > 1 for side in self.shape)
 
 
@@ -34,19 +34,19 @@ class Collective(NamedTuple):
 
   kind: str
   parts: tuple[Part, ...]
-  together: int  # devices of one exchange
-  origin: str  # the operations of the program that it serves
+  together: int  # devices that take part in one exchange
+  origin: str  # the operations of the program that it belongs to
 
   @property
   def bytes(self) -> int:
-    """Of its result on one device."""
+    """The size of its result on one device."""
     return sum(part.bytes for part in self.parts)
 
 
 def read(hlo: str) -> list[Collective]:
-  """All collectives of a compiled program's text, `compiled.as_text()`, in its order.
+  """All collectives in a compiled program's text, `compiled.as_text()`, in order.
 
-  In the synchronous form of CPU programs. Raises ValueError for devices in a form not known here.
+  Expects the synchronous form of CPU programs. Raises ValueError for devices in an unknown form.
   """
   return list(_read(hlo))
 
@@ -68,7 +68,7 @@ def _together(line: str) -> int:
     return len(pairs[1].split('},{'))
   if axes := re.search(r'replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}', line):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
-    # An axis, or a cut of it: 'axis', 'axis':(before)size.
+    # An axis or a part of it: 'axis', 'axis':(before)size.
     used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes[2])
     return math.prod(int(cut or sizes[axis]) for axis, cut in used)
   if table := re.search(r'replica_groups=\[\d+,(\d+)\]<=', line):

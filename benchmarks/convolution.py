@@ -1,8 +1,8 @@
-"""Convolutions by XLA as it comes, as steps here are compiled, and by PyTorch.
+"""Convolutions by XLA with its defaults, with the compiler options used here, and by PyTorch.
 
-Layers of ResNets on 96-pixel pictures, forward and backward, and then MoCo's whole step with and
-without the options of landmarks_jax/runtime/compiler.py. Made for a CPU; the defaults take five
-minutes on two cores that nothing else uses.
+Layers of ResNets on 96-pixel pictures, forward and backward, then MoCo's whole step with and
+without the options of landmarks_jax/runtime/compiler.py. Made for CPUs; the defaults take five
+minutes on two otherwise idle cores.
 
 python benchmarks/convolution.py
 """
@@ -23,7 +23,7 @@ import train_step
 from landmarks_jax.runtime import compiler
 
 XLA, OURS, TORCH = 'XLA', 'landmarks_jax', 'PyTorch'
-PASSES = {'forward': None, 'to pictures': 0, 'to kernels': 1}  # the gradient of which argument
+PASSES = {'forward': None, 'to pictures': 0, 'to kernels': 1}  # the argument of the gradient
 
 
 class Layer(NamedTuple):
@@ -49,7 +49,7 @@ LAYERS = (
   Layer(12, 128, 128, 3),
   Layer(6, 256, 256, 3),
   Layer(3, 512, 512, 3),
-  Layer(12, 32, 32, 3),  # of a quarter's width
+  Layer(12, 32, 32, 3),  # of a ResNet of a quarter of the width
   Layer(24, 64, 256, 1),  # of ResNet-50
   Layer(12, 512, 128, 1),
   Layer(24, 64, 16, 1),
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def layer_rows(layer: Layer, options: argparse.Namespace) -> list[list[str]]:
-  """The cells of a layer, a row for each pass."""
+  """The rows of a layer, one for each pass."""
   rng, pad = np.random.default_rng(0), layer.side // 2
   image = rng.normal(size=(options.batch_size, layer.map, layer.map, layer.inputs))
   kernel = rng.normal(size=(layer.side, layer.side, layer.inputs, layer.outputs))
@@ -116,7 +116,7 @@ def layer_rows(layer: Layer, options: argparse.Namespace) -> list[list[str]]:
 def xla_pass(
   convolve: Callable, wanted: int | None, given: tuple[jax.Array, ...], chosen: compiler.Options
 ) -> Callable[[], Any]:
-  """The convolution of two arguments, or its gradient of the one that is wanted."""
+  """The convolution of two arguments, or its gradient with respect to argument `wanted`."""
 
   def run(image: jax.Array, kernel: jax.Array, slope: jax.Array) -> Any:
     if wanted is None:
@@ -131,7 +131,7 @@ def xla_pass(
 def torch_passes(
   layer: Layer, image: np.ndarray, kernel: np.ndarray, slope: np.ndarray
 ) -> dict[str, Callable[[], Any]]:
-  """PyTorch's by name, on maps and kernels with channels last; none without torch."""
+  """PyTorch's passes by name, on maps and kernels with channels last; none without torch."""
   if importlib.util.find_spec('torch') is None:
     return {}
   import torch
@@ -155,7 +155,7 @@ def torch_passes(
 
 
 def step_row(depth: int, options: argparse.Namespace) -> list[str]:
-  """The cells of a network."""
+  """The row of a network."""
   shape = options.batch_size, options.frame, options.frame, 3
   frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   state = train_step.initial_state(options, depth, frames)

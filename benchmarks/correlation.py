@@ -1,8 +1,8 @@
-"""Dense losses by blocks (landmarks_jax/correlation.py) against the matrix of all pairs.
+"""Dense losses in blocks (landmarks_jax/correlation.py) against the matrix of all pairs.
 
-Value and gradient of the losses of one pair of label maps, forward and backward, at several sides
-of the maps. The plain form computes the same probabilities and reduces the whole matrix. The
-defaults take some minutes on two CPU cores, and 2.5 GB of memory for the plain form.
+Value and gradient of the losses for one pair of label maps, forward and backward, at several map
+sizes. The plain form computes the same probabilities and reduces the whole matrix. The defaults
+take a few minutes on two CPU cores, and 2.5 GB of memory for the plain form.
 
 python -m benchmarks.correlation --json figures.json
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from landmarks_jax import correlation
 
-# Run as a module, this folder is not on the path.
+# When run as a module, this folder is not on the path.
 sys.path.append(str(pathlib.Path(__file__).parent))
 import measure
 
@@ -33,7 +33,7 @@ GAMMA = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Prints a table for each loss, and writes the figures where --json says."""
+  """Prints a table for each loss, and writes the figures to --json."""
   parser = measure.parser(__doc__)
   parser.add_argument('--sides', type=int, nargs='+', default=[24, 48, 70, 96], help='of the maps')
   parser.add_argument('--channels', type=int, default=64, help='of a descriptor')
@@ -60,7 +60,7 @@ class Plain:
 
   @staticmethod
   def scores(query: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
-    """All pairs."""
+    """The scores of all pairs."""
     return temperature * jnp.einsum('pc,qc->pq', query, key, precision='float32')
 
   @staticmethod
@@ -92,21 +92,21 @@ class Plain:
 
 
 def log_likelihood(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:
-  """Of a match with the same place, which needs no interpolation."""
+  """The negative log-likelihood of matching the same place, which needs no interpolation."""
   query, key = maps[:2]
   score = temperature * jnp.einsum('pc,pc->p', query, key, precision='float32')
   return (form.log_normaliser(query, key, temperature=temperature) - score).mean()
 
 
 def distance(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:
-  """Of the match to the target; `form` is `correlation` or `Plain`."""
+  """The expected distance from match to target; `form` is `correlation` or `Plain`."""
   query, key, _, target, positions = maps
   options = {'temperature': temperature, 'power': GAMMA}
   return form.expected_distance(query, key, target, positions, **options).mean()
 
 
 def exchanged_distance(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:
-  """The same once the query is told in the descriptors of the auxiliary picture (DVE)."""
+  """The same after expressing the query in the descriptors of the auxiliary picture (DVE)."""
   query, key, auxiliary, *places = maps
   query = form.expected_key(query, auxiliary, temperature=temperature)
   return distance(form, (query, key, auxiliary, *places), temperature)
@@ -120,7 +120,7 @@ LOSSES = {
 
 
 def compare(loss: Callable, side: int, options: argparse.Namespace) -> dict[str, Any]:
-  """The figures of one loss at one side."""
+  """The figures of one loss at one map size."""
   maps = example(side, options.channels)
   steps = {
     name: compiled(loss, form, maps, options.temperature)
@@ -145,7 +145,7 @@ def compare(loss: Callable, side: int, options: argparse.Namespace) -> dict[str,
 
 
 def example(side: int, channels: int) -> tuple[jax.Array, ...]:
-  """Rows of unit length of query, key and auxiliary, targets a few pixels away, positions."""
+  """Unit rows for query, key and auxiliary, targets a few pixels away, and positions."""
   r = np.random.default_rng(0)
   maps = r.normal(size=(3, side * side, channels))
   maps /= np.linalg.norm(maps, axis=-1, keepdims=True)
@@ -157,7 +157,7 @@ def example(side: int, channels: int) -> tuple[jax.Array, ...]:
 def compiled(
   loss: Callable, form: Any, maps: tuple[jax.Array, ...], temperature: float
 ) -> jax.stages.Compiled:
-  """Value and gradient with respect to the three maps."""
+  """The compiled value and gradient with respect to the three maps."""
 
   def value(*maps: jax.Array) -> jax.Array:
     return loss(form, maps, temperature)
@@ -166,13 +166,13 @@ def compiled(
 
 
 def megabytes(step: jax.stages.Compiled) -> float:
-  """At the peak, as the compiler planned it."""
+  """Peak memory, as planned by the compiler."""
   used = step.memory_analysis()
   return (used.argument_size_in_bytes + used.temp_size_in_bytes + used.output_size_in_bytes) / 1e6
 
 
 def row(figure: dict[str, Any]) -> list[str]:
-  """The cells of one side."""
+  """The cells for one map size."""
   plain, blockwise = figure['plain_seconds'], figure['blockwise_seconds']
   return [
     f'{figure["side"]}x{figure["side"]}',

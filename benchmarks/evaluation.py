@@ -1,15 +1,15 @@
-"""A landmark regression of MAFL's size, and matching, against hypercolumns that are built.
+"""Landmark regression at the size of MAFL, and matching, against explicit hypercolumns.
 
 The published code describes every picture again in every epoch, builds its hypercolumn at 48x48 and
-trains the head on that; to match, it builds those of both pictures at 96x96. Here every picture is
-described once, its features stay a pyramid, and the head is trained on pyramids or fitted in closed
-form. Peak memory is estimated from sizes, before anything runs, and measured in a process of each
-way's own; it is the host's, so that on an accelerator the estimate says little.
+trains the head on that; for matching it builds those of both pictures at 96x96. Here every picture
+is described once, its features stay a pyramid, and the head is trained on pyramids or fitted in
+closed form. Peak memory is estimated from sizes, before anything runs, and measured in a separate
+process for each way; it is host memory, so on an accelerator the estimate means little.
 
-Networks are random. Pictures are 500 rendered faces of each split, and again through other windows
-of their frames. The closed form runs once and in full; training takes 20 batches, from which its
-time is extrapolated. The defaults take a quarter of an hour on two CPU cores that nothing else
-uses, with --labelled 2000 five minutes. On an accelerator:
+Networks are random. Pictures are windows of the frames of 500 rendered faces for each split. The
+closed form runs once and in full; training runs 20 batches, from which its time is extrapolated.
+The defaults take a quarter of an hour on two otherwise idle CPU cores, or five minutes with
+--labelled 2000. On an accelerator:
 
 python benchmarks/evaluation.py --steps 20 --pairs 128
 """
@@ -45,15 +45,15 @@ from landmarks_jax.runtime import compiler, logs, optim
 COLOURS = {'mean': faces.INFO.mean, 'std': faces.INFO.std}
 RATE = {'learning_rate': 1e-3, 'weight_decay': 5e-4}
 HEAD = {'sharpness': 100.0, 'magnification': 10.0}
-# Of matching.run; specification section 5.
+# The warps of matching.run; specification section 5.
 WARP = dict(zip(matching.DEVIATIONS, (5e-4, 5e-3, 0.05, 0.05, 2.5), strict=True))
 LANDMARKS = len(faces.INFO.names)
 SEED = 0  # of networks, heads and warps
-SHIFT = 8  # pixels that a window moves each way
-DESCRIBED = 128  # pictures at once
-MAPS = 16  # side of the closed form's
+SHIFT = 8  # the most pixels that a window moves each way
+DESCRIBED = 128  # pictures described at once
+MAPS = 16  # side of the closed form's maps
 TELL_EVERY = 20  # seconds
-TIE = 1e-5  # cosines nearer than this are equal
+TIE = 1e-5  # cosines closer than this count as equal
 
 STACKED, CACHED, CLOSED = (
   'published head, columns stacked in every step',
@@ -97,7 +97,7 @@ def compare_memory(
 ) -> tuple['ClosedForm', 'PublishedStep']:
   """Estimates peaks, runs the ways and prints the table.
 
-  This process is still small: one that it starts counts its parent's size as its own.
+  Called while this process is small, as its size counts towards that of processes it starts.
   """
   terms, estimates, step = estimate_memory(options, base)
   for title, found in ('Peak memory, estimated', estimates), ('Its terms', terms):
@@ -120,7 +120,7 @@ def compare_memory(
 def estimate_memory(
   options: argparse.Namespace, base: Describer
 ) -> tuple[dict[str, int], dict[str, int], 'PublishedStep']:
-  """The terms, and the peak of each way, in bytes; the step, which it compiles."""
+  """The terms and the peak of each way, in bytes, and the compiled step."""
   image = jnp.zeros((DESCRIBED, options.side, options.side, 3), jnp.uint8)
   lowered = features.compiled(base.apply).lower(base.variables, image)
   levels, describe = lowered.out_info, lowered.compile()
@@ -142,7 +142,7 @@ def estimate_memory(
   }
   process, pictures, labelled, test, describing, grams, columns, code, stacked = terms.values()
   kept = process + pictures + labelled + test
-  # The parts of a set are there until they are one array.
+  # The parts of a set stay in memory until they are joined into one array.
   joining = process + pictures + describing + max(2 * labelled, labelled + 2 * test)
   estimates = {
     DESCRIBING: joining,
@@ -153,22 +153,22 @@ def estimate_memory(
 
 
 def temporary_bytes(compiled: Any) -> int:
-  """What a compiled function holds beside its arguments."""
+  """The memory that a compiled function needs besides its arguments."""
   used = compiled.memory_analysis()
   return used.temp_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
 
 
 def in_fresh_process(way: Callable[[argparse.Namespace], Any], options: argparse.Namespace) -> Any:
-  """The way's result, from a process in which nothing else has run."""
+  """The result of `way`, from a process in which nothing else has run."""
   spawn = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
     return pool.submit(way, options).result()
 
 
 class ClosedForm(NamedTuple):
-  """What became of a regression in closed form."""
+  """The outcome of a regression in closed form."""
 
-  described: tuple[float, float]  # seconds, of labelled and of test pictures
+  described: tuple[float, float]  # seconds, for labelled and for test pictures
   fitted: float
   predicted: float
   peaks: tuple[int, int]  # bytes, after describing and at the end
@@ -176,7 +176,7 @@ class ClosedForm(NamedTuple):
 
 
 def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
-  """The regression in full: describes, fits and predicts."""
+  """Runs the regression in full: describes, fits and predicts."""
   describer, sources = network(options), [Faces(options, split) for split in ('train', 'test')]
   clock, sets = [time.perf_counter()], []
   for source in sources:
@@ -199,7 +199,7 @@ def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
 
 
 def told(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-  """Passes batches on, and says how far they are."""
+  """Passes batches on and reports progress."""
   progress = logs.Progress(steps=-(-count // DESCRIBED), images_per_step=DESCRIBED)
   before = time.monotonic()
   for done, batch in enumerate(batches):
@@ -210,7 +210,7 @@ def told(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
 
 
 def tell(line: str) -> None:
-  """Progress, which is not part of the page."""
+  """Prints progress to stderr, which is not part of the page."""
   print(line, file=sys.stderr, flush=True)
 
 
@@ -246,13 +246,13 @@ class Faces:
     }
 
   def batch(self, rows: Iterable[int]) -> Batch:
-    """Some pictures at once; their numbers may pass the last one's."""
+    """A batch of some pictures; their numbers may exceed the last one's."""
     examples = [self[int(i)] for i in rows]
     return Batch(**jax.tree.map(lambda *fields: np.stack(fields), *examples))
 
 
 def network(options: argparse.Namespace) -> Describer:
-  """A random ResNet in float32; features are kept in bfloat16."""
+  """A random ResNet in float32, whose features are kept in bfloat16."""
   size = {'depth': options.depth, 'width': options.width}
   method = moco.build(**COLOURS, **size, margin=0, queue=0, precision='float32')
   example = Batch(image=np.zeros((1, options.side, options.side, 3), np.uint8))
@@ -261,9 +261,9 @@ def network(options: argparse.Namespace) -> Describer:
 
 
 class PublishedStep:
-  """A training step of the published head as its authors take it; a call returns its loss.
+  """A training step of the published head as in its authors' code; a call returns its loss.
 
-  Pictures of the next batch are described, their columns built, and those are mapped.
+  It describes the next batch of pictures, builds their hypercolumns and maps those.
   """
 
   def __init__(self, options: argparse.Namespace, describer: Describer, source: Faces) -> None:
@@ -285,7 +285,7 @@ class PublishedStep:
 
 
 def stacking(options: argparse.Namespace, base: Describer) -> Method:
-  """The published head on columns that are built, of pictures that are described, in its loss."""
+  """The published head, describing pictures and building their hypercolumns within its loss."""
 
   def column(variables: PyTree, image: Array, size: int | None) -> Pyramid:
     return (hypercolumn.stack(base.apply(variables, image, None), options.size),)
@@ -309,7 +309,7 @@ def stacking(options: argparse.Namespace, base: Describer) -> Method:
 def compare_heads(
   options: argparse.Namespace, base: Describer, step: PublishedStep, closed: ClosedForm
 ) -> None:
-  """Times training in turn, and prints the table of the regression."""
+  """Times training in turns, and prints the table of the regression."""
   note = first_losses(options, base, step)
   seconds = measure.in_turn(training_ways(options, base, step), options.repetitions)
   epoch_steps = max(options.labelled // options.batch_size, 1)
@@ -350,9 +350,9 @@ def compare_heads(
 def training_ways(
   options: argparse.Namespace, base: Describer, step: PublishedStep, *, epochs: int = 1
 ) -> dict[str, Callable[[], Any]]:
-  """Some batches in both ways of the published head, after which a call returns.
+  """Both ways of training the published head; a call trains on a few batches.
 
-  epochs: of the kept pyramids, whose training has a start that columns do without.
+  epochs: for the kept pyramids, whose training has a start-up cost that columns do not.
   """
   batch = jax.tree.map(lambda *parts: np.concatenate(parts), *step.given)
   pyramid = features.compiled(base.apply)(base.variables, batch.image)
@@ -366,7 +366,7 @@ def training_ways(
 
 
 def first_losses(options: argparse.Namespace, base: Describer, step: PublishedStep) -> str:
-  """The loss of one batch before training, stacked and from pyramids of the same precision."""
+  """The loss of one batch before training, from stacked columns and from float32 pyramids."""
   params, batch = step.state.params, step.given[0]
   stacked, _ = jax.jit(step.method.loss)(params, step.state.aux, batch, step.rng, 0)
   pyramid = jax.jit(base.apply, static_argnums=2)(base.variables, batch.image, None)
@@ -381,7 +381,7 @@ def first_losses(options: argparse.Namespace, base: Describer, step: PublishedSt
 
 
 def compare_matching(options: argparse.Namespace, base: Describer) -> None:
-  """Times describing and matching in turn, and prints the table of matching."""
+  """Times describing and matching in turns, and prints the table of matching."""
   views = warped_views(options)
   points, size = views.source.points, options.grid
   describers = {
@@ -421,7 +421,7 @@ def matching_row(
 
 
 def warped_views(options: argparse.Namespace) -> matching.Views:
-  """Pairs of test pictures, warped as the protocol does."""
+  """Pairs of test pictures, warped as in the protocol."""
   given = Faces(options, 'test').batch(range(2 * options.pairs))._replace(scale=None)
   first, second = (jax.tree.map(lambda x, i=i: x[i::2], given) for i in (0, 1))
   warps = matching.random_warps(jax.random.key(SEED), np.arange(options.pairs), **WARP)
@@ -429,7 +429,7 @@ def warped_views(options: argparse.Namespace) -> matching.Views:
 
 
 def projected(options: argparse.Namespace, base: Describer) -> Describer:
-  """A random projection of the network."""
+  """A random projection of the network's features."""
   method = projection.build(base=base, dim=options.dim, margin=0)
   example = Batch(image=np.zeros((1, options.side, options.side, 3), np.uint8))
   variables = jax.jit(method.init)(jax.random.key(SEED), example)
@@ -437,7 +437,7 @@ def projected(options: argparse.Namespace, base: Describer) -> Describer:
 
 
 def describe_views(describer: Describer, views: matching.Views, size: int) -> list[Pyramid]:
-  """The pyramids of source, same and different."""
+  """The pyramids of the source and the targets, same and different."""
   describe = matching.compiled(describer.apply, size)
   return [describe(describer.variables, view.image) for view in views]
 
@@ -454,7 +454,7 @@ def match_targets(
 def plain_match(
   source: Pyramid, target: Pyramid, points: Float[Array, 'B K 2'], *, size: int
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
-  """What `matching.match` computes, as its definition reads."""
+  """Computes what `matching.match` does, directly from the definition."""
   similarity = cosines(source, target, points, size=size)
   best = similarity.argmax(1)
   found = jnp.stack([best % size, best // size], axis=-1)
@@ -465,7 +465,7 @@ def plain_match(
 def cosines(
   source: Pyramid, target: Pyramid, points: Float[Array, 'B K 2'], *, size: int
 ) -> Float[Array, 'B P K']:
-  """Columns built at every position, normalised level by level, and all their inner products."""
+  """All inner products of columns, built at every position and normalised level by level."""
   column, sought = (normalised_column(pyramid, size) for pyramid in (source, target))
   pixels = jnp.round(coords.to_pixels(points, width=size, height=size))
   x, y = jnp.moveaxis(jnp.clip(pixels, 0, size - 1).astype(int), -1, 0)
@@ -475,7 +475,7 @@ def cosines(
 
 
 def normalised_column(pyramid: Pyramid, size: int) -> Float[Array, 'B {size} {size} C']:
-  """Every level at the size, of unit length, one after the other."""
+  """Every level resized and normalised to unit length, concatenated."""
   levels = [hypercolumn.resize(level, size) for level in pyramid]
   norms = [jnp.linalg.norm(level, axis=-1, keepdims=True) for level in levels]
   return jnp.concatenate(
@@ -484,7 +484,7 @@ def normalised_column(pyramid: Pyramid, size: int) -> Float[Array, 'B {size} {si
 
 
 def agreement(pyramids: Sequence[Pyramid], points: Float[Array, 'B K 2'], size: int) -> str:
-  """How often both ways match alike; raises AssertionError where they differ and are no tie."""
+  """How often both ways agree; raises AssertionError if they differ by more than a tie."""
   source, *targets = pyramids
   same, behind = [], 0.0
   for target in targets:

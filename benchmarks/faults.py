@@ -1,11 +1,11 @@
-"""Kills, signals and damages tiny training runs, continues them, and compares the ends bit for bit.
+"""Kills, signals and damages tiny training runs, resumes them, and compares results bit for bit.
 
-Every run is the command `train` in a forked process, so that the libraries are imported once, with
-a method of one matrix that is planted here, so that little is compiled: what is tried is how runs
-are kept, not what they learn. After a fault the same command goes on: it must begin at the newest
-step that was complete, and leave the numbers and the weights of a run that nothing disturbed. What
-a fault printed is shown. Mounts need root: without it a limit on the size of files stands for the
-full disk, and the read-only one is skipped.
+Every run is the command `train` in a forked process, so that libraries are imported once, with a
+one-matrix method planted here, so that little is compiled: what is tested is how runs are saved,
+not what they learn. After a fault the same command is run again: it must resume from the newest
+complete step, and end with the metrics and weights of an undisturbed run. The output of each fault
+is shown. Mounts need root: without it a limit on file size stands in for the full disk, and the
+read-only workdir is skipped.
 
 python benchmarks/faults.py --kills 5 --signals 2
 """
@@ -60,7 +60,7 @@ def get_config():
 
 
 def build(*, mean, std, constrain=lambda x: x) -> Method:  # noqa: ANN001
-  """Small pictures, mapped by one matrix and chased by noise; `seen` is kept beside the weights."""
+  """Maps small pictures by one matrix to a noise target; `seen` is kept beside the weights."""
 
   def init(rng, batch):  # noqa: ANN001, ANN202
     return {'w': jax.random.normal(rng, (16, 64))}, {'seen': jnp.zeros(64)}
@@ -86,7 +86,7 @@ def plant() -> None:
 
 
 class Outcome(NamedTuple):
-  """One row of the table. lost: attempts that did not go on from the newest complete step."""
+  """One row of the table. lost: attempts that did not resume from the newest complete step."""
 
   fault: str
   count: int
@@ -112,7 +112,7 @@ class Trial:
     self.lost, self.codes = 0, []
 
   def start(self, *more: str, before: Callable[[], None] = lambda: None) -> int:
-    """Begins an attempt in a process of its own; its number."""
+    """Starts an attempt in its own process; returns the process id."""
     expected = self.newest()
 
     def attempt() -> int:
@@ -123,7 +123,7 @@ class Trial:
     return self.pid
 
   def end(self, seconds: float = LIMIT) -> int:
-    """Waits for the attempt; its exit code, negative for a signal."""
+    """Waits for the attempt; returns its exit code, negative for a signal."""
     self.codes.append(wait(self.pid, seconds))
     begun = re.findall(r'resuming .* from step (\d+)', self.text)
     if 'compiling the step' in self.text and not begun:
@@ -133,7 +133,7 @@ class Trial:
 
   @property
   def text(self) -> str:
-    """What the attempt printed so far."""
+    """What the attempt has printed so far."""
     return self.log.read_text()
 
   def newest(self) -> int:
@@ -142,7 +142,7 @@ class Trial:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
   def until(self, condition: Callable[[], bool]) -> bool:
-    """Waits until something is so; False if the attempt ended before."""
+    """Waits until the condition holds; returns False if the attempt ends first."""
     while not condition():
       if not alive(self.pid):
         return False
@@ -150,14 +150,14 @@ class Trial:
     return True
 
   def told(self) -> tuple[str, ...]:
-    """The lines of the attempt that are warnings, errors or about going on."""
+    """The attempt's output lines that are warnings, errors or about saving and resuming."""
     words = ('warning:', 'error:', 'interrupted', 'Traceback', 'resuming', 'saved', 'stopped')
     lines = (line.strip() for line in self.text.splitlines())
     return tuple(line for line in lines if any(word in line for word in words))
 
 
 def fork(work: Callable[[], int], log: pathlib.Path) -> int:
-  """Runs `work` in a child that prints into `log`, and exits with what it returns."""
+  """Runs `work` in a child that prints into `log` and exits with the returned code."""
   sys.stdout.flush()
   pid = os.fork()
   if pid:
@@ -180,12 +180,12 @@ def fork(work: Callable[[], int], log: pathlib.Path) -> int:
 
 
 def alive(pid: int) -> bool:
-  """Whether a child still runs; it is not collected."""
+  """Whether a child is still running; does not reap it."""
   return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def wait(pid: int, seconds: float) -> int:
-  """The exit code of a child, -9 and killed if it takes longer."""
+  """Waits for a child's exit code; after `seconds` kills it, which gives -9."""
   deadline = time.monotonic() + seconds
   while alive(pid) and time.monotonic() < deadline:
     time.sleep(0.01)
@@ -195,7 +195,7 @@ def wait(pid: int, seconds: float) -> int:
 
 
 def digest(workdir: pathlib.Path) -> str:
-  """A checksum of the numbers that a run wrote and of its last state."""
+  """A checksum of a run's metrics and its last state."""
   total = hashlib.sha256((workdir / 'metrics.jsonl').read_bytes())
   parts = ('step', 'params', 'aux', 'opt')
   for leaf in jax.tree.leaves(checkpoint.read_variables(workdir / 'checkpoints', parts)):
@@ -204,7 +204,7 @@ def digest(workdir: pathlib.Path) -> str:
 
 
 class Lab:
-  """Where trials are made, and what they must end with."""
+  """Creates trials in a folder, and knows what they must end with."""
 
   def __init__(self, folder: pathlib.Path, options: argparse.Namespace) -> None:
     self.folder, self.options, self.count = folder, options, 0
@@ -214,18 +214,18 @@ class Lab:
     self.known: dict[tuple[str, ...], tuple[str, float]] = {}
 
   def trial(self, *more: str) -> Trial:
-    """A run that has not begun."""
+    """A run that has not started."""
     self.count += 1
     return Trial(self.folder / f'{self.count:03d}', *self.changes, *more)
 
   def digest(self, workdir: pathlib.Path) -> str:
-    """`digest`, in a process of its own: after it, this one could not fork any more."""
+    """`digest` in a separate process, as this one could not fork any more after it."""
     out = self.folder / 'digest'
     code = wait(fork(lambda: print(digest(workdir)) or 0, out), LIMIT)
     return out.read_text().split()[-1] if code == 0 else f'unreadable: {out.read_text()}'
 
   def undisturbed(self, *more: str) -> tuple[str, float]:
-    """The digest of a run with these changes, and the seconds that it takes from start to end."""
+    """The digest of an undisturbed run with these changes, and its duration in seconds."""
     if more not in self.known:
       trial = self.trial(*more)
       for _ in range(1 + (not more)):  # the first one fills the cache of compiled code
@@ -240,7 +240,7 @@ class Lab:
   def finish(
     self, fault: str, trial: Trial, *more: str, told: Sequence[str] = (), **fields: Any
   ) -> Outcome:
-    """Lets the command go on to the end, and compares."""
+    """Lets the command resume and finish, and compares the result."""
     faults = tuple(trial.codes)
     trial.start()
     end = trial.end()
@@ -251,7 +251,7 @@ class Lab:
 
 
 def repeatedly(lab: Lab, number: int, sent: signal.Signals) -> Outcome:
-  """A signal at a random moment of an attempt, again and again; after a run's end, of another."""
+  """Sends a signal at random moments, `number` times; when a run ends, another is started."""
   _, seconds = lab.undisturbed()
   trial, runs, equal, lost, codes, told, slowest = lab.trial(), 1, True, 0, [], {}, 0.0
   while len(codes) < number:
@@ -291,7 +291,7 @@ def kill(lab: Lab) -> Outcome:
 
 
 def terminate(lab: Lab) -> Outcome:
-  """SIGTERM at random moments: saves, and says with its exit code that it did."""
+  """SIGTERM at random moments: the run saves, and its exit code says so."""
   return repeatedly(lab, lab.options.signals, signal.SIGTERM)
 
 
@@ -314,11 +314,11 @@ def kill_while_writing(lab: Lab) -> Outcome:
 
 
 def damage(lab: Lab, name: str, change: Callable[[pathlib.Path], None]) -> Outcome:
-  """The largest file of the newest step is changed while nobody trains."""
+  """Changes the largest file of the newest step while no training runs."""
   trial = stopped(lab)
   newest = trial.workdir / 'checkpoints' / str(trial.newest())
   change(max((p for p in newest.rglob('*') if p.is_file()), key=lambda path: path.stat().st_size))
-  trial.lost -= 1  # it must go back by one step
+  trial.lost -= 1  # it must resume from one step earlier
   return lab.finish(name, trial, count=1, codes=())
 
 
@@ -333,13 +333,13 @@ def stopped(lab: Lab, *more: str, before: Callable[[], None] = lambda: None) -> 
 
 
 def truncate(lab: Lab) -> Outcome:
-  """Half of a file of the newest step is gone."""
+  """Cuts off half of a file of the newest step."""
   change = lambda path: os.truncate(path, path.stat().st_size // 2)  # noqa: E731
   return damage(lab, 'newest checkpoint truncated', change)
 
 
 def flip(lab: Lab) -> Outcome:
-  """One bit of the newest step is another one."""
+  """Flips one bit of the newest step."""
 
   def change(path: pathlib.Path) -> None:
     content = bytearray(path.read_bytes())
@@ -351,7 +351,7 @@ def flip(lab: Lab) -> Outcome:
 
 @contextlib.contextmanager
 def mounted(folder: pathlib.Path, *options: str) -> Iterator[bool]:
-  """A mount for a while; False where the system refuses it."""
+  """A temporary mount; yields False if the system refuses it."""
   done = subprocess.run(['mount', *options, str(folder)], check=False, capture_output=True)
   try:
     yield done.returncode == 0
@@ -361,7 +361,7 @@ def mounted(folder: pathlib.Path, *options: str) -> Iterator[bool]:
 
 
 def full_disk(lab: Lab) -> Outcome:
-  """The disk of the workdir fills up: no step can be written any more."""
+  """Fills the disk of the workdir, so that no step can be written any more."""
   trial = stopped(lab)
   aside, name = trial.workdir.with_name('aside'), 'full disk during save (tmpfs)'
   trial.workdir.rename(aside)
@@ -386,19 +386,19 @@ def full_disk(lab: Lab) -> Outcome:
 
 
 def resize(folder: pathlib.Path, size: int) -> None:
-  """Gives a tmpfs so many bytes."""
+  """Resizes a tmpfs to `size` bytes."""
   subprocess.run(['mount', f'--options=remount,size={size}', str(folder)], check=True)
 
 
 def small_files() -> None:
-  """From here on no file of this process grows beyond this."""
+  """Limits the size of files that this process writes from now on."""
   import resource
 
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 def read_only(lab: Lab) -> Outcome:
-  """The workdir can be read and not written."""
+  """Makes the workdir read-only."""
   trial, name = stopped(lab), 'read-only workdir'
   with mounted(trial.workdir, '--bind', str(trial.workdir)) as possible:
     if not possible:
@@ -412,7 +412,7 @@ def read_only(lab: Lab) -> Outcome:
 
 
 def vanishing_data(lab: Lab) -> Outcome:
-  """The folder of the pictures disappears while they are read, and comes back."""
+  """Removes the folder of pictures while they are being read, then restores it."""
   from PIL import Image
 
   from landmarks_jax.data.synthetic import faces
@@ -438,7 +438,7 @@ def vanishing_data(lab: Lab) -> Outcome:
 
 
 def clock_back(lab: Lab) -> Outcome:
-  """The clock goes back by a day during a run, which is killed and goes on a year before."""
+  """Sets the clock back by a day during a run, kills it, and resumes a year in the past."""
   name = 'clock goes back'
   library = next(pathlib.Path('/usr/lib').rglob('libfaketime.so.1'), None)
   if library is None:
@@ -451,7 +451,7 @@ def clock_back(lab: Lab) -> Outcome:
   }
   env |= {'FAKETIME_DONT_FAKE_MONOTONIC': '1', 'PYTHONPATH': str(ROOT)}
 
-  def attempt() -> int:  # the library must be there from the first instruction on
+  def attempt() -> int:  # the library must be loaded from the first instruction on
     arguments = [sys.executable, __file__, 'attempt', *trial.argv]
     return os.execve(sys.executable, arguments, os.environ | env)
 
@@ -472,7 +472,7 @@ def clock_back(lab: Lab) -> Outcome:
 
 
 def one_of_two(lab: Lab) -> Outcome:
-  """Of two processes that train together one is killed; then both start again."""
+  """Kills one of two processes that train together, then restarts both."""
   two = [lab.trial(), lab.trial()]
   two[1].argv = two[0].argv
 
@@ -518,7 +518,7 @@ FAULTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Prints a table of faults, and what each of them said; 1 if one was not survived."""
+  """Prints a table of faults and their output; returns 1 if one was not survived."""
   plant()
   if (arguments or sys.argv[1:])[:1] == ['attempt']:
     return command(sys.argv[1:])

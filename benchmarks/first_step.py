@@ -1,4 +1,4 @@
-"""A process that does what `train` does up to its first step, and takes it: `start` of the suite.
+"""Does what `train` does up to and including its first step; used by the suite's case `start`.
 
 python benchmarks/first_step.py FOLDER OPTIONS, a folder of pictures and JSON
 """
@@ -15,7 +15,7 @@ with garbage.uncollected():
 
 
 def main(folder: str, text: str) -> None:
-  """options: those of the suite, and depth as one number."""
+  """Takes the first step on a folder of pictures. text: options of the suite, as JSON."""
   options = json.loads(text)
   batch_size, frame = options.pop('batch_size'), options.pop('frame')
   config = {

@@ -1,8 +1,8 @@
 """Reading pictures against a Pillow loop, and augmenting them on the device against Pillow.
 
-Pictures are rendered, written as JPEGs into a temporary folder, and come from the page cache when
-they are read. Every loop is one thread. The defaults take less than a minute on two CPU cores that
-nothing else uses. On an accelerator:
+Pictures are rendered, written as JPEGs into a temporary folder, and read from the page cache. Every
+loop is single-threaded. The defaults take less than a minute on two otherwise idle CPU cores. On an
+accelerator:
 
 python benchmarks/input_pipeline.py --batch_size 256
 """
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_pictures(path: pathlib.Path, kind: str, options: argparse.Namespace) -> None:
-  """Rendered faces, cut to the size, as JPEGs; with one landmark each, in labels.csv."""
+  """Writes rendered faces, cut to the size, as JPEGs, and one landmark each in labels.csv."""
   width, height = SIZES[kind]
   left, source = (height - width) // 2, faces.source(frame=height)
   rows = ['file,centre_x,centre_y']
@@ -64,7 +64,7 @@ def write_pictures(path: pathlib.Path, kind: str, options: argparse.Namespace) -
 
 
 def reading(kind: str, path: pathlib.Path, options: argparse.Namespace) -> None:
-  """Files to square frames."""
+  """Times reading files to square frames, and prints a table."""
   sources = readers(kind, path, options.frame)
   files = sources[BASELINE].files
   ways = {name: functools.partial(read_all, source) for name, source in sources.items()}
@@ -106,7 +106,7 @@ def readers(kind: str, path: pathlib.Path, frame: int) -> dict[str, Any]:
 
 
 class Loop:
-  """What one would write: open, cut the centre square, resize."""
+  """The obvious loop: open, cut the centre square, resize."""
 
   def __init__(self, files: Sequence[pathlib.Path], frame: int) -> None:
     self.files, self.frame = files, frame
@@ -128,13 +128,13 @@ def read_all(source: Source | Loop) -> np.ndarray:
 
 
 def difference(frames: np.ndarray, expected: np.ndarray) -> str:
-  """Mean and greatest distance of two pictures' bytes."""
+  """Mean and greatest absolute difference of two sets of frames."""
   apart = np.abs(frames.astype(int) - expected.astype(int))
   return f'mean {measure.number(apart.mean())}, greatest {apart.max()}' if apart.any() else 'none'
 
 
 def augmenting(options: argparse.Namespace) -> None:
-  """Frames to random views."""
+  """Times drawing random views of frames, and prints a table."""
   frames = read_all(faces.source(frame=options.frame, count=options.batch_size))
   ways = view_ways(frames, options.margin)
   seconds = measure.in_turn(ways, options.repetitions)
@@ -188,7 +188,7 @@ class PillowViews:
     return np.asarray(image, np.float32)[inside, inside] + shift
 
   def compress(self, image: Image.Image) -> Image.Image:
-    """JPEG at a random size and quality, back at the size."""
+    """JPEG compression at a random size and quality, resized back."""
     side = image.size[0]
     drawn = int(side * (1 + 0.5 * self.rng.standard_normal()))
     drawn = min(max(drawn, int(0.8 * side)), 2 * side)

@@ -1,7 +1,7 @@
 """Times several ways to do one thing in turn, and prints tables with ratios to a baseline.
 
-Every repetition runs every way, so that whatever else the machine does meets all of them, and a
-ratio is taken within its repetition. A figure is a median, with the lowest and the highest.
+Every repetition runs every way, so that other load on the machine affects all of them, and ratios
+are taken within a repetition. A figure is a median, with the lowest and the highest value.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def parse(
   *,
   packages: Sequence[str],
 ) -> argparse.Namespace:
-  """The options; prints the command, all options, the device, the load and versions."""
+  """Parses the options; prints the command, all options, the device, the load and versions."""
   options = parser.parse_args(arguments)
   name = pathlib.Path(script).name
   called = ['-m', 'benchmarks'] if name == '__main__.py' else [f'benchmarks/{name}']
@@ -58,14 +58,14 @@ def parse(
 
 
 def in_turn(ways: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, Seconds]:
-  """Seconds of every way, its result waited for.
+  """Seconds that every way takes, including waiting for its result.
 
-  It runs twice each time and the second run counts: the first one compiles, and wins caches and
-  threads back from the way before it.
+  Each way runs twice per repetition and the second run counts: the first one compiles, and recovers
+  caches and threads from the way before it.
   """
   seconds = {name: np.zeros(repetitions) for name in ways}
   for repetition in range(repetitions):
-    for name in np.roll(list(ways), -repetition):  # behind another one each time
+    for name in np.roll(list(ways), -repetition):  # start with another way each time
       jax.block_until_ready(ways[name]())
       began = time.perf_counter()
       jax.block_until_ready(ways[name]())
@@ -74,7 +74,7 @@ def in_turn(ways: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str
 
 
 def repeated(step: Callable[[], Any], steps: int) -> Callable[[], float]:
-  """Takes some steps in a row and waits for the last one's loss."""
+  """A function that takes some steps in a row and waits for the last one's loss."""
 
   def run() -> float:
     for _ in range(steps):
@@ -85,7 +85,7 @@ def repeated(step: Callable[[], Any], steps: int) -> Callable[[], float]:
 
 
 def number(value: float) -> str:
-  """Three significant digits."""
+  """A number with three significant digits."""
   return f'{float(f"{value:.3g}"):,.10g}'
 
 
@@ -105,7 +105,7 @@ def speed_up(seconds: Seconds, baseline: Seconds | None) -> str:
 def print_table(
   title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-  """A Markdown table under its title and what must be known to read it."""
+  """Prints a Markdown table under its title and a text that explains it."""
   lines = [header, *rows]
   widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
   lines.insert(1, ['-' * width for width in widths])

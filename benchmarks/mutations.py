@@ -1,11 +1,11 @@
-"""Changes bytes of published weight files at random and has each read, as `convert` reads it.
+"""Randomly mutates published weight files and reads each of them as `convert` does.
 
-The files are those of the tests, of every kind and in both serialisations. A change flips, cuts,
-doubles, moves or overwrites bytes, everywhere or in the pickle alone; in an archive the record's
-checksum is made right again, or nothing but checksums would be tried. What is read must be a
-network, or be refused with one line; anything else, and more than --seconds, ends the script with
-the number of the file, and --only tries that one again. What passes for a network is built as far
-as its shapes, once for each set of sizes.
+The files are those of the tests, of every kind and in both serialisations. A mutation flips, cuts,
+duplicates, moves or overwrites bytes, anywhere or in the pickle alone; in an archive the record's
+checksum is then corrected, as otherwise only checksums would be tested. A file must be read as a
+network or refused with one line; anything else, or taking more than --seconds, ends the script with
+the number of the file, and --only tries that one again. Files accepted as networks are built as far
+as their shapes, once for each set of sizes.
 
 python benchmarks/mutations.py --count 5000
 """
@@ -38,7 +38,7 @@ Change = Callable[[np.random.Generator, bytes], bytes]
 
 
 def flip(rng: np.random.Generator, content: bytes) -> bytes:
-  """Other values of one to three bytes."""
+  """Replaces one to three bytes by random values."""
   found = bytearray(content)
   for _ in range(rng.integers(1, 4)):
     found[rng.integers(len(found))] = rng.integers(256)
@@ -46,36 +46,36 @@ def flip(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def extreme(rng: np.random.Generator, content: bytes) -> bytes:
-  """One to eight bytes in a row, all of them the least or the greatest."""
+  """Overwrites one to eight bytes in a row with one extreme value."""
   at, length = rng.integers(len(content)), rng.integers(1, 9)
   return content[:at] + bytes([rng.choice([0, 127, 128, 255])]) * length + content[at + length :]
 
 
 def cut(rng: np.random.Generator, content: bytes) -> bytes:
-  """The end is missing."""
+  """Cuts off the end."""
   return content[: rng.integers(len(content))]
 
 
 def drop(rng: np.random.Generator, content: bytes) -> bytes:
-  """A slice is missing."""
+  """Removes a slice."""
   at = rng.integers(len(content))
   return content[:at] + content[at + rng.integers(1, 200) :]
 
 
 def double(rng: np.random.Generator, content: bytes) -> bytes:
-  """A slice is there twice, the second time anywhere."""
+  """Inserts a copy of a slice anywhere."""
   at, to = rng.integers(len(content), size=2)
   return content[:to] + content[at : at + rng.integers(1, 200)] + content[to:]
 
 
 def insert(rng: np.random.Generator, content: bytes) -> bytes:
-  """Random bytes between the others."""
+  """Inserts random bytes."""
   at = rng.integers(len(content))
   return content[:at] + rng.bytes(rng.integers(1, 50)) + content[at:]
 
 
 def swap(rng: np.random.Generator, content: bytes) -> bytes:
-  """Two neighbouring slices change places."""
+  """Swaps two adjacent slices."""
   first, second, third = sorted(rng.integers(len(content), size=3))
   return content[:first] + content[second:third] + content[first:second] + content[third:]
 
@@ -84,9 +84,9 @@ CHANGES: tuple[Change, ...] = (flip, extreme, cut, drop, double, insert, swap)
 
 
 def in_the_pickle(rng: np.random.Generator, content: bytes, change: Change) -> bytes:
-  """In the names, shapes and opcodes; what holds the numbers stays as it is."""
+  """Changes only names, shapes and opcodes; the bytes of the weights stay as they are."""
   if not content.startswith(b'PK'):
-    end = content.rindex(b'.\x80\x02]') + 1  # before the list of the storages, and their numbers
+    end = content.rindex(b'.\x80\x02]') + 1  # before the list of the storages and their bytes
     return change(rng, content[:end]) + content[end:]
   changed = io.BytesIO()
   with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, 'w') as new:
@@ -98,7 +98,7 @@ def in_the_pickle(rng: np.random.Generator, content: bytes, change: Change) -> b
 
 
 def files() -> dict[str, tuple[bytes, published.Options]]:
-  """Valid files by name, and what must be known beside them."""
+  """Valid files by name, each with the options needed to read it."""
   import published_test
   import torch_files
 
@@ -112,7 +112,7 @@ def files() -> dict[str, tuple[bytes, published.Options]]:
 
 
 def mutated(number: int, seed: int, contents: Sequence[bytes]) -> tuple[int, bytes]:
-  """The file of that number: which of the contents it is made of, and its bytes."""
+  """The mutated file of that number: the index of its original, and its bytes."""
   rng = np.random.default_rng((seed, number))
   which, some = (
     int(rng.integers(len(contents))),
@@ -130,14 +130,14 @@ def mutated(number: int, seed: int, contents: Sequence[bytes]) -> tuple[int, byt
 
 @functools.cache
 def built(method: str, frame: int) -> None:
-  """Traces a method of these options, as JSON: what a file's sizes lead to is not computed."""
+  """Traces a method with these options, given as JSON, without computing anything."""
   experiment = converting.Experiment(converting.config(json.loads(method), frame))
   experiment.resolve()
   converting.shapes(experiment)
 
 
 def attempt(path: pathlib.Path, options: published.Options) -> str:
-  """Reads a file as `convert` does; 'read' or 'refused'."""
+  """Reads a file as `convert` does; returns 'read' or 'refused'."""
   try:
     found = published.read(path, options)
     if found.frame is not None:  # a head has no network of its own
@@ -150,12 +150,12 @@ def attempt(path: pathlib.Path, options: published.Options) -> str:
 
 
 def megabytes() -> float:
-  """The most that this process has had in memory at once."""
+  """The peak memory of this process."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Tries all of them and prints a table; raises what the first of them did that went wrong."""
+  """Tries all mutations and prints a table; raises the error of the first one that goes wrong."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -3,8 +3,8 @@
 The head maps every position of the hypercolumn linearly. A linear map commutes with resizing, so
 each level can be mapped at its own resolution (hypercolumn.project), and frozen features can be
 kept as pyramids. A step takes its features from host memory, as in evaluation/probing.py. The
-defaults, features of a ResNet-50, take about a minute on two CPU cores that nothing else uses. On
-an accelerator:
+defaults, features of a ResNet-50, take about a minute on two otherwise idle CPU cores. On an
+accelerator:
 
 python benchmarks/probe.py --batch_size 32 --steps 20
 """
@@ -30,7 +30,7 @@ BASELINE = 'stacked, kept'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Prints the table, and how far the two computations are apart."""
+  """Prints the table, and how far the two computations differ."""
   parser = measure.parser(__doc__)
   parser.add_argument('--depth', type=int, default=50, help='of the ResNet')
   parser.add_argument('--width', type=float, default=1, help='of the ResNet')
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def features(options: argparse.Namespace) -> Pyramid:
-  """Random numbers with the shapes of a ResNet's stages, as they are kept: bfloat16, NumPy."""
+  """Random numbers with the shapes of a ResNet's stages, stored as bfloat16 NumPy arrays."""
   network = resnet.ResNet(depth=options.depth, width=options.width)
   image = jnp.zeros((options.batch_size, options.side, options.side, 3))
   init = functools.partial(network.init_with_output, train=False)
@@ -124,7 +124,7 @@ class Step:
 
 
 def difference(options: argparse.Namespace, method: Method, pyramid: Pyramid) -> str:
-  """How far maps and landmarks of one head are apart; the column is float32 here."""
+  """How far maps and landmarks of one head differ; the column is float32 here."""
   params, aux = method.init(jax.random.key(2), Batch(pyramid=pyramid))
   exact = tuple(level.astype(np.float32) for level in pyramid)
   column = hypercolumn.stack(exact, options.size)

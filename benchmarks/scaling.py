@@ -1,9 +1,9 @@
 """What a training step sends between devices, read from the compiled program; a model of its time.
 
-Every method's step is compiled for fake CPU devices and its collectives are held against the
+Every method's step is compiled for fake CPU devices and its collectives are checked against the
 formulas of docs/scaling.md: a difference is an error. Nothing is run, so bytes are exact and no
-second is measured. Networks are of full width; the defaults take about half an hour on two CPU
-cores. The page's tables of modelled times, which take no compiler:
+time is measured. Networks have full width; the defaults take about half an hour on two CPU cores.
+The page's tables of modelled times, which need no compilation:
 
 python benchmarks/scaling.py --model
 """
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(name: str, options: argparse.Namespace) -> None:
-  """Prints a method's bytes by cause, held against the formulas; AssertionError if they differ."""
+  """Prints a method's bytes by cause; raises AssertionError if they differ from the formulas."""
   rows = {cause: [cause] for cause in (*CAUSES, 'all causes', 'collectives (all-reduces)')}
   for devices in options.devices:
     state, batch, found = compiled(name, devices, options)
@@ -98,7 +98,7 @@ def compiled(
 
 
 def by_cause(found: Sequence[collectives.Collective], devices: int) -> dict[str, int]:
-  """Bytes that collectives give to a device, by why."""
+  """Bytes that collectives deliver to a device, by cause."""
   given = dict.fromkeys(CAUSES, 0)
   for collective in found:
     for part in collective.parts:
@@ -107,10 +107,10 @@ def by_cause(found: Sequence[collectives.Collective], devices: int) -> dict[str,
 
 
 def cause(collective: collectives.Collective, part: collectives.Part, devices: int) -> str:
-  """Why a part of a collective travels, told by its kind and shape."""
+  """Why a part of a collective is sent, inferred from its kind and shape."""
   if collective.kind == 'all-reduce':
     if part.rank == 1 and collective.together < devices:
-      return 'batch statistics'  # of a group that lies on several devices
+      return 'batch statistics'  # of a group that spans several devices
     return ('numbers', 'vectors', 'kernels')[min(part.rank, 2)]
   if part.dtype == 'u8':
     return 'frames'
@@ -118,42 +118,42 @@ def cause(collective: collectives.Collective, part: collectives.Part, devices: i
 
 
 def formulas(name: str, state: TrainState, batch: Batch, devices: int) -> dict[str, int]:
-  """What a step has to send to a device, by why (docs/scaling.md)."""
+  """What a step has to send to a device, by cause (docs/scaling.md)."""
   leaves, aux = jax.tree.leaves(state.params), state.aux
   kernels = sum(leaf.size for leaf in leaves if leaf.ndim > 1)
   statistics = sum(size(aux[name]) for name in ('stats', 'key_stats') if name in aux)
   stems = sum(math.prod(leaf.shape[2:]) for leaf in leaves if leaf.shape[:2] == (7, 7))
-  stems *= 8 * 8 - 7 * 7  # a ResNet's first kernel travels as `resnet.StemConv` uses it
+  stems *= 8 * 8 - 7 * 7  # a ResNet's first kernel is sent in the shape `resnet.StemConv` uses
   due = {'kernels': 4 * (kernels + stems), 'vectors': 4 * (size(leaves) - kernels + statistics)}
   due |= {'numbers': 4 * 2, 'frames': 0, 'keys': 0, 'labels': 0}  # the loss and a metric
   if name == 'scrl':
     due['vectors'] += 4 * DIM  # the mean unit vector, a metric
   if 'queue' in aux:
     count, dim = batch.image.shape[0], aux['queue'].shape[1]
-    due['frames'] = 2 * math.prod(batch.image.shape) // devices  # there, and to its place
+    due['frames'] = 2 * math.prod(batch.image.shape) // devices  # all-to-all, then a permutation
     due['keys'] = 4 * count * (dim + 1) + 2 * 4 * dim * count // devices  # with their rows
   if name == 'dve':
-    # The maps of one neighbour, and their gradient; a map has half the side of a picture.
+    # The maps of one neighbour and their gradient; a map has half the side of a picture.
     due['labels'] = 2 * 4 * LABELS * ((batch.image.shape[1] - 2 * MARGIN) // 2) ** 2
   return due
 
 
 def check(what: str, given: dict[str, int], due: dict[str, int]) -> None:
-  """Raises AssertionError where a step sends something else than its formula, or more."""
+  """Raises AssertionError where a step's bytes disagree with its formula or exceed it."""
   for cause, expected in due.items():
     if cause == 'vectors' and given['batch statistics']:
-      continue  # their gradients have partly been summed with the statistics
+      continue  # their gradients are partly summed together with the statistics
     fine = given[cause] == expected if cause in EXACT else given[cause] <= expected
     assert fine, f'{what}: {cause} take {given[cause]:,} bytes, the formula says {expected:,}'
 
 
 def size(tree: PyTree) -> int:
-  """How many numbers a tree holds."""
+  """The number of elements in a tree."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def print_flops(options: argparse.Namespace) -> None:
-  """The operations of the paper's step for a picture: counted, and by XLA's cost analysis."""
+  """Prints operations per picture of the paper's step: counted, and by XLA's cost analysis."""
   side = options.frame - 2 * MARGIN
   options = argparse.Namespace(**vars(options) | {'batch_size': options.each, 'margin': MARGIN})
   counted, lines = train_step.step_flops(options, 50), []
@@ -184,7 +184,7 @@ def initial(method: Method, shape: tuple[int, ...]) -> TrainState:
 
 
 def contrast(depth: int, groups: int | None) -> Callable[..., Any]:
-  """MoCo; groups: None takes one for each device."""
+  """MoCo. groups: of BatchNorm; None: one for each device."""
 
   def case(options: argparse.Namespace, devices: int) -> Callable[..., Method]:
     norm_groups = devices if groups is None else groups
@@ -222,7 +222,7 @@ def dense(exchange: bool) -> Callable[..., Any]:
 
 
 def boxes(options: argparse.Namespace, devices: int) -> Callable[..., Method]:
-  """SCRL; BatchNorm in a group for each device, also that of boxes."""
+  """SCRL; BatchNorm in a group for each device, including that over boxes."""
   kept = {'width': options.width, 'norm_groups': devices, 'precision': options.precision}
   kept |= {'hidden': int(4096 * options.width), 'dim': DIM, 'margin': MARGIN}
   return functools.partial(scrl.build, **COLOURS, **kept, depth=50, output_stride=16, smallest=16)

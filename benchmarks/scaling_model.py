@@ -1,6 +1,6 @@
 """A model, not a measurement: the time of a MoCo step from published speeds and counted bytes.
 
-docs/scaling.md states the formulas and shows the tables that `page` makes. The step is the paper's
+docs/scaling.md states the formulas and shows the tables made by `page`. The step is the paper's
 (ResNet-50, 96 pixels, frames of 136) with one BatchNorm group for each device.
 """
 
@@ -14,15 +14,15 @@ FRAME = 136 * 136 * 3  # bytes of a picture
 DIM = 128  # of a key
 UTILISATION = 0.4  # assumed: the share of the peak that convolutions reach
 COLLECTIVES = 6  # of a step: frames twice, keys three times, one all-reduce
-NORM_COLLECTIVES = 307  # more of them where norm groups lie across devices: moco_resnet50_4_groups
+NORM_COLLECTIVES = 307  # additional ones if norm groups span devices: moco_resnet50_4_groups
 UPDATE = 7 * 4 * PARAMETERS  # read parameters, gradient, momentum, key encoder; write all but one
-MOST = 1024  # pictures on a device: beyond, activations are taken not to fit
+MOST = 1024  # pictures on a device; with more, activations are assumed not to fit
 BATCHES = 256, 1024, 4096, 16384, 32768
 SHOWN = (16, 256), (64, 1024), (256, 4096), (256, 32768), (1024, 32768)
 
 
 class Machine(NamedTuple):
-  """Published speeds of a device and of its two networks, a second and one way."""
+  """Published speeds of a device and its two networks, per second and in one direction."""
 
   name: str
   operations: float  # of bfloat16 products
@@ -44,13 +44,13 @@ DEVICES = {'TPU v5e': (1, 4, 16, 64, 256, 1024), 'H100 SXM': (1, 8, 16, 64, 256,
 
 
 def picture_flops() -> int:
-  """Of a step for one picture; augmentation is not counted."""
+  """Operations of a step for one picture, without augmentation."""
   stem, rest = train_step.forward_flops(50, 1.0, 96)
   return 3 * stem + 4 * rest
 
 
 def parts(machine: Machine, devices: int, batch: int) -> dict[str, float]:
-  """Seconds of a step by what it does; nothing is taken to overlap."""
+  """Seconds of a step by part, assuming that nothing overlaps."""
   each, inner = batch / devices, min(devices, machine.domain)
   seconds = {
     'networks': each * picture_flops() / (UTILISATION * machine.operations),
@@ -58,9 +58,9 @@ def parts(machine: Machine, devices: int, batch: int) -> dict[str, float]:
   }
   if devices == 1:
     return seconds
-  hops = inner**0.5 / 2 if machine.torus else 1  # of a row on its way, in the mean
+  hops = inner**0.5 / 2 if machine.torus else 1  # of a row on its way, on average
   outer = devices // inner
-  rows = 2 * each * FRAME  # there, and to its place
+  rows = 2 * each * FRAME  # all-to-all, then a permutation
   gradient = 4 * PARAMETERS
   keys = 4 * batch * DIM
   seconds['gradients'] = 2 * gradient * (inner - 1) / inner / bandwidth(machine, inner)
@@ -74,12 +74,12 @@ def parts(machine: Machine, devices: int, batch: int) -> dict[str, float]:
 
 
 def bandwidth(machine: Machine, inner: int) -> float:
-  """Inside a domain; only a whole pod is a torus, and a part of one folds its rings."""
+  """Bandwidth inside a domain, halved for part of a pod: only a whole pod is a torus."""
   return machine.inside / 2 if machine.torus and inner < machine.domain else machine.inside
 
 
 def latency(machine: Machine, devices: int) -> float:
-  """Of one collective among all devices."""
+  """The latency of one collective among all devices."""
   return machine.latency[devices > machine.domain]
 
 
@@ -89,12 +89,12 @@ def step(machine: Machine, devices: int, batch: int) -> float:
 
 
 def efficiency(machine: Machine, devices: int, batch: int) -> float:
-  """Pictures a second for each device, against one device with 256 pictures."""
+  """Pictures per second and device, relative to one device with 256 pictures."""
   return step(machine, 1, 256) / 256 * batch / devices / step(machine, devices, batch)
 
 
 def page() -> str:
-  """All tables, as they stand in docs/scaling.md."""
+  """All tables, as shown in docs/scaling.md."""
   return '\n'.join([*_inputs(), *_times(), *_parts(), *_feeding()]).strip()
 
 
@@ -132,7 +132,7 @@ def _cell(machine: Machine, devices: int, batch: int) -> str:
 
 
 def _parts() -> Iterator[str]:
-  """Where the time goes on a v5e, and what two other ways would cost."""
+  """Where the time goes on a v5e, and what two alternatives would cost."""
   machine, columns = MACHINES[0], []
   for devices, batch in SHOWN:
     seconds = parts(machine, devices, batch)

@@ -1,8 +1,8 @@
-"""What `python -m benchmarks` measures with, records and compares.
+"""Measuring, recording and comparing for `python -m benchmarks`.
 
-A case is something that people wait for, done in one or more ways, one of which may be the baseline
-that a ratio is taken with. The machine's ceilings, a matrix product and a pass through memory, take
-turns with the ways, so that a share is of what the machine could do at that time.
+A case is something that users wait for, done in one or more ways, one of which may be the baseline
+for ratios. The machine's ceilings, a matrix product and a pass through memory, take turns with the
+ways, so that shares refer to what the machine could do at that time.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from landmarks_jax.models.norm import PRECISIONS
 
 PRODUCT, MEMORY = 'matrix product', 'pass through memory'
 COUNTS = 'flops', 'bytes', 'peak_bytes'  # of a compiled program: exact, so they may not grow
-GROWTH = 1.01  # what a compiler may do otherwise without being told
+GROWTH = 1.01  # growth of counts tolerated as compiler variation
 HEADER = 'way', '{}/s', 'ms', 'GFLOP/s', 'of the product', 'GB/s', 'of memory', 'peak MB', 'times'
 
 
 class Way(NamedTuple):
   """One way to do what a case measures."""
 
-  run: Callable[[], Any]  # what it returns is waited for
-  items: int = 1  # of the case's unit, done by a call
-  counts: Mapping[str, float] = {}  # COUNTS of a call, as XLA's analysis has them
+  run: Callable[[], Any]  # its result is waited for
+  items: int = 1  # processed by a call, in the case's unit
+  counts: Mapping[str, float] = {}  # COUNTS of a call, from XLA's analysis
   compile_seconds: float | None = None
 
 
@@ -42,7 +42,7 @@ class Case(NamedTuple):
   ways: dict[str, Way]
   baseline: str | None = None  # one of the ways
   notes: tuple[str, ...] = ()
-  most: int | None = None  # repetitions, of what takes long
+  most: int | None = None  # limit on repetitions, for slow cases
 
 
 def program(
@@ -52,7 +52,7 @@ def program(
   runner: Callable[..., Callable[[], Any]] = functools.partial,
   **static: Any,
 ) -> Way:
-  """A jitted function, compiled here, so that its program can be counted.
+  """A way that runs a jitted function, compiled here so that its program can be analysed.
 
   given, static: its arguments. runner: `runner(compiled, *given)()` runs it.
   """
@@ -64,7 +64,7 @@ def program(
 
 
 def counts(compiled: jax.stages.Compiled) -> dict[str, float]:
-  """Operations, bytes read and written between fused loops, and bytes held, of one call."""
+  """Operations, bytes read and written between fused loops, and peak bytes of one call."""
   cost, held = compiled.cost_analysis(), compiled.memory_analysis()
   peak = held.argument_size_in_bytes + held.temp_size_in_bytes
   peak += held.output_size_in_bytes - held.alias_size_in_bytes
@@ -73,10 +73,10 @@ def counts(compiled: jax.stages.Compiled) -> dict[str, float]:
 
 
 def ceilings(*, matrix: int, megabytes: int, precision: str) -> dict[str, Way]:
-  """What the machine can do: a square matrix product, numbers changed in place."""
+  """What the machine can do: a square matrix product, and an array updated in place."""
   shape, dtype = (matrix, matrix), PRECISIONS[precision]
   product = program(jax.jit(jnp.matmul), *2 * [jax.random.normal(jax.random.key(0), shape, dtype)])
-  counted = {'flops': 2.0 * matrix**3}  # XLA does not count what cuBLAS does
+  counted = {'flops': 2.0 * matrix**3}  # XLA does not count the work of cuBLAS
   product = product._replace(counts=product.counts | counted)
   change, numbers = jax.jit(lambda x: x + 1, donate_argnums=0), [jnp.zeros(megabytes * 250_000)]
 
@@ -89,7 +89,7 @@ def ceilings(*, matrix: int, megabytes: int, precision: str) -> dict[str, Way]:
 
 
 def measured(case: Case, tops: dict[str, Way], repetitions: int) -> dict[str, Any]:
-  """Runs a case; plain numbers of it, for `table` and for a file."""
+  """Runs a case; returns plain numbers, for `table` and for a file."""
   every = case.ways | tops
   if case.most is not None:
     repetitions = min(repetitions, case.most)
@@ -108,7 +108,7 @@ def measured(case: Case, tops: dict[str, Way], repetitions: int) -> dict[str, An
 
 
 def table(name: str, record: dict[str, Any]) -> None:
-  """Prints a measured case: medians with their range; shares and ratios within each turn."""
+  """Prints a measured case: medians with their range, shares and ratios taken within each turn."""
   ways = record['ways']
   took = {way: np.array(found['seconds']) for way, found in ways.items()}
   each = {way: took[way] / found['items'] for way, found in ways.items()}
@@ -139,7 +139,7 @@ def row(
   memory: measure.Seconds,
   baseline: str | None,
 ) -> list[str]:
-  """The cells of a way from seconds for each item of all; '-' for what was not counted."""
+  """The cells of a way, given all ways' seconds per item; '-' for what was not counted."""
   seconds, cells = found['items'] * each[way], []
   for count, top in ('flops', product), ('bytes', memory):
     rate = found[count] / seconds if found.get(count) else None
@@ -157,10 +157,10 @@ def row(
 
 
 def compare(before: pathlib.Path, after: pathlib.Path) -> list[str]:
-  """Prints how many times faster each way became; the counts that grew, a line each.
+  """Prints how many times faster each way became; returns a line for each count that grew.
 
-  Times of two runs differ by whatever else the machines did; counts do not. Raises ValueError for a
-  file that holds no figures.
+  Times of two runs also differ with other load on the machines; counts do not. Raises ValueError
+  for a file without figures.
   """
   old, new = (load(path) for path in (before, after))
   rows, grown = [], []
@@ -185,7 +185,7 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> list[str]:
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-  """A file that --json wrote."""
+  """Loads a file written by --json."""
   with contextlib.suppress(ValueError, KeyError, TypeError):
     record = json.loads(path.read_text())
     pairs(record)

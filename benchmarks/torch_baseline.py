@@ -1,9 +1,9 @@
-"""The same MoCo step in PyTorch: what the step here is compared with. Needs torch.
+"""The same MoCo step in PyTorch, as a baseline. Needs torch.
 
-As people who care for speed write it: pictures and augmentation on the device, channels last,
-autocast, few launches for the updates; eager, or by torch.compile. Written from the paper (He et
-al. 2020), not from anybody's code. `batches` feeds it as most people do, from workers that open and
-augment pictures with Pillow.
+Written for speed: pictures and augmentation on the device, channels last, autocast, few launches
+for the updates; eager, or by torch.compile. Written from the paper (He et al. 2020), not from
+existing code. `batches` feeds it in the most common way, from workers that open and augment
+pictures with Pillow.
 """
 
 import copy
@@ -23,7 +23,7 @@ from landmarks_jax.models import resnet
 
 
 class Block(nn.Module):
-  """A residual block of convolutions (features, side, stride), named as torchvision names them."""
+  """A residual block of convolutions (features, side, stride), named as in torchvision."""
 
   def __init__(self, inputs: int, convs: tuple[tuple[int, int, int], ...]) -> None:
     super().__init__()
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
 
 
 def random_boxes(count: int, side: int, device: torch.device) -> Tensor:
-  """(x, y, width, height) [B, 4] with the distribution of augment/crop.py."""
+  """Boxes (x, y, width, height) [B, 4] with the distribution of augment/crop.py."""
   area = torch.empty(count, 10, device=device).uniform_(0.2, 1) * side**2
   aspect = torch.empty(count, 10, device=device).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()
   sizes = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], -1).round()
@@ -90,7 +90,7 @@ def random_boxes(count: int, side: int, device: torch.device) -> Tensor:
 
 
 def interval_matrix(start: Tensor, extent: Tensor, side: int) -> Tensor:
-  """Matrices [B, side, side] that stretch intervals of a line; see geometry/sampling.py."""
+  """Matrices [B, side, side] that stretch intervals to the whole line; see geometry/sampling.py."""
   place = torch.arange(side, device=start.device)
   samples = (place + 0.5) * (extent[:, None] / side) - 0.5
   position = start[:, None] + samples.clamp(min=0).minimum(extent[:, None] - 1)
@@ -108,7 +108,7 @@ def crop_resize(image: Tensor, boxes: Tensor) -> Tensor:
 class View(nn.Module):
   """A random view of every frame: crop, jitter, PCA noise, centre, as in augment/views.py.
 
-  Without `augment` it is the frame's centre.
+  Without `augment` it is just the frame's centre.
   """
 
   def __init__(
@@ -151,8 +151,8 @@ class View(nn.Module):
 class Step:
   """A whole training step, with queue and moving average; a call takes one and returns its loss.
 
-  Args: frames: uint8 [B, S, S, 3], the same at every step. compiled: by torch.compile. view: of
-  `View`. The rest as in landmarks_jax.methods.moco, with norm_groups=1 and head_layers=1.
+  Args: frames: uint8 [B, S, S, 3], the same at every step. compiled: whether to use torch.compile.
+  view: of `View`. The rest as in landmarks_jax.methods.moco, with norm_groups=1 and head_layers=1.
   """
 
   def __init__(
@@ -182,7 +182,7 @@ class Step:
     self.key = copy.deepcopy(self.query).requires_grad_(False)
     if compiled:
       for module in (self.view, self.query, self.key):
-        module.compile()  # in place: the names of weights stay
+        module.compile()  # in place, which keeps the names of the weights
     self.queue = (torch.rand(queue, dim, device=self.device) * 2 - 1) * (3 / dim) ** 0.5
     self.pointer = 0
     self.optimizer = torch.optim.SGD(
@@ -194,7 +194,7 @@ class Step:
     return self.take(self.frames, self.frames)
 
   def take(self, first: Tensor, second: Tensor) -> Tensor:
-    """Takes a step on two sets of the same pictures, [B, S, S, 3], of which it makes the views."""
+    """Takes a step on views of two sets of the same pictures, [B, S, S, 3]."""
     first, second = (x.to(self.device, non_blocking=True) for x in (first, second))
     order = torch.randperm(len(second), device=self.device)
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -212,12 +212,12 @@ class Step:
 
   @torch.no_grad()
   def after_update(self, key: Tensor) -> None:
-    """Overwrites the oldest keys, and moves the key encoder."""
+    """Overwrites the oldest keys in the queue, and updates the key encoder."""
     rows = torch.arange(self.pointer, self.pointer + len(key), device=self.device)
     self.queue[rows % len(self.queue)] = key
     self.pointer = (self.pointer + len(key)) % len(self.queue)
     moving, current = list(self.key.parameters()), list(self.query.parameters())
-    torch._foreach_lerp_(moving, current, 1 - self.momentum)  # not one launch for each weight
+    torch._foreach_lerp_(moving, current, 1 - self.momentum)  # avoids one launch per weight
 
 
 class TwoViews(torch.utils.data.Dataset):
@@ -237,7 +237,7 @@ class TwoViews(torch.utils.data.Dataset):
 
 
 def batches(data: TwoViews, *, batch_size: int, workers: int) -> Iterator[list[Tensor]]:
-  """Shuffled pairs of views for ever; close it, to end the workers."""
+  """Endless shuffled pairs of views; close the iterator to stop the workers."""
   loader = torch.utils.data.DataLoader(
     data,
     batch_size,

@@ -1,8 +1,8 @@
-"""The MoCo step against the same step in PyTorch: pairs and model FLOPs a second.
+"""The MoCo step against the same step in PyTorch: pairs and model FLOPs per second.
 
-A step is everything: two random views of every picture, two encoders, the loss against a queue,
-backward, SGD, the moving average. Pictures lie on the device; one device is used. The defaults take
-about two minutes on two CPU cores that nothing else uses. On an accelerator:
+A step includes everything: two random views of every picture, two encoders, the loss against a
+queue, backward, SGD, the moving average. Pictures are on the device already; one device is used.
+The defaults take about two minutes on two otherwise idle CPU cores. On an accelerator:
 
 python benchmarks/train_step.py --width 1 --frame 136 --margin 20 --batch_size 256
   --precision bfloat16 --steps 20 --matrix 8192
@@ -34,7 +34,7 @@ from landmarks_jax.methods import moco
 from landmarks_jax.models import resnet
 from landmarks_jax.runtime import compiler, optim, sharding
 
-# Of both sides; one BatchNorm group, as PyTorch has on one device.
+# For both sides; with one BatchNorm group, as in PyTorch on one device.
 MOCO = {'dim': 128, 'temperature': 0.07, 'momentum': 0.999}
 COLOURS = {'mean': faces.INFO.mean, 'std': faces.INFO.std}
 SGD = {'learning_rate': 0.03, 'weight_decay': 1e-4}
@@ -145,7 +145,7 @@ def optimizer() -> optax.GradientTransformation:
 
 
 def initial_state(options: argparse.Namespace, depth: int, frames: np.ndarray) -> TrainState:
-  """Before the first step; the same with and without augmentation."""
+  """The state before the first step, the same with and without augmentation."""
   method = build(options, depth, augment=True)
   once = compiler.options(compiler.ONCE, jax.default_backend())
   init = jax.jit(functools.partial(training.init_state, method, optimizer()), compiler_options=once)
@@ -153,7 +153,7 @@ def initial_state(options: argparse.Namespace, depth: int, frames: np.ndarray) -
 
 
 def build(options: argparse.Namespace, depth: int, *, augment: bool) -> Method:
-  """The method; without augmentation a view is the frame's centre, which is no option of it."""
+  """The method. Without augmentation, not an option of MoCo's, a view is the frame's centre."""
   settings = {'depth': depth, 'width': options.width, 'queue': options.queue, 'norm_groups': 1}
   settings |= {'margin': options.margin, 'precision': options.precision}
   make = functools.partial(moco.build, **MOCO, **COLOURS, **settings)
@@ -164,14 +164,14 @@ def build(options: argparse.Namespace, depth: int, *, augment: bool) -> Method:
 
 
 def centre(rng: Array, image: Array, *, margin: int, **_: Any) -> Array:
-  """What `views.random_view` leaves of a frame without its random steps."""
+  """What remains of `views.random_view` without its random steps."""
   return regions.cut_centre(jnp.asarray(image, float), margin)
 
 
 def torch_step(
   options: argparse.Namespace, depth: int, frames: np.ndarray, augment: bool, **others: Any
 ) -> Callable[[], Any] | None:
-  """PyTorch's step, None without torch. others: of `torch_baseline.Step`."""
+  """PyTorch's step, or None without torch. others: of `torch_baseline.Step`."""
   if importlib.util.find_spec('torch') is None:
     return None
   import torch_baseline
@@ -192,22 +192,22 @@ def with_weights(state: TrainState, theirs: Any) -> TrainState:
 
 
 def same_losses(ours: Step, theirs: Callable[[], Any]) -> str:
-  """The first losses of both, which begin with the same weights and see the same pictures."""
+  """The first losses of both, which start from the same weights and see the same pictures."""
   losses = (', '.join(f'{float(step()):.3f}' for _ in range(3)) for step in (ours, theirs))
   return '- the first losses without augmentation: {} here, {} in PyTorch'.format(*losses)
 
 
 def matrix_product(options: argparse.Namespace) -> Callable[[], Array]:
-  """A square matrix times itself on the device, in the precision of the networks."""
+  """A square matrix times itself on the device, in the networks' precision."""
   shape = options.matrix, options.matrix
   matrix = jax.random.normal(jax.random.key(0), shape, moco.PRECISIONS[options.precision])
   return functools.partial(jax.jit(jnp.matmul), matrix, matrix)
 
 
 def step_flops(options: argparse.Namespace, depth: int) -> int:
-  """Of the convolutions and the head for one pair, two for each multiply-add.
+  """Operations of the convolutions and the head for one pair, two for each multiply-add.
 
-  Query forward, key forward, and two products of the same size backward; the stem's input has no
+  Query forward, key forward, and two products of the same size backward; the stem's input needs no
   gradient.
   """
   stem, rest = forward_flops(depth, options.width, options.frame - 2 * options.margin)
@@ -215,7 +215,7 @@ def step_flops(options: argparse.Namespace, depth: int) -> int:
 
 
 def forward_flops(depth: int, width: float, side: int) -> tuple[int, int]:
-  """Of the stem, and of all that follows, forward, for one picture of side x side."""
+  """Forward operations of the stem and of all that follows, for one picture of side x side."""
   side = -(-side // 2)
   stem, rest, channels = 2 * 7 * 7 * 3 * 64 * side**2, 0, 64
   side = -(-side // 2)

@@ -1,4 +1,4 @@
-"""pytest runs the notebooks in smoke mode: tiny, in seconds, with results of no meaning."""
+"""Lets pytest run the notebooks in smoke mode: tiny, in seconds, with meaningless results."""
 
 import os
 import pathlib
@@ -10,13 +10,13 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / 'tests'))
 
 import compiling
 
-# One device, where tests/conftest.py has eight.
+# One device, unlike tests/conftest.py, which sets up eight.
 SMOKE = {'LANDMARKS_JAX_SMOKE': '1', 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': compiling.QUICKLY}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-  """What the kernel of a notebook inherits."""
+  """Sets the environment that a notebook's kernel inherits."""
   before = dict(os.environ)
   os.environ.update(SMOKE)
   try:

@@ -1,1 +1,1 @@
-"""Floor 5: trained weights and any pictures in, features and landmarks in pixels out."""
+"""Floor 5: from trained weights and any pictures to features and landmarks in pixels."""

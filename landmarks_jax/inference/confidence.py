@@ -1,4 +1,4 @@
-"""How likely a predicted landmark is near the true one, from pictures held out of the fit."""
+"""How likely a predicted landmark is to be near the true one, from pictures held out of the fit."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,25 +6,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-FEWEST = 8  # held-out pictures that tell one landmark from another; fewer only say how good all are
-CAUTION = 1.0  # pictures' worth of belief that all landmarks, and all evidence, are alike
+FEWEST = 8  # held-out pictures needed to tell landmarks apart; with fewer, all share one confidence
+CAUTION = 1.0  # prior weight, in pictures, that all landmarks and all evidence are alike
 QUANTILES = 101
-LEAST = 1e-4  # errors below, in normalisers, are as good
+LEAST = 1e-4  # errors are clipped from below to this, in normalisers
 
 
 class Confidence(NamedTuple):
   """The probability that a landmark's error is below `tolerance` times the normaliser.
 
-  The logarithm of the error is `offset` plus `weights` times the evidence of doubt, give or take
-  one of `residuals`, those of held-out pictures: the confidence is the share of them that would
-  leave the error below the tolerance. pictures: so many were held out.
+  The logarithm of the error is modelled as `offset` plus `weights` times the evidence of doubt plus
+  a residual drawn from `residuals`, measured on held-out pictures. The confidence is the share of
+  residuals that keep the error below the tolerance. pictures: the number held out.
   """
 
   tolerance: float
   pictures: int
   offset: Float[np.ndarray, ' K']
   weights: Float[np.ndarray, ' E']
-  residuals: Float[np.ndarray, ' Q']  # quantiles, evenly apart, increasing
+  residuals: Float[np.ndarray, ' Q']  # evenly spaced quantiles, increasing
 
   def __call__(self, evidence: Float[np.ndarray, 'B K E']) -> Float[np.ndarray, 'B K']:
     """Confidence in 0..1."""
@@ -33,16 +33,16 @@ class Confidence(NamedTuple):
     return np.interp(left, self.residuals, levels).astype(np.float32)
 
   def facts(self) -> dict[str, Any]:
-    """What is said of it in words and numbers."""
+    """The scalar fields."""
     return {'tolerance': self.tolerance, 'pictures': self.pictures}
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """What is kept of it beside `facts`."""
+    """The array fields, which complement `facts`."""
     return {name: getattr(self, name) for name in ('offset', 'weights', 'residuals')}
 
   @classmethod
   def from_arrays(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 'Confidence':
-    """The inverse of `facts` and `arrays`. Raises ValueError for what is no confidence."""
+    """The inverse of `facts` and `arrays`. Raises ValueError if they do not form a confidence."""
     kinds = {'tolerance': float, 'pictures': int}
     if {name: type(value) for name, value in facts.items()} != kinds:
       raise ValueError(f'the confidence is {dict(facts)!r:.100}; expected tolerance and pictures')
@@ -62,16 +62,16 @@ def fit(
   *,
   tolerance: float,
 ) -> Confidence | None:
-  """The confidence that errors of held-out pictures suggest.
+  """Fits a confidence to the errors of held-out pictures.
 
   Args:
-    evidence: of doubt. error: distances over the normaliser, nan where it is not known.
+    evidence: of doubt. error: distances divided by the normaliser, nan where unknown.
     tolerance: in normalisers, positive.
 
-  Ridge regression of log errors on the evidence and on the landmark, every picture counting once.
-  Its own residuals are those of leaving out a picture at a time, so that they are not too small.
-  With fewer than FEWEST pictures nothing but the share of small errors is learnt: confidence is the
-  same everywhere. None with fewer than two.
+  Ridge regression of log errors on the evidence and on the landmark, every picture weighted
+  equally. Residuals are leave-one-picture-out, so that they are not underestimated. With fewer than
+  FEWEST pictures only the share of small errors is learnt: confidence is the same everywhere.
+  Returns None with fewer than two.
   """
   if not tolerance > 0:
     raise ValueError(f'tolerance={tolerance}: expected a positive share of the normaliser')
@@ -105,7 +105,7 @@ def _regress(
   *,
   own: bool,
 ) -> tuple[tuple[Float[np.ndarray, ' K'], Float[np.ndarray, ' E']], Float[np.ndarray, 'M K']]:
-  """(offsets, slopes), and the residuals of every picture by the regression of the others."""
+  """(offsets, slopes), and each picture's residuals under a regression on all the others."""
   count, landmarks, _ = evidence.shape
   mean = np.einsum('mk,mke->e', weight, evidence) / count
   deviation = np.sqrt(np.einsum('mk,mke->e', weight, (evidence - mean) ** 2) / count) + 1e-9
@@ -119,7 +119,7 @@ def _regress(
   )
   penalty = np.full(x.shape[2], CAUTION)
   penalty[0] = 1e-9
-  # An offset of its own rests on a picture's one landmark of K.
+  # A landmark's own offset draws on only one of each picture's K landmarks.
   penalty[1 : 1 + landmarks] = CAUTION / landmarks if own else 1e9
   gram = np.einsum('mk,mki,mkj->mij', weight, x, x)
   moment = np.einsum('mk,mki,mk->mi', weight, x, logs)

@@ -1,4 +1,4 @@
-"""From some labelled pictures to a landmark model: the few-shot protocol on any pictures."""
+"""From a few labelled pictures to a landmark model: the few-shot protocol on any pictures."""
 
 import hashlib
 import sys
@@ -24,8 +24,8 @@ from landmarks_jax.models import heads
 from landmarks_jax.runtime import logs
 
 FIT_PROBE = {'size': 48, 'epochs': 200, 'learning_rate': 1e-3, 'weight_decay': 5e-4}
-AT_ONCE = 512  # copies that are described between two lines of progress
-HELD_OUT, FOLDS = 10, 5  # labels from which on a second probe leaves out every fifth
+AT_ONCE = 512  # copies described between two lines of progress
+HELD_OUT, FOLDS = 10, 5  # from this many labels on, a second probe leaves out every fifth
 
 
 def fit_landmarks(
@@ -51,21 +51,21 @@ def fit_landmarks(
   """A model that finds landmarks, learned from labelled pictures on frozen features.
 
   Args:
-    model: of `load`. images: as `Model.describe` takes them.
+    model: from `load`. images: as in `Model.describe`.
     points: [N, K, 2], (x, y) in pixels of the given pictures, (0, 0) the centre of the first; nan
-      for a landmark that is not visible. visible: bool [N, K]; None: where points are numbers.
-    names: of the landmarks. flip_pairs: numbers of those that are each other's mirror image: then
-      every second copy is of the mirrored picture. skeleton: pairs that drawings join.
+      for a landmark that is not visible. visible: bool [N, K]; None: where points are finite.
+    names: of the landmarks. flip_pairs: index pairs of mirror-image landmarks; if given, every
+      second copy is of the mirrored picture. skeleton: pairs joined by lines in drawings.
     boxes, crop: the square of every picture, as in `Model.describe`.
     scale: what errors are divided by: a pair of landmarks, such as the eyes, or the 'frame'.
-    tolerance: confidence is the probability of an error below so many `scale`.
-    head: 'ridge', in closed form, or 'probe', the published one, trained by gradient descent; then
-      twice, to have its confidence measured. options: of `heads.fit_ridge` (size, spread) or of
-      `probing.fit` (size, epochs, ...), whose defaults are the published ones.
-    copies: random warps of every picture that are learned from, too. seed: of them.
+    tolerance: confidence is the probability of an error below `tolerance` times the scale.
+    head: 'ridge', in closed form, or 'probe', the published one, trained by gradient descent, and
+      trained twice if its confidence is measured. options: of `heads.fit_ridge` (size, spread) or
+      of `probing.fit` (size, epochs, ...), whose defaults are the published ones.
+    copies: random warps of every picture to learn from as well. seed: of the warps.
 
-  The confidence is measured on pictures that were held out of a fit: those that the ridge chooses
-  by. With fewer than 8 it is the same for all landmarks, with one it is nan.
+  The confidence is measured on pictures held out of a fit: for the ridge, those its hyperparameters
+  are chosen on. With fewer than 8 it is the same for all landmarks, with one it is nan.
   """
   if head not in (RIDGE, PROBE):
     raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
@@ -99,7 +99,7 @@ def fit_landmarks(
 
 
 def checksum(frame: np.ndarray) -> str:
-  """What tells a frame from others, to know again what was learned from."""
+  """Identifies a frame, so that one the model learned from can be recognised."""
   return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:16]
 
 
@@ -151,7 +151,7 @@ def _fit_ridge(
   options: dict[str, Any],
   seed: int,
 ) -> tuple[Head, Judged | None]:
-  """The head, and evidence and error of the pictures that it held out."""
+  """The head, and the evidence and error of the pictures that it held out."""
   unknown = set(options) - {'size', 'spread'}
   if unknown:
     raise ValueError(f'options: a ridge has size and spread, not {", ".join(sorted(unknown))}')
@@ -182,7 +182,7 @@ def _fit_probe(
   options: dict[str, Any],
   seed: int,
 ) -> tuple[Head, Judged | None]:
-  """The head; evidence and error of every fifth picture, by a head that learned from the others."""
+  """The head; evidence and error of every fifth picture, under a head fitted to the others."""
   options = FIT_PROBE | options
   known = _joined([labelled, *warped])
 
@@ -204,7 +204,7 @@ def _tell(line: str) -> None:
 
 
 def _looked(head: Head, pyramid: Pyramid) -> tuple[Array, Array]:
-  """Points and evidence of all of a pyramid, some at a time."""
+  """Points and evidence of a whole pyramid, computed in chunks."""
   look, parts = jax.jit(head.look), []
   for start in range(0, len(pyramid[0]), 32):
     some = tuple(level[start : start + 32] for level in pyramid)
@@ -218,7 +218,7 @@ def _rows(batch: Batch, rows: Int[np.ndarray, ' n'] | Bool[np.ndarray, ' N']) ->
 
 
 def _warn_outside(labelled: Batch, model: Model) -> None:
-  """Says how many labels the network cannot see."""
+  """Warns about labels outside what the network sees."""
   edge = model.side / (model.side - 1)
   outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1)
   if outside.any():

@@ -1,7 +1,7 @@
-"""The heads that a landmark model can have: how each reads a pyramid, and how it is kept in files.
+"""The heads that a landmark model can have: how each reads a pyramid, and how it is stored.
 
-A head is fitted elsewhere: 'ridge' by `models.heads.fit_ridge`, 'probe' by `evaluation.probing.fit`
-or in published weights.
+Heads come from elsewhere: 'ridge' from `models.heads.fit_ridge`, 'probe' from
+`evaluation.probing.fit` or from published weights.
 """
 
 import functools
@@ -22,11 +22,11 @@ PROBE_OPTIONS = {'size': 48, 'sharpness': 100.0}
 
 
 class Head(NamedTuple):
-  """Landmarks from a pyramid, with their names in files.
+  """Reads landmarks from a pyramid; can be stored as named arrays.
 
-  variables: of the kind 'ridge', `heads.RidgeVariables`; of 'probe', what `probe.random_params`
-  describes: inner, a kernel [C_l, K * P] for each level, and outer [K, 2P, 2]. options: none of
-  'ridge'; PROBE_OPTIONS of 'probe'.
+  variables: `heads.RidgeVariables` for 'ridge'; for 'probe' as `probe.random_params` describes
+  them: inner, a kernel [C_l, K * P] for each level, and outer [K, 2P, 2]. options: none for
+  'ridge'; PROBE_OPTIONS for 'probe'.
   """
 
   kind: str
@@ -35,12 +35,12 @@ class Head(NamedTuple):
 
   @property
   def kernels(self) -> tuple[Array, ...]:
-    """The arrays of which each meets a level of the pyramid."""
+    """The kernels, one for each level of the pyramid."""
     return self.variables.kernels if self.kind == RIDGE else self.variables['inner']
 
   @property
   def landmarks(self) -> int:
-    """K."""
+    """The number of landmarks K."""
     return len(self.variables.mean_shape if self.kind == RIDGE else self.variables['outer'])
 
   @property
@@ -57,7 +57,7 @@ class Head(NamedTuple):
 
 
 def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Head:
-  """The inverse of `Head.arrays`. Raises ValueError for what is no such head."""
+  """The inverse of `Head.arrays`. Raises ValueError if the arrays do not form such a head."""
   kernels = {RIDGE: 'kernels', PROBE: 'inner'}.get(kind)
   if kernels is None:
     raise ValueError(f'the head is {kind!r}; expected {RIDGE} or {PROBE}')
@@ -80,7 +80,7 @@ def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[st
 def look_probe(
   variables: PyTree, pyramid: Pyramid, *, size: int, sharpness: float
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K E']]:
-  """Landmarks of the published head; evidence of doubt: how far its own points lie apart."""
+  """Landmarks of the published head, and evidence of doubt: spread and peaks of its own points."""
   points, peak = probe.intermediate_points(variables, pyramid, size=size, sharpness=sharpness)
   spread = jnp.sqrt(points.var(2).sum(-1) + heads.LEAST_SPREAD**2)
   return probe.read_out(variables, points), jnp.stack(

@@ -1,4 +1,4 @@
-"""A network and a head in one: pictures in, landmarks in their pixels out; kept in a folder."""
+"""A network and a head in one: from pictures to landmarks in their pixels; saved as a folder."""
 
 import copy
 import functools
@@ -41,11 +41,11 @@ class LandmarkModel:
 
   Args:
     model: the network. head: what reads landmarks from its features.
-    names: of the landmarks. flip_pairs: those that are each other's mirror image. skeleton: those
-      that drawings join.
+    names: of the landmarks. flip_pairs: index pairs of mirror-image landmarks. skeleton: pairs
+      joined by lines in drawings.
     scale: what errors are divided by, a pair of landmarks or the side of the 'frame'.
     crop: the square of a picture without a box, as in `Model`.
-    confidence: how likely a point is near; None: nothing was measured.
+    confidence: how likely a point is to be near the true one; None: never measured.
     learned_from: checksums of the frames that the head was fitted to, see `checksum`.
   """
 
@@ -82,9 +82,9 @@ class LandmarkModel:
   ) -> Landmarks:
     """Points [N, K, 2] in pixels of the given pictures, and confidence [N, K].
 
-    Args: as `Model.describe`; crop: None, as for the pictures that were learned from.
+    Args: as in `Model.describe`; crop: None: as for the pictures the head was fitted to.
 
-    Raises ValueError that names the first picture that cannot be read.
+    Raises ValueError naming the first picture that cannot be read.
     """
     pictures = self.model.pictures(images, boxes=boxes, crop=self.crop if crop is None else crop)
     shape = len(pictures), len(self.names)
@@ -107,9 +107,9 @@ class LandmarkModel:
     batch_size: int = 64,
     progress: bool | None = None,
   ) -> 'LandmarkModel':
-    """This model with a confidence that is measured on labelled pictures: none it learned from.
+    """This model with a confidence measured on labelled pictures that it did not learn from.
 
-    Args: as `fit_landmarks`. For heads that came from elsewhere, or to have it measured anew.
+    For heads from elsewhere, or to measure the confidence again. Args: as in `fit_landmarks`.
     """
     labels = Labels.of(points, visible, names=self.names, scale=self.scale)
     crop = self.crop if crop is None else crop
@@ -128,10 +128,10 @@ class LandmarkModel:
   def look(
     self, pictures: Any, *, batch_size: int = 64, progress: bool | None = None
   ) -> Iterator[tuple[Batch, Float[np.ndarray, 'B K 2'], Float[np.ndarray, 'B K E']]]:
-    """Batch by batch: what was read, the points, normalised in the frame, and evidence of doubt."""
+    """Batch by batch: the pictures, their points normalised in the frame, and evidence of doubt."""
     zoom = (self.model.side - 1) / (self.model.frame - 1)  # what the network sees -> the frame
     describer = self.model.describer
-    # Two programs: in one, XLA keeps a precision that the features of the fit did not have.
+    # Two programs: fused into one, XLA would keep more precision than the features of the fit had.
     describe = features.compiled(describer.apply)
     for batch in batches(pictures, batch_size=batch_size, progress=progress):
       seen = regions.cut_centre(batch.image, self.model.margin)
@@ -151,9 +151,9 @@ class LandmarkModel:
     return jax.jit(self.head.look)
 
   def save(self, path: str | pathlib.Path) -> None:
-    """Writes a folder that needs nothing else: the network, the head and all facts.
+    """Writes a self-contained folder: the network, the head and all facts.
 
-    Raises ValueError where something is already.
+    Raises ValueError if `path` exists and is not an empty folder.
     """
     folder = pathlib.Path(path).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -179,7 +179,7 @@ class LandmarkModel:
       'confidence': None if self.confidence is None else self.confidence.facts(),
       'learned_from': self.learned_from,
     }
-    # Last: a folder without it is no model.
+    # Written last: a folder without it is not a model.
     text = json.dumps(facts, indent=2, ensure_ascii=False) + '\n'
     (folder / FACTS).write_text(text, encoding='utf-8')
 
@@ -191,9 +191,9 @@ class LandmarkModel:
 
 
 def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
-  """A model that `LandmarkModel.save` or the command `fit` wrote.
+  """Loads a model written by `LandmarkModel.save` or the command `fit`.
 
-  Raises FileNotFoundError and ValueError that say what is missing or damaged.
+  Raises FileNotFoundError or ValueError saying what is missing or damaged.
   """
   folder = pathlib.Path(path).expanduser()
   facts = _facts(folder / FACTS)

@@ -1,4 +1,4 @@
-"""Points of one picture found in another by the features alone, and a check: the way back."""
+"""Points of one picture found in another by features alone, checked by matching back."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from landmarks_jax.geometry import regions
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import Pictures
 
-AT_ONCE = 256  # points whose similarities exist at once
-CANDIDATES = 16  # a side, among which `consistent_points` chooses
+AT_ONCE = 256  # points whose similarities are held in memory at once
+CANDIDATES = 16  # a side, of the grid from which `consistent_points` chooses
 
 
 class Matches(NamedTuple):
@@ -34,15 +34,15 @@ def match(
   crop: str = 'centre',
   size: int = 96,
 ) -> Matches:
-  """Finds points of one picture in another: where the features are most alike.
+  """Finds points of one picture in another, where the features are most alike.
 
   Args:
-    image_a, image_b: each an array uint8 [H, W, 3], a path or a picture of Pillow.
+    image_a, image_b: each a uint8 array [H, W, 3], a path or a Pillow image.
     points: [K, 2], (x, y) in pixels of A.
-    boxes, crop: the square of each picture that is looked at, as in `Model.describe`: two boxes.
+    boxes, crop: the square of each picture to look at, as in `Model.describe`; two boxes.
     size: positions a side that are compared; points are rounded to them.
 
-  `cycle` is 0 where the best match of the match is the point itself; the larger, the more doubtful.
+  `cycle` is 0 where the match's best match is the point itself; the larger, the more doubtful.
   Raises ValueError for a point outside what the network sees of A.
   """
   points = np.asarray(points)
@@ -64,10 +64,10 @@ def consistent_points(
   crop: str = 'centre',
   size: int = 96,
 ) -> tuple[Float[np.ndarray, 'K 2'], Matches]:
-  """At most `count` points of A whose matches lead back to them, well apart, and their matches.
+  """At most `count` points of A, well apart, that match back to themselves best, and their matches.
 
-  Of a grid of CANDIDATES x CANDIDATES, those with the shortest way back and then the largest
-  similarity are taken first, each with no other nearer than two steps of the grid.
+  Points of a CANDIDATES x CANDIDATES grid are taken in order of smallest `cycle`, then largest
+  similarity, skipping those within two grid steps of one already taken.
   """
   pair = _Pair(model, image_a, image_b, boxes=boxes, crop=crop, size=size)
   line = (np.arange(CANDIDATES) + 0.5) / CANDIDATES * 2 - 1
@@ -97,7 +97,7 @@ class _Pair:
     self._described = [tuple(level[i : i + 1] for level in pyramid) for i in (0, 1)]
 
   def seen_points(self, pixels: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, 'K 2']:
-    """Pixels of A, normalised in what the network sees; ValueError for one outside."""
+    """Pixels of A, normalised in what the network sees; ValueError for a point outside."""
     points = self._pictures.from_pixels(0, pixels) / self._zoom
     edge = self._model.side / (self._model.side - 1) + 1e-6  # a pixel reaches beyond its centre
     for k in np.flatnonzero((np.abs(points) > edge).any(-1)):
@@ -110,11 +110,11 @@ class _Pair:
     return points
 
   def pixels(self, which: int, points: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, 'K 2']:
-    """Of picture 0 (A) or 1 (B)."""
+    """Normalised points in pixels of picture 0 (A) or 1 (B)."""
     return self._pictures.to_pixels(which, points * self._zoom)
 
   def match(self, points: Float[np.ndarray, 'K 2']) -> Matches:
-    """Of normalised points of A."""
+    """The matches of normalised points of A."""
     a, b = self._described
     points = self._on_grid(points)
     found, similarity = self._search(a, b, points)
@@ -130,7 +130,7 @@ class _Pair:
   def _search(
     self, source: Pyramid, target: Pyramid, points: Float[np.ndarray, 'K 2']
   ) -> tuple[Float[np.ndarray, 'K 2'], Float[np.ndarray, ' K']]:
-    """`matching.match`, some points at a time, in few sizes, so that little is compiled."""
+    """`matching.match` on chunks of points, padded to few sizes to compile rarely."""
     width = min(AT_ONCE, 1 << (len(points) - 1).bit_length())
     parts = []
     for start in range(0, len(points), width):

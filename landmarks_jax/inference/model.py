@@ -1,4 +1,4 @@
-"""The features of a run, for any pictures: from its folder alone, whatever it was trained on."""
+"""The features of a run for any pictures, from its folder alone, whatever it was trained on."""
 
 import contextlib
 import importlib
@@ -22,15 +22,15 @@ from landmarks_jax.runtime import checkpoint, run_folder
 
 
 class Model:
-  """Frozen features of pictures; `landmarks_jax.load` makes it from the folder of a run.
+  """Frozen features of pictures; made by `landmarks_jax.load` from the folder of a run.
 
-  A picture is cut to a square, resized to `frame` pixels, and the network sees that without
-  `margin` pixels on every side, as in training: `side` pixels. Which square is said by `crop`: the
-  'centre' square, the whole picture with its edge repeated ('pad') or squashed ('squash'); or by
-  `boxes` [N, 4] as (x0, y0, x1, y1) in pixels, where the square has the box's centre and its larger
+  A picture is cut to a square and resized to `frame` pixels; the network sees it without `margin`
+  pixels on every side, as in training: `side` pixels. The square is chosen by `crop`: the 'centre'
+  square, or the whole picture with its edge repeated ('pad') or squashed ('squash'). It can also be
+  given by `boxes` [N, 4] as (x0, y0, x1, y1) in pixels: it then has the box's centre and its larger
   side.
 
-  config: with the sections method and base of a run's, from which it is saved again.
+  config: of the run; its sections method and base are kept for `save`.
   """
 
   def __init__(
@@ -43,11 +43,11 @@ class Model:
 
   @property
   def side(self) -> int:
-    """Of what the network sees, in pixels."""
+    """The side of what the network sees, in pixels."""
     return self.frame - 2 * self.margin
 
   def pictures(self, images: Any, **options: Any) -> Pictures:
-    """`images` as frames of this model; options: of `Pictures`."""
+    """`images` as frames of this model. options: of `Pictures`."""
     return Pictures(images, frame=self.frame, **options)
 
   def frames(
@@ -70,14 +70,13 @@ class Model:
     """The pyramid of every picture: float32 maps [N, h_l, w_l, C_l], coarse to fine.
 
     Args:
-      images: uint8 [N, H, W, 3], or a list of arrays of any sizes, of paths or of pictures of
-        Pillow.
-      boxes, crop: the square of every picture that is described; every map covers the part of it
-        that the network sees, from edge to edge.
-      batch_size: at most so many pictures at once.
-      progress: a line every five seconds on the standard error; None: if that is a terminal.
+      images: uint8 [N, H, W, 3], or a list of arrays of any size, paths or Pillow images.
+      boxes, crop: the square of every picture to describe; every map covers the part of it that the
+        network sees, from edge to edge.
+      batch_size: the most pictures at once.
+      progress: whether to print a line to stderr every five seconds; None: if it is a terminal.
 
-    Raises ValueError that names the first picture that cannot be read.
+    Raises ValueError naming the first picture that cannot be read.
     """
     parts = []
     describe = features.compiled(self.describer.apply, jnp.float32)
@@ -89,14 +88,14 @@ class Model:
     return jax.tree.map(lambda *levels: np.concatenate(levels), *parts)
 
   def channels(self) -> tuple[int, ...]:
-    """Of every level of the pyramid."""
+    """The number of channels of every level of the pyramid."""
     image = jax.ShapeDtypeStruct((1, self.side, self.side, 3), np.uint8)
     describe = features.compiled(self.describer.apply, jnp.float32)
     pyramid = jax.eval_shape(describe, self.describer.variables, image)
     return tuple(level.shape[-1] for level in pyramid)
 
   def save(self, folder: pathlib.Path) -> None:
-    """Writes the network as a folder that is read as a run is."""
+    """Writes the network as a folder that `load` reads like that of a run."""
     params, aux = self.describer.variables
     base = self.config['base'] and self.config['base'] | {'checkpoint': None, 'step': None}
     config = self.config | {'base': base, 'data': {'frame': self.frame}}
@@ -114,14 +113,14 @@ def load(
   frame: int | None = None,
   margin: int | None = None,
 ) -> Model:
-  """The network of a run, or of a folder that `convert` made.
+  """Loads the network of a run, or of a folder that `convert` made.
 
   Args:
     path: the folder with config.json. step: of the checkpoint; None: the selected one, else the
       newest.
     frame, margin: in pixels; None: as in training.
 
-  Raises FileNotFoundError and ValueError that say what is missing or does not fit.
+  Raises FileNotFoundError or ValueError saying what is missing or does not fit.
   """
   run = pathlib.Path(path).expanduser()
   config = run_folder.read_config(run / run_folder.CONFIG)
@@ -142,7 +141,7 @@ def load(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Orbax warns that a folder is only read, which is meant."""
+  """Silences Orbax's warning that the folder is only read, which is intended."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -159,7 +158,7 @@ def _section(config: Mapping[str, Any], name: str, where: pathlib.Path) -> dict[
 
 
 def _method(config: Mapping[str, Any], where: pathlib.Path, frame: int) -> tuple[Method, PyTree]:
-  """The method of a config and the shapes of its variables; nothing is computed."""
+  """The method of a config and the shapes of its variables, without computing anything."""
   example = Batch(image=jax.ShapeDtypeStruct((1, frame, frame, 3), np.uint8))
   rng = jax.eval_shape(lambda: jax.random.key(0))
   options = _section(config, 'method', where)
@@ -175,7 +174,7 @@ def _method(config: Mapping[str, Any], where: pathlib.Path, frame: int) -> tuple
   def init(rng: Any, example: Batch, variables: PyTree) -> PyTree:
     return _build(options, where, base=Describer(variables, describe)).init(rng, example)
 
-  # The network below is in the method's own state: a describer of it needs no variables.
+  # The network below is part of the method's own state: its describer needs no variables.
   method = _build(options, where, base=Describer(None, describe))
   return method, _shapes(init, rng, example, below_shapes, where=where)
 
@@ -202,7 +201,7 @@ def _shapes(init: Any, *args: Any, where: pathlib.Path) -> PyTree:
 
 
 def _fitted(found: Mapping[str, PyTree], shapes: PyTree, *, where: pathlib.Path) -> PyTree:
-  """(params, aux) as the method has them; ValueError where the arrays are not those of it."""
+  """(params, aux) in the method's own structure; ValueError if the arrays do not fit it."""
   params, aux = shapes
   wanted = checkpoint.leaves({'params': params, 'aux': aux})
   stored = checkpoint.leaves(found)

@@ -1,7 +1,7 @@
-"""Any pictures, cut to the square frames that a network sees, and points back to their pixels.
+"""Cuts any pictures to the square frames that a network sees, and maps points back to their pixels.
 
-Points are in pixels of the given picture, (0, 0) the centre of its first pixel. Boxes are in edge
-coordinates, as everywhere here: (0, 0, width, height) is the whole picture.
+Points are in pixels of the given picture, with (0, 0) the centre of its first pixel. Boxes are in
+edge coordinates, as everywhere here: (0, 0, width, height) is the whole picture.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.runtime import logs
 
 INTERVAL = 5.0  # seconds between two lines of progress
-WIDEST = 8  # times a picture's larger side that a box may be wide
-MOST_PIXELS = 2**28  # of a square that is filled up with repeated edges
-NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # is known of somebody's pictures
+WIDEST = 8  # the widest a box may be, in multiples of the picture's larger side
+MOST_PIXELS = 2**28  # of a square padded with repeated edges
+NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # what is known of user-supplied pictures
 
 
 class Labels(NamedTuple):
-  """Landmarks of N pictures and what is said of them."""
+  """Landmarks of N pictures, and facts about them."""
 
   points: Float[np.ndarray, 'N K 2']  # in pixels
   visible: Bool[np.ndarray, 'N K']
@@ -43,7 +43,7 @@ class Labels(NamedTuple):
     flip_pairs: Sequence[Sequence[int]] = (),
     scale: Sequence[int] | str = 'frame',
   ) -> 'Labels':
-    """What somebody gives, checked; visible=None: where both numbers are finite."""
+    """Labels from unchecked input. visible=None: where both coordinates are finite."""
     points = np.asarray(points)
     numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
     if points.ndim != 3 or points.shape[2] != 2 or not points.size or not numbers:
@@ -67,22 +67,22 @@ class Labels(NamedTuple):
 
 
 class Pictures:
-  """Pictures that somebody gives, as a `Source` of frames; labelled ones where there are points.
+  """User-supplied pictures as a `Source` of frames, labelled if `labels` are given.
 
   Args:
-    given: uint8 [N, H, W, 3], or a sequence of which each is an array [H, W, 3] (or [H, W] grey, or
-      [H, W, 4] with transparency, which is laid on white), a picture of Pillow or the path of a
-      file. Those of Pillow and files are turned upright by their EXIF orientation.
+    given: uint8 [N, H, W, 3], or a sequence of arrays [H, W, 3] (or [H, W] grey, or [H, W, 4] with
+      transparency, composited on white), Pillow images or paths of files. Pillow images and files
+      are turned upright by their EXIF orientation.
     frame: side of the frames in pixels.
-    crop: of `folder.crops`: what a frame shows of the whole picture, the 'centre' square, all of it
-      with its edge repeated ('pad') or squashed ('squash').
+    crop: one of `folder.crops`: what a frame shows of the picture, the 'centre' square, or all of
+      it with its edge repeated ('pad') or squashed ('squash').
     boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
       larger side instead.
-    labels: of as many pictures.
+    labels: of the same pictures.
     names: of the pictures, for messages; paths and numbers if absent.
 
-  A picture that cannot be read or framed raises BadImage when it is asked for. `placed` and
-  `sizes` hold the box and (width, height) of every picture that was read.
+  A picture that cannot be read or framed raises BadImage when it is indexed. `placed` and `sizes`
+  hold the box and (width, height) of every picture read so far.
   """
 
   def __init__(
@@ -126,7 +126,7 @@ class Pictures:
     return example | {'points': points, 'visible': visible, 'scale': scale}
 
   def name(self, index: int) -> str:
-    """Of a picture, for messages."""
+    """The name of a picture, for messages."""
     if self._names is not None:
       return self._names[index]
     one = self._given[index]
@@ -147,7 +147,7 @@ class Pictures:
   def to_pixels(
     self, index: int, points: Float[np.ndarray, '*shape 2']
   ) -> Float[np.ndarray, '*shape 2']:
-    """Points that are normalised in the frame -> pixels of the picture, which was read."""
+    """Points normalised in the frame -> pixels of the picture, which must have been read."""
     return images.picture_points(points, self.placed[index], self.frame)
 
   def from_pixels(
@@ -174,11 +174,11 @@ class Pictures:
 def batches(
   source: Any, *, batch_size: int, progress: bool | None, report: Any = None
 ) -> Iterator[Batch]:
-  """All of a source in order, padded to one size (`valid`), with lines of progress where wanted.
+  """Batches of a whole source in order, padded to one size (`valid`), with progress on request.
 
-  Args: batch_size: at most; fewer pictures make one batch, padded to a power of two, so that few
-  sizes are ever compiled. progress: lines on the standard error; None: if that is a terminal. A bad
-  picture raises, unless the source has its own way with them (`pipeline.Reporting`).
+  Args: batch_size: upper limit; fewer pictures make one batch, padded to a power of two, so that
+  few sizes are ever compiled. progress: whether to print lines to stderr; None: if it is a
+  terminal. A bad picture raises, unless the source handles it itself (`pipeline.Reporting`).
   """
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size}: expected 1 or more pictures')
@@ -210,7 +210,7 @@ def check_facts(
   scale: Sequence[int] | str,
   count: int,
 ) -> None:
-  """Raises ValueError for names or numbers of landmarks of which there are not `count`."""
+  """Raises ValueError for names or pairs that do not fit `count` landmarks."""
   texts = all(isinstance(name, str) and name for name in names)
   if not texts or len(set(names)) != len(names) or len(names) != count:
     raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
@@ -225,7 +225,7 @@ def check_facts(
 
 
 def _sequence(given: Any) -> Sequence[Any] | UInt8[np.ndarray, 'N _ _ _']:
-  """The pictures as a sequence; ValueError for what is no set of pictures."""
+  """The pictures as a sequence; ValueError for anything that is not a set of pictures."""
   expected = 'expected uint8 [N, H, W, 3] or a list of pictures: arrays, paths or of Pillow'
   if isinstance(given, str | bytes | os.PathLike | Image.Image):
     raise ValueError(f'images is one {type(given).__name__}; {expected}; give [image] for one')
@@ -237,12 +237,12 @@ def _sequence(given: Any) -> Sequence[Any] | UInt8[np.ndarray, 'N _ _ _']:
   if not len(given):
     raise ValueError(f'images is empty; {expected}')
   if isinstance(given, np.ndarray):
-    _rgb(given[0], 'images')  # its type is that of all: said before anything is computed
+    _rgb(given[0], 'images')  # all share its type: fail before anything is computed
   return given
 
 
 def _rgb(image: Any, name: str) -> UInt8[np.ndarray, 'H W 3']:
-  """An array as a picture; BadImage that says what was expected."""
+  """An array as a picture. Raises BadImage saying what was expected."""
   array = np.asarray(image)
   channels = array.shape[2] if array.ndim == 3 else 1
   if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):

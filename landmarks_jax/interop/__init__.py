@@ -1,1 +1,1 @@
-"""Floor 4: other programs' files, in and out."""
+"""Floor 4: reading and writing other programs' files."""

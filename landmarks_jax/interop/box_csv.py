@@ -1,4 +1,4 @@
-"""One box a picture from a CSV file: file,x0,y0,x1,y1 in pixels, edge coordinates."""
+"""One box per picture from a CSV file: file,x0,y0,x1,y1 in pixels, edge coordinates."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ HEADER = ['file', 'x0', 'y0', 'x1', 'y1']
 
 
 def read(path: str | os.PathLike) -> dict[str, tuple[float, float, float, float]]:
-  """The boxes by the paths of their pictures. Errors name line and value."""
+  """Reads the boxes, by the path of their picture. Errors name the line and the value."""
   path = pathlib.Path(path)
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:

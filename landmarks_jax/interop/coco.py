@@ -18,11 +18,12 @@ Id = int | str
 
 
 def read(path: str | os.PathLike) -> Labels:
-  """Reads the file: landmarks of its one category with keypoints, at most one object a picture.
+  """Reads landmarks of the file's one category with keypoints, at most one object per picture.
 
   Of several objects in a picture the one with the largest `area` counts; crowds and objects without
-  a labelled point are left out. Points with v=1 (occluded) and v=2 are used, as COCO's own score
-  does; v=0 is not visible. A skeleton counts from 1. Errors name the annotation and the value.
+  a labelled point are left out. Points with v=1 (occluded) and v=2 are used, as in COCO's own
+  score; v=0 is not visible. The file's skeleton counts from 1. Errors name the annotation and the
+  value.
   """
   path = pathlib.Path(path)
   data = _load(path)
@@ -64,11 +65,11 @@ def write(
   skeleton: Sequence[Sequence[int]] = (),
   category: str = 'object',
 ) -> None:
-  """Writes what `read` reads: one object a picture, with v=2, or v=0 where a point is nan.
+  """Writes a file for `read`: one object per picture, with v=2, or v=0 where a point is nan.
 
-  Args: points: [K, 2] in pixels, by picture; one without any visible point has no object. sizes:
-  (width, height) of each. confidence: [K] of the pictures whose points are predicted: `score` is
-  their mean and `confidence` holds all.
+  Args: points: [K, 2] in pixels, by picture; a picture without a visible point gets no object.
+  sizes: (width, height) of each. confidence: [K], for pictures with predicted points: `score` is
+  the mean and `confidence` holds all.
   """
   images, annotations = [], []
   for number, (file, pixels) in enumerate(points.items(), start=1):
@@ -119,7 +120,7 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _take(path: pathlib.Path, record: Any, key: str, kind: Any, where: str) -> Any:
-  """record[key], if it is there and of its kind."""
+  """record[key], checked to be present and of the given kind."""
   if not isinstance(record, dict) or key not in record:
     raise ValueError(f'{path}: {where} has no {key!r}; {_expected}')
   if not isinstance(record[key], kind):

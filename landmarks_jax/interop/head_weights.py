@@ -1,6 +1,6 @@
-"""The weights of the ICCV 2021 heads on a frozen network, by PyTorch's names -> by ours.
+"""The weights of the ICCV 2021 heads on a frozen network, from PyTorch's names to those used here.
 
-Both read hypercolumns, whose channels are cut into one kernel for each level of the pyramid.
+Both read hypercolumns; their kernels are split by channels into one for each pyramid level.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from landmarks_jax.contracts import PyTree
 from landmarks_jax.interop import torch_names
 
-UNTRAINED = 'descriptors', 'linear.'  # in a regressor's file, copies that were never trained
+UNTRAINED = 'descriptors', 'linear.'  # in a regressor's file: copies that were never trained
 
 
 def projector(
@@ -18,8 +18,8 @@ def projector(
 ) -> dict[str, PyTree]:
   """A torch state dict -> the params of methods/projection.py: `kernels`, and `bias`.
 
-  channels: of every level of the frozen network, in pyramid order. Raises ValueError that names the
-  missing, the unexpected and the misshapen weights.
+  channels: of every level of the frozen network, in pyramid order. Raises ValueError naming the
+  missing, unexpected and misshapen weights.
   """
   what = 'not the weights of a feature projector'
   weights = torch_names.select(state, prefix)
@@ -40,8 +40,8 @@ def regressor(
 ) -> dict[str, PyTree]:
   """A torch state dict -> the params of methods/probe.py: `inner` and `outer`.
 
-  channels: as of `projector`. Names that begin as UNTRAINED are left out. Raises ValueError that
-  names the missing, the unexpected and the misshapen weights.
+  channels: as in `projector`. Names that begin with one of UNTRAINED are ignored. Raises ValueError
+  naming the missing, unexpected and misshapen weights.
   """
   what = 'not the weights of a landmark regressor'
   weights = torch_names.select(state, prefix)
@@ -62,7 +62,7 @@ def regressor(
 
 
 def _by_level(kernel: np.ndarray, channels: Sequence[int]) -> tuple[np.ndarray, ...]:
-  """The rows of [C, D], cut to one kernel for each level."""
+  """Splits the rows of a kernel [C, D] into one kernel for each level."""
   if len(kernel) != sum(channels):
     raise ValueError(
       f'it reads hypercolumns of {len(kernel)} channels, but those of the network below have '

@@ -1,4 +1,4 @@
-"""The weights of DVE's hourglass, by PyTorch's names and layouts -> by ours."""
+"""The weights of DVE's hourglass, from PyTorch's names and layouts to those used here."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,13 +12,13 @@ def from_torch(state: Mapping[str, np.ndarray], *, prefix: str = '') -> dict[str
   """A torch state dict -> {'params', 'batch_stats'}: the variables of Hourglass.
 
   With GroupNorm there are no running statistics and no 'batch_stats'. The heads of all stacks but
-  the last do not reach the published output: they are ignored, and Hourglass has none.
+  the last do not affect the published output: they are ignored, and Hourglass has none.
 
   Args:
     state: name -> array. Names without `prefix` belong to something else and are ignored.
-    prefix: what stands before `conv1.weight`: '' or 'module.' in files of DVE.
+    prefix: what precedes `conv1.weight`: '' or 'module.' in files of DVE.
 
-  Raises ValueError that names the missing, the unexpected and the misshapen weights.
+  Raises ValueError naming the missing, unexpected and misshapen weights.
   """
   what = torch_names.describe(state, prefix, 'Hourglass', r'(.*)output_layers\.0\.4\.weight')
   weights = torch_names.select(state, prefix)

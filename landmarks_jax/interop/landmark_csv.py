@@ -1,4 +1,4 @@
-"""Landmarks from a CSV file: file,NAME_x,NAME_y,... and perhaps split, one row a picture."""
+"""Landmarks from a CSV file: file,NAME_x,NAME_y,... and optionally split, one row per picture."""
 
 import csv
 import os
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Labels(NamedTuple):
-  """What a file says of pictures, by their paths; pixels with (0, 0) the centre of the first."""
+  """The labels in a file, by path of the picture; (0, 0) is the centre of the first pixel."""
 
   path: pathlib.Path
   names: tuple[str, ...]  # of the K landmarks
@@ -18,11 +18,11 @@ class Labels(NamedTuple):
   places: dict[str, str]  # where in the file, for messages: 'line 4'
   splits: dict[str, str] | None = None
   skeleton: tuple[tuple[int, int], ...] = ()  # landmarks to join in drawings
-  unit: str = 'row'  # what labels one picture, for messages
+  unit: str = 'row'  # the part of the file that labels one picture, for messages
 
 
 def read(path: str | os.PathLike) -> Labels:
-  """Reads the file; both cells of a landmark empty = not visible. Errors name line and value."""
+  """Reads the file; two empty cells = not visible. Errors name the line and the value."""
   path = pathlib.Path(path)
   rows = _rows(path)
   header, names = rows[0][1], _names(path, rows[0][1])
@@ -42,7 +42,7 @@ def read(path: str | os.PathLike) -> Labels:
 
 
 def write(path: str | os.PathLike, names: Sequence[str], points: Mapping[str, np.ndarray]) -> None:
-  """Writes what `read` reads: [K, 2] in pixels by picture; nan becomes two empty cells."""
+  """Writes a file for `read`: points [K, 2] in pixels by picture; nan becomes two empty cells."""
   with open(path, 'w', newline='', encoding='utf-8') as file:
     lines = csv.writer(file)
     lines.writerow(['file', *(f'{name}_{axis}' for name in names for axis in 'xy')])
@@ -53,7 +53,7 @@ def write(path: str | os.PathLike, names: Sequence[str], points: Mapping[str, np
 
 
 def picture_path(text: str) -> str:
-  """A path in a file of labels as a folder lists it.
+  """Normalises a path from a label file to the form used when listing folders.
 
   >>> picture_path(' .\\\\cats\\\\a.png')
   'cats/a.png'

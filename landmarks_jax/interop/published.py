@@ -1,7 +1,7 @@
-"""Published weight files: whose they are, told by the names in them, and what they hold.
+"""Published weight files: their kind, recognised by the names in them, and their contents.
 
-A file is a state dict, or has one under a key (KINDS). Everything in it is looked at: a name that
-its network does not have, or that is missing, is an error that names it.
+A file is a state dict, or has one under a key (KINDS). Everything in it is checked: names that are
+missing or that the network does not have are reported as errors.
 """
 
 import os
@@ -36,17 +36,17 @@ FACES, IMAGENET = (
 MOCO = {'name': 'moco', 'precision': 'float32'}
 DVE = {'name': 'equivariant', 'precision': 'float32', 'exchange': True, **FACES}
 HEADS = {1280: 16, 1408: 16}  # of ViT-H and ViT-g; all others have 64 channels a head
-MOST_BLOCKS = 100  # more, and a file of a few kilobytes would take hours to compile
-MOST_PIXELS = 1024  # a side, of the frames that are proposed
-SHOWN = 1000  # characters of a message
+MOST_BLOCKS = 100  # with more, a file of a few kilobytes could take hours to compile
+MOST_PIXELS = 1024  # a side, of the proposed frames
+SHOWN = 1000  # the most characters of a message
 
 
 class Published(NamedTuple):
-  """What a file holds, as a method's.
+  """The contents of a file, converted to those of a method.
 
-  network: in words. method: its section of a config. params, aux: what the file has of them; those
-  in `spare`, by name, may find no place. frame: side in pixels of the frames that the network was
-  made for; None: as the network below. kind: of the file. dropped: names that nothing was made of.
+  network: a description. method: its section of a config. params, aux: as far as the file has them;
+  the method may lack those named in `spare`. frame: side in pixels of the frames that the network
+  was made for; None: as the network below. kind: of the file. dropped: names that were not used.
   """
 
   network: str
@@ -60,7 +60,7 @@ class Published(NamedTuple):
 
 
 class Options(NamedTuple):
-  """What no file says.
+  """What cannot be read from a file.
 
   channels: of every level of the network below, coarse to fine. heads: of a ViT's attention.
   """
@@ -72,8 +72,8 @@ class Options(NamedTuple):
 class Kind(NamedTuple):
   """A kind of file. `key` holds its state dict; `beside` are the other keys of the file.
 
-  pattern: begins the names that tell it; group 1 is what stands before all names. read: (state
-  dict, that prefix, the other keys' values, options) -> Published.
+  pattern: matches the start of names that identify it; group 1 is the prefix of all names. read:
+  (state dict, that prefix, the other keys' values, options) -> Published.
   """
 
   name: str
@@ -84,10 +84,10 @@ class Kind(NamedTuple):
 
 
 def read(path: str | os.PathLike, options: Options | None = None) -> Published:
-  """The file's weights: of PyTorch, in either serialisation, or safetensors.
+  """Reads a file's weights: PyTorch, in either serialisation, or safetensors.
 
-  Raises ValueError, in one line, for a file that is damaged, hostile or of no known kind, and for
-  names that are missing or do not belong.
+  Raises a one-line ValueError for a file that is damaged, hostile or of no known kind, and for
+  missing or unexpected names.
   """
   try:
     return recognise(_load(path), options or Options())
@@ -98,7 +98,7 @@ def read(path: str | os.PathLike, options: Options | None = None) -> Published:
 
 
 def recognise(tree: Any, options: Options) -> Published:
-  """As `read`, of what is in the file."""
+  """As `read`, given the contents of the file."""
   if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
     raise ValueError(f'it holds a {type(tree).__name__}; expected names and weights')
   keyed = [kind for kind in KINDS if kind.key in tree]
@@ -115,7 +115,7 @@ def recognise(tree: Any, options: Options) -> Published:
 
 
 def _kind_of(tree: Mapping[str, Any], keyed: list[Kind]) -> tuple[Kind, str]:
-  """The kind, and the prefix of its names. keyed: kinds whose key is there; none: a state dict."""
+  """The kind, and the prefix of its names. keyed: kinds whose key is present; [] = a state dict."""
   for kind in keyed or KINDS:
     state = tree[kind.key] if keyed else tree
     names = state if isinstance(state, dict) else ()
@@ -141,7 +141,7 @@ def _load(path: str | os.PathLike) -> Any:
 
 
 def _state(tree: Any, where: str) -> State:
-  """A state dict, in float32 but for counters. Raises ValueError that names what is no weight."""
+  """A state dict, in float32 except counters. Raises ValueError naming what is not a weight."""
   if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
     raise ValueError(f'{where} is a {type(tree).__name__}; expected names and weights')
   others = [name for name, x in tree.items() if not _is_weight(name, x)]
@@ -163,7 +163,7 @@ def _is_weight(name: str, value: Any) -> bool:
 
 
 def _is_float(value: np.ndarray | np.generic) -> bool:
-  return bool(jnp.issubdtype(value.dtype, jnp.floating))  # NumPy's own does not know bfloat16
+  return bool(jnp.issubdtype(value.dtype, jnp.floating))  # np.issubdtype does not know bfloat16
 
 
 def _among(names: Collection[str], known: Collection[str], what: str = '') -> None:
@@ -173,7 +173,7 @@ def _among(names: Collection[str], known: Collection[str], what: str = '') -> No
 
 
 def _below(state: State, prefix: str, known: Collection[str] = ()) -> None:
-  """Raises ValueError for names that neither stand below the prefix nor are known."""
+  """Raises ValueError for names that neither start with the prefix nor are known."""
   _among([name for name in state if not name.startswith(prefix)], known)
 
 
@@ -203,7 +203,7 @@ def _moco(state: State, prefix: str, rest: Mapping[str, Any], options: Options) 
   queue = state.get(f'{top}queue')
   method = {'margin': 0, **IMAGENET}
   if query['head'] and len(query['head']) == 2:
-    method['temperature'] = 0.2  # of version 2
+    method['temperature'] = 0.2  # as in MoCo v2
   return _contrastive(query, key, None if queue is None else queue.T, method, frame=224)
 
 
@@ -216,7 +216,7 @@ def _resnet(state: State, prefix: str, rest: Mapping[str, Any], options: Options
 
 
 def _encoder(state: State, prefix: str) -> dict[str, PyTree]:
-  """A ResNet's variables, and `head`: those of EmbeddingHead, or None."""
+  """A ResNet's variables, plus `head`: the params of EmbeddingHead, or None."""
   mlp = {f'fc.{i}': ('dense', (f'fc{i // 2}',)) for i in (0, 2)}
   inner = tuple(f'{prefix}{name}.' for name in mlp)
   tree = resnet.from_torch(
@@ -238,7 +238,7 @@ def _contrastive(
   *,
   frame: int,
 ) -> Published:
-  """MoCo on a ResNet. Without a key encoder it is a copy, as before the first step."""
+  """MoCo on a ResNet. A missing key encoder becomes a copy, as before the first step."""
   sizes = tuple(
     len({name for name in query['params'] if name.startswith(f'layer{stage}_')})
     for stage in (1, 2, 3, 4)
@@ -336,7 +336,7 @@ def _projector(state: State, prefix: str, rest: Mapping[str, Any], options: Opti
   params = head_weights.projector(state, _channels(options), prefix=prefix)
   dim, kernel = (state[f'{prefix}reg_conv.weight'].shape[axis] for axis in (0, 2))
   method = {'name': 'projection', 'dim': dim, 'kernel': kernel}
-  if dim == 64:  # as published; the others have the defaults
+  if dim == 64:  # as published; other sizes use the defaults
     method |= {'scale': 6.5, 'temperature': 8.0}
   text = f'projection to {dim} channels, kernel {kernel}'
   return Published(text, method, params, {}, None, spare=('params/bias',))
@@ -359,7 +359,7 @@ def _channels(options: Options) -> tuple[int, ...]:
 
 
 def _printable(text: str) -> str:
-  """One line without control characters, which a hostile file may have in its names."""
+  """One line without control characters, which names in a hostile file may contain."""
   text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
   return text if len(text) <= SHOWN else f'{text[:SHOWN]} ...'
 

@@ -1,4 +1,4 @@
-"""The weights of a ResNet, by PyTorch's names and layouts <-> by ours (models/resnet.py)."""
+"""The weights of a ResNet, between PyTorch's names and layouts and those of models/resnet.py."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -26,13 +26,13 @@ def from_torch(
   """A torch state dict -> {'params', 'batch_stats', 'head'}: the variables of ResNet, and its head.
 
   Args:
-    state: name -> array, as in a published checkpoint. Names without `prefix`
-      belong to something else and are ignored, and so is `num_batches_tracked`.
-    prefix: what stands before `conv1.weight`.
-    head: whether to read `fc`, as {'kernel' [C, D], 'bias' [D]}; None where the file has none. With
-      False it is None, whatever `fc` is (an MLP, ImageNet's classes).
+    state: name -> array, as in a published checkpoint. Names without `prefix` belong to something
+      else and are ignored, as is `num_batches_tracked`.
+    prefix: what precedes `conv1.weight`.
+    head: whether to read `fc`, as {'kernel' [C, D], 'bias' [D]}, or None where the file has none.
+      If False, 'head' is None whatever `fc` is (an MLP, ImageNet's classes).
 
-  Raises ValueError that names the missing, the unexpected and the misshapen weights.
+  Raises ValueError naming the missing, unexpected and misshapen weights.
   """
   weights = torch_names.select(state, prefix)
   if not head:
@@ -46,8 +46,8 @@ def from_torch(
 def to_torch(variables: PyTree, *, prefix: str = 'encoder.module.') -> dict[str, np.ndarray]:
   """The inverse of `from_torch`: {'params', 'batch_stats', 'head' or none} -> a torch state dict.
 
-  It has no `num_batches_tracked`: torch's `load_state_dict` does not ask a plain dict for it.
-  Raises ValueError that names the missing, the unexpected and the misshapen weights.
+  It has no `num_batches_tracked`: torch's `load_state_dict` does not require it of a plain dict.
+  Raises ValueError naming the missing, unexpected and misshapen weights.
   """
   flat = traverse_util.flatten_dict({k: tree for k, tree in variables.items() if tree is not None})
   weights = {
@@ -58,7 +58,7 @@ def to_torch(variables: PyTree, *, prefix: str = 'encoder.module.') -> dict[str,
 
 
 def _transpose(array: np.ndarray, conv: tuple[int, ...]) -> np.ndarray:
-  """OIHW <-> HWIO by the given axes, (out, in) <-> (in, out); vectors stay."""
+  """OIHW <-> HWIO by the given axes, (out, in) <-> (in, out); vectors are unchanged."""
   return np.ascontiguousarray(array.transpose(conv if array.ndim == 4 else None))
 
 
@@ -80,7 +80,7 @@ def _path(name: str) -> tuple[str, ...]:
 
 
 def _name(path: tuple[str, ...]) -> str:
-  """The inverse of `_path`; a path that has none keeps its own name."""
+  """The inverse of `_path`; a path without an inverse is joined by '/'."""
   module = re.sub(r'^layer(\d)_(\d+)', r'layer\1.\2', '.'.join(path[1:-1]) or 'fc')
   module = module.replace('downsample_conv', 'downsample.0').replace(
     'downsample_bn', 'downsample.1'
@@ -97,7 +97,7 @@ def _modules(weights: Mapping[str, np.ndarray]) -> Iterator[str]:
     blocks = {name.split('.')[1] for name in weights if name.startswith(f'layer{stage}.')}
     for at in (f'layer{stage}.{block}' for block in range(max(len(blocks), 1))):
       yield from (f'{at}.{kind}{i}' for i in range(1, convs + 1) for kind in ('conv', 'bn'))
-    # As in the model, a stage projects where it changes the shape; only the first may keep it.
+    # As in the model, a stage projects if it changes the shape; only stage 1 may keep it.
     ends = ('conv1.weight', f'layer1.0.conv{convs}.weight')
     before, after = (weights[name].shape[:1] if name in weights else None for name in ends)
     if stage > 1 or before != after:

@@ -1,4 +1,4 @@
-"""The weights of DVE's small network, by PyTorch's names and layouts -> by ours."""
+"""The weights of DVE's small network, from PyTorch's names and layouts to those used here."""
 
 from collections.abc import Mapping
 
@@ -19,9 +19,9 @@ def from_torch(state: Mapping[str, np.ndarray], *, prefix: str = '') -> dict[str
 
   Args:
     state: name -> array. Names without `prefix` belong to something else and are ignored.
-    prefix: what stands before `conv1.0.weight`: '' or 'module.' in files of DVE.
+    prefix: what precedes `conv1.0.weight`: '' or 'module.' in files of DVE.
 
-  Raises ValueError that names the missing, the unexpected and the misshapen weights.
+  Raises ValueError naming the missing, unexpected and misshapen weights.
   """
   what = torch_names.describe(state, prefix, 'SmallNet', r'(.*)conv6\.weight')
   weights = torch_names.select(state, prefix)

@@ -1,4 +1,4 @@
-"""Named arrays in files of safetensors: a header and bytes, nothing that runs."""
+"""Named arrays in safetensors files: a header and bytes, nothing executable."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The arrays by name. Raises ValueError for another kind of file, and without the package."""
+  """Reads arrays by name. Raises ValueError for other files, or without the package."""
   library = _library()
   try:
     return library.load_file(path)
@@ -20,10 +20,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def write(
   path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-  """Raises ValueError without the package. metadata: texts that are kept beside the arrays."""
+  """Writes arrays, and `metadata` beside them. Raises ValueError without the package."""
   arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
   content = _library().save(arrays, dict(metadata))
-  pathlib.Path(path).write_bytes(content)  # `save_file` would let only its owner read the file
+  pathlib.Path(path).write_bytes(content)  # `save_file` would make it readable by its owner only
 
 
 def _library() -> ModuleType:

@@ -1,8 +1,8 @@
 """PyTorch checkpoints without PyTorch, and without trusting them.
 
 A checkpoint is a pickle, and a pickle is a program. This reader knows the few calls that build
-tensors, plain containers and NumPy values and refuses every other by name. No code of the file
-runs, and the memory it takes is bounded by the size of the file.
+tensors, plain containers and NumPy values, and refuses all others by name. No code from the file
+runs, and memory use is bounded by the size of the file.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ DROPPED = (  # classes in published files; an object of one is read as an inert 
   'pathlib.PosixPath',
   'pathlib._local.PosixPath',
 )
-MOST_BYTES = 2**22  # of a pickle; ResNet-50 with momentum encoder and optimizer has 91,704
+MOST_BYTES = 2**22  # of a pickle; a ResNet-50 with momentum encoder and optimizer takes 91,704
 MOST_AXES = 32
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -52,18 +52,18 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-  """Stands for an object of a class in DROPPED, or for the class; its contents were not kept."""
+  """Stands for an object of a class in DROPPED, or for the class; its contents are discarded."""
 
   name: str
 
 
 def read(path: str | os.PathLike) -> Any:
-  """Reads what `torch.save` wrote, as a zip or as the stream before torch 1.6.
+  """Reads a file written by `torch.save`: a zip, or the stream format from before torch 1.6.
 
   Returns: the saved tree: dicts (also for OrderedDict), lists, tuples, sets, numbers, strings,
   `Dropped`, and read-only NumPy arrays (views of one storage share memory; bfloat16 is
   `ml_dtypes.bfloat16`).
-  Raises CheckpointError that names the path, what was found and what was expected.
+  Raises CheckpointError naming the path, what was found and what was expected.
   """
   with open(path, 'rb') as file:
     try:
@@ -73,7 +73,7 @@ def read(path: str | os.PathLike) -> Any:
       return _read_zip(file) if start == b'PK\x03\x04' else _read_stream(file)
     except CheckpointError as error:
       raise CheckpointError(f'{os.fspath(path)}: {error}') from None
-    except Exception as error:  # whatever a damaged pickle makes Python stumble over
+    except Exception as error:  # a damaged pickle can make Python raise anything
       raise CheckpointError(
         f'{os.fspath(path)}: damaged or truncated ({type(error).__name__}: {error}); '
         'expected a checkpoint written by torch.save'
@@ -81,7 +81,7 @@ def read(path: str | os.PathLike) -> Any:
 
 
 def _read_zip(file: BinaryIO) -> Any:
-  """`<root>/data.pkl` holds the tree, `<root>/data/<key>` the bytes of each storage."""
+  """Reads a zip: `<root>/data.pkl` holds the tree, `<root>/data/<key>` the bytes of a storage."""
   size = os.fstat(file.fileno()).st_size
   with zipfile.ZipFile(file) as archive:
     records = {info.filename: info for info in archive.infolist()}
@@ -114,13 +114,13 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _read_stream(file: BinaryIO) -> Any:
-  """Five pickles (magic, protocol, machine, tree, storage keys), then length and bytes of each."""
+  """Reads five pickles (magic, protocol, machine, tree, storage keys), then lengths and bytes."""
   with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
     size = left = len(stream)
 
     def reserve(key: str, nbytes: int) -> np.ndarray:
       nonlocal left
-      left -= nbytes  # the bytes come after the tree: do not allocate more than can follow
+      left -= nbytes  # the bytes follow the tree: do not allocate more than can be there
       if left < 0:
         raise CheckpointError(f'storage {key!r} of {nbytes} bytes in a file of {size}: truncated?')
       return np.empty(nbytes, np.uint8)
@@ -166,13 +166,13 @@ class _Storage(NamedTuple):
 
 
 class _Call(NamedTuple):
-  """What a global of the pickle becomes: the only kind of object that can be called."""
+  """Stands for an allowed global of the pickle: the only kind of object that can be called."""
 
   function: Callable
 
 
 class _DType:
-  """A NumPy dtype while it is unpickled: its byte order comes after its name."""
+  """A NumPy dtype being unpickled: its byte order comes after its name."""
 
   def __init__(self, name: Any, *_: Any) -> None:
     if not re.fullmatch(r'[biufcSU][1-9]\d{0,8}', name):
@@ -184,17 +184,17 @@ class _DType:
 
 
 class _Limited:
-  """A file of which a pickle may be only so long: a byte of one can become a dict."""
+  """A file that limits the length of a pickle, since each byte of one can become a dict."""
 
   def __init__(self, file: Any) -> None:
     self.file, self.left = file, MOST_BYTES
 
   def read(self, count: int) -> bytes:
-    """As of a file."""
+    """See `io.BufferedIOBase.read`."""
     return self.checked(self.file.read(count))
 
   def readline(self) -> bytes:
-    """As of a file."""
+    """See `io.IOBase.readline`."""
     return self.checked(self.file.readline())
 
   def checked(self, content: bytes) -> bytes:
@@ -206,26 +206,26 @@ class _Limited:
 
 
 class _Unpickler(pickle._Unpickler):
-  """An unpickler that calls nothing but what `__init__` lists.
+  """An unpickler that calls only what `__init__` lists.
 
-  It extends Python's implementation in Python: opcodes can be replaced there, and its memo is a
-  dict, where the one in C is an array that one opcode of a small file can make gigabytes long.
-  What is in a file is hashed, compared and printed only if it is a text or a number (`_plain`).
+  It extends the pure-Python implementation, whose opcodes can be replaced and whose memo is a dict;
+  the C one's is an array that a single opcode in a small file can make gigabytes long. Values from
+  a file are hashed, compared and printed only if they are texts or numbers (`_plain`).
   """
 
   def __init__(self, file: Any, size: int, load_storage: Callable | None = None) -> None:
     super().__init__(_Limited(file), encoding='utf-8')
     self.load_storage, self.storages = load_storage, {}
-    self.budget = 4 * size  # calls may copy what is in the file, not multiply it
+    self.budget = 4 * size  # calls may copy what is in the file, but not multiply it
     self.unbuilt = None
     self.calls = {
-      'builtins.bytes': lambda: b'',  # how protocol 2 writes them when there are none
+      'builtins.bytes': lambda: b'',  # how protocol 2 writes empty bytes
       'builtins.complex': complex,
       'builtins.set': lambda items=(): set(map(_plain, self.spend(items))),
       'collections.OrderedDict': self.ordered_dict,
       '_codecs.encode': self.encode,
       'numpy.dtype': _DType,
-      'numpy.ndarray': None,  # the type that _reconstruct is told; not to be called
+      'numpy.ndarray': None,  # an argument of _reconstruct; never called
       'numpy.core.multiarray.scalar': self.numpy_scalar,
       'numpy.core.multiarray._reconstruct': self.numpy_array,
       'torch._utils._rebuild_tensor': self.tensor,
@@ -275,7 +275,7 @@ class _Unpickler(pickle._Unpickler):
       max(_natural(n) - 1, 0) * _natural(step) for n, step in zip(size, stride, strict=True)
     )
     count = math.prod(size)
-    # More elements than the storage has (an expanded view) would let a small file fill the memory.
+    # A view with more elements than its storage (expanded) would let a small file fill the memory.
     if count and max(last + 1, count) * itemsize > data.nbytes:
       raise CheckpointError(
         f'a tensor of size {_shown(size)}, stride {_shown(stride)}, offset {_shown(offset)} '
@@ -313,13 +313,13 @@ class _Unpickler(pickle._Unpickler):
     return np.frombuffer(data, dtype.dtype)[0]
 
   def encode(self, text: Any, encoding: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """The call by which protocol 2 writes bytes."""
     if encoding != 'latin1':
       raise CheckpointError(f'bytes in encoding {_shown(encoding)}')
     return self.spend(text).encode('latin1')
 
   def ordered_dict(self, items: Any = ()) -> dict[Any, Any]:
-    """From pairs; a state dict of Python 2."""
+    """A dict from pairs, as in state dicts written by Python 2."""
     return {_plain(key): value for key, value in self.spend(items)}
 
   def spend(self, items: Any) -> Any:
@@ -330,7 +330,7 @@ class _Unpickler(pickle._Unpickler):
 
   def load_global(self) -> None:
     lines = [self.readline(), self.readline()]
-    if not all(line.endswith(b'\n') for line in lines):  # else half a name would be refused
+    if not all(line.endswith(b'\n') for line in lines):  # otherwise a cut-off name would be refused
       raise EOFError('it ends within a name')
     self.append(self.find_class(*(line[:-1].decode() for line in lines)))
 
@@ -370,7 +370,7 @@ class _Unpickler(pickle._Unpickler):
     self.filled().update(zip(map(_plain, items[::2]), items[1::2], strict=True))
 
   def filled(self) -> dict[Any, Any]:
-    """The dict that items are for."""
+    """The dict on the stack that items are added to."""
     if type(self.stack[-1]) is not dict:
       raise CheckpointError(f'items for {_shown(self.stack[-1])}')
     return self.stack[-1]
@@ -406,10 +406,10 @@ def _natural(number: Any) -> int:
 
 
 def _plain(key: Any) -> Any:
-  """A key of a dict, or a member of a set.
+  """Checks a key of a dict or a member of a set.
 
-  Nothing else is hashed, compared or written out: a tuple that holds one tuple twice, and so on for
-  forty levels, is a small file and takes days to hash or to print.
+  Nothing else is hashed, compared or printed: a tuple that holds one tuple twice, nested forty
+  levels deep, fits in a small file and takes days to hash or print.
   """
   kinds = str | bytes | int | float | complex | np.generic | None
   if not isinstance(key, kinds) or (type(key) is int and key.bit_length() > 64):
@@ -418,7 +418,7 @@ def _plain(key: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-  """In a message: texts, numbers, and a few in a row; of all else the kind."""
+  """For a message: texts, numbers and short rows of them as they are, anything else by type."""
   row = type(value) in (tuple, list) and len(value) <= 8
   scalars = str, bytes, int, float, bool, type(None)
   if type(value) in scalars or (row and all(type(one) in scalars for one in value)):

@@ -1,4 +1,4 @@
-"""Weights chosen, checked and placed by their torch names: what all networks' pages share."""
+"""Selects, checks and places weights by their torch names; shared by all networks' modules."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ Layers = Mapping[str, tuple[str, tuple[str, ...]]]  # torch's name: (kind of lay
 
 
 def select(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-  """The weights under `prefix`, without it; counters (`num_batches_tracked`) are left out."""
+  """The weights under `prefix`, which is removed, without counters (`num_batches_tracked`)."""
   return {
     name.removeprefix(prefix): np.asarray(array)
     for name, array in state.items()
@@ -34,13 +34,13 @@ def select(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
 
 
 def describe(state: Mapping[str, np.ndarray], prefix: str, network: str, stem: str) -> str:
-  """How `state` was read, for an error; `stem` is a pattern whose group 1 is a right prefix."""
+  """How `state` was read, for errors. stem: a pattern whose group 1 is a possible prefix."""
   found = ', '.join(repr(m[1]) for m in (re.fullmatch(stem, name) for name in state) if m) or 'none'
   return f'state dict read with prefix={prefix!r} (prefixes of {network}s in it: {found})'
 
 
 def check(weights: Mapping[str, np.ndarray], ranks: Mapping[str, int], what: str) -> None:
-  """Raises ValueError that names the missing, the unexpected and the misshapen weights."""
+  """Raises ValueError naming the missing, unexpected and misshapen weights."""
   both = sorted(ranks.keys() & weights.keys())
   problems = {
     'missing': sorted(ranks.keys() - weights.keys()),
@@ -55,7 +55,7 @@ def check(weights: Mapping[str, np.ndarray], ranks: Mapping[str, int], what: str
 
 
 def listed(names: Iterable[str]) -> str:
-  """At most ten of them."""
+  """At most ten of the names, as text."""
   names = list(names)
   return ', '.join(names[:10] + (['...'] if len(names) > 10 else []))
 
@@ -72,11 +72,11 @@ def place(weights: Mapping[str, np.ndarray], layers: Layers, what: str) -> dict[
 
 
 def transpose(array: np.ndarray) -> np.ndarray:
-  """OIHW -> HWIO, (out, in) -> (in, out); vectors stay."""
+  """OIHW -> HWIO, (out, in) -> (in, out); vectors are unchanged."""
   return np.ascontiguousarray(array.transpose((2, 3, 1, 0) if array.ndim == 4 else None))
 
 
 def count(weights: Mapping[str, np.ndarray], pattern: str) -> int:
-  """How many numbers stand at the pattern's group; at least one is expected."""
+  """How many different numbers occur in the pattern's group; at least 1."""
   matches = (re.match(pattern, name) for name in weights)
   return max(len({match[1] for match in matches if match}), 1)

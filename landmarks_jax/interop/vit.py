@@ -1,4 +1,4 @@
-"""The weights of a ViT, by timm's and DINO's names and layouts -> by ours (models/vit.py)."""
+"""The weights of a ViT, from timm's and DINO's names and layouts to those of models/vit.py."""
 
 import math
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ REGISTERS = 'register_tokens', 'reg_token'  # DINO's name, timm's
 def from_torch(state: Mapping[str, np.ndarray], *, prefix: str = '') -> dict[str, PyTree]:
   """A torch state dict -> {'params'}: the variables of ViT, without a classifier.
 
-  The class token takes its position's embedding in, and LayerScale the layer before it: the
-  features are the same.
+  The class token's position embedding is added to the token, and LayerScale is folded into the
+  layer before it: the features are the same.
 
   Args:
     state: name -> array. Names without `prefix` belong to something else and are ignored.
-    prefix: what stands before `patch_embed.proj.weight`.
+    prefix: what precedes `patch_embed.proj.weight`.
 
-  Raises ValueError that names the missing, the unexpected and the misshapen weights.
+  Raises ValueError naming the missing, unexpected and misshapen weights.
   """
   what = torch_names.describe(state, prefix, 'ViT', r'(.*)patch_embed\.proj\.weight')
   what = f'{what}: not the weights of a ViT'
@@ -51,19 +51,19 @@ def from_torch(state: Mapping[str, np.ndarray], *, prefix: str = '') -> dict[str
 
 
 def _scale(weights: dict[str, np.ndarray], layer: str, gamma: np.ndarray | None, what: str) -> None:
-  """Multiplies what a layer puts out."""
+  """Folds the scale `gamma` of a layer's output into its weights."""
   if gamma is None:
     return
   for name in (f'{layer}.weight', f'{layer}.bias'):
     if name not in weights:
-      continue  # it will be missed
+      continue  # reported as missing later
     if gamma.shape != weights[name].shape[:1]:
       raise ValueError(f'{what} {gamma.shape} does not scale {name} {weights[name].shape}')
     weights[name] = weights[name] * gamma.reshape(-1, *[1] * (weights[name].ndim - 1))
 
 
 def _tokens(found: Mapping[str, np.ndarray], what: str) -> dict[str, np.ndarray]:
-  """Our class token, registers and position embedding."""
+  """The class token, registers and position embedding in the layout used here."""
   one, tokens, channels = found['pos_embed'].shape
   grid = math.isqrt(tokens)
   own = grid * grid == tokens - 1  # whether the class token has a position

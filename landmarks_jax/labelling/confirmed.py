@@ -1,4 +1,4 @@
-"""The labels of all pictures as the journal tells them, and the only way to change them."""
+"""The labels of all pictures as replayed from the journal, and the only way to change them."""
 
 import math
 import pathlib
@@ -9,32 +9,32 @@ from landmarks_jax.labelling.journal import Entry, Journal
 
 INVISIBLE = 'invisible'
 
-# In pixels of the picture, (0, 0) the centre of its first one; or INVISIBLE.
+# In pixels of the picture, (0, 0) the centre of the first pixel; or INVISIBLE.
 Point = tuple[float, float] | str
 Points = dict[str, Point]  # by the name of the landmark
 
 
 class Conflict(ValueError):
-  """Somebody else, such as another tab, has changed the picture in the meantime."""
+  """Another client, such as another tab, has changed the picture in the meantime."""
 
 
 class _Change(NamedTuple):
-  """What a client did last, so that it can be undone."""
+  """A change by a client, kept so that it can be undone."""
 
   picture: str
   before: dict[str, Point | None]
-  base: int  # revisions of the picture before and after
+  base: int  # revision of the picture before the change; `after`: after it
   after: int
 
 
 class Labels:
-  """Points by picture and landmark; what is changed is on disk before it is true.
+  """Points by picture and landmark; every change is on disk before it takes effect.
 
-  Pictures go by their paths relative to their folder. `revision` counts all changes,
-  `revision_of(picture)` those of one picture; both are the same after a restart.
+  Pictures are identified by their paths relative to their folder. `revision` counts all changes,
+  `revision_of(picture)` those of one picture; both survive a restart.
 
-  landmarks: their names. None takes those of the journal; they may only become more. Raises
-  ValueError for names that cannot be.
+  landmarks: their names; None: those of the journal. Names can be added but not removed. Raises
+  ValueError for invalid names.
   """
 
   def __init__(self, journal: Journal, landmarks: Sequence[str] | None = None) -> None:
@@ -61,7 +61,7 @@ class Labels:
 
   @property
   def path(self) -> pathlib.Path:
-    """Of the journal."""
+    """The path of the journal."""
     return self._journal.path
 
   @property
@@ -71,7 +71,7 @@ class Labels:
 
   @property
   def pictures(self) -> tuple[str, ...]:
-    """Those that have, or had, any point."""
+    """The pictures that have, or once had, a point."""
     return tuple(self._points)
 
   def revision_of(self, picture: str) -> int:
@@ -87,11 +87,11 @@ class Labels:
     return len(self._points.get(picture, {})) == len(self.landmarks)
 
   def changed_since(self, revision: int) -> set[str]:
-    """The pictures of all later changes."""
+    """The pictures changed after this revision."""
     return set(self._changes[revision:])
 
   def file_of(self, picture: str) -> Any:
-    """What tells the file of a picture from others, as it was given at its first change."""
+    """What identifies the file of a picture, as given with its first change."""
     return self._files.get(picture)
 
   def has(self, id: str) -> bool:
@@ -109,14 +109,13 @@ class Labels:
     file: Any = None,
     time: str = '',
   ) -> None:
-    """Sets some landmarks of a picture; None removes one. One change is undone as one.
+    """Sets some landmarks of a picture; None removes one. The change is undone as a whole.
 
-    Args: points: see `parse`. base: the revision of the picture that this was decided on. client:
-    who; each undoes its own changes. id: of this change; one that is known already is not made
-    again, so that a client that got no answer may repeat it. file: see `file_of`.
+    Args: points: see `parse`. base: the revision of the picture that the change was based on.
+    client: who makes it; each client undoes its own changes. id: of the change; a known id is
+    ignored, so that a client that got no answer may retry. file: see `file_of`.
 
-    Raises Conflict where the picture is not at `base`, ValueError for points that cannot be, and
-    NotSaved.
+    Raises Conflict if the picture is not at `base`, ValueError for invalid points, and NotSaved.
     """
     if id in self._known:
       return
@@ -128,9 +127,9 @@ class Labels:
     self._add(entry)
 
   def undo(self, client: str, *, id: str, time: str = '') -> str | None:
-    """Takes the last change of a client back; its picture, or None if there is nothing to undo.
+    """Undoes the last change of a client; returns its picture, or None if there is none.
 
-    Raises Conflict where the picture has been changed by somebody else since.
+    Raises Conflict if another client has changed the picture since.
     """
     if id in self._known:
       return None
@@ -143,7 +142,7 @@ class Labels:
     return picture
 
   def move(self, picture: str, to: str) -> None:
-    """A file has another name now; its labels go with it."""
+    """Moves the labels of a renamed file to its new name."""
     self._add({'moved': picture, 'to': to})
 
   def _at(self, picture: str, revision: int) -> None:
@@ -196,7 +195,7 @@ class Labels:
       stack.append(_Change(picture, before, base, base + 1))
 
   def _as_before(self, undone: _Change) -> None:
-    """The picture is as it was before a change: what led there may be undone, whoever did it."""
+    """After an undo, lets the change that led to the restored state be undone, whoever made it."""
     now = self.revision_of(undone.picture)
     for stack in self._undo.values():
       for i, change in enumerate(stack):
@@ -213,7 +212,7 @@ class Labels:
 
 
 def _with_more(names: Sequence[str], already: Sequence[str]) -> list[str]:
-  """Names of landmarks; ValueError where they cannot be, or leave out some that exist."""
+  """Names of landmarks; ValueError if they are invalid or leave out existing ones."""
   names = [name.strip() for name in names]
   wrong = [name for name in names if not name or not name.isprintable()]
   if wrong or len(set(names)) < len(names):
@@ -228,7 +227,7 @@ def _with_more(names: Sequence[str], already: Sequence[str]) -> list[str]:
 
 
 def parse(value: Any) -> Point | None:
-  """A point as a client or the journal gives it. Raises ValueError for what is none."""
+  """Parses a point from a client or the journal. Raises ValueError if it is not a point."""
   if value is None or value == INVISIBLE:
     return value
   number = isinstance(value, list | tuple) and len(value) == 2

@@ -1,4 +1,4 @@
-"""The features of all pictures, computed once and kept in files for the next start."""
+"""The features of all pictures, computed once and kept on disk for the next start."""
 
 import json
 import os
@@ -17,13 +17,13 @@ Shape = tuple[int, ...]
 
 
 class Described:
-  """Pyramids of `count` pictures and their sizes; what is there already stays.
+  """Pyramids of `count` pictures and their sizes; existing files with the same key are reused.
 
   Args:
-    folder: for the files, which is made; None keeps all in memory, and so does a disk that has no
-      room: `told` then says so.
-    key: of the network, the pictures and all that features depend on; files of another key are
-      replaced.
+    folder: for the files, created if absent; None keeps everything in memory, as does a full disk,
+      which `told` then reports.
+    key: identifies the network, the pictures and everything else the features depend on; files
+      with another key are replaced.
     shapes: [h, w, C] of every level.
   """
 
@@ -46,7 +46,7 @@ class Described:
   def put(
     self, rows: Int[np.ndarray, ' B'], pyramid: Pyramid, sizes: Int[np.ndarray, 'B 2']
   ) -> None:
-    """Keeps the features of some pictures."""
+    """Stores the features of some pictures."""
     for level, values in zip(self.pyramid, pyramid, strict=True):
       level[rows] = np.asarray(values)
     self.sizes[rows] = sizes
@@ -60,14 +60,14 @@ def _memory(kinds: Mapping[str, tuple[Shape, Any]]) -> dict[str, np.ndarray]:
 def _files(
   folder: pathlib.Path, key: str, kinds: Mapping[str, tuple[Shape, Any]]
 ) -> dict[str, np.ndarray]:
-  """Arrays in files. Their whole room is taken now: a mapped file that meets a full disk kills."""
+  """Arrays in files, allocated in full now: writing to a mapped file on a full disk is fatal."""
   folder.mkdir(parents=True, exist_ok=True)
   facts = folder / FACTS
   try:
     same = json.loads(facts.read_text())['key'] == key
   except (OSError, ValueError, KeyError, TypeError):
     same = False
-  facts.unlink(missing_ok=True)  # until all is in order
+  facts.unlink(missing_ok=True)  # until everything is consistent
   arrays = {}
   for name, (shape, dtype) in kinds.items():
     path, size = folder / name, int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -1,4 +1,4 @@
-"""Files of what was labelled, read by `data/folder.py`, and of what is predicted beside it."""
+"""Exports the labels in files that `data/folder.py` reads, with and without predictions."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from landmarks_jax.data.source import BadImage
 from landmarks_jax.interop import coco, landmark_csv
 from landmarks_jax.labelling.session import Session
 
-# By kind: what people confirmed, and that together with predictions for all other pictures.
+# By kind: confirmed labels alone, and together with predictions for all other pictures.
 FILES = {
   'labels-csv': 'labels.csv',
   'labels-coco': 'labels.json',
@@ -25,10 +25,10 @@ _writing = threading.Lock()  # two pages may export at once
 
 
 def write(session: Session, output: pathlib.Path) -> dict[str, Any]:
-  """Writes all FILES into `output`, in place of earlier ones, and the newest model beside them.
+  """Writes all FILES into `output`, replacing earlier ones, and the newest model beside them.
 
-  Says what is in them. Only pictures with all their landmarks count as labelled. Raises ValueError
-  without any, and OSError that says what could not be written; an earlier file is whole then.
+  Returns a summary. Only pictures with all their landmarks count as labelled. Raises ValueError if
+  there are none, and OSError saying what could not be written; the earlier file is then intact.
   """
   with _writing:
     return _write(session, output)
@@ -58,7 +58,7 @@ def _write(session: Session, output: pathlib.Path) -> dict[str, Any]:
 
 
 def _predictions(session: Session, labelled: dict[int, np.ndarray]) -> tuple[Any, Any, Any]:
-  """Sizes and confidence by name, and the points of what is not labelled, by number."""
+  """Sizes and confidence by name, and the predicted points of unlabelled pictures by number."""
   sizes, confidence, predicted = {}, {}, {}
   for number, name in enumerate(session.files.names):
     fit = session.fit
@@ -76,7 +76,7 @@ def _predictions(session: Session, labelled: dict[int, np.ndarray]) -> tuple[Any
 
 
 def _replace(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-  """A whole file or the earlier one, whatever happens in between."""
+  """Replaces a file atomically: whatever happens, it is the new one or the earlier one."""
   draft = path.with_name(f'{path.name}.part')
   try:
     write(draft)

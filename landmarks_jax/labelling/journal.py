@@ -1,7 +1,7 @@
-"""What was confirmed, on disk before anybody is told so: a file to which lines are only added.
+"""An append-only journal of confirmed labels: on disk before they are acknowledged.
 
-Each line is one JSON object. `Journal.append` returns after the line has reached the disk; what a
-kill or a full disk leaves of a line that was never acknowledged is cut off again.
+Each line is one JSON object. `Journal.append` returns once the line has reached the disk; a partial
+line left by a kill or a full disk was never acknowledged and is cut off.
 """
 
 import fcntl
@@ -19,14 +19,14 @@ Entry = dict[str, Any]
 
 
 class NotSaved(OSError):
-  """A line did not reach the disk; the message says why. Nothing of it counts."""
+  """A line did not reach the disk and does not count; the message says why."""
 
 
 class Journal:
-  """The lines of a folder, and the only writer of it.
+  """The journal of a folder, and its only writer.
 
-  The folder is made if absent. Raises BlockingIOError where another server has it, and ValueError
-  for a file with a damaged line, other than the last one, which is cut off: `torn` then holds it.
+  The folder is created if absent. Raises BlockingIOError if another server has it open, and
+  ValueError for a damaged line, except an incomplete last one, which is cut off and kept in `torn`.
   """
 
   def __init__(self, folder: pathlib.Path) -> None:
@@ -45,13 +45,13 @@ class Journal:
       raise
 
   def append(self, entry: Mapping[str, Any]) -> None:
-    """Adds a line; when this returns it is on disk. Raises NotSaved, and then it is not there."""
+    """Adds a line, which is on disk when this returns. Raises NotSaved if it could not be added."""
     if self._broken:
       raise NotSaved(f'{self.path} cannot be written any more ({self._broken}); start again')
     text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
     try:
       data = text.encode()
-    except UnicodeEncodeError:  # names of files that are no UTF-8
+    except UnicodeEncodeError:  # names of files that are not UTF-8
       data = json.dumps(entry, allow_nan=False).encode()
     try:
       _write(self._file, data + b'\n', at=self._end)
@@ -63,12 +63,12 @@ class Journal:
     self.entries.append(dict(entry))
 
   def say(self, where: str) -> None:
-    """Tells the address of this server to whoever finds the folder locked."""
+    """Records the address of this server for anyone who finds the folder locked."""
     os.ftruncate(self._lock, 0)
     os.pwrite(self._lock, f'process {os.getpid()}, {where}'.encode(), 0)
 
   def close(self) -> None:
-    """Lets another server have the folder; nothing can be added any more."""
+    """Releases the folder to other servers; nothing can be added any more."""
     if self._broken != CLOSED:
       self._broken = CLOSED
       os.close(self._file)
@@ -93,7 +93,7 @@ class Journal:
     return (entries[1:], last) if entries else self._replay()
 
   def _cut_back(self, error: OSError) -> None:
-    """Removes what a failed write left, so that the next line does not follow half a line."""
+    """Removes what a failed write left, so that the next line starts cleanly."""
     try:
       os.ftruncate(self._file, self._end)
       os.fsync(self._file)
@@ -114,7 +114,7 @@ def _parsed(path: pathlib.Path, number: int, line: bytes) -> Entry:
 
 
 def _lock(path: pathlib.Path) -> int:
-  """The lock of a folder, which ends with the process, however that ends."""
+  """The lock of a folder; it is released when the process ends, however it ends."""
   file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +136,7 @@ def _read(file: int) -> bytes:
 
 
 def _write(file: int, data: bytes, *, at: int) -> None:
-  """All of it, or OSError: a full disk may take a part first."""
+  """Writes all of the data or raises OSError: a full disk may accept a part first."""
   view = memoryview(data)
   while view:
     written = os.pwrite(file, view, at)
@@ -144,7 +144,7 @@ def _write(file: int, data: bytes, *, at: int) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-  """A new file is there after a power failure only when its folder has been written."""
+  """Syncs a folder, without which a new file may not survive a power failure."""
   file = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(file)

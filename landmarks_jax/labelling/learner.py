@@ -1,4 +1,4 @@
-"""Landmarks from few labels on frozen features: what `Session` calls, computed with a `Model`."""
+"""Landmarks from few labels on frozen features: a `Learner` for `Session`, backed by a `Model`."""
 
 import functools
 import hashlib
@@ -30,21 +30,21 @@ from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.labelling.session import Fit
 from landmarks_jax.models import heads
 
-COPIES, MOST_COPIES = 6, 1000  # warped copies of each labelled picture, and of all together
-BATCH, LOOK = 32, 256  # pictures described, and predicted, at once
+COPIES, MOST_COPIES = 6, 1000  # warped copies of each labelled picture, and in total
+BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
-TOLERANCE = 0.05  # of the side of what the network sees: nearer is right, says the confidence
-TELL = 0.5  # seconds between two words of progress
+TOLERANCE = 0.05  # of the confidence, as a share of the side of what the network sees
+TELL = 0.5  # seconds between two progress reports
 
 
 class FrozenLearner:
-  """Features of all pictures once, then a head in closed form as often as labels change.
+  """Computes features of all pictures once, then a closed-form head whenever labels change.
 
   Args:
-    model: the network. files: the pictures. landmarks: their names; those that differ by left and
-    right are each other's mirror image. crop: of `folder.crops`, what a frame shows of a picture.
-    keep: a folder for features, or None; see `Described`. known: predicts before there is any
-    label, with the same landmarks.
+    model: the network. files: the pictures. landmarks: their names; names that differ only by left
+    and right are mirror images. crop: one of `folder.crops`, what a frame shows of a picture.
+    keep: a folder for features, or None; see `Described`. known: a model with the same landmarks,
+    which predicts before there are labels.
   """
 
   def __init__(
@@ -70,14 +70,14 @@ class FrozenLearner:
 
   @functools.cached_property
   def described(self) -> Described:
-    """The features; those of an earlier start are there at once."""
+    """The features; those kept from an earlier start are available at once."""
     image = jax.ShapeDtypeStruct((1, self.model.side, self.model.side, 3), np.uint8)
     pyramid = jax.eval_shape(self._describe, self.model.describer.variables, image)
     shapes = [level.shape[1:] for level in pyramid]
     return Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
 
   def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
-    """Looks at pictures that were not looked at; told(done, broken) returns whether to go on."""
+    """Describes the remaining pictures; told(done, broken) returns whether to go on."""
     kept, broken, last = self.described, {}, time.monotonic()
     left = np.flatnonzero(~kept.done)
     for start in range(0, len(left), BATCH):
@@ -103,11 +103,11 @@ class FrozenLearner:
     told(len(self.files), broken)
 
   def first(self) -> Fit | None:
-    """What a model predicts that was fitted elsewhere."""
+    """The predictions of a model that was fitted elsewhere, if there is one."""
     return None if self._known is None else self._predictions()
 
   def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
-    """A head from these pictures, points in pixels; its predictions for all. Raises ValueError."""
+    """Fits a head to these points, in pixels; returns predictions for all. Raises ValueError."""
     known = [n for n in labels if self.described.done[n]]
     if not known:
       raise ValueError('none of the labelled pictures can be described')
@@ -124,7 +124,7 @@ class FrozenLearner:
     self._known.save(path)
 
   def _warm_up(self) -> None:
-    """Compiles what the first fit needs, before anybody waits for it."""
+    """Compiles what the first fit needs before a user waits for it."""
     for row in np.flatnonzero(self.described.done)[:1].tolist():
       middle = np.tile(self.described.sizes[row] / 2, (len(self.landmarks), 1))
       labelled = self._labelled([row], {row: middle})
@@ -157,7 +157,7 @@ class FrozenLearner:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), own, *parts)
 
   def _warped(self, number: int, pixels: Float[np.ndarray, 'K 2']) -> Batch:
-    """Copies of one labelled picture, described; made again only where its labels change."""
+    """Copies of one labelled picture, described; recomputed only when its labels change."""
     stamp, batch = self._copies.get(number, (b'', None))
     if stamp != pixels.tobytes():
       points = self._normalised(number, pixels)
@@ -191,7 +191,7 @@ class FrozenLearner:
     return folder.crop_box(self.crop, *self.described.sizes[number].tolist())
 
   def _normalised(self, number: int, pixels: np.ndarray) -> np.ndarray:
-    """In the whole frame; nan for what the frame does not show."""
+    """Pixels, normalised in the whole frame; nan for points outside it."""
     points = images.frame_points(pixels, self._box(number), self.model.frame)
     inside = (np.abs(points) <= self.model.frame / (self.model.frame - 1)).all(-1, keepdims=True)
     return np.where(inside, points, np.nan)
@@ -207,7 +207,7 @@ class FrozenLearner:
     return features.compiled(self.model.describer.apply, jnp.bfloat16)
 
   def _key(self) -> str:
-    """Of all that the features depend on."""
+    """A digest of everything the features depend on."""
     digest = hashlib.sha256(repr((self.model.frame, self.model.margin, self.crop)).encode())
     for leaf in jax.tree.leaves(self.model.describer.variables):
       digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -221,7 +221,7 @@ class FrozenLearner:
 
 
 def semantic(pyramid: Pyramid) -> Shaped[np.ndarray, 'N h w C']:
-  """The level that tells parts from each other: of those with the most positions the deepest."""
+  """The level that best tells parts apart: the deepest of those with the most positions."""
   return max(pyramid, key=lambda level: level.shape[1])
 
 
@@ -243,9 +243,9 @@ class _One:
 def fit_head(
   labelled: Batch, *, side: int, flip_pairs: Sequence[tuple[int, int]]
 ) -> tuple[heads.RidgeVariables, Confidence | None]:
-  """The closed-form head of labelled pyramids, and how likely its points are near the true ones.
+  """The closed-form head for labelled pyramids, and its measured confidence.
 
-  `index` tells which rows are of one picture; the first of them is the picture itself.
+  `index` groups the rows of one picture; the first row of each group is the picture itself.
   """
   head, held_out = heads.fit_ridge_held_out(
     labelled.pyramid,
@@ -267,7 +267,7 @@ def fit_head(
 def look(
   head: Head, pyramid: Pyramid
 ) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
-  """Points, normalised, and evidence of doubt of all pictures, by blocks."""
+  """Normalised points and evidence of doubt for all pictures, computed in blocks."""
   compiled = _compiled(head.kind, tuple(sorted(head.options.items())))
   found = []
   for start in range(0, len(pyramid[0]), LOOK):

@@ -1,4 +1,4 @@
-"""Which pictures to label next: those that many others resemble and no labelled one does."""
+"""Which pictures to label next: those that resemble many others but no labelled one."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from landmarks_jax.data.source import evenly_apart
 
 PARTS, SHARPNESS = 48, 20.0  # of `poses`
-ITERATIONS, SAMPLES = 10, 20_000  # of its clusters; descriptors that make them
-MOST = 2000  # pictures that are compared with each other; of more, so many evenly apart
-BLOCK = 128  # pictures whose maps are looked at at once
+ITERATIONS, SAMPLES = 10, 20_000  # of its k-means; descriptors that it clusters
+MOST = 2000  # pictures compared with each other; of more, this many, evenly spaced
+BLOCK = 128  # pictures whose maps are processed at once
 
 
 def suggest(
@@ -20,12 +20,12 @@ def suggest(
   *,
   count: int,
 ) -> list[int]:
-  """The next `count` pictures: each lowers the mean squared distance to the nearest label most.
+  """The next `count` pictures: each most reduces the mean squared distance to the nearest label.
 
-  Greedy k-means whose centres are pictures. Unlike the farthest point it prefers pictures that many
-  others resemble, which is what few labels need.
+  Greedy k-means whose centres are pictures. Unlike farthest-point sampling it prefers pictures that
+  resemble many others, which is what matters with few labels.
 
-  Args: looks: see `poses`. labelled: pictures with labels. candidates: those that may get some.
+  Args: looks: see `poses`. labelled: pictures with labels. candidates: those that may be chosen.
   """
   free, everyone = np.flatnonzero(candidates), looks[_evenly(len(looks))]
   judged = free[_evenly(len(free))]
@@ -38,7 +38,7 @@ def suggest(
   while len(chosen) < min(count, len(judged)):
     best = int(np.argmax(gain))
     now = np.maximum(nearest - between[best], 0).sum()
-    if now < gain[best]:  # gains only fall: whoever is still the best is the best of all
+    if now < gain[best]:  # gains only fall: a candidate whose gain is unchanged is the best of all
       gain[best] = now
       continue
     chosen.append(int(judged[best]))
@@ -50,11 +50,11 @@ def suggest(
 def poses(
   maps: Shaped[np.ndarray, 'N h w C'], *, parts: int = PARTS, seed: int = 0
 ) -> Float[np.ndarray, 'N D']:
-  """Where in every picture the parts of the object are, found without labels: what it looks like.
+  """A descriptor of every picture: where the parts of the object are, found without labels.
 
-  Parts are clusters of descriptors: unit vectors of standardised channels, by k-means from `parts`
-  random ones. A part's place (x, y) is the mean position under a softmax of its likeness, in -1..1.
-  So pictures are alike that have the same things in the same places, whatever their colours.
+  Parts are clusters of descriptors, unit vectors of standardised channels, by k-means from `parts`
+  random ones. A part's place (x, y), in -1..1, is the mean position under a softmax of similarity.
+  Pictures are thus alike if they have the same things in the same places, whatever their colours.
   """
   rng, count = np.random.default_rng(seed), maps.shape[1] * maps.shape[2]
   some = _evenly(len(maps))
@@ -92,7 +92,7 @@ def _units(rows: Float[np.ndarray, '*shape C']) -> Float[np.ndarray, '*shape C']
 
 
 def distances(a: Float[np.ndarray, 'A C'], b: Float[np.ndarray, 'B C']) -> Float[np.ndarray, 'A B']:
-  """|a - b| of all pairs."""
+  """|a - b| for all pairs."""
   squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
   return np.sqrt(np.maximum(squares, 0))
 

@@ -1,4 +1,4 @@
-"""The pictures of a folder by their number: their sizes, and scaled copies for a page to show."""
+"""The pictures of a folder by number: their sizes, and scaled copies for a page to show."""
 
 import functools
 import hashlib
@@ -13,14 +13,14 @@ from landmarks_jax.data import folder, images
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.interop.landmark_csv import picture_path
 
-SIDES = (192, 1024, 2048, 4096)  # larger sides in pixels, of which a page may ask for any
-THUMBNAILS = 4096  # so many are kept in memory
+SIDES = (192, 1024, 2048, 4096)  # larger sides, in pixels, that a page may ask for
+THUMBNAILS = 4096  # the number kept in memory
 
 
 class PictureFiles:
-  """All pictures below a folder, sorted by path; only numbers are ever asked for from outside.
+  """All pictures below a folder, sorted by path; clients only ever refer to them by number.
 
-  Raises FileNotFoundError for a folder without any.
+  Raises FileNotFoundError if there are none.
   """
 
   def __init__(self, root: pathlib.Path) -> None:
@@ -34,11 +34,11 @@ class PictureFiles:
 
   @functools.cached_property
   def key(self) -> str:
-    """Of the set: numbers of pictures mean something only together with it."""
+    """Identifies this set of pictures, without which their numbers mean nothing."""
     return hashlib.sha256('\0'.join(map(ascii, self.names)).encode()).hexdigest()[:12]
 
   def path(self, number: int) -> pathlib.Path:
-    """Where a picture is."""
+    """The path of a picture."""
     return self.root / self.names[number]
 
   def size(self, number: int) -> tuple[int, int]:
@@ -49,19 +49,19 @@ class PictureFiles:
     return images.size(self.path(number), rotate=True)
 
   def identity(self, number: int) -> list[Any]:
-    """[bytes, checksum] of a file, by which it is known again under another name."""
+    """[bytes, checksum] of a file, by which it is recognised under another name."""
     data = self.path(number).read_bytes()
     return [len(data), hashlib.sha256(data).hexdigest()]
 
   def length(self, number: int) -> int:
-    """The length of a file, -1 where there is none."""
+    """The length of a file in bytes; -1 if there is none."""
     try:
       return self.path(number).stat().st_size
     except OSError:
       return -1
 
   def jpeg(self, number: int, side: int) -> bytes:
-    """A picture, upright, its larger side at most `side`, one of SIDES. Raises BadImage."""
+    """A picture, upright, with its larger side at most `side`, one of SIDES. Raises BadImage."""
     if side not in SIDES:
       raise ValueError(f'side={side}; expected one of {SIDES}')
     return (self._thumbnail if side == SIDES[0] else self._scaled)(number, side)
@@ -81,7 +81,7 @@ class PictureFiles:
 
 
 def _name_fault(name: str) -> str | None:
-  """Why labels of a picture with this name could not be read back from a file."""
+  """Why labels of a picture with this name could not be read back from a file, if so."""
   try:
     name.encode()
   except UnicodeEncodeError:

@@ -1,9 +1,9 @@
 """The local page: Starlette routes over a `Session`. Loopback only, and only for its own page.
 
-Other sites that are open in the same browser can send requests here, too. So whatever does not come
-from this page is refused: by the name that it calls this host (DNS rebinding), by its origin, and
-by what the browser says of the site that asks. No path and no name from a request reaches the file
-system: pictures go by number, exports by kind.
+Other sites open in the same browser can send requests here, too, so anything that does not come
+from this page is refused, judging by the Host header (DNS rebinding), the origin, and what the
+browser says about the requesting site. No path and no name from a request reaches the file system:
+pictures are requested by number, exports by kind.
 """
 
 import json
@@ -42,7 +42,7 @@ Handler = Callable[[Request], Response]
 
 
 def app(session: Session, *, port: int, output: pathlib.Path) -> Starlette:
-  """The application; exports are written into the folder `output`."""
+  """The ASGI application; exports are written into the folder `output`."""
   routes = [Route(f'/{name}', _static(name), methods=['GET']) for name in FILES]
   routes += [
     Route('/api/session', _told(session.facts), methods=['GET']),
@@ -62,13 +62,13 @@ def app(session: Session, *, port: int, output: pathlib.Path) -> Starlette:
 
 
 class Guard:
-  """Refuses what does not come from this page, and adds HEADERS to what it lets pass."""
+  """Refuses requests that do not come from this page, and adds HEADERS to all responses."""
 
   def __init__(self, app: Any, *, hosts: set[str]) -> None:
     self._app, self._hosts = app, hosts
 
   async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-    """As ASGI says."""
+    """See the ASGI specification."""
     if scope['type'] != 'http':
       await self._app(scope, receive, send)
       return
@@ -114,7 +114,7 @@ def _told(tell: Callable[[], Any]) -> Handler:
 
 
 def _posted(act: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Awaitable[Response]]:
-  """A route that takes a JSON object and tells what became of it."""
+  """A route that takes a JSON object, passes it to `act` and returns the result."""
 
   async def answer(request: Request) -> Response:
     body = b''

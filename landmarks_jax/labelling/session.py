@@ -1,6 +1,6 @@
-"""What a labelling server knows: pictures, labels, and the newest fit; it works in one thread.
+"""The state of a labelling server: pictures, labels and the newest fit, learned by one thread.
 
-All times and threads are here; a `Learner` only computes. Pictures go by their numbers.
+All timing and threading is here; a `Learner` only computes. Pictures are identified by number.
 """
 
 import datetime
@@ -20,17 +20,17 @@ from landmarks_jax.labelling import order
 from landmarks_jax.labelling.confirmed import INVISIBLE, Labels, parse
 from landmarks_jax.labelling.picture_files import PictureFiles
 
-UNTOUCHED, PARTLY, COMPLETE, BROKEN = range(4)  # what is said of a picture
+UNTOUCHED, PARTLY, COMPLETE, BROKEN = range(4)  # states of a picture
 AHEAD = 64  # suggestions made at once
-GONE = 20.0  # seconds after which a page that says nothing no longer holds its picture
+GONE = 20.0  # seconds after which a silent page no longer holds its picture
 
 
 class Fit(NamedTuple):
-  """What a learner makes of all labels: predictions for every picture."""
+  """A learner's predictions for every picture, from all labels."""
 
   points: Float[np.ndarray, 'N K 2']  # in pixels; nan where nothing is predicted
   confidence: Float[np.ndarray, 'N K']  # in 0..1; nan where none is known
-  doubt: Float[np.ndarray, ' N']  # how little is known of a picture; any increasing unit
+  doubt: Float[np.ndarray, ' N']  # how uncertain a picture is, on any increasing scale
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Learner(Protocol):
   """Learns landmarks from few labels. Called by one thread at a time."""
 
   def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
-    """Looks at all pictures; told(done, broken) returns whether to go on."""
+    """Computes the features of all pictures; told(done, broken) returns whether to go on."""
     ...
 
   def looks(self) -> Float[np.ndarray, 'N C']:
@@ -46,33 +46,33 @@ class Learner(Protocol):
     ...
 
   def first(self) -> Fit | None:
-    """Predictions before any label, where the model has landmarks already."""
+    """Predictions before any label, if the model has landmarks already."""
     ...
 
   def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
-    """Learns from pictures with points in pixels, nan = invisible. Raises ValueError."""
+    """Learns from pictures with points in pixels; nan = invisible. Raises ValueError."""
     ...
 
   def save(self, path: pathlib.Path) -> None:
-    """Writes the newest model into a folder that is made."""
+    """Writes the newest model into a folder, which is created."""
     ...
 
 
 class Status(NamedTuple):
-  """Of the work in the background."""
+  """The status of the background work."""
 
   described: int = 0
   fits: int = 0
-  labelled: int = 0  # pictures that the newest fit learned from
+  labelled: int = 0  # number of pictures that the newest fit learned from
   seconds: float = 0.0
   busy: bool = False
   problem: str = ''
 
 
 class Session:
-  """The state behind the pages that are open on one folder.
+  """The state shared by all pages open on one folder.
 
-  learner: None: nothing is predicted. now: a clock, in seconds.
+  learner: if None, nothing is predicted. now: a clock, in seconds.
   """
 
   def __init__(
@@ -95,7 +95,7 @@ class Session:
     self._size = functools.lru_cache(1 << 16)(files.size)
     self.lost = self._find_moved()
 
-  # What pages ask for.
+  # Requests from pages.
 
   def facts(self) -> dict[str, Any]:
     """What does not change while the server runs."""
@@ -111,9 +111,9 @@ class Session:
   def changes(
     self, client: str, *, revision: int, fits: int, broken: int, picture: int | None = None
   ) -> dict[str, Any]:
-    """What happened since a page last asked; it looks at `picture`.
+    """What happened since a page, which is showing `picture`, last asked.
 
-    revision, fits, broken: what it had. The numbers of a fit are given when there is a newer one.
+    revision, fits, broken: the counts it last saw. Confidence is included if there is a newer fit.
     """
     with self._state:
       self._hold(client, picture)
@@ -151,7 +151,7 @@ class Session:
     return sum(map(self.labels.complete, set(self.labels.pictures) & set(self.files.numbers)))
 
   def picture(self, number: int) -> dict[str, Any]:
-    """All that is known of one. Raises BadImage and IndexError."""
+    """All that is known about a picture. Raises BadImage and IndexError."""
     name = self._name(number)
     width, height = self.size(number)
     with self._state:
@@ -182,7 +182,7 @@ class Session:
   def change(
     self, number: int, points: Mapping[str, Any], *, base: int, client: str, id: str
   ) -> None:
-    """`Labels.change`, after a look whether the points lie in the picture."""
+    """`Labels.change`, after checking that the points lie in the picture."""
     name = self._name(number)
     width, height = self.size(number)
     points = {landmark: parse(point) for landmark, point in points.items()}
@@ -196,14 +196,14 @@ class Session:
     self._wanted.set()
 
   def undo(self, client: str, *, id: str) -> int | None:
-    """`Labels.undo`: the picture that was changed."""
+    """`Labels.undo`; returns the number of the picture that was changed."""
     with self._state:
       name = self.labels.undo(client, id=id, time=_utc())
     self._wanted.set()
     return self.files.numbers.get(name) if name is not None else None
 
   def suggest(self, client: str, skipped: Collection[int] = ()) -> int | None:
-    """The picture to label next, which no other page looks at; None if there is none left."""
+    """The picture to label next, preferably one no other page shows; None if none is left."""
     with self._state:
       now = self._now()
       others = {p for c, (p, at) in self._held.items() if c != client and now - at < GONE}
@@ -230,7 +230,7 @@ class Session:
     return np.array([nowhere if point == INVISIBLE else point for point in given], np.float64)
 
   def save_model(self, folder: pathlib.Path) -> str | None:
-    """Writes the newest model into a new folder in this one: its name; None if there is none."""
+    """Writes the newest model into a new subfolder; returns its name, or None if there is none."""
     if self.status.labelled == 0:
       return None
     with self._fitting:
@@ -238,16 +238,16 @@ class Session:
       self._learner.save(folder / name)
     return name
 
-  # What happens in the background.
+  # Background work.
 
   def start(self) -> None:
-    """Begins to describe and to fit, where there is a learner."""
+    """Starts describing and fitting in the background, if there is a learner."""
     if self._learner is not None:
       self._thread = threading.Thread(target=self._work, name='labelling', daemon=True)
       self._thread.start()
 
   def stop(self) -> None:
-    """Ends the work; a fit that is under way is waited for."""
+    """Stops the background work, waiting up to 10 seconds for a fit under way."""
     self._stopping = True
     self._wanted.set()
     if self._thread is not None:
@@ -308,7 +308,7 @@ class Session:
     with self._state:
       self.status = self.status._replace(**news)
 
-  # Smaller things.
+  # Helpers.
 
   def _name(self, number: int) -> str:
     if not 0 <= number < len(self.files):
@@ -321,11 +321,11 @@ class Session:
 
   @functools.cached_property
   def _shuffled(self) -> list[int]:
-    """All pictures in an order that follows from their number alone."""
+    """All pictures in a random order that depends only on how many there are."""
     return np.random.default_rng(len(self.files)).permutation(len(self.files)).tolist()
 
   def _find_moved(self) -> list[str]:
-    """Gives labels of files that are gone to equal files under new names; those without one."""
+    """Moves labels of missing files to identical files with new names; returns those left over."""
     gone = [name for name in self.labels.pictures if name not in self.files.numbers]
     free = [i for i, name in enumerate(self.files.names) if not self.labels.of(name)]
     sizes = {i: self.files.length(i) for i in free} if gone else {}
@@ -343,7 +343,7 @@ class Session:
 
 
 def _first(numbers: Iterable[int], *, apart: Collection[int]) -> int | None:
-  """The first that is not apart; else the first at all."""
+  """The first number not in `apart`, else the first of all."""
   spare = None
   for number in numbers:
     if number not in apart:
@@ -363,7 +363,7 @@ def _mean(confidence: Float[np.ndarray, 'N K']) -> Float[np.ndarray, ' N']:
 
 
 def _rounded(values: Float[np.ndarray, '...']) -> Any:
-  """As lists for JSON, nan as None."""
+  """Values as lists for JSON, with nan as None."""
   if values.ndim > 1:
     return [_rounded(row) for row in values]
   return [round(v, 3) if np.isfinite(v) else None for v in values.tolist()]

@@ -1,4 +1,4 @@
-"""What choosing pictures is worth: an oracle clicks true labels on chosen and random pictures."""
+"""How much choosing pictures helps: an oracle gives true labels to chosen and random pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,23 +18,23 @@ from landmarks_jax.inference.model import Model
 from landmarks_jax.labelling import learner, order
 
 CHOSEN, RANDOM = 'chosen', 'random'
-MORE = 1.5  # times as many random labels: choosing must be as good to need two thirds
+MORE = 1.5  # times as many random labels: matching them means that two thirds suffice
 
 
 class Curve(NamedTuple):
-  """Errors of one way to pick pictures, in percent of the normaliser."""
+  """Errors of one way of picking pictures, in percent of the normaliser."""
 
   counts: tuple[int, ...]
   errors: Float[np.ndarray, 'draws counts']
 
   def at(self, count: int) -> Float[np.ndarray, ' draws']:
-    """The errors of every draw with so many labels."""
+    """The errors of every draw with this many labels."""
     return self.errors[:, self.counts.index(count)]
 
   def needed(self, error: float) -> float:
-    """The labels at which the mean curve falls to an error; nan outside of what was measured.
+    """The number of labels at which the mean curve falls to an error; nan outside its range.
 
-    Straight between the logarithms of the numbers, on the best so far: more labels cannot hurt.
+    Linear in the logarithm of the number, on the running minimum: more labels cannot hurt.
     """
     mean = np.minimum.accumulate(self.errors.mean(0))
     if not mean[-1] <= error <= mean[0]:
@@ -54,9 +54,9 @@ def simulate(
 ) -> dict[str, Curve]:
   """Errors on `test` by number of labelled pictures of `train`, CHOSEN and RANDOM.
 
-  Every draw is of another random half of `train`, from which both ways pick. Random pictures are
-  labelled in MORE numbers. What is fitted is what `FrozenLearner` fits, with `copies` warped copies
-  of each picture. Raises ValueError for more labels than pictures.
+  Each draw takes a random half of `train`, from which both ways pick. Random picks are also tried
+  with MORE times as many labels. The fit is that of `FrozenLearner`, with `copies` warped copies of
+  each picture. Raises ValueError for more labels than pictures.
   """
   half = len(train) // 2
   more = sorted({*counts, *(round(MORE * count) for count in counts)})
@@ -85,7 +85,7 @@ def simulate(
 
 
 def table(curves: Mapping[str, Curve]) -> str:
-  """The curves as people read them."""
+  """The curves as a text table."""
   chosen, random = curves[CHOSEN], curves[RANDOM]
   lines = [f'{"labels":>6}  {"chosen":>14}  {"random":>14}  {"random x 1.5":>14}  needed of random']
   for count in chosen.counts:
@@ -99,14 +99,14 @@ def table(curves: Mapping[str, Curve]) -> str:
 
 
 class _Oracle:
-  """True labels of some pictures as heads; copies are described once, whoever asks for them."""
+  """Heads fitted to true labels of some pictures; warped copies are described once and cached."""
 
   def __init__(self, model: Model, source: Source, described: Batch, copies: int) -> None:
     self._model, self._source, self._described, self._number = model, source, described, copies
     self._copies: dict[int, Batch] = {}
 
   def head(self, rows: Int[np.ndarray, ' n']) -> Head:
-    """Of these rows of what was described."""
+    """The head fitted to these rows of the described pictures."""
     own = jax.tree.map(lambda x: x[rows], self._described)
     parts = [self._warped(int(index)) for index in own.index] if self._number else []
     labelled = jax.tree.map(lambda *arrays: np.concatenate(arrays), own, *parts)
@@ -132,7 +132,7 @@ class _Oracle:
 def _picked(
   way: str, looks: Float[np.ndarray, 'N D'], most: int, draw: int
 ) -> Callable[[int], Int[np.ndarray, ' n']]:
-  """From a number of labels to rows; fewer are among more."""
+  """A function from a number of labels to rows; smaller picks are subsets of larger ones."""
   if way == RANDOM:
     return lambda number: few_shot.draw_labels(len(looks), number, draw, seed=1)
   chosen = order.suggest(looks, [], np.ones(len(looks), bool), count=most)

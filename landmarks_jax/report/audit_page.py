@@ -12,11 +12,11 @@ from landmarks_jax.data.audit import Finding, Item
 from landmarks_jax.report import page, plot, results
 from landmarks_jax.report.markup import Markup, breakable, element
 
-GROUPS, MEMBERS, SINGLES = 8, 12, 24  # shown of a finding; of its groups; of pictures by themselves
+GROUPS, MEMBERS, SINGLES = 8, 12, 24  # shown: groups of a finding, pictures of a group, single ones
 
 
 class Thumbnail(NamedTuple):
-  """A picture in a square, and its landmarks, which findings about landmarks show."""
+  """A picture in a square, and its landmarks, drawn for findings about landmarks."""
 
   image: UInt8[np.ndarray, 'S S 3']
   points: Float[np.ndarray, 'K 2']  # normalised, all visible
@@ -31,10 +31,10 @@ def render(
   thumbnails: Mapping[str, Thumbnail],
   complete: str,
 ) -> str:
-  """The page.
+  """Renders the page as HTML.
 
-  Args: sizes: see `audit.sizes`. thumbnails: by file, of the pictures of `shown`; one that cannot
-  be read has none. complete: the file beside the page that lists everything.
+  Args: sizes: see `audit.sizes`. thumbnails: by file, for the pictures of `shown`; absent for
+  pictures that cannot be read. complete: the file beside the page that lists everything.
   """
   named = [finding for finding in findings if finding.groups]
   anchors = {one.name: re.sub(r'\W+', '-', one.name) for one in named}
@@ -48,7 +48,7 @@ def render(
 
 
 def shown(finding: Finding) -> list[list[Item]]:
-  """The groups of a finding that its section shows, cut to what it shows of them."""
+  """The groups of a finding that its section shows, each cut to the pictures shown."""
   count = GROUPS if _grouped(finding) else SINGLES
   return [list(group[:MEMBERS]) for group in finding.groups[:count]]
 

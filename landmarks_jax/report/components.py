@@ -1,6 +1,6 @@
-"""Principal components of hypercolumns, to be looked at: `draw.component_sheet`, `draw.rgb_sheet`.
+"""Principal components of hypercolumns, for `draw.component_sheet` and `draw.rgb_sheet`.
 
-Pictures in, numbers in 0..1 out; specification section 5, Pictures.
+From pyramids to numbers in 0..1; specification section 5, Pictures.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from landmarks_jax.models import hypercolumn
 def of_pyramid(
   pyramid: Pyramid, *, size: int = 48, count: int = 25
 ) -> Float[np.ndarray, 'B {size} {size} _']:
-  """The principal components of some pictures' hypercolumns, in 0..1 as `draw` takes them.
+  """The principal components of some pictures' hypercolumns, in 0..1 as `draw` expects them.
 
-  Args: pyramid: levels [B, h_l, w_l, C_l]; of few pictures, components tell the pictures apart
-  rather than their parts: describe 32 and draw some. size, count: of the maps.
+  Args: pyramid: levels [B, h_l, w_l, C_l]; with few pictures, components tell the pictures apart
+  rather than their parts, so describe 32 and draw some. size, count: of the maps.
 
-  Needs twice the stacked hypercolumns: 2.3 GB for 32 pictures of a ResNet-50. See `standardised`,
-  `principal_components` and `to_unit`.
+  Needs twice the memory of the stacked hypercolumns: 2.3 GB for 32 pictures of a ResNet-50. See
+  `standardised`, `principal_components` and `to_unit`.
   """
   column = hypercolumn.stack(standardised(pyramid), size)
   return to_unit(principal_components(np.asarray(column), count=count))
@@ -28,8 +28,8 @@ def of_pyramid(
 def standardised(pyramid: Pyramid) -> tuple[Float[np.ndarray, 'B _ _ _'], ...]:
   """Levels in float32 with mean 0 and, over all of a level's channels together, variance 1.
 
-  Otherwise the level of the largest activations would be all that the components show. Channels of
-  a level keep their proportions. A level without any variance is 0.
+  Otherwise the level with the largest activations would dominate the components. Channels of a
+  level keep their proportions. A level without variance becomes 0.
   """
   found = []
   for level in pyramid:
@@ -42,12 +42,12 @@ def standardised(pyramid: Pyramid) -> tuple[Float[np.ndarray, 'B _ _ _'], ...]:
 def principal_components(
   maps: Float[Array, 'B h w C'], count: int = 25
 ) -> Float[np.ndarray, 'B h w _']:
-  """Projections on the directions of the largest variance over all positions of all pictures.
+  """Projections on the directions of largest variance over all positions of all pictures.
 
-  Args: maps: [B, h, w, C]. count: so many components, or C where that is less.
+  Args: maps: [B, h, w, C]. count: the number of components, at most C.
 
   Returns: float32 [B, h, w, count], each with mean 0, the largest variance first. The sign of a
-  component, which the variance leaves open, makes its largest weight positive.
+  component, which the variance leaves open, is chosen to make its largest weight positive.
   """
   centred = _centred(np.asarray(maps))
   rows = centred.reshape(-1, centred.shape[-1])
@@ -61,10 +61,9 @@ def principal_components(
 def to_unit(
   components: Float[np.ndarray, 'B h w N'], *, share: float = 0.02
 ) -> Float[np.ndarray, 'B h w N']:
-  """Each component from 0 to 1 over all pictures: its middle values, the ends clipped.
+  """Scales each component to 0..1 over all pictures, clipping both ends.
 
-  Args: share: of the positions, clipped at either end. A component that is the same everywhere is
-  0.5.
+  Args: share: of the positions, clipped at either end. A constant component becomes 0.5.
   """
   low, high = np.quantile(components, (share, 1 - share), axis=(0, 1, 2))
   room = high - low
@@ -73,6 +72,6 @@ def to_unit(
 
 
 def _centred(maps: Float[np.ndarray, 'B h w C']) -> Float[np.ndarray, 'B h w C']:
-  """In float32, less the mean of each channel."""
+  """Maps in float32, minus the mean of each channel."""
   maps = np.asarray(maps, np.float32)
   return maps - maps.mean((0, 1, 2), dtype=np.float64).astype(np.float32)

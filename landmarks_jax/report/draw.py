@@ -1,4 +1,4 @@
-"""Pictures from arrays: montages, and landmarks drawn on photographs. Arrays in, arrays out."""
+"""Draws pictures: montages, and landmarks on photographs. Arrays in, arrays out."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def to_bytes(image: Shaped[Array, '... 3']) -> UInt8[np.ndarray, '... 3']:
 def montage(
   images: UInt8[np.ndarray, 'N H W 3'], *, columns: int, gap: int = 2
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """Pictures in rows of `columns`, white between them and where the last row ends early.
+  """Pictures in rows of `columns`, with white gaps and a white rest of the last row.
 
   Args: images: uint8 [N, H, W, 3]. columns: pictures in a row. gap: pixels between pictures.
   """
@@ -44,8 +44,8 @@ def landmarks(
   """A picture, enlarged to `side`, with predicted (red) and true (green) landmarks, joined.
 
   Args:
-    image: uint8 [S, S, 3], not written into. points, target: [K, 2], normalised.
-    visible: [K], of the true landmarks; an invisible one is left out, its prediction is drawn.
+    image: uint8 [S, S, 3], not modified. points, target: [K, 2], normalised.
+    visible: [K], of the true landmarks; an invisible one is left out, but its prediction is drawn.
     side: of the result in pixels.
   """
   canvas = _Canvas(image, side)
@@ -89,11 +89,11 @@ def matches(
 ) -> UInt8[np.ndarray, '{side} width 3']:
   """Two pictures side by side: landmarks of the first, and where they were found in the second.
 
-  Args: query: [K, 2], normalised, in `source`. matched, truth: in `target`. visible: [K]; the other
+  Args: query: [K, 2], normalised, in `source`. matched, truth: in `target`. visible: [K]; invisible
   landmarks are left out. side: of each picture in pixels.
 
-  Every landmark has its colour and number. In the second picture the dot is what was found, the
-  ring at the other end of its line the truth.
+  Every landmark has its own colour and number. In the second picture the dot is the match, the ring
+  at the other end of its line the truth.
   """
   left, right = _Canvas(source, side), _Canvas(target, side)
   shown = np.flatnonzero(visible)
@@ -115,9 +115,10 @@ def discovered(
   side: int = 112,
   numbers: bool = False,
 ) -> UInt8[np.ndarray, '{side} {side} 3']:
-  """A picture, enlarged to `side`, with landmarks that have no names: each has its colour.
+  """A picture, enlarged to `side`, with unnamed landmarks, each in its own colour.
 
-  Args: image: uint8 [S, S, 3], not written into. points: [K, 2], normalised. numbers: beside them.
+  Args: image: uint8 [S, S, 3], not modified. points: [K, 2], normalised. numbers: whether to draw
+  them beside the points.
   """
   canvas = _Canvas(image, side)
   for k, point in enumerate(points):
@@ -158,7 +159,7 @@ def match_sheet(
 ) -> UInt8[np.ndarray, 'rows cols 3']:
   """Many pairs of pictures with their matches on one sheet, `columns` pairs in a row.
 
-  Args: sources, targets: 0..255 of any type. The rest and the marks: see `matches`, and
+  Args: sources, targets: 0..255 of any type. For the others and the marks see `matches`, and
   `evaluation.matching.pictures`, which makes them.
   """
   pairs = zip(to_bytes(sources), to_bytes(targets), query, matched, target, visible, strict=True)
@@ -166,8 +167,8 @@ def match_sheet(
 
 
 def heat_map(values: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape 3']:
-  """Numbers in 0..1 as colours, dark to bright, equal steps looking equal (viridis)."""
-  import matplotlib  # late: heavy
+  """Numbers in 0..1 as colours, dark to bright and perceptually uniform (viridis)."""
+  import matplotlib  # imported late: heavy
 
   return matplotlib.colormaps['viridis'](values, bytes=True)[..., :3]
 
@@ -179,10 +180,10 @@ def component_sheet(
   columns: int = 13,
   side: int = 48,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """Every component of every picture as a heat map: a row per picture, and it at the left.
+  """Every component of every picture as a heat map: a row per picture, with it at the left.
 
-  Args: images: N pictures, 0..255. components: in 0..1, see `components.of_pyramid`. columns: so
-  many components in a row; the next ones follow below, with the pictures again. side: of each.
+  Args: images: N pictures, 0..255. components: in 0..1, see `components.of_pyramid`. columns:
+  components in a row; further ones follow below, with the pictures again. side: of each.
   """
   pictures = [_enlarged(image, side) for image in to_bytes(images)]
   tiles, blank = [], np.full((side, side, 3), 255, np.uint8)
@@ -201,10 +202,10 @@ def rgb_sheet(
   columns: int = 4,
   side: int = 112,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """The first three components of every picture as red, green and blue, at its right.
+  """The first three components of every picture as red, green and blue, to its right.
 
-  Args: see `component_sheet`. columns: so many pictures in a row. Raises ValueError for less than
-  three components.
+  Args: see `component_sheet`. columns: pictures in a row. Raises ValueError for fewer than three
+  components.
   """
   if components.shape[-1] < 3:
     raise ValueError(f'{components.shape[-1]} components given: three make a colour')
@@ -214,7 +215,7 @@ def rgb_sheet(
 
 
 def _hue(number: int, count: int) -> tuple[int, ...]:
-  """The colour of one of so many landmarks."""
+  """The colour of landmark `number` of `count`."""
   return ImageColor.getrgb(f'hsv({360 * number / count:.0f}, 90%, 100%)')
 
 

@@ -10,7 +10,7 @@ from landmarks_jax.contracts import Array
 from landmarks_jax.report import draw, plot
 from landmarks_jax.report.markup import Markup, element
 
-CAPTIONS = {  # by how the name of a sheet begins
+CAPTIONS = {  # by the start of a sheet's name
   'views': 'Each row is one random view of the same pictures.',
   'hypercolumn_components': (
     'Principal components of the hypercolumns of a batch, the largest first: bright is one '
@@ -35,7 +35,7 @@ CAPTIONS = {  # by how the name of a sheet begins
 
 
 def pictures_of(name: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
-  """Those called 'landmarks/<name>' or 'landmarks/<name>_<step>'."""
+  """The pictures named 'landmarks/<name>' or 'landmarks/<name>_<step>'."""
   pattern = re.compile(rf'landmarks/{re.escape(name)}(_\d{{8,}})?(\.png)?')
   return {key: data for key, data in pictures.items() if pattern.fullmatch(key)}
 
@@ -87,7 +87,7 @@ def matches(
   target: Float[np.ndarray, 'N K 2'],
   visible: Bool[np.ndarray, 'N K'],
 ) -> list[Markup]:
-  """Pairs of pictures with landmarks of the one found in the other; see `draw.match_sheet`."""
+  """Pairs of pictures with landmarks of the first found in the second; see `draw.match_sheet`."""
   pictures = draw.to_bytes(sources), draw.to_bytes(targets)
   given = zip(*pictures, query, matched, target, visible, strict=True)
   drawn = [plot.match(*pair, label=f'test pair {i}') for i, pair in enumerate(given, start=1)]

@@ -1,4 +1,4 @@
-"""Label maps to be looked at: as colours, and pictures unfolded on the sphere of labels.
+"""Visualises label maps: as colours, and as pictures unfolded on the sphere of labels.
 
 Arrays in, arrays out. Thewlis et al. 2017, figures 3, 4, 6 and 7; specification equivariant,
 section 4.
@@ -21,7 +21,7 @@ def colours(
 ) -> Float[np.ndarray, 'B h w 3']:
   """A colour in 0..1 for every label: its direction as hue, its length as brightness.
 
-  Args: labels: [B, h, w, L]. share: of the labels, the longest, that are all full bright.
+  Args: labels: [B, h, w, L]. share: of the labels, the longest, all shown at full brightness.
 
   Two dimensions: the angle is the hue. Three: the unit vector is (red, green, blue). More: its
   first three principal components over all pictures. Raises ValueError for one dimension.
@@ -39,15 +39,15 @@ def unfold(
   mask: Bool[np.ndarray, 'B S S'] | None = None,
   height: int = 96,
 ) -> UInt8[np.ndarray, 'B {height} width 3']:
-  """Pictures moved to where their labels are on the sphere, unfolded as a map of the world.
+  """Moves pixels to the places of their labels on the sphere, unfolded like a map of the world.
 
   Args:
-    images: 0..255 of any type. labels: three dimensions; their length does not matter.
-    mask: the pixels to move; None is all. height: of the result, which is twice as wide.
+    images: 0..255 of any type. labels: of three dimensions; their length does not matter.
+    mask: the pixels to move; None: all. height: of the result, which is twice as wide.
 
-  Longitude, the angle from the first axis to the second, goes from -180 degrees at the left to
-  180, latitude from 90 at the top, the third axis, to -90. Where pixels meet, their mean is seen;
-  where none is, white with lines every 45 degrees. Raises ValueError for labels of other than three
+  Longitude, the angle from the first axis to the second, runs from -180 degrees at the left to 180;
+  latitude from 90 at the top, the third axis, to -90. Pixels that coincide are averaged; places
+  without any are white, with lines every 45 degrees. Raises ValueError unless labels have three
   dimensions.
   """
   if labels.shape[-1] != 3:
@@ -71,17 +71,17 @@ def sheet(
   columns: int = 6,
   side: int = 144,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
-  """Pictures, below them their labels as colours and, in three dimensions, the unfolded pictures.
+  """Pictures, below them their labels as colours and, if L is 3, the unfolded pictures.
 
   Args:
     images: 0..255 of any type. labels: [B, h, w, L], see `colours`.
-    mask: the pixels that have a label; the others are white, and not unfolded. None is all.
-    columns: pictures side by side. side: of each.
+    mask: the pixels that have a label; the others are white and not unfolded. None: all.
+    columns: pictures side by side. side: of each, in pixels.
   """
   known = np.ones(images.shape[:3], bool) if mask is None else mask
   shown = np.ones(images.shape, np.float32)
   labelled = np.asarray(hypercolumn.resize(labels, images.shape[1]))[known]
-  shown[known] = colours(labelled[None, None])[0, 0]  # what has no label takes no part in them
+  shown[known] = colours(labelled[None, None])[0, 0]  # unlabelled pixels do not affect them
   enlarged = [np.asarray(images, np.float32), 255 * shown]
   strips = [draw.to_bytes(hypercolumn.resize(x, side)) for x in enlarged]
   if labels.shape[-1] == 3:
@@ -94,7 +94,7 @@ def sheet(
 
 
 def _hues(direction: Float[np.ndarray, 'B h w L']) -> Float[np.ndarray, 'B h w 3']:
-  """Unit vectors as full bright colours."""
+  """Unit vectors as colours of full brightness."""
   dimensions = direction.shape[-1]
   if dimensions < 2:
     raise ValueError('labels of 1 dimension have no direction to colour: expected 2 or more')
@@ -108,7 +108,7 @@ def _hues(direction: Float[np.ndarray, 'B h w L']) -> Float[np.ndarray, 'B h w 3
 
 
 def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:
-  """Length 1, or 0."""
+  """Labels scaled to length 1; zero labels stay 0."""
   length = np.linalg.norm(labels, axis=-1, keepdims=True)
   return labels / np.where(length > 0, length, 1)
 
@@ -121,7 +121,7 @@ def _splat(
   height: int,
 ) -> UInt8[np.ndarray, '{height} width 3']:
   """Colours of the known pixels at their places on the canvas, on white."""
-  from scipy import ndimage  # late: heavy
+  from scipy import ndimage  # imported late: heavy
 
   channels = np.concatenate([np.ones_like(image[known][:, :1]), image[known]], axis=-1)
   sums = [

@@ -1,4 +1,4 @@
-"""The layers study as charts: the error and the measures of each level, trained and random."""
+"""The layers study as charts: the error and measures of each level, trained and random."""
 
 from collections.abc import Mapping
 from typing import SupportsFloat
@@ -17,10 +17,10 @@ CAPTION = (
 
 
 def figure(scores: Mapping[str, SupportsFloat], count: int, *, metric: rows.Metric) -> Markup:
-  """Charts over the levels: the metric of each level alone and of the column down to it; measures.
+  """Charts over levels: the metric of each level alone and of the column down to it, and measures.
 
-  Args: scores: of `layers.score` and `layers.measure`. count: of levels. metric: of the protocol.
-  A score that is missing is a gap, and a chart without any is left out.
+  Args: scores: from `layers.score` and `layers.measure`. count: of levels. metric: of the protocol.
+  A missing score is a gap; a chart without any score is left out.
   """
   levels = range(1, count + 1)
   alone = [layers.level_rows(level) for level in levels]
@@ -45,7 +45,7 @@ def _chart(
   *,
   y_range: tuple[float, float] | None = None,
 ) -> Markup | None:
-  """One number of every level; names: its rows, trained and random."""
+  """A chart of one number for every level. names: its rows, trained and random."""
   levels, lines = np.arange(1.0, len(names) + 1), []
   for (kind, label), of_kind in zip(LABELS.items(), zip(*names, strict=True), strict=True):
     found = [scores.get(rows.score_name(metric, row), np.nan) for row in of_kind]

@@ -1,4 +1,4 @@
-"""HTML that escapes by default: what is not `Markup` is text, whatever it contains."""
+"""HTML that escapes by default: anything that is not `Markup` is text, whatever it contains."""
 
 import html
 import re
@@ -8,11 +8,11 @@ VOID = frozenset({'img', 'meta', 'wbr'})  # elements without an end tag
 
 
 class Markup(str):
-  """A piece of HTML, already escaped. Adding a plain string gives a plain string: text again."""
+  """A piece of HTML, already escaped. Adding a plain string gives a plain string, that is, text."""
 
 
 def escape(text: Any) -> Markup:
-  """Text as HTML shows it, in attributes too; what UTF-8 cannot hold is written as \\udc80.
+  """Escapes text for HTML, including attributes; what UTF-8 cannot encode becomes e.g. \\udc80.
 
   >>> escape('a<b')
   'a&lt;b'
@@ -23,8 +23,8 @@ def escape(text: Any) -> Markup:
 def element(name: str, *children: Any, **attributes: Any) -> Markup:
   """<name attributes>children</name>; None is left out, lists are flattened.
 
-  Attribute names: class_ is class, data_x is data-x. Their values and all children that are not
-  Markup are escaped.
+  Attribute names: class_ becomes class, data_x becomes data-x. Attribute values, and children that
+  are not Markup, are escaped.
 
   >>> element('a', 'x & y', class_='note', href='#"')
   '<a class="note" href="#&quot;">x &amp; y</a>'
@@ -39,13 +39,13 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
 
 
 def breakable(name: str) -> list[str | Markup]:
-  """A name that may be broken into lines after '_', '.' and '/'; nothing is added to its text."""
+  """A name that may break across lines after '_', '.' and '/'; its text is unchanged."""
   parts = re.split(r'(?<=[_./])(?=.)', name)
   return [piece for part in parts for piece in (element('wbr'), part)][1:]
 
 
 def join(children: Any) -> Markup:
-  """Children one after the other, escaped where they are not Markup."""
+  """Concatenates children, escaping those that are not Markup."""
   if children is None:
     return Markup()
   if isinstance(children, (list, tuple)):

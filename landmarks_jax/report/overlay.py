@@ -7,8 +7,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 LEAST, MOST = 480, 1600  # the longer side of a drawing in pixels
-NAMED = 12  # more landmarks than these are drawn without their names
-UNKNOWN = 90, 170, 255  # colour of what has no confidence
+NAMED = 12  # more landmarks than this are drawn without names
+UNKNOWN = 90, 170, 255  # colour of points without a confidence
 
 
 def landmarks(
@@ -19,10 +19,10 @@ def landmarks(
   confidence: Float[np.ndarray, ' K'] | None = None,
   target: Float[np.ndarray, 'K 2'] | None = None,
 ) -> UInt8[np.ndarray, 'height width 3']:
-  """A picture with predicted landmarks as dots, red for no confidence to green for full.
+  """A picture with predicted landmarks as dots, from red for confidence 0 to green for 1.
 
-  Args: points, target: in pixels of the picture, nan where there is none. Up to NAMED landmarks
-  have their name and confidence beside them. The true place is a white ring, joined to its dot.
+  Args: points, target: in pixels of the picture, nan where there is none. Up to NAMED landmarks are
+  labelled with name and confidence. The true place is a white ring, joined to its dot.
   """
   sheet = _Sheet(image)
   for k, point in enumerate(points):
@@ -46,9 +46,9 @@ def matches(
   names: Sequence[str],
   doubtful: Sequence[bool],
 ) -> UInt8[np.ndarray, 'height width 3']:
-  """Two pictures side by side, at one height; each point has its colour and name in both.
+  """Two pictures side by side at the same height; a point has the same colour and name in both.
 
-  Args: points: in pixels of the first. matched: of the second. doubtful: those drawn as rings.
+  Args: points: in pixels of the first. matched: of the second. doubtful: points to draw as rings.
   """
   height = int(np.clip(max(first.shape[0], second.shape[0]), LEAST, MOST))
   sheets = [_Sheet(image, height=height) for image in (first, second)]
@@ -88,7 +88,7 @@ class _Sheet:
     self._pen.line([self._place(start), self._place(end)], fill=(255, 255, 255))
 
   def label(self, point: Float[np.ndarray, ' 2'], text: str) -> None:
-    """Beside the point; on its left where the picture ends."""
+    """Writes text beside the point, or to its left near the right edge."""
     text = ' '.join(text.encode('utf-8', 'replace').decode().split())
     x, y = self._place(point)
     away, width = self._radius + 3, self._pen.textlength(text, font=self._font)

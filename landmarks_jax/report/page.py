@@ -1,6 +1,6 @@
 """The report of a run as one HTML file: no scripts, nothing loaded, readable on a phone.
 
-Data in, text out. What is missing is left out, or said where a reader would look for it.
+Data in, text out. Missing parts are left out, or noted where a reader would look for them.
 """
 
 import json
@@ -15,7 +15,7 @@ from landmarks_jax.report import gallery, results, trends
 from landmarks_jax.report.markup import Markup, breakable, element, join
 from landmarks_jax.report.stylesheet import CSS
 
-# What the page may load from elsewhere, should a name ever slip through as HTML: nothing.
+# The page may load nothing from elsewhere, even if a name ever slipped through as HTML.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NONE = MappingProxyType({})
 
@@ -37,22 +37,22 @@ def render(
   versions: Mapping[str, str] = NONE,
   files: Mapping[str, str] = NONE,
 ) -> str:
-  """The page.
+  """Renders the page as HTML.
 
   Args:
-    config: of the run; its `evals` say what each evaluation is.
-    step: after how many updates the scores were taken.
-    scores: by full name, '<eval>/<protocol>/<score>', as `evaluation.rows` has it.
-    log: the lines of metrics.jsonl; 'nan', 'inf' and '-inf' are gaps, and said.
+    config: of the run; its `evals` describe each evaluation.
+    step: the number of updates after which the scores were taken.
+    scores: by full name, '<eval>/<protocol>/<score>', as in `evaluation.rows`.
+    log: the lines of metrics.jsonl; 'nan', 'inf' and '-inf' become gaps, with a note.
     predictions: by evaluation, then by 'row/part'. An evaluation that was scored before the run
       was resumed may have none: its scores are shown, with a note.
     names: of the landmarks, by evaluation; numbers where absent.
-    examples: by evaluation, what `draw.landmark_sheet` takes: images, points, target, visible.
-    matches: by evaluation, what `draw.match_sheet` takes.
-    pictures: PNG files by name, such as 'views_00000000'; 'landmarks/<eval>_00003000' stands in its
-      evaluation. All are shown, those that `gallery.CAPTIONS` knows with an explanation.
-    command, cost, versions: how it was made, in words.
-    files: what lies beside the page: label -> relative address.
+    examples: by evaluation, arguments of `draw.landmark_sheet`: images, points, target, visible.
+    matches: by evaluation, arguments of `draw.match_sheet`.
+    pictures: PNG files by name, such as 'views_00000000'; 'landmarks/<eval>_00003000' is shown with
+      its evaluation. All are shown, those in `gallery.CAPTIONS` with an explanation.
+    command, cost, versions: how it was made, as text.
+    files: files beside the page: label -> relative address.
   """
   evals = dict(config.get('evals') or {})
   evals |= {name: {} for name in [*predictions, *examples, *matches] if name not in evals}
@@ -101,7 +101,7 @@ def document(title: str, facts: Markup, sections: Sequence[tuple[str, str, Any]]
 
 
 def _facts(config: Mapping[str, Any], step: int | None, cost: Mapping[str, str]) -> Markup:
-  """What and how much, in a few words."""
+  """The main facts of the run, in a few words."""
   method, data = (config.get(key) or {} for key in ('method', 'data'))
   facts = {'Method': method.get('name'), 'Data': data.get('name')}
   steps = config.get('steps')
@@ -113,7 +113,7 @@ def _facts(config: Mapping[str, Any], step: int | None, cost: Mapping[str, str])
 
 
 def pairs(facts: Mapping[str, Any]) -> Markup:
-  """Facts by name, a few words each, side by side."""
+  """Short facts by name, side by side."""
   entries = [
     element('div', element('dt', key), element('dd', value)) for key, value in facts.items()
   ]
@@ -123,7 +123,7 @@ def pairs(facts: Mapping[str, Any]) -> Markup:
 def _scores(
   evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
 ) -> list[Markup]:
-  """A table for every metric of every protocol, and a list of every other number."""
+  """A table for every metric of every protocol, and a list of all other numbers."""
   parts, used = [], set()
   for table in rows.tables(evals, scores):
     used |= {name for line in table.lines for name in line.names}
@@ -176,7 +176,7 @@ def _score(score: rows.Score | None) -> list[str | Markup]:
 
 
 def _ratio(line: rows.Line) -> str:
-  """Below 1 where the trained row is better than every other."""
+  """The ratio, below 1 where the trained row is better than every other."""
   values = {row: score.value for row, score in line.scores.items()}
   trained = values.pop(rows.TRAINED, None)
   if trained is None or not values:
@@ -187,7 +187,7 @@ def _ratio(line: rows.Line) -> str:
 
 
 def _training(log: Sequence[Mapping[str, Any]], evals: Mapping[str, Any]) -> list[Markup | None]:
-  """A curve of every number of the log that is no evaluation's, the loss first."""
+  """A curve for every number in the log outside the evaluations, the loss first."""
   keys = dict.fromkeys(key for line in log for key in line if key != 'step')
   keys = [key for key in keys if key.split('/')[0] not in evals]
   keys.sort(key=lambda key: key != 'train/loss')
@@ -206,7 +206,7 @@ def _making(
   config: Mapping[str, Any],
   files: Mapping[str, str],
 ) -> list[Markup]:
-  # Each word is one box, so that lines break between options and not inside '--'.
+  # Each word is a span, so that lines break between options and not inside '--'.
   words = [item for word in (command or '').split(' ') for item in (' ', element('span', word))][1:]
   parts = [element('pre', words)] if command else []
   parts.append(pairs(versions))
@@ -216,7 +216,7 @@ def _making(
     summary = element('summary', f'The configuration: {count} options')
     parts.append(element('details', summary, _options(groups)))
   if files:
-    # Quoted whole: an address with a scheme would lose its colon and stay relative.
+    # Quoted as a whole: an address with a scheme loses its colon and so stays relative.
     links = [element('a', label, href=quote(address)) for label, address in files.items()]
     line = [item for link in links for item in (' · ', link)][1:]
     parts.append(element('p', 'Beside this file: ', line, class_='soft'))
@@ -224,7 +224,7 @@ def _making(
 
 
 def _options(groups: Mapping[str, Mapping[str, Any]]) -> Markup:
-  """Names and values, in groups with a heading each ('' has none)."""
+  """A table of names and values, in groups with a heading each ('' has none)."""
   bodies = []
   for heading, options in groups.items():
     head = element('th', breakable(heading), colspan=2, class_='mono', scope='rowgroup')
@@ -237,7 +237,7 @@ def _options(groups: Mapping[str, Mapping[str, Any]]) -> Markup:
 
 
 def _groups(config: Mapping[str, Any], prefix: str = '') -> dict[str, dict[str, str]]:
-  """A nested config as the JSON of its plain values, by the dotted name of the part they are in."""
+  """A nested config's plain values as JSON, grouped by the dotted name of their section."""
   nested = {name: part for name, part in config.items() if isinstance(part, Mapping) and part}
   plain = {str(k): json.dumps(v, default=str) for k, v in config.items() if k not in nested}
   groups = {prefix: plain} if plain else {}

@@ -1,6 +1,7 @@
 """Curves, error maps and pictures with landmarks as inline SVG: sharp at any size, light or dark.
 
-Colours come from the page's style sheet by class, so one drawing serves both. No device, no disk.
+Colours come from the page's style sheet by class, so one drawing serves both modes. Uses no device
+and no disk.
 """
 
 import base64
@@ -18,8 +19,8 @@ from landmarks_jax.report.markup import Markup, element
 
 WIDTH, HEIGHT = 400, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 26, 38
-THIN_ABOVE = 2000  # a line of more values than this is drawn by the extremes of its stretches
-MANY = 20  # more landmarks than this are drawn finer
+THIN_ABOVE = 2000  # a line of more values than this is thinned to the extremes of its stretches
+MANY = 20  # more landmarks than this are drawn smaller
 
 
 class Line(NamedTuple):
@@ -44,10 +45,10 @@ def chart(
   y_range: tuple[float, float] | None = None,
   x_ticks: Mapping[float, str] | None = None,
 ) -> Markup:
-  """Lines over two axes. Ranges are those of the finite data unless given, y from tick to tick.
+  """Lines over two axes. Ranges default to those of the finite data, with y widened to ticks.
 
-  Args: x_ticks: place -> label, for an axis that does not count evenly; round numbers if absent.
-  Raises ValueError where a range is not given and no value is finite.
+  Args: x_ticks: place -> label, for an uneven axis; round numbers if absent. Raises ValueError if a
+  range is not given and no value is finite.
   """
   finite = [np.isfinite(n.x) & np.isfinite(n.y) for n in lines]
   if x_range is None:
@@ -79,7 +80,7 @@ def chart(
 
 
 def legend(lines: Sequence[tuple[str, str]]) -> Markup:
-  """How lines look: (label, CSS class) of each."""
+  """A legend for lines, given (label, CSS class) of each."""
   entries = [
     element(
       'span',
@@ -94,7 +95,7 @@ def legend(lines: Sequence[tuple[str, str]]) -> Markup:
 def cumulative_share(
   values: Float[np.ndarray, ' n'], thresholds: Float[np.ndarray, ' t']
 ) -> Float[np.ndarray, ' t']:
-  """The share of values, in percent, that are at most each threshold; NaN are left out.
+  """The percentage of values that are at most each threshold; NaN values are left out.
 
   >>> cumulative_share(np.array([1.0, 4.0, np.nan]), np.array([0.5, 1.0, 9.0]))
   array([  0.,  50., 100.])
@@ -111,10 +112,10 @@ def error_map(
   names: Sequence[str],
   kind: str,
 ) -> Markup:
-  """A circle around each landmark, as large as its error, in the unit of the points.
+  """A circle around each landmark whose radius is its error, in the unit of the points.
 
-  Args: box: left, top, width, height of what is shown. names: [K], shown under the pointer.
-  Landmarks with a NaN are left out.
+  Args: box: left, top, width, height of the view. names: [K], shown as tooltips. Landmarks with a
+  NaN are left out.
   """
   circles = [
     element('circle', element('title', name), cx=_short(x), cy=_short(y), r=_short(r))
@@ -143,7 +144,7 @@ def photograph(
 ) -> Markup:
   """A picture with predicted and true landmarks, joined; the drawing is 100 units wide.
 
-  An invisible true landmark is left out, its prediction is drawn. See `draw.landmarks`.
+  An invisible true landmark is left out, but its prediction is drawn. See `draw.landmarks`.
   """
   predicted, true = (_in_drawing(given, image.shape[0]) for given in (points, target))
   joins = ''.join(
@@ -179,8 +180,8 @@ def match(
 ) -> Markup:
   """Two pictures side by side, 100 units wide each; landmarks of the first found in the second.
 
-  Every landmark has its colour: dots at `query` in `source` and `matched` in `target`, and a ring
-  at `truth`, joined to what was found. Invisible ones are left out. See `draw.matches`.
+  Every landmark has its own colour: dots at `query` in `source` and `matched` in `target`, and a
+  ring at `truth`, joined to the match. Invisible ones are left out. See `draw.matches`.
   """
   shown = np.flatnonzero(visible)
   start, found, true = (_in_drawing(given, source.shape[0]) for given in (query, matched, truth))
@@ -226,14 +227,14 @@ def _in_drawing(points: Float[np.ndarray, 'K 2'], side: int) -> Float[np.ndarray
 
 
 def jpeg(image: UInt8[np.ndarray, 'H W 3']) -> bytes:
-  """A picture as a JPEG file of high quality, colours at full resolution."""
+  """A picture as a high-quality JPEG file without chroma subsampling."""
   file = io.BytesIO()
   Image.fromarray(image).save(file, 'JPEG', quality=95, subsampling=0)
   return file.getvalue()
 
 
 def data_url(data: bytes, kind: str) -> str:
-  """A file as an address that holds it. kind: such as 'image/png'."""
+  """A file as a data URL. kind: its MIME type, such as 'image/png'."""
   return f'data:{kind};base64,{base64.b64encode(data).decode()}'
 
 
@@ -262,7 +263,7 @@ def number(value: SupportsFloat) -> str:
 
 
 def thinned(y: Num[np.ndarray, ' n'], *, stretches: int = THIN_ABOVE // 4) -> Int[np.ndarray, ' m']:
-  """The values to draw of a long line: of each stretch the ends, the extremes and a gap if any."""
+  """Indices of a long line's values to draw: each stretch's ends, extremes and a gap if any."""
   if len(y) <= 4 * stretches:
     return np.arange(len(y))
   chosen = set()
@@ -303,7 +304,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _to_ticks(low: float, high: float) -> tuple[float, float]:
-  """The range widened to ticks; a wider one may have wider steps, so twice."""
+  """The range widened to ticks; done twice, as a wider range may have wider steps."""
   for _ in range(2):
     step = tick_step(low, high)
     low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
@@ -311,7 +312,7 @@ def _to_ticks(low: float, high: float) -> tuple[float, float]:
 
 
 def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
-  """The least and the greatest, apart even where there is one value only."""
+  """The least and greatest value, widened if they are equal."""
   known = np.concatenate(values)
   if not len(known):
     raise ValueError('nothing to draw: no value is finite')
@@ -344,7 +345,7 @@ def _path(line: Line, x_place: tuple, y_place: tuple) -> str:
 
 
 def _whiskers(line: Line, x_place: tuple, y_place: tuple) -> Markup:
-  """Upright lines from the lower to the upper end, where both are known."""
+  """Vertical lines from the lower to the upper end, where both are known."""
   keep = np.isfinite(line.spread).all(1)
   places, ends = _at(x_place, line.x[keep]), _at(y_place, line.spread[keep])
   pieces = (
@@ -355,7 +356,7 @@ def _whiskers(line: Line, x_place: tuple, y_place: tuple) -> Markup:
 
 
 def _dots(points: Iterable[np.ndarray]) -> str:
-  """Points as the shortest lines: round caps make them dots, as large as the stroke is wide."""
+  """Points as very short lines, which round caps turn into dots of the stroke's width."""
   return ''.join(f'M{_pair(point)}h.001' for point in points)
 
 

@@ -1,4 +1,4 @@
-"""What the report says of one evaluation: error curves, landmark by landmark, pictures."""
+"""The report's section on one evaluation: error curves, errors by landmark, pictures."""
 
 import math
 import re
@@ -14,12 +14,12 @@ from landmarks_jax.report import gallery, plot, trends
 from landmarks_jax.report.markup import Markup, breakable, element
 
 OTHER_COLOURS = 4
-LIST_AT_MOST = 20  # so many landmarks are listed unfolded
+LIST_AT_MOST = 20  # a list of more landmarks than this is folded
 THRESHOLDS = 161
 
 
 class Unit(NamedTuple):
-  """In what the report gives distances that `metrics.normalised_distances` has."""
+  """The unit in which the report gives distances from `metrics.normalised_distances`."""
 
   factor: float
   sign: str
@@ -31,12 +31,12 @@ UNITS = {'matching': Unit(1.0, 'px', 'pixels of a 70-pixel frame')}  # others: P
 
 
 class Row(NamedTuple):
-  """One row of an evaluation, its draws pooled."""
+  """One row of an evaluation, with its draws pooled."""
 
   label: str
   kind: str  # CSS class
-  distances: np.ndarray  # [draws * N, K] in the unit given, NaN where not visible
-  images: np.ndarray  # [draws * N or fewer], the mean of each image that has a visible landmark
+  distances: np.ndarray  # [draws * N, K] in the given unit, NaN where not visible
+  images: np.ndarray  # [draws * N or fewer], the mean of each image with a visible landmark
   landmarks: np.ndarray  # [K], the mean of each landmark, NaN for one that is never visible
 
 
@@ -52,7 +52,7 @@ def section(
   log: Sequence[Mapping[str, Any]],
   scores: Mapping[str, SupportsFloat],
 ) -> list[Markup | None]:
-  """All that is known of an evaluation; see `page.render`. scores: of all evaluations."""
+  """Everything known about an evaluation; see `page.render`. scores: of all evaluations."""
   scored = any(key.startswith(f'{name}/') for key in scores)
   parts = [_about(options, predictions), *trends.of_scores(scoring.lines({name: options}, scores))]
   if predictions:
@@ -105,7 +105,7 @@ def _details(
 
 
 def detailed(groups: Sequence[str]) -> list[str]:
-  """Which groups have curves: all labels or the most of them; no single layers, no `_paper`.
+  """The groups shown with curves: all labels, else the most; no single layers, no `_paper`.
 
   >>> detailed(['n5', 'n100', 'n20']), detailed(['', 'n5']), detailed(['different', 'same_paper'])
   (['n100'], [''], ['different'])
@@ -120,7 +120,7 @@ def detailed(groups: Sequence[str]) -> list[str]:
 
 
 def pooled(draws: Mapping[str, Sequence[Predictions]], *, unit: Unit = PERCENT) -> list[Row]:
-  """The draws of each row together, baselines first."""
+  """Pools the draws of each row, baselines first."""
   known = [row for row in trends.ROWS if row in draws]
   others = [row for row in draws if row not in trends.ROWS]
   found = []
@@ -146,8 +146,8 @@ def _about(options: Mapping[str, Any], predictions: Mapping[str, Predictions]) -
 
 
 def _curves(rows: Sequence[Row], unit: Unit) -> list[Markup]:
-  """The share of landmarks, and of images, below each error; what lies beyond the plot is said."""
-  # Nearly all of the best row and at least half of the worst: where the rows differ.
+  """The share of landmarks, and of images, below each error, with a note on those off the plot."""
+  # Show nearly all of the best row and at least half of the worst: there the rows differ.
   best, half = (
     choose(np.nanquantile(row.distances, share) for row in rows)
     for choose, share in ((min, 0.98), (max, 0.5))
@@ -257,7 +257,7 @@ def table(
   class_: str = '',
   track: int | None = None,
 ) -> Markup:
-  """A table; `track` is the column of the dots."""
+  """A table. track: the number of the column with dots."""
   kinds = ['track' if i == track else None for i in range(len(heads))]
   head = [element('th', h, scope='col', class_=kind) for h, kind in zip(heads, kinds, strict=True)]
   body = [
@@ -273,7 +273,7 @@ def table(
 
 
 def _mean(values: np.ndarray, *, axis: int) -> np.ndarray:
-  """The mean of what is not NaN; NaN where nothing is, without a warning."""
+  """The mean of the values that are not NaN, or NaN if there are none, without a warning."""
   known = ~np.isnan(values)
   count = known.sum(axis)
   total = np.where(known, values, 0).sum(axis)

@@ -1,4 +1,4 @@
-"""How the report looks: calm, on a phone and on a wide screen, in light and in dark."""
+"""The report's style sheet, for phones and wide screens, light and dark."""
 
 CSS = """
 :root {

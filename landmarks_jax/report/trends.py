@@ -1,4 +1,4 @@
-"""Scores over something: the steps of training, the number of labels, the layers of the network."""
+"""Scores over training steps, the number of labels, or the layers of the network."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from landmarks_jax.report import plot
 from landmarks_jax.report.markup import Markup, element
 
 ROWS = {row: row.replace('_', ' ').capitalize() for row in scoring.ROWS}
-# What of a study of layers, of which row -> its label and CSS class.
+# (part of a study of layers, row) -> its label and CSS class.
 LAYERS = {
   ('level', scoring.RANDOM_INIT): ('Random init, the level alone', 'other-1'),
   ('column', scoring.RANDOM_INIT): ('Random init, all levels so far', 'random-init'),
@@ -29,7 +29,7 @@ def kind(row: str) -> str:
 
 
 def of_scores(lines: Sequence[scoring.Line]) -> list[Markup]:
-  """Charts of an evaluation's scores by number of labels and by layer, where there are several."""
+  """Charts of an evaluation's scores by number of labels and by layer, if there are several."""
   by_labels = _charts(_by_labels(lines), x_label='labels', place=math.log10)
   by_level = _charts(_by_level(lines), x_label='level, the coarsest first', place=float)
   parts = [element('h3', 'Against the number of labels'), *by_labels] if by_labels else []
@@ -47,7 +47,7 @@ def _by_labels(lines: Sequence[scoring.Line]) -> dict[str, Curves]:
 
 
 def _by_level(lines: Sequence[scoring.Line]) -> dict[str, Curves]:
-  """Every level alone; and the columns, of which the first is a level and the last the whole."""
+  """Every level alone, and the columns; the first column is a level and the last is the whole."""
   scores = {(line.metric, line.group): line.scores for line in lines}
   levels: dict[tuple[scoring.Metric, str], set[int]] = {}
   for metric, group in scores:
@@ -70,7 +70,7 @@ def _by_level(lines: Sequence[scoring.Line]) -> dict[str, Curves]:
 def _charts(
   found: Mapping[str, Curves], *, x_label: str, place: Callable[[int], float]
 ) -> list[Markup]:
-  """A chart for everything that has a curve of two places or more, and one legend."""
+  """A chart for each entry with a curve of two or more places, and one legend."""
   figures, looks = [], {}
   for what, curves in found.items():
     lines, ticks = [], {}
@@ -91,7 +91,7 @@ def _charts(
 
 
 def _with_spread(score: scoring.Score) -> tuple[float, float, float]:
-  """(value, low, high): of one standard deviation, no less than 0, or the interval, or NaN."""
+  """(value, low, high): one standard deviation, no lower than 0, else the interval, else NaN."""
   if score.std is not None:
     return score.value, max(0.0, score.value - score.std), score.value + score.std
   low, high = (np.nan if end is None else end for end in (score.low, score.high))
@@ -101,7 +101,7 @@ def _with_spread(score: scoring.Score) -> tuple[float, float, float]:
 def over_time(
   name: str, options: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
 ) -> list[Markup | None]:
-  """The scores over the steps, where they were taken more than once."""
+  """The scores over the steps, if they were taken more than once."""
   prefix, known = f'{name}/{options.get("protocol")}/', scoring.metrics_of(options.get('protocol'))
   keys = dict.fromkeys(key for line in log for key in line if key.startswith(prefix))
   charts: dict[str, dict[str, str]] = {}  # what is measured -> row -> key of the log
@@ -131,9 +131,9 @@ def over_time(
 def history(
   log: Sequence[Mapping[str, Any]], keys: Mapping[str, tuple[str, str]], *, what: str
 ) -> tuple[Markup | None, Markup | None]:
-  """Numbers of the log over the steps: their chart, and a note if some are not finite.
+  """Numbers from the log over the steps: their chart, and a note if some are not finite.
 
-  Args: keys: of the log -> (label, CSS class). what: is measured, for the axis.
+  Args: keys: key of the log -> (label, CSS class). what: what is measured, for the axis.
   """
   lines, notes = [], []
   for key, (label, kind) in keys.items():

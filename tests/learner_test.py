@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.inference.model import Model
+from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.labelling import described as storage
 from landmarks_jax.labelling import learner as learning
 from landmarks_jax.labelling.learner import FrozenLearner
@@ -100,6 +101,7 @@ def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_st
   learner.save(tmp_path / 'model')
   saved = load_landmarks(tmp_path / 'model')
   assert (saved.names, saved.flip_pairs, saved.crop) == (tuple(NAMES), ((0, 1),), 'pad')
+  assert saved.learned_from == tuple(checksum(learner.pictures.read(i)) for i in range(8))
   found = saved.predict([str(learner.files.path(i)) for i in range(3)])
   np.testing.assert_allclose(found.points, fit.points[:3], atol=0.05)
   np.testing.assert_allclose(found.confidence, fit.confidence[:3], atol=0.02)

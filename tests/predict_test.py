@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from landmarks_jax.cli.main import main
 from landmarks_jax.data import folder
 from landmarks_jax.inference import landmark_model
 from landmarks_jax.inference.model import Model
+from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.interop import coco, landmark_csv
 
 SCALE = '--scale=left eye,right eye'
@@ -107,6 +109,25 @@ def test_scores_are_of_pictures_that_were_not_learned_from(mine, predicted, tmp_
   assert '2 labelled pictures that were not learned from: error' in out
   assert 'confidence   landmarks   claimed   observed' in out
   assert not (tmp_path / 'again/overlays').exists()
+
+
+@pytest.mark.parametrize('crop', ['centre', 'pad', 'squash'])
+def test_what_was_learned_from_is_known_whatever_is_cut_out(mine, tmp_path, crop):
+  options = f'--model={mine}/M', f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
+  assert run('predict', *options, f'--crop={crop}', f'--output={tmp_path}/out') == 0
+  scores = json.loads((tmp_path / 'out/scores.json').read_text())
+  assert (scores['pictures'], scores['learned_from']) == (2, 10)
+
+
+def test_a_model_that_knows_frames_as_earlier_versions_wrote_them_knows_them_still(mine, tmp_path):
+  shutil.copytree(mine / 'M', tmp_path / 'M')
+  facts = json.loads((mine / 'M/landmarks.json').read_text())
+  pictures = model_of(1).pictures([str(mine / 'train' / f'{i:03}.png') for i in range(10)])
+  facts['learned_from'] = [checksum(pictures[i]['image']) for i in range(10)]
+  (tmp_path / 'M/landmarks.json').write_text(json.dumps(facts))
+  options = f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
+  assert run('predict', f'--model={tmp_path}/M', *options, f'--output={tmp_path}/out') == 0
+  assert json.loads((tmp_path / 'out/scores.json').read_text())['learned_from'] == 10
 
 
 def test_bad_pictures_are_skipped_counted_and_listed(mine, tmp_path, capsys):

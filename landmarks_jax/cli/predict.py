@@ -220,14 +220,18 @@ class Prediction:
     import numpy as np  # late: heavy
 
     from landmarks_jax.contracts import Predictions
-    from landmarks_jax.inference.fitting import checksum
+    from landmarks_jax.inference.pictures import checksum
 
     usable = np.nan_to_num(batch.scale) > 0
     visible = batch.visible & usable[:, None]
     scale = np.where(usable, batch.scale, 1)
     given = Predictions(points, batch.points, visible, scale, batch.index, confidence)
-    learned = np.array([checksum(frame) in self.model.learned_from for frame in batch.image], bool)
-    return given, learned
+    known = set(self.model.learned_from)
+    # By the whole picture, whatever is cut out of it; models of earlier versions know the frame.
+    whole = [self.pictures.checksums[row] for row in batch.index.tolist()]
+    both = zip(whole, map(checksum, batch.image), strict=True)
+    learned = [not known.isdisjoint(one) for one in both]
+    return given, np.array(learned, bool)
 
   def _gathered(self) -> tuple[Any, int]:
     """Predictions of all labelled pictures that were not learned from; how many were."""

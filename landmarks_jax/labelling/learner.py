@@ -23,7 +23,7 @@ from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import NOTHING, Pictures
+from landmarks_jax.inference.pictures import NOTHING, Pictures, checksum
 from landmarks_jax.labelling import order
 from landmarks_jax.labelling.described import Described
 from landmarks_jax.labelling.picture_files import PictureFiles
@@ -63,6 +63,7 @@ class FrozenLearner:
       [str(files.path(i)) for i in range(len(files))], crop=crop
     )
     self._keep, self._copies, self._known = keep, {}, known
+    self._checksum = functools.cache(lambda number: checksum(self.pictures.read(number)))
 
   def looks(self) -> Float[np.ndarray, 'N C']:
     """See `order.poses`."""
@@ -114,6 +115,7 @@ class FrozenLearner:
     labelled = self._labelled(known, labels)
     head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
+    facts |= {'learned_from': [self._checksum(n) for n in known]}
     self._known = LandmarkModel(self.model, Head(RIDGE, head), confidence=judge, **facts)
     return self._predictions()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -160,6 +161,23 @@ def test_bad_pictures_are_skipped_counted_and_listed(mine, tmp_path, capsys):
   sizes = json.loads((tmp_path / 'out/landmarks.json').read_text())['images']
   upright = next(one for one in sizes if one['file_name'] == 'turned.jpg')
   assert (upright['width'], upright['height']) == image.shape[:2]
+
+
+def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine, tmp_path, capsys):
+  pictures = tmp_path / 'pictures'
+  shutil.copytree(mine / 'test', pictures)
+  for name in (b'caf\xe9.png', b'a\\b.png'):
+    shutil.copy(pictures / '100.png', os.fsdecode(bytes(pictures) + b'/' + name))
+  os.rename(pictures / '104.png', pictures / ' 104.png')
+  options = f'--model={mine}/M', f'--images={pictures}', f'--output={tmp_path}/out'
+  assert run('predict', *options, '--overlays=-1') == 0
+  out, err = capsys.readouterr()
+  assert '8 of 11 pictures; 3 could not be read, see skipped.csv' in out
+  assert r"'caf\udce9.png': its name is no UTF-8 text; rename it" in err
+  assert len(landmark_csv.read(tmp_path / 'out/landmarks.csv').points) == 8
+  with (tmp_path / 'out/skipped.csv').open(newline='', encoding='utf-8') as file:
+    skipped = [row[0] for row in csv.reader(file)]
+  assert skipped == ['file', ' 104.png', 'a\\b.png', r'caf\udce9.png']
 
 
 def test_boxes_say_which_pictures_and_where(mine, tmp_path):

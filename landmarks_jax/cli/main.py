@@ -6,6 +6,7 @@ several, in their order: POSITIONAL = 'A', 'B'.
 """
 
 import importlib
+import io
 import os
 import pathlib
 import re
@@ -35,6 +36,9 @@ def commands() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command; the exit code: 0 done, 2 what the user can mend, 75 and 130 interrupted."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # names of files may be no text that it can show
+      stream.reconfigure(errors='backslashreplace')
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):

@@ -80,7 +80,8 @@ class Prediction:
   ) -> None:
     from landmarks_jax import api  # late: heavy
     from landmarks_jax.data import folder, pipeline
-    from landmarks_jax.data.source import evenly_apart
+    from landmarks_jax.data.source import BadImage, evenly_apart
+    from landmarks_jax.labelling.picture_files import name_fault
 
     self.output, self.model = output, api.load_landmarks(model)
     self.files, around = list(folder.find(root)), labelled.read_boxes(root, boxes)
@@ -97,6 +98,9 @@ class Prediction:
     )
     count = len(self.files)
     self.bad = pipeline.BadImages(count, 'skip', _tell, most=1.0)
+    for i, file in enumerate(self.files):
+      if fault := name_fault(file):
+        self.bad.add(i, BadImage(ascii(file), fault))
     self.source = pipeline.Reporting(self.pictures, self.bad)
     shown = range(count) if overlays < 0 else evenly_apart(count, overlays) if overlays else ()
     self.shown = {int(i) for i in shown}

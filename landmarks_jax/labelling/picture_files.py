@@ -43,7 +43,7 @@ class PictureFiles:
 
   def size(self, number: int) -> tuple[int, int]:
     """(width, height), upright. Raises BadImage."""
-    fault = _name_fault(self.names[number])
+    fault = name_fault(self.names[number])
     if fault:
       raise BadImage(ascii(str(self.path(number))), fault)
     return images.size(self.path(number), rotate=True)
@@ -80,7 +80,7 @@ class PictureFiles:
     return file.getvalue()
 
 
-def _name_fault(name: str) -> str | None:
+def name_fault(name: str) -> str | None:
   """Why labels of a picture with this name could not be read back from a file."""
   try:
     name.encode()

@@ -103,7 +103,7 @@ def label(
       learner = FrozenLearner(network, files, labels.landmarks, **options)
     session = Session(files, labels, learner)
     for name in session.lost:
-      print(f'labelled, but no longer in {root}: {name!a}; its labels are kept')
+      print(f'labelled, but no longer in {root}, or changed: {name!a}; its labels are kept')
     with _free(port) as listening:
       port = listening.getsockname()[1]
       journal.say(f'http://localhost:{port}')

@@ -5,6 +5,7 @@ import hashlib
 import io
 import pathlib
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -34,8 +35,9 @@ class PictureFiles:
 
   @functools.cached_property
   def key(self) -> str:
-    """Of the set: numbers of pictures mean something only together with it."""
-    return hashlib.sha256('\0'.join(map(ascii, self.names)).encode()).hexdigest()[:12]
+    """Of the set: numbers of pictures, and copies of them, mean something only together with it."""
+    files = [f'{name!a} {self.stamp(i)}' for i, name in enumerate(self.names)]
+    return hashlib.sha256('\n'.join(files).encode()).hexdigest()[:12]
 
   def path(self, number: int) -> pathlib.Path:
     """Where a picture is."""
@@ -49,16 +51,28 @@ class PictureFiles:
     return images.size(self.path(number), rotate=True)
 
   def identity(self, number: int) -> list[Any]:
-    """[bytes, checksum] of a file, by which it is known again under another name."""
+    """[bytes, checksum, time] of a file: by the first two it is known under another name."""
+    _, changed = self.stamp(number)
     data = self.path(number).read_bytes()
-    return [len(data), hashlib.sha256(data).hexdigest()]
+    return [len(data), hashlib.sha256(data).hexdigest(), changed]
 
-  def length(self, number: int) -> int:
-    """The length of a file, -1 where there is none."""
+  def is_still(self, number: int, identity: Sequence[Any]) -> bool:
+    """Whether a picture is the file of an earlier `identity`, as far as that can be told."""
+    length, changed = self.stamp(number)
+    if length not in (-1, identity[0]):
+      return False
     try:
-      return self.path(number).stat().st_size
+      return list(identity[2:]) == [changed] or self.identity(number)[:2] == list(identity[:2])
     except OSError:
-      return -1
+      return True
+
+  def stamp(self, number: int) -> tuple[int, int]:
+    """(bytes, time of the last change, of the name too) of a file; (-1, 0) where there is none."""
+    try:
+      stat = self.path(number).stat()
+    except OSError:
+      return -1, 0
+    return stat.st_size, stat.st_ctime_ns
 
   def jpeg(self, number: int, side: int) -> bytes:
     """A picture, upright, its larger side at most `side`, one of SIDES. Raises BadImage."""

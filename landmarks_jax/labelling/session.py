@@ -325,14 +325,18 @@ class Session:
     return np.random.default_rng(len(self.files)).permutation(len(self.files)).tolist()
 
   def _find_moved(self) -> list[str]:
-    """Gives labels of files that are gone to equal files under new names; those without one."""
+    """Gives labels of files that are gone, or others now, to equal files; those without one."""
+    for name in self.labels.pictures:
+      number, file = self.files.numbers.get(name), self.labels.file_of(name)
+      if number is not None and file and not self.files.is_still(number, file):
+        self.labels.move(name, f'{name} ({file[1][:12]})')  # the name is free for another's labels
     gone = [name for name in self.labels.pictures if name not in self.files.numbers]
     free = [i for i, name in enumerate(self.files.names) if not self.labels.of(name)]
-    sizes = {i: self.files.length(i) for i in free} if gone else {}
-    lost = []
+    sizes = {i: self.files.stamp(i)[0] for i in free} if gone else {}
+    checksum, lost = functools.cache(lambda number: self.files.identity(number)[1]), []
     for name in gone:
       file = self.labels.file_of(name)
-      same = (i for i in sizes if file and sizes[i] == file[0] and self.files.identity(i) == file)
+      same = (i for i in sizes if file and sizes[i] == file[0] and checksum(i) == file[1])
       found = next(same, None)
       if found is None:
         lost.append(name)

@@ -114,6 +114,19 @@ def test_left_and_right_are_flip_pairs(animals):
   assert info.flip_pairs == ((0, 1),)
 
 
+@pytest.mark.parametrize(
+  ('names', 'pairs'),
+  [
+    (('Left eye', 'Right eye', 'nose'), ((0, 1),)),
+    (('NOSE', 'RIGHT_EYE', 'LEFT_EYE', 'LEFT_EAR'), ((2, 1),)),
+    (('eyeLeft', 'eyeRight', 'left ear', 'Right ear'), ((0, 1), (2, 3))),
+    (('Left Eye', 'Right eye'), ()),
+  ],
+)
+def test_left_and_right_are_flip_pairs_in_any_case_and_the_rest_of_the_name_is_equal(names, pairs):
+  assert folder.flip_pairs(names) == pairs
+
+
 def test_a_split_is_a_folder_or_else_the_column_of_that_name(animals):
   assert opened(animals, split='test').files == ('test/cat.png',)
   rows = [

@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -205,7 +206,8 @@ def read_labels(folder: pathlib.Path, labels: str) -> Labels:
 
 
 def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-  """The pairs of landmarks whose names differ by left and right."""
+  """The pairs of landmarks whose names differ by left and right, also by Left and Right."""
+  names = [re.sub('left|right', lambda side: side[0].lower(), n, flags=re.I) for n in names]
   partner = {n: n.replace('left', 'right') for n in names if 'left' in n}
   return tuple((names.index(n), names.index(p)) for n, p in partner.items() if p in names)
 

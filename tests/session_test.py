@@ -8,6 +8,7 @@ import pytest
 from labelling import LANDMARKS, NASTY, make_folder, open_session, wait_for
 
 from landmarks_jax.data.source import BadImage
+from landmarks_jax.labelling import order
 from landmarks_jax.labelling.confirmed import INVISIBLE, Conflict
 from landmarks_jax.labelling.journal import NotSaved
 from landmarks_jax.labelling.picture_files import PictureFiles
@@ -97,6 +98,37 @@ def test_a_fit_that_fails_is_told_and_the_next_one_is_tried(session, person):
   wait_for(lambda: 'not visible in any' in session.status.problem)
   person.change(6)
   wait_for(lambda: session.status.labelled == 2)
+  assert session.status.problem == ''
+
+
+def test_a_fit_is_shown_before_the_next_pictures_are_chosen_and_looks_are_compared_once(
+  session, person, monkeypatch
+):
+  looked, shown, real = [], [], session._learner.looks
+  monkeypatch.setattr(session._learner, 'looks', lambda: looked.append(1) or real())
+  suggest = order.suggest
+
+  def chosen(*args, **options):
+    shown.append(session.status.fits)
+    return suggest(*args, **options)
+
+  monkeypatch.setattr(order, 'suggest', chosen)
+  session.start()
+  for number in (5, 6):
+    person.change(number)
+    wait_for(lambda n=number: session.status.labelled == n - 4 and not session.status.busy)
+  assert (len(looked), shown[-2:]) == (1, [1, 2])
+
+
+def test_an_error_after_a_fit_is_told_and_the_work_goes_on(session, person, monkeypatch):
+  session.start()
+  wait_for(lambda: session.status.described == 12 and not session.status.busy)
+  monkeypatch.setattr(order, 'suggest', lambda *_, **__: 1 / 0)
+  person.change(5)
+  wait_for(lambda: session.status.problem == 'division by zero' and not session.status.busy)
+  monkeypatch.undo()
+  person.change(6)
+  wait_for(lambda: session.status.labelled == 2 and not session.status.busy)
   assert session.status.problem == ''
 
 

@@ -286,29 +286,35 @@ class Session:
     try:
       with self._fitting:
         fit = self._learner.fit(labels)
+      self._publish(fit, labelled=len(labels), seconds=time.monotonic() - began)
     except Exception as error:  # such as a landmark that no picture shows yet
       self._tell(problem=str(error))
-      return
-    self._publish(fit, labelled=len(labels), seconds=time.monotonic() - began)
 
   def _publish(self, fit: Fit | None, *, labelled: int, seconds: float) -> None:
+    """Shows a fit, then works out which pictures to label next."""
+    if fit is not None:
+      with self._state:
+        self.fit = fit
+        self._tell(fits=self.status.fits + 1, labelled=labelled, seconds=seconds, problem='')
     labels = self.labelled()
     with self._state:
       candidates = np.array(
         [self.state_of(i) in (UNTOUCHED, PARTLY) for i in range(len(self.files))]
       )
-    chosen = order.suggest(self._learner.looks(), list(labels), candidates, count=AHEAD)
+    chosen = order.suggest(self._looks, list(labels), candidates, count=AHEAD)
     with self._state:
       self._suggested = chosen
-      if fit is not None:
-        self.fit = fit
-        self._tell(fits=self.status.fits + 1, labelled=labelled, seconds=seconds, problem='')
 
   def _tell(self, **news: Any) -> None:
     with self._state:
       self.status = self.status._replace(**news)
 
   # Smaller things.
+
+  @functools.cached_property
+  def _looks(self) -> Float[np.ndarray, 'N C']:
+    """Of the pictures, once they are described: that takes longer than a fit."""
+    return self._learner.looks()
 
   def _name(self, number: int) -> str:
     if not 0 <= number < len(self.files):

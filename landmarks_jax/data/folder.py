@@ -2,9 +2,11 @@
 
 import functools
 import inspect
+import itertools
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -223,16 +225,31 @@ def crop_box(crop: str, width: int, height: int) -> images.Box:
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  seen = set()
-  for root, below, files in os.walk(folder, followlinks=True):
-    real = os.path.realpath(root)
-    below[:] = [] if real in seen else [b for b in below if not b.startswith('.')]
-    if real in seen:  # a link to where we have been
-      continue
-    seen.add(real)
-    for name in files:
-      if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions:
-        yield pathlib.Path(root, name)
+  """Every picture once, by its real folder where that lies here: links come after all others."""
+  seen, tops = set(), [str(folder)]
+  while tops:
+    links = []
+    for root, below, files in itertools.chain.from_iterable(map(_below, sorted(tops))):
+      real = os.path.realpath(root)
+      below[:] = [] if real in seen else [b for b in below if not b.startswith('.')]
+      if real in seen:  # a link to where we have been
+        continue
+      seen.add(real)
+      links += [link for b in below if os.path.islink(link := os.path.join(root, b))]
+      for name in files:
+        if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions:
+          yield pathlib.Path(root, name)
+    tops = links
+
+
+def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+  """As os.walk, which follows no links; says what cannot be looked into."""
+
+  def tell(error: OSError) -> None:
+    told = f'{error.filename}: {error.strerror}; what is in there is left out'
+    warnings.warn(told, stacklevel=2)
+
+  return os.walk(folder, onerror=tell)
 
 
 def _with_labels(

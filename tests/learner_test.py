@@ -194,6 +194,18 @@ def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch)
   assert (kept.done.tolist(), kept.sizes[1].tolist()) == ([False, True, False], [7, 9])
 
 
+def test_room_is_taken_also_where_the_system_cannot_reserve_it(tmp_path, monkeypatch):
+  monkeypatch.delattr(storage.os, 'posix_fallocate')
+  monkeypatch.setattr(storage, 'PART', 64)
+  given = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}
+  kept = storage.Described(tmp_path, **given)
+  assert (tmp_path / 'level_0').stat().st_size == 3 * 2 * 2 * 5 * 2
+  kept.put(np.array([1]), (np.ones((1, 2, 2, 5)),), np.array([[7, 9]], np.int32))
+  again = storage.Described(tmp_path, **given)
+  assert (again.told, again.done.tolist()) == ('', [False, True, False])
+  assert np.asarray(again.pyramid[0], float).sum() == 20
+
+
 def test_a_picture_that_cannot_be_read_is_told_and_not_predicted(model, world, tmp_path):
   for i in range(3):
     paint(tmp_path / f'{i}.png', world[1][i])

@@ -98,7 +98,7 @@ def test_another_tab_is_refused_and_told_why(page):
 def test_undo_tells_the_picture(page):
   change(page, 3)
   undo = {'client': 'c', 'id': 'u1'}
-  assert page.post('/api/undo', json=undo).json() == {'picture': 3}
+  assert page.post('/api/undo', json=undo).json() == {'picture': 3, 'revision': 2}
   assert page.get('/api/pictures/3').json()['points'] == {}
   assert page.post('/api/undo', json=undo | {'id': 'u2'}).json() == {'picture': None}
 

@@ -43,6 +43,7 @@ def told(capsys):
     (['DIR', '--landmarks=a,b,a'], "landmarks are ['a', 'b', 'a']; expected different names"),
     (['DIR', '--landmarks=a', '--model=nowhere'], 'nowhere holds no run'),
     (['DIR', '--landmarks=a', '--port=70000'], 'no port from 70000 to 70019 is free'),
+    (['DIR', '--landmarks=a', '--labels=l.csv'], '--labels=l.csv is for --simulate'),
     (['DIR', '--simulate'], '--simulate needs --model=RUN'),
     (['DIR', '--simulate', '--counts=5,x', '--model=r'], '--counts=5,x: expected whole numbers'),
     (['DIR', '--simulate', '--model=nowhere'], 'nowhere holds no run'),

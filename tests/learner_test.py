@@ -27,7 +27,6 @@ def _few_copies():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(learning, 'COPIES', 2)
     patch.setattr(learning, 'BATCH', 8)
-    patch.setattr(FrozenLearner, '_warm_up', lambda self: None)
     yield
 
 
@@ -192,6 +191,13 @@ def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch)
   kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))
   np.testing.assert_array_equal(np.asarray(kept.pyramid[0][1], float), values[0])
   assert (kept.done.tolist(), kept.sizes[1].tolist()) == ([False, True, False], [7, 9])
+
+
+def test_features_that_are_not_kept_are_told(model, world, tmp_path):
+  (tmp_path / 'features').write_text('no folder')
+  learner = FrozenLearner(model, PictureFiles(world[0]), NAMES, keep=tmp_path / 'features')
+  with pytest.warns(UserWarning, match='features are not kept for the next start: .*File exists'):
+    assert not learner.described.done.any()
 
 
 def test_room_is_taken_also_where_the_system_cannot_reserve_it(tmp_path, monkeypatch):

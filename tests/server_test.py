@@ -293,6 +293,20 @@ def test_exports_are_read_back_and_hold_labels_and_predictions(page, session, ro
   assert sum(score is not None for score in scores) == 10
 
 
+def test_an_export_is_of_one_fit_whatever_is_learned_meanwhile(page, session, monkeypatch):
+  change(page, 2)
+  wait_for(lambda: session.status.labelled == 1 and not session.status.busy)
+  real = session.size
+
+  def size(number):
+    session.fit = session.fit._replace(points=session.fit.points + 1)
+    return real(number)
+
+  monkeypatch.setattr(session, 'size', size)
+  _, _, predicted = export._predictions(session, session.labelled())
+  assert len({tuple(points.ravel()) for points in predicted.values()}) == 1
+
+
 def test_an_export_that_fails_leaves_the_earlier_one_whole(page, session, root, monkeypatch):
   change(page, 2)
   page.post('/api/export', json={})

@@ -57,6 +57,8 @@ def run(values: flags.FlagValues) -> int:
     options |= {'counts': _numbers(values.counts), 'draws': values.draws}
     simulate(root, model=values.model, **options)
     return 0
+  if values.labels:
+    raise ValueError(f'--labels={values.labels} is for --simulate; the page reads no labels')
   output = pathlib.Path(values.output).expanduser() if values.output else root / FOLDER
   names = _names(values.landmarks)
   label(root, output, names, model=values.model, crop=values.crop, port=values.port)

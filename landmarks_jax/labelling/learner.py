@@ -4,6 +4,7 @@ import functools
 import hashlib
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,10 @@ class FrozenLearner:
     image = jax.ShapeDtypeStruct((1, self.model.side, self.model.side, 3), np.uint8)
     pyramid = jax.eval_shape(self._describe, self.model.describer.variables, image)
     shapes = [level.shape[1:] for level in pyramid]
-    return Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
+    kept = Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
+    if kept.told:
+      warnings.warn(kept.told, stacklevel=2)
+    return kept
 
   def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
     """Looks at pictures that were not looked at; told(done, broken) returns whether to go on."""
@@ -124,15 +128,6 @@ class FrozenLearner:
     if self._known is None:
       raise ValueError('nothing is fitted yet')
     self._known.save(path)
-
-  def _warm_up(self) -> None:
-    """Compiles what the first fit needs, before anybody waits for it."""
-    for row in np.flatnonzero(self.described.done)[:1].tolist():
-      middle = np.tile(self.described.sizes[row] / 2, (len(self.landmarks), 1))
-      labelled = self._labelled([row], {row: middle})
-      head, _ = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
-      look(Head(RIDGE, head), tuple(level[:LOOK] for level in self.described.pyramid))
-      del self._copies[row]
 
   def _predictions(self) -> Fit:
     points, evidence = look(self._known.head, self.described.pyramid)

@@ -90,6 +90,17 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
     assert folder.find(tmp_path) == ('a.png',)
 
 
+def test_what_commands_drew_is_no_data(tmp_path):
+  for name in ('a.png', 'run/pictures/views_00000000.png', 'm/matches.png', 'match/b.png'):
+    save(tmp_path / name)
+  for name in ('run/config.json', 'm/matches.json', 'match/config.json'):
+    (tmp_path / name).write_text('{}')
+  (tmp_path / 'run/checkpoints').mkdir()
+  assert folder.find(tmp_path) == ('a.png', 'match/b.png')
+  with pytest.raises(FileNotFoundError, match=r'run has no pictures in it .*, not in runs'):
+    folder.find(tmp_path / 'run')
+
+
 def test_an_unlabelled_example_is_an_image_and_its_number(animals):
   source = opened(animals, frame=24)
   example = source[2]

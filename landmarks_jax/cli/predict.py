@@ -43,6 +43,8 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
   root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
   drafts.check_new(output)
+  if output.resolve().is_relative_to(root.resolve()):  # the next time, overlays would be pictures
+    raise ValueError(f'--output={output} is inside --images={root}; put it elsewhere')
   prediction = Prediction(
     pathlib.Path(given['model']).expanduser(),
     root,

@@ -22,6 +22,8 @@ from landmarks_jax.interop.landmark_csv import Labels
 extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 extensions += ('.ppm', '.pgm')
 crops = ('centre', 'pad', 'squash')
+# What commands made: a run, and what match writes. Pictures in there are drawings.
+MADE = ({'config.json', 'checkpoints'}, {'matches.json', 'matches.png'})
 imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -115,7 +117,7 @@ def source(
   mean: tuple[float, float, float] = imagenet[0],
   std: tuple[float, float, float] = imagenet[1],
 ) -> Chosen:
-  """All pictures below a folder, sorted by path; hidden files and folders are left out.
+  """All pictures below a folder, sorted by path; hidden files and folders, and runs, are left out.
 
   labels: a CSV or JSON file (below `path`, else as given); its paths are relative to `path`, its
     pixels have (0, 0) at the centre of the first. CSV: the header file,NAME_x,NAME_y,... and, if
@@ -194,7 +196,9 @@ def find(folder: pathlib.Path) -> tuple[str, ...]:
   files = tuple(sorted(file.relative_to(folder).as_posix() for file in _walk(folder)))
   if not files:
     known = ' '.join(extensions)
-    raise FileNotFoundError(f'{folder} has no pictures in it or below it (looked for {known})')
+    raise FileNotFoundError(
+      f'{folder} has no pictures in it or below it (looked for {known}, not in runs)'
+    )
   return files
 
 
@@ -233,6 +237,9 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       real = os.path.realpath(root)
       below[:] = [] if real in seen else [b for b in below if not b.startswith('.')]
       if real in seen:  # a link to where we have been
+        continue
+      if any(marks <= {*below, *files} for marks in MADE):
+        below[:] = []
         continue
       seen.add(real)
       links += [link for b in below if os.path.islink(link := os.path.join(root, b))]

@@ -3,9 +3,9 @@
 --output gets landmarks.csv, which reads as labels; landmarks.json, the same as COCO keypoints with
 their confidence; confidence.csv; and in the folder overlays pictures with the landmarks on them,
 red for no confidence to green for full. A landmark outside its picture is left empty. A picture
-that cannot be read is left out and listed in skipped.csv. With --labels, the truth about some of
-the pictures, errors and a table of reliability are told and written to scores.json: of those that
-the model did not learn from. Ctrl-C keeps what was found.
+that cannot be read, or with a name that no table can hold, is left out and listed in skipped.csv.
+With --labels, the truth about some of the pictures, errors and a table of reliability are told and
+written to scores.json: of those that the model did not learn from. Ctrl-C keeps what was found.
 """
 
 import csv

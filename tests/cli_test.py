@@ -1,5 +1,6 @@
 """What people type, and what they are told: one clear line, exit code 2, no traceback."""
 
+import io
 import os
 import pathlib
 import re
@@ -229,6 +230,15 @@ def test_an_interrupt_is_no_error(tmp_path, capsys, monkeypatch, command):
   err = capsys.readouterr().err
   assert 'interrupted' in err
   assert ('same command continues' in err) == (command == 'train')
+
+
+def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path, monkeypatch):
+  shown = io.TextIOWrapper(io.BytesIO(), 'utf-8', errors='strict')
+  monkeypatch.setattr(sys, 'stdout', shown)
+  monkeypatch.setattr(evaluate, 'run', lambda values: print(os.fsdecode(b'caf\xe9.png')))
+  assert run('evaluate', f'--workdir={tmp_path}') == 0
+  shown.flush()
+  assert shown.buffer.getvalue() == b'caf\\udce9.png\n'
 
 
 def test_a_traceback_is_shown_on_request(tmp_path):

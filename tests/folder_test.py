@@ -54,6 +54,53 @@ def test_linked_folders_are_followed_but_not_for_ever(tmp_path):
   assert opened(tmp_path / 'mine').files == ('link/x.png', 'y.png')
 
 
+@pytest.mark.parametrize('backwards', [False, True])
+def test_a_picture_goes_by_its_real_folder_whatever_the_order_on_the_disk(
+  tmp_path, monkeypatch, backwards
+):
+  for name in ('train/x.png', 'train/deep/y.png', 'elsewhere/z.png'):
+    save(tmp_path / 'mine' / name)
+  (tmp_path / 'mine/elsewhere').rename(tmp_path / 'elsewhere')
+  links = {'a': 'mine/train/deep', 'test': 'mine/train', 'u': 'elsewhere', 'v': 'elsewhere'}
+  for link, to in links.items():
+    os.symlink(tmp_path / to, tmp_path / 'mine' / link)
+  real = os.walk
+
+  def in_order(*args, **options):
+    for root, below, files in real(*args, **options):
+      below.sort(reverse=backwards)
+      yield root, below, files
+
+  monkeypatch.setattr(os, 'walk', in_order)
+  assert folder.find(tmp_path / 'mine') == ('train/deep/y.png', 'train/x.png', 'u/z.png')
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
+  save(tmp_path / 'a.png')
+  save(tmp_path / 'secret/b.png')
+  real = os.scandir
+
+  def refuse(path):
+    if os.fspath(path).endswith('secret'):
+      raise PermissionError(13, 'Permission denied', path)
+    return real(path)
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  with pytest.warns(UserWarning, match='secret: Permission denied; what is in there is left out'):
+    assert folder.find(tmp_path) == ('a.png',)
+
+
+def test_what_commands_drew_is_no_data(tmp_path):
+  for name in ('a.png', 'run/pictures/views_00000000.png', 'm/matches.png', 'match/b.png'):
+    save(tmp_path / name)
+  for name in ('run/config.json', 'm/matches.json', 'match/config.json'):
+    (tmp_path / name).write_text('{}')
+  (tmp_path / 'run/checkpoints').mkdir()
+  assert folder.find(tmp_path) == ('a.png', 'match/b.png')
+  with pytest.raises(FileNotFoundError, match=r'run has no pictures in it .*, not in runs'):
+    folder.find(tmp_path / 'run')
+
+
 def test_an_unlabelled_example_is_an_image_and_its_number(animals):
   source = opened(animals, frame=24)
   example = source[2]
@@ -112,6 +159,19 @@ def test_left_and_right_are_flip_pairs(animals):
   info = opened(animals, labels='points.csv').info
   assert info.names == ('left_eye', 'right_eye', 'tail')
   assert info.flip_pairs == ((0, 1),)
+
+
+@pytest.mark.parametrize(
+  ('names', 'pairs'),
+  [
+    (('Left eye', 'Right eye', 'nose'), ((0, 1),)),
+    (('NOSE', 'RIGHT_EYE', 'LEFT_EYE', 'LEFT_EAR'), ((2, 1),)),
+    (('eyeLeft', 'eyeRight', 'left ear', 'Right ear'), ((0, 1), (2, 3))),
+    (('Left Eye', 'Right eye'), ()),
+  ],
+)
+def test_left_and_right_are_flip_pairs_in_any_case_and_the_rest_of_the_name_is_equal(names, pairs):
+  assert folder.flip_pairs(names) == pairs
 
 
 def test_a_split_is_a_folder_or_else_the_column_of_that_name(animals):

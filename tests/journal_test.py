@@ -1,6 +1,7 @@
 """What was acknowledged is there after anything; what was not never half is."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -155,3 +156,12 @@ def test_an_acknowledged_line_is_on_disk_before_append_returns(folder, monkeypat
   journal.append({'n': 4})
   journal.close()
   assert seen == [True]
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOTSUP, errno.EBADF])
+def test_a_disk_that_knows_no_locks_is_no_other_server(folder, monkeypatch, number):
+  def refuse(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  assert reopened(folder).entries == ENTRIES

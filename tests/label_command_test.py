@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 import urllib.request
 
 import pytest
@@ -42,6 +43,7 @@ def told(capsys):
     (['DIR', '--landmarks=a,b,a'], "landmarks are ['a', 'b', 'a']; expected different names"),
     (['DIR', '--landmarks=a', '--model=nowhere'], 'nowhere holds no run'),
     (['DIR', '--landmarks=a', '--port=70000'], 'no port from 70000 to 70019 is free'),
+    (['DIR', '--landmarks=a', '--labels=l.csv'], '--labels=l.csv is for --simulate'),
     (['DIR', '--simulate'], '--simulate needs --model=RUN'),
     (['DIR', '--simulate', '--counts=5,x', '--model=r'], '--counts=5,x: expected whole numbers'),
     (['DIR', '--simulate', '--model=nowhere'], 'nowhere holds no run'),
@@ -60,6 +62,30 @@ def test_a_second_server_is_told_of_the_first(root, capsys):
   said = f'is open in another server (process {os.getpid()}, http://localhost:8377); use that page'
   assert said in told(capsys)
   journal.close()
+
+
+@pytest.mark.parametrize(
+  ('landmarks', 'arguments', 'crop', 'warned'),
+  [
+    ('a', [], 'centre', False),
+    ('a', ['--crop=centre'], 'centre', False),
+    ('a', ['--crop=pad'], 'pad', True),
+    ('b', [], 'pad', False),  # a model of other landmarks predicts nothing
+  ],
+)
+def test_pictures_are_cut_as_the_landmark_model_knows_them(
+  root, capsys, monkeypatch, landmarks, arguments, crop, warned
+):
+  def learner(*_, crop, **__):
+    raise ValueError(f'here {crop=}')
+
+  model = types.SimpleNamespace(names=('a',), crop='centre')
+  monkeypatch.setattr(label, '_models', lambda given: (object(), model))
+  monkeypatch.setattr('landmarks_jax.labelling.learner.FrozenLearner', learner)
+  assert run(root, '--model=M', f'--landmarks={landmarks}', *arguments) == 2
+  err = told(capsys)
+  assert f"here crop='{crop}'" in err
+  assert ('--crop=pad, but the landmark model was fitted on --crop=centre' in err) == warned
 
 
 @pytest.mark.parametrize('name', ['starlette', 'uvicorn'])

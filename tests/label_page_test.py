@@ -259,6 +259,27 @@ def test_keys_choose_nudge_hide_and_remove(page, server):
   page.until(lambda: page.name == picture)
 
 
+def test_a_change_right_after_an_undo_is_saved(page, server, browser):
+  picture = page.name
+  page.press('1')
+  page.click((8, 8))
+  page.until(page.is_saved)
+  browser.execute_script(
+    'window.fetch = (f => async (u, o) => { if (String(u).includes("undo")) '
+    'await new Promise(done => setTimeout(done, 700)); return f(u, o); })(window.fetch)'
+  )
+  page.press('z', '2')
+  page.click((28, 8))
+  page.press('3')
+  page.click((20, 20))
+  page.until(lambda: 'Undone' in page.text('toast') and page.is_saved())
+  assert set(server.on_disk(picture)) == set(LANDMARKS[1:])
+  assert page.states()[1:] == ['placed', 'placed']
+  page.press('1')
+  page.click((9, 9))
+  page.until(lambda: len(server.on_disk(picture)) == 3)
+
+
 def test_zoom_and_pan_keep_points_where_they_are_in_the_picture(page, server):
   picture = page.name
   page.press('1', '+', '+', '+')

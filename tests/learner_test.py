@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.inference.model import Model
+from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.labelling import described as storage
 from landmarks_jax.labelling import learner as learning
 from landmarks_jax.labelling.learner import FrozenLearner
@@ -26,7 +27,6 @@ def _few_copies():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(learning, 'COPIES', 2)
     patch.setattr(learning, 'BATCH', 8)
-    patch.setattr(FrozenLearner, '_warm_up', lambda self: None)
     yield
 
 
@@ -100,6 +100,7 @@ def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_st
   learner.save(tmp_path / 'model')
   saved = load_landmarks(tmp_path / 'model')
   assert (saved.names, saved.flip_pairs, saved.crop) == (tuple(NAMES), ((0, 1),), 'pad')
+  assert saved.learned_from == tuple(checksum(learner.pictures.read(i)) for i in range(8))
   found = saved.predict([str(learner.files.path(i)) for i in range(3)])
   np.testing.assert_allclose(found.points, fit.points[:3], atol=0.05)
   np.testing.assert_allclose(found.confidence, fit.confidence[:3], atol=0.02)
@@ -190,6 +191,25 @@ def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch)
   kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))
   np.testing.assert_array_equal(np.asarray(kept.pyramid[0][1], float), values[0])
   assert (kept.done.tolist(), kept.sizes[1].tolist()) == ([False, True, False], [7, 9])
+
+
+def test_features_that_are_not_kept_are_told(model, world, tmp_path):
+  (tmp_path / 'features').write_text('no folder')
+  learner = FrozenLearner(model, PictureFiles(world[0]), NAMES, keep=tmp_path / 'features')
+  with pytest.warns(UserWarning, match='features are not kept for the next start: .*File exists'):
+    assert not learner.described.done.any()
+
+
+def test_room_is_taken_also_where_the_system_cannot_reserve_it(tmp_path, monkeypatch):
+  monkeypatch.delattr(storage.os, 'posix_fallocate')
+  monkeypatch.setattr(storage, 'PART', 64)
+  given = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}
+  kept = storage.Described(tmp_path, **given)
+  assert (tmp_path / 'level_0').stat().st_size == 3 * 2 * 2 * 5 * 2
+  kept.put(np.array([1]), (np.ones((1, 2, 2, 5)),), np.array([[7, 9]], np.int32))
+  again = storage.Described(tmp_path, **given)
+  assert (again.told, again.done.tolist()) == ('', [False, True, False])
+  assert np.asarray(again.pyramid[0], float).sum() == 20
 
 
 def test_a_picture_that_cannot_be_read_is_told_and_not_predicted(model, world, tmp_path):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from landmarks_jax.cli.main import main
 from landmarks_jax.data import folder
 from landmarks_jax.inference import landmark_model
 from landmarks_jax.inference.model import Model
+from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.interop import coco, landmark_csv
 
 SCALE = '--scale=left eye,right eye'
@@ -109,6 +112,25 @@ def test_scores_are_of_pictures_that_were_not_learned_from(mine, predicted, tmp_
   assert not (tmp_path / 'again/overlays').exists()
 
 
+@pytest.mark.parametrize('crop', ['centre', 'pad', 'squash'])
+def test_what_was_learned_from_is_known_whatever_is_cut_out(mine, tmp_path, crop):
+  options = f'--model={mine}/M', f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
+  assert run('predict', *options, f'--crop={crop}', f'--output={tmp_path}/out') == 0
+  scores = json.loads((tmp_path / 'out/scores.json').read_text())
+  assert (scores['pictures'], scores['learned_from']) == (2, 10)
+
+
+def test_a_model_that_knows_frames_as_earlier_versions_wrote_them_knows_them_still(mine, tmp_path):
+  shutil.copytree(mine / 'M', tmp_path / 'M')
+  facts = json.loads((mine / 'M/landmarks.json').read_text())
+  pictures = model_of(1).pictures([str(mine / 'train' / f'{i:03}.png') for i in range(10)])
+  facts['learned_from'] = [checksum(pictures[i]['image']) for i in range(10)]
+  (tmp_path / 'M/landmarks.json').write_text(json.dumps(facts))
+  options = f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
+  assert run('predict', f'--model={tmp_path}/M', *options, f'--output={tmp_path}/out') == 0
+  assert json.loads((tmp_path / 'out/scores.json').read_text())['learned_from'] == 10
+
+
 def test_bad_pictures_are_skipped_counted_and_listed(mine, tmp_path, capsys):
   pictures = tmp_path / 'pictures'
   pictures.mkdir()
@@ -139,6 +161,23 @@ def test_bad_pictures_are_skipped_counted_and_listed(mine, tmp_path, capsys):
   sizes = json.loads((tmp_path / 'out/landmarks.json').read_text())['images']
   upright = next(one for one in sizes if one['file_name'] == 'turned.jpg')
   assert (upright['width'], upright['height']) == image.shape[:2]
+
+
+def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine, tmp_path, capsys):
+  pictures = tmp_path / 'pictures'
+  shutil.copytree(mine / 'test', pictures)
+  for name in (b'caf\xe9.png', b'a\\b.png'):
+    shutil.copy(pictures / '100.png', os.fsdecode(bytes(pictures) + b'/' + name))
+  os.rename(pictures / '104.png', pictures / ' 104.png')
+  options = f'--model={mine}/M', f'--images={pictures}', f'--output={tmp_path}/out'
+  assert run('predict', *options, '--overlays=-1') == 0
+  out, err = capsys.readouterr()
+  assert '8 of 11 pictures; 3 could not be read, see skipped.csv' in out
+  assert r"'caf\udce9.png': its name is no UTF-8 text; rename it" in err
+  assert len(landmark_csv.read(tmp_path / 'out/landmarks.csv').points) == 8
+  with (tmp_path / 'out/skipped.csv').open(newline='', encoding='utf-8') as file:
+    skipped = [row[0] for row in csv.reader(file)]
+  assert skipped == ['file', ' 104.png', 'a\\b.png', r'caf\udce9.png']
 
 
 def test_boxes_say_which_pictures_and_where(mine, tmp_path):
@@ -204,6 +243,7 @@ PREDICT = '--model={}/M', '--images={}/test'
     (('fit', *FIT, '--output={}/new', '--head=tree'), 'head'),
     (('predict', *PREDICT), 'predict needs --model=DIR, --images=DIR and --output=DIR'),
     (('predict', *PREDICT, '--output={}/test'), 'exists already and is not overwritten'),
+    (('predict', *PREDICT, '--output={}/test/new'), '/test/new is inside --images='),
     (('predict', '--model={}/test', '--images={}/test', '--output={}/new'), 'no landmark model'),
     (('predict', '--model={}/M', '--images={}/nil', '--output={}/new'), 'nil is not a folder'),
     (('predict', *PREDICT, '--output={}/new', '--crop=oval'), 'crop'),
@@ -214,6 +254,7 @@ PREDICT = '--model={}/M', '--images={}/test'
     (('frames',), 'frames needs NAME'),
     (('frames', 'facez', '--output={}/new'), "no dataset 'facez'"),
     (('frames', 'synthetic/faces'), 'needs --output=DIR'),
+    (('frames', 'folder', '--path={}/test', '--output={}/test/new'), '/test/new is inside --path='),
     (('frames', 'synthetic/faces', '--split=x', '--output={}/new'), "split='x'; there are"),
     (('frames', 'synthetic/faces', '--frame=a', '--output={}/new'), '--frame'),
   ],

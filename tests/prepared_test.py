@@ -1,8 +1,10 @@
 import collections
 import concurrent.futures
 import errno
+import fcntl
 import hashlib
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -356,6 +358,14 @@ def test_a_disk_that_fills_up_in_a_small_file_is_told(tmp_path, monkeypatch, fil
     with pytest.raises(OSError, match=r'No space left on device.* the same command continues'):
       store(Birds(), tmp_path)
   assert not (tmp_path / 'manifest.json').exists()
+  assert store(Birds(), tmp_path)['kept'] == 23
+
+
+def test_a_disk_that_knows_no_locks_is_written_to(tmp_path, monkeypatch):
+  def refuse(*_):
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
   assert store(Birds(), tmp_path)['kept'] == 23
 
 

@@ -98,7 +98,7 @@ def test_another_tab_is_refused_and_told_why(page):
 def test_undo_tells_the_picture(page):
   change(page, 3)
   undo = {'client': 'c', 'id': 'u1'}
-  assert page.post('/api/undo', json=undo).json() == {'picture': 3}
+  assert page.post('/api/undo', json=undo).json() == {'picture': 3, 'revision': 2}
   assert page.get('/api/pictures/3').json()['points'] == {}
   assert page.post('/api/undo', json=undo | {'id': 'u2'}).json() == {'picture': None}
 
@@ -291,6 +291,20 @@ def test_exports_are_read_back_and_hold_labels_and_predictions(page, session, ro
   assert page.get('/export/labels-csv').text == (root / 'labels/labels.csv').read_bytes().decode()
   scores = [a.get('score') for a in json.loads(page.get('/export/all-coco').text)['annotations']]
   assert sum(score is not None for score in scores) == 10
+
+
+def test_an_export_is_of_one_fit_whatever_is_learned_meanwhile(page, session, monkeypatch):
+  change(page, 2)
+  wait_for(lambda: session.status.labelled == 1 and not session.status.busy)
+  real = session.size
+
+  def size(number):
+    session.fit = session.fit._replace(points=session.fit.points + 1)
+    return real(number)
+
+  monkeypatch.setattr(session, 'size', size)
+  _, _, predicted = export._predictions(session, session.labelled())
+  assert len({tuple(points.ravel()) for points in predicted.values()}) == 1
 
 
 def test_an_export_that_fails_leaves_the_earlier_one_whole(page, session, root, monkeypatch):

@@ -8,8 +8,10 @@ import pytest
 from labelling import LANDMARKS, NASTY, make_folder, open_session, wait_for
 
 from landmarks_jax.data.source import BadImage
+from landmarks_jax.labelling import order
 from landmarks_jax.labelling.confirmed import INVISIBLE, Conflict
 from landmarks_jax.labelling.journal import NotSaved
+from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.labelling.session import BROKEN, COMPLETE, PARTLY, UNTOUCHED
 
 POINTS = dict(zip(LANDMARKS, [[1, 2], [30, 4], [10.5, 20]], strict=True))
@@ -96,6 +98,37 @@ def test_a_fit_that_fails_is_told_and_the_next_one_is_tried(session, person):
   wait_for(lambda: 'not visible in any' in session.status.problem)
   person.change(6)
   wait_for(lambda: session.status.labelled == 2)
+  assert session.status.problem == ''
+
+
+def test_a_fit_is_shown_before_the_next_pictures_are_chosen_and_looks_are_compared_once(
+  session, person, monkeypatch
+):
+  looked, shown, real = [], [], session._learner.looks
+  monkeypatch.setattr(session._learner, 'looks', lambda: looked.append(1) or real())
+  suggest = order.suggest
+
+  def chosen(*args, **options):
+    shown.append(session.status.fits)
+    return suggest(*args, **options)
+
+  monkeypatch.setattr(order, 'suggest', chosen)
+  session.start()
+  for number in (5, 6):
+    person.change(number)
+    wait_for(lambda n=number: session.status.labelled == n - 4 and not session.status.busy)
+  assert (len(looked), shown[-2:]) == (1, [1, 2])
+
+
+def test_an_error_after_a_fit_is_told_and_the_work_goes_on(session, person, monkeypatch):
+  session.start()
+  wait_for(lambda: session.status.described == 12 and not session.status.busy)
+  monkeypatch.setattr(order, 'suggest', lambda *_, **__: 1 / 0)
+  person.change(5)
+  wait_for(lambda: session.status.problem == 'division by zero' and not session.status.busy)
+  monkeypatch.undo()
+  person.change(6)
+  wait_for(lambda: session.status.labelled == 2 and not session.status.busy)
   assert session.status.problem == ''
 
 
@@ -247,6 +280,71 @@ def test_labels_follow_files_that_were_renamed_inside_and_are_kept_for_those_tha
   last = open_session(root, root / 'labels', None)
   assert (len(last.labelled()), last.lost) == (3, [])
   last.journal.close()
+
+
+def test_labels_follow_files_whose_names_were_swapped(root):
+  session = open_session(root, root / 'labels')
+  person, other = Person(session), {name: [3, 3] for name in LANDMARKS}
+  person.change(1)
+  person.change(2, other)
+  key = session.files.key
+  session.journal.close()
+  for name, to in (('01', 'x'), ('02', '01'), ('x', '02')):
+    (root / f'{name}.png').rename(root / f'{to}.png')
+  again = open_session(root, root / 'labels', None)
+  assert again.files.key != key  # browsers have kept copies
+  assert (again.labels.of('01.png')[LANDMARKS[0]], again.lost) == ((3, 3), [])
+  assert again.labels.of('02.png')[LANDMARKS[0]] == (1, 2)
+  again.journal.close()
+  last = open_session(root, root / 'labels', None)
+  assert (list(last.labelled()), last.labels.of('01.png')) == ([1, 2], again.labels.of('01.png'))
+  last.journal.close()
+
+
+def test_a_picture_that_replaced_another_has_none_of_its_labels(root):
+  session = open_session(root, root / 'labels')
+  Person(session).change(1)
+  session.journal.close()
+  picture, first = root / '01.png', (root / '01.png').read_bytes()
+  labelling.save(picture, 77)
+  again = open_session(root, root / 'labels', None)
+  assert again.labelled() == {}
+  (lost,) = again.lost
+  assert lost.startswith('01.png (')
+  Person(again, 'two').change(1, {name: [5, 5] for name in LANDMARKS})
+  again.journal.close()
+  second = picture.read_bytes()
+  picture.write_bytes(first)
+  last = open_session(root, root / 'labels', None)
+  assert last.labels.of('01.png')[LANDMARKS[0]] == (1, 2)
+  assert len(last.lost) == 1
+  last.journal.close()
+  (root / 'new.png').write_bytes(second)
+  end = open_session(root, root / 'labels', None)
+  assert (end.labels.of('new.png')[LANDMARKS[0]], end.lost) == ((5, 5), [])
+  end.journal.close()
+
+
+def test_files_that_only_look_changed_keep_their_labels_and_unchanged_ones_are_not_read(
+  root, monkeypatch
+):
+  session = open_session(root, root / 'labels')
+  for number in (1, 2, 3):
+    Person(session, f'c{number}').change(number)
+  session.journal.close()
+  (root / '01.png').touch()
+  (root / '02.png').unlink()
+  (root / '02.png').symlink_to(root / 'nowhere')
+  read, real = [], PictureFiles.identity
+
+  def identity(self, number):
+    read.append(number)
+    return real(self, number)
+
+  monkeypatch.setattr(PictureFiles, 'identity', identity)
+  again = open_session(root, root / 'labels', None)
+  assert (list(again.labelled()), again.lost, read) == ([1, 2, 3], [], [1, 2])
+  again.journal.close()
 
 
 def test_two_people_at_once_lose_nothing(session):

@@ -53,6 +53,9 @@ def run(values: flags.FlagValues) -> int:
     for key, parameter in _parameters(name).items()
     if key in values and values[key].value is not None
   }
+  path = options.get('path')
+  if path and output.resolve().is_relative_to(pathlib.Path(path).expanduser().resolve()):
+    raise ValueError(f'--output={output} is inside --path={path}; put it elsewhere')
   source = sources.open_source(name, **options)
   with drafts.draft(output) as folder:
     folder.mkdir()

@@ -31,8 +31,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('landmarks', None, what, flag_values=values)
   what = 'Folder for labels, features and exports; DIR/labels if absent.'
   flags.DEFINE_string('output', None, what, flag_values=values)
-  what = 'What the network sees of a picture: pad (all of it), centre or squash.'
-  flags.DEFINE_string('crop', 'pad', what, flag_values=values)
+  what = 'Seen of a picture: pad (all), centre, squash; absent: as the model was fitted, or pad.'
+  flags.DEFINE_string('crop', None, what, flag_values=values)
   flags.DEFINE_integer('port', 8377, 'Of the page; the next free one.', flag_values=values)
   what = 'No page: measures what choosing pictures is worth, with the labels of DIR.'
   flags.DEFINE_boolean('simulate', False, what, flag_values=values)
@@ -52,11 +52,13 @@ def run(values: flags.FlagValues) -> int:
   """The command."""
   root = pathlib.Path(values.DIR).expanduser()
   if values.simulate:
-    options = {'labels': values.labels, 'points': values.points, 'crop': values.crop}
+    options = {'labels': values.labels, 'points': values.points, 'crop': values.crop or 'pad'}
     options['split'] = values.split
     options |= {'counts': _numbers(values.counts), 'draws': values.draws}
     simulate(root, model=values.model, **options)
     return 0
+  if values.labels:
+    raise ValueError(f'--labels={values.labels} is for --simulate; the page reads no labels')
   output = pathlib.Path(values.output).expanduser() if values.output else root / FOLDER
   names = _names(values.landmarks)
   label(root, output, names, model=values.model, crop=values.crop, port=values.port)
@@ -69,7 +71,7 @@ def label(
   landmarks: Sequence[str] | None,
   *,
   model: str | None,
-  crop: str,
+  crop: str | None,
   port: int,
 ) -> None:
   """Serves the page until Ctrl-C."""
@@ -85,7 +87,7 @@ def label(
   from landmarks_jax.labelling.picture_files import PictureFiles
   from landmarks_jax.labelling.session import Session
 
-  if crop not in folder.crops:
+  if crop not in (None, *folder.crops):
     raise ValueError(f'{crop=}; expected one of {", ".join(folder.crops)}')
   files, (network, known) = PictureFiles(root), _models(model)
   with contextlib.closing(Journal(output)) as journal:
@@ -99,11 +101,12 @@ def label(
       from landmarks_jax.labelling.learner import FrozenLearner
 
       known = known if known is not None and known.names == labels.landmarks else None
+      crop = _crop(crop, known)
       options = {'crop': crop, 'keep': output / 'features', 'known': known}
       learner = FrozenLearner(network, files, labels.landmarks, **options)
     session = Session(files, labels, learner)
     for name in session.lost:
-      print(f'labelled, but no longer in {root}: {name!a}; its labels are kept')
+      print(f'labelled, but no longer in {root}, or changed: {name!a}; its labels are kept')
     with _free(port) as listening:
       port = listening.getsockname()[1]
       journal.say(f'http://localhost:{port}')
@@ -195,6 +198,16 @@ def _models(given: str | None) -> tuple[Any, Any]:
     return api.load(folder), None
   known = api.load_landmarks(folder)
   return known.model, known
+
+
+def _crop(given: str | None, known: Any) -> str:
+  """What is seen of a picture: what is wanted, else what a landmark model was fitted on."""
+  if known is None:
+    return given or 'pad'
+  if given not in (None, known.crop):
+    told = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
+    print(f'warning: {told}; its predictions are worse for it', file=sys.stderr)
+  return given or known.crop
 
 
 def _names(given: str | None) -> list[str] | None:

@@ -6,6 +6,7 @@ is a required positional argument: values.DIR in `run`. There may be several, in
 """
 
 import importlib
+import io
 import os
 import pathlib
 import re
@@ -35,6 +36,9 @@ def commands() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command; returns the exit code: 0 done, 2 user error, 75 and 130 interrupted."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
+      stream.reconfigure(errors='backslashreplace')
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):

@@ -2,10 +2,10 @@
 
 --output gets landmarks.csv, which can be used as labels; landmarks.json, the same as COCO keypoints
 with confidence; confidence.csv; and a folder overlays of pictures with the landmarks on them, from
-red for no confidence to green for full. A landmark outside its picture is left empty. Unreadable
-pictures are left out and listed in skipped.csv. With --labels, true landmarks of some of the
-pictures, errors and a reliability table are printed and written to scores.json, for those that the
-model did not learn from. Ctrl-C keeps what was found.
+red for no confidence to green for full. A landmark outside its picture is left empty. Pictures that
+are unreadable, or whose names no table can hold, are left out and listed in skipped.csv. With
+--labels, true landmarks of some of the pictures, errors and a reliability table are printed and
+written to scores.json, for those that the model did not learn from. Ctrl-C keeps what was found.
 """
 
 import csv
@@ -43,6 +43,8 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
   root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
   drafts.check_new(output)
+  if output.resolve().is_relative_to(root.resolve()):  # the next time, overlays would be pictures
+    raise ValueError(f'--output={output} is inside --images={root}; put it elsewhere')
   prediction = Prediction(
     pathlib.Path(given['model']).expanduser(),
     root,
@@ -80,7 +82,8 @@ class Prediction:
   ) -> None:
     from landmarks_jax import api  # late: heavy
     from landmarks_jax.data import folder, pipeline
-    from landmarks_jax.data.source import evenly_apart
+    from landmarks_jax.data.source import BadImage, evenly_apart
+    from landmarks_jax.labelling.picture_files import name_fault
 
     self.output, self.model = output, api.load_landmarks(model)
     self.files, around = list(folder.find(root)), labelled.read_boxes(root, boxes)
@@ -97,6 +100,9 @@ class Prediction:
     )
     count = len(self.files)
     self.bad = pipeline.BadImages(count, 'skip', _tell, most=1.0)
+    for i, file in enumerate(self.files):
+      if fault := name_fault(file):
+        self.bad.add(i, BadImage(ascii(file), fault))
     self.source = pipeline.Reporting(self.pictures, self.bad)
     shown = range(count) if overlays < 0 else evenly_apart(count, overlays) if overlays else ()
     self.shown = {int(i) for i in shown}
@@ -220,14 +226,18 @@ class Prediction:
     import numpy as np  # late: heavy
 
     from landmarks_jax.contracts import Predictions
-    from landmarks_jax.inference.fitting import checksum
+    from landmarks_jax.inference.pictures import checksum
 
     usable = np.nan_to_num(batch.scale) > 0
     visible = batch.visible & usable[:, None]
     scale = np.where(usable, batch.scale, 1)
     given = Predictions(points, batch.points, visible, scale, batch.index, confidence)
-    learned = np.array([checksum(frame) in self.model.learned_from for frame in batch.image], bool)
-    return given, learned
+    known = set(self.model.learned_from)
+    # By the whole picture, whatever is cut out of it; models of earlier versions know the frame.
+    whole = [self.pictures.checksums[row] for row in batch.index.tolist()]
+    both = zip(whole, map(checksum, batch.image), strict=True)
+    learned = [not known.isdisjoint(one) for one in both]
+    return given, np.array(learned, bool)
 
   def _gathered(self) -> tuple[Any, int]:
     """Predictions of all labelled pictures that were not learned from; how many were."""

@@ -2,8 +2,11 @@
 
 import functools
 import inspect
+import itertools
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +22,8 @@ from landmarks_jax.interop.landmark_csv import Labels
 extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 extensions += ('.ppm', '.pgm')
 crops = ('centre', 'pad', 'squash')
+# What commands made: a run, and what match writes. Pictures in there are drawings.
+MADE = ({'config.json', 'checkpoints'}, {'matches.json', 'matches.png'})
 imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -112,7 +117,7 @@ def source(
   mean: tuple[float, float, float] = imagenet[0],
   std: tuple[float, float, float] = imagenet[1],
 ) -> Chosen:
-  """All pictures below a folder, sorted by path; hidden files and folders are left out.
+  """All pictures below a folder, sorted by path; hidden files and folders, and runs, are left out.
 
   labels: a CSV or JSON file (below `path`, else as given); its paths are relative to `path`, its
     pixels have (0, 0) at the centre of the first. CSV: the header file,NAME_x,NAME_y,... and, if
@@ -191,7 +196,9 @@ def find(folder: pathlib.Path) -> tuple[str, ...]:
   files = tuple(sorted(file.relative_to(folder).as_posix() for file in _walk(folder)))
   if not files:
     known = ' '.join(extensions)
-    raise FileNotFoundError(f'{folder} has no pictures in it or below it (looked for {known})')
+    raise FileNotFoundError(
+      f'{folder} has no pictures in it or below it (looked for {known}, not in runs)'
+    )
   return files
 
 
@@ -205,7 +212,8 @@ def read_labels(folder: pathlib.Path, labels: str) -> Labels:
 
 
 def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-  """The pairs of landmarks whose names differ only in left and right."""
+  """The pairs of landmarks whose names differ only in left and right, in upper or lower case."""
+  names = [re.sub('left|right', lambda side: side[0].lower(), n, flags=re.I) for n in names]
   partner = {n: n.replace('left', 'right') for n in names if 'left' in n}
   return tuple((names.index(n), names.index(p)) for n, p in partner.items() if p in names)
 
@@ -221,16 +229,34 @@ def crop_box(crop: str, width: int, height: int) -> images.Box:
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  seen = set()
-  for root, below, files in os.walk(folder, followlinks=True):
-    real = os.path.realpath(root)
-    below[:] = [] if real in seen else [b for b in below if not b.startswith('.')]
-    if real in seen:  # a link to a folder already visited
-      continue
-    seen.add(real)
-    for name in files:
-      if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions:
-        yield pathlib.Path(root, name)
+  """Every picture once, under its real folder if that is inside: links come after all others."""
+  seen, tops = set(), [str(folder)]
+  while tops:
+    links = []
+    for root, below, files in itertools.chain.from_iterable(map(_below, sorted(tops))):
+      real = os.path.realpath(root)
+      below[:] = [] if real in seen else [b for b in below if not b.startswith('.')]
+      if real in seen:  # a link to a folder already visited
+        continue
+      if any(marks <= {*below, *files} for marks in MADE):
+        below[:] = []
+        continue
+      seen.add(real)
+      links += [link for b in below if os.path.islink(link := os.path.join(root, b))]
+      for name in files:
+        if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions:
+          yield pathlib.Path(root, name)
+    tops = links
+
+
+def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+  """Like os.walk, following no links; warns of folders that cannot be read."""
+
+  def tell(error: OSError) -> None:
+    told = f'{error.filename}: {error.strerror}; what is in there is left out'
+    warnings.warn(told, stacklevel=2)
+
+  return os.walk(folder, onerror=tell)
 
 
 def _with_labels(

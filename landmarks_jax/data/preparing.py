@@ -234,13 +234,16 @@ def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _lock(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process out; the system releases the lock however this one ends."""
+  """Keeps a second process out; the system releases the lock. Some file systems know no locks."""
   handle = os.open(folder, os.O_RDONLY)
   try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f'another process is preparing {folder}') from None
+    except OSError:  # such as ENOLCK, ENOTSUP, and EBADF of NFS
+      pass
     yield
-  except BlockingIOError:
-    raise ValueError(f'another process is preparing {folder}') from None
   finally:
     os.close(handle)
 

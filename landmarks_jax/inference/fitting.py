@@ -1,6 +1,5 @@
 """From a few labelled pictures to a landmark model: the few-shot protocol on any pictures."""
 
-import hashlib
 import sys
 import time
 import warnings
@@ -84,7 +83,6 @@ def fit_landmarks(
   others |= {'options': dict(options or {}), 'seed': seed}
   fitted, judged = fit(labelled, warped, **others)
   measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
-  frames = (pictures[i]['image'] for i in range(len(pictures)))
   return LandmarkModel(
     model,
     fitted,
@@ -94,13 +92,8 @@ def fit_landmarks(
     scale=scale,
     crop=crop,
     confidence=measured,
-    learned_from=[checksum(frame) for frame in frames],
+    learned_from=[given.checksums[i] for i in range(len(given))],
   )
-
-
-def checksum(frame: np.ndarray) -> str:
-  """Identifies a frame, so that one the model learned from can be recognised."""
-  return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()[:16]
 
 
 Judged = tuple[Float[np.ndarray, 'M K E'], Float[np.ndarray, 'M K']]  # evidence, error

@@ -46,7 +46,7 @@ class LandmarkModel:
     scale: what errors are divided by, a pair of landmarks or the side of the 'frame'.
     crop: the square of a picture without a box, as in `Model`.
     confidence: how likely a point is to be near the true one; None: never measured.
-    learned_from: checksums of the frames that the head was fitted to, see `checksum`.
+    learned_from: checksums of the pictures that the head was fitted to, see `pictures.checksum`.
   """
 
   def __init__(

@@ -5,6 +5,7 @@ edge coordinates, as everywhere here: (0, 0, width, height) is the whole picture
 """
 
 import contextlib
+import hashlib
 import os
 import sys
 import time
@@ -82,7 +83,8 @@ class Pictures:
     names: of the pictures, for messages; paths and numbers if absent.
 
   A picture that cannot be read or framed raises BadImage when it is indexed. `placed` and `sizes`
-  hold the box and (width, height) of every picture read so far.
+  hold the box and (width, height) of every picture read so far, `checksums` identify the labelled
+  ones.
   """
 
   def __init__(
@@ -105,6 +107,7 @@ class Pictures:
     self._boxes = None if boxes is None else _checked_boxes(boxes, len(self))
     self.placed: dict[int, images.Box] = {}
     self.sizes: dict[int, tuple[int, int]] = {}
+    self.checksums: dict[int, str] = {}
 
   def __len__(self) -> int:
     return len(self._given)
@@ -117,6 +120,7 @@ class Pictures:
     example = {'image': images.square_frame(image, box, self.frame), 'index': np.int32(index)}
     if self._labels is None:
       return example
+    self.checksums[index] = checksum(image)
     visible = self._labels.visible[index]
     pixels = np.where(visible[:, None], self._labels.points[index], 0)
     points = images.frame_points(pixels, box, self.frame)
@@ -169,6 +173,11 @@ class Pictures:
     if len(box) == 3 and box[2] ** 2 > max(MOST_PIXELS, width * height):
       raise BadImage(self.name(index), f'is {width}x{height} pixels, too long for a square')
     return box
+
+
+def checksum(image: UInt8[np.ndarray, 'H W 3']) -> str:
+  """What tells a whole picture from others, to know again what was learned from."""
+  return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
 def batches(

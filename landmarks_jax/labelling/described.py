@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Int
 from landmarks_jax.contracts import Pyramid
 
 FACTS = 'features.json'
+PART = 1 << 20  # bytes that are written at once
 Shape = tuple[int, ...]
 
 
@@ -73,10 +74,19 @@ def _files(
     path, size = folder / name, int(np.prod(shape)) * np.dtype(dtype).itemsize
     kept = same and path.is_file() and path.stat().st_size == size
     with path.open('r+b' if kept else 'w+b') as file:
-      os.posix_fallocate(file.fileno(), 0, size)
+      _take_room(file, size)
     same = same and kept
     arrays[name] = np.memmap(path, dtype, 'r+', shape=shape)
   if not same:
     arrays['done'][:] = False
   facts.write_text(json.dumps({'key': key}))
   return arrays
+
+
+def _take_room(file: BinaryIO, size: int) -> None:
+  """Makes a file so large, on the disk, too."""
+  if hasattr(os, 'posix_fallocate'):
+    os.posix_fallocate(file.fileno(), 0, size)
+    return
+  for start in range(file.seek(0, os.SEEK_END), size, PART):  # such as macOS
+    file.write(bytes(min(PART, size - start)))

@@ -60,8 +60,8 @@ def _write(session: Session, output: pathlib.Path) -> dict[str, Any]:
 def _predictions(session: Session, labelled: dict[int, np.ndarray]) -> tuple[Any, Any, Any]:
   """Sizes and confidence by name, and the predicted points of unlabelled pictures by number."""
   sizes, confidence, predicted = {}, {}, {}
+  fit = session.fit  # of one fit, whatever is learned meanwhile
   for number, name in enumerate(session.files.names):
-    fit = session.fit
     known = number not in labelled and fit is not None and np.isfinite(fit.points[number]).all()
     if number not in labelled and not known:
       continue

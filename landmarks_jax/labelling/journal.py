@@ -114,16 +114,18 @@ def _parsed(path: pathlib.Path, number: int, line: bytes) -> Entry:
 
 
 def _lock(path: pathlib.Path) -> int:
-  """The lock of a folder; it is released when the process ends, however it ends."""
+  """The lock of a folder, released when the process ends; some file systems know no locks."""
   file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
+  except BlockingIOError as error:
     holder = _read(file).decode('utf-8', 'replace') or 'an unknown process'
     os.close(file)
     raise BlockingIOError(
       f'{path.parent} is open in another server ({holder}); use that page, or stop it first'
     ) from error
+  except OSError:  # such as ENOLCK, ENOTSUP
+    pass
   return file
 
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import NOTHING, Pictures
+from landmarks_jax.inference.pictures import NOTHING, Pictures, checksum
 from landmarks_jax.labelling import order
 from landmarks_jax.labelling.described import Described
 from landmarks_jax.labelling.picture_files import PictureFiles
@@ -63,6 +64,7 @@ class FrozenLearner:
       [str(files.path(i)) for i in range(len(files))], crop=crop
     )
     self._keep, self._copies, self._known = keep, {}, known
+    self._checksum = functools.cache(lambda number: checksum(self.pictures.read(number)))
 
   def looks(self) -> Float[np.ndarray, 'N C']:
     """See `order.poses`."""
@@ -74,7 +76,10 @@ class FrozenLearner:
     image = jax.ShapeDtypeStruct((1, self.model.side, self.model.side, 3), np.uint8)
     pyramid = jax.eval_shape(self._describe, self.model.describer.variables, image)
     shapes = [level.shape[1:] for level in pyramid]
-    return Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
+    kept = Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
+    if kept.told:
+      warnings.warn(kept.told, stacklevel=2)
+    return kept
 
   def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
     """Describes the remaining pictures; told(done, broken) returns whether to go on."""
@@ -114,6 +119,7 @@ class FrozenLearner:
     labelled = self._labelled(known, labels)
     head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
+    facts |= {'learned_from': [self._checksum(n) for n in known]}
     self._known = LandmarkModel(self.model, Head(RIDGE, head), confidence=judge, **facts)
     return self._predictions()
 
@@ -122,15 +128,6 @@ class FrozenLearner:
     if self._known is None:
       raise ValueError('nothing is fitted yet')
     self._known.save(path)
-
-  def _warm_up(self) -> None:
-    """Compiles what the first fit needs before a user waits for it."""
-    for row in np.flatnonzero(self.described.done)[:1].tolist():
-      middle = np.tile(self.described.sizes[row] / 2, (len(self.landmarks), 1))
-      labelled = self._labelled([row], {row: middle})
-      head, _ = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
-      look(Head(RIDGE, head), tuple(level[:LOOK] for level in self.described.pyramid))
-      del self._copies[row]
 
   def _predictions(self) -> Fit:
     points, evidence = look(self._known.head, self.described.pyramid)

@@ -5,6 +5,7 @@ import hashlib
 import io
 import pathlib
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -34,8 +35,9 @@ class PictureFiles:
 
   @functools.cached_property
   def key(self) -> str:
-    """Identifies this set of pictures, without which their numbers mean nothing."""
-    return hashlib.sha256('\0'.join(map(ascii, self.names)).encode()).hexdigest()[:12]
+    """Identifies this set of files, without which their numbers, and copies, mean nothing."""
+    files = [f'{name!a} {self.stamp(i)}' for i, name in enumerate(self.names)]
+    return hashlib.sha256('\n'.join(files).encode()).hexdigest()[:12]
 
   def path(self, number: int) -> pathlib.Path:
     """The path of a picture."""
@@ -43,22 +45,34 @@ class PictureFiles:
 
   def size(self, number: int) -> tuple[int, int]:
     """(width, height), upright. Raises BadImage."""
-    fault = _name_fault(self.names[number])
+    fault = name_fault(self.names[number])
     if fault:
       raise BadImage(ascii(str(self.path(number))), fault)
     return images.size(self.path(number), rotate=True)
 
   def identity(self, number: int) -> list[Any]:
-    """[bytes, checksum] of a file, by which it is recognised under another name."""
+    """[bytes, checksum, time] of a file, by the first two of which a renamed one is recognised."""
+    _, changed = self.stamp(number)
     data = self.path(number).read_bytes()
-    return [len(data), hashlib.sha256(data).hexdigest()]
+    return [len(data), hashlib.sha256(data).hexdigest(), changed]
 
-  def length(self, number: int) -> int:
-    """The length of a file in bytes; -1 if there is none."""
+  def is_still(self, number: int, identity: Sequence[Any]) -> bool:
+    """Whether a picture is the file of an earlier `identity`, as far as that can be told."""
+    length, changed = self.stamp(number)
+    if length not in (-1, identity[0]):
+      return False
     try:
-      return self.path(number).stat().st_size
+      return list(identity[2:]) == [changed] or self.identity(number)[:2] == list(identity[:2])
     except OSError:
-      return -1
+      return True
+
+  def stamp(self, number: int) -> tuple[int, int]:
+    """(bytes, time of the last change, of the name too) of a file; (-1, 0) where there is none."""
+    try:
+      stat = self.path(number).stat()
+    except OSError:
+      return -1, 0
+    return stat.st_size, stat.st_ctime_ns
 
   def jpeg(self, number: int, side: int) -> bytes:
     """A picture, upright, with its larger side at most `side`, one of SIDES. Raises BadImage."""
@@ -80,7 +94,7 @@ class PictureFiles:
     return file.getvalue()
 
 
-def _name_fault(name: str) -> str | None:
+def name_fault(name: str) -> str | None:
   """Why labels of a picture with this name could not be read back from a file, if so."""
   try:
     name.encode()

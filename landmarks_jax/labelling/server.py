@@ -191,7 +191,10 @@ def _change(session: Session, data: Mapping[str, Any]) -> Any:
 
 
 def _undo(session: Session, data: Mapping[str, Any]) -> Any:
-  return {'picture': session.undo(_text(data, 'client'), id=_text(data, 'id'))}
+  number = session.undo(_text(data, 'client'), id=_text(data, 'id'))
+  if number is None:
+    return {'picture': None}
+  return {'picture': number, 'revision': session.labels.revision_of(session.files.names[number])}
 
 
 def _download(output: pathlib.Path, request: Request) -> Response:

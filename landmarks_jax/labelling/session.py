@@ -286,29 +286,35 @@ class Session:
     try:
       with self._fitting:
         fit = self._learner.fit(labels)
+      self._publish(fit, labelled=len(labels), seconds=time.monotonic() - began)
     except Exception as error:  # such as a landmark that no picture shows yet
       self._tell(problem=str(error))
-      return
-    self._publish(fit, labelled=len(labels), seconds=time.monotonic() - began)
 
   def _publish(self, fit: Fit | None, *, labelled: int, seconds: float) -> None:
+    """Shows a fit, then works out which pictures to label next."""
+    if fit is not None:
+      with self._state:
+        self.fit = fit
+        self._tell(fits=self.status.fits + 1, labelled=labelled, seconds=seconds, problem='')
     labels = self.labelled()
     with self._state:
       candidates = np.array(
         [self.state_of(i) in (UNTOUCHED, PARTLY) for i in range(len(self.files))]
       )
-    chosen = order.suggest(self._learner.looks(), list(labels), candidates, count=AHEAD)
+    chosen = order.suggest(self._looks, list(labels), candidates, count=AHEAD)
     with self._state:
       self._suggested = chosen
-      if fit is not None:
-        self.fit = fit
-        self._tell(fits=self.status.fits + 1, labelled=labelled, seconds=seconds, problem='')
 
   def _tell(self, **news: Any) -> None:
     with self._state:
       self.status = self.status._replace(**news)
 
   # Helpers.
+
+  @functools.cached_property
+  def _looks(self) -> Float[np.ndarray, 'N C']:
+    """Of the pictures, once they are described: that takes longer than a fit."""
+    return self._learner.looks()
 
   def _name(self, number: int) -> str:
     if not 0 <= number < len(self.files):
@@ -325,14 +331,18 @@ class Session:
     return np.random.default_rng(len(self.files)).permutation(len(self.files)).tolist()
 
   def _find_moved(self) -> list[str]:
-    """Moves labels of missing files to identical files with new names; returns those left over."""
+    """Moves labels of missing or replaced files to identical files; returns those left over."""
+    for name in self.labels.pictures:
+      number, file = self.files.numbers.get(name), self.labels.file_of(name)
+      if number is not None and file and not self.files.is_still(number, file):
+        self.labels.move(name, f'{name} ({file[1][:12]})')  # frees the name for another's labels
     gone = [name for name in self.labels.pictures if name not in self.files.numbers]
     free = [i for i, name in enumerate(self.files.names) if not self.labels.of(name)]
-    sizes = {i: self.files.length(i) for i in free} if gone else {}
-    lost = []
+    sizes = {i: self.files.stamp(i)[0] for i in free} if gone else {}
+    checksum, lost = functools.cache(lambda number: self.files.identity(number)[1]), []
     for name in gone:
       file = self.labels.file_of(name)
-      same = (i for i in sizes if file and sizes[i] == file[0] and self.files.identity(i) == file)
+      same = (i for i in sizes if file and sizes[i] == file[0] and checksum(i) == file[1])
       found = next(same, None)
       if found is None:
         lost.append(name)

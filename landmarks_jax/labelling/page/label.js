@@ -84,12 +84,14 @@ async function send() {
   sending = true;
   while (queue.length) {
     const change = queue[0];
+    const base = change.undo ? {} : { base: revisions.get(change.picture) }; // behind all before it
     try {
-      const told = await ask(change.undo ? 'api/undo' : 'api/change', { client, ...change });
+      const told = await ask(change.undo ? 'api/undo' : 'api/change', { client, ...change, ...base });
       queue.shift();
       failure = null;
       lastSaved = true;
-      change.undo ? undone(told) : saved(change, told);
+      if (change.undo) await undone(told);
+      else saved(change, told);
     } catch (error) {
       if (error instanceof Refused && ![500, 502, 503, 507].includes(error.status)) {
         refused(error);
@@ -112,7 +114,6 @@ function saved(change, told) {
   revisions.set(told.picture, told.revision);
   const newer = draft || press || queue.some(other => other.picture === told.picture);
   if (shown?.picture === told.picture) {
-    shown.revision = told.revision;
     if (!newer) shown.points = told.points;
     draw();
   }
@@ -133,8 +134,9 @@ function refused(error) {
   if (shown && (picture === undefined || shown.picture === picture)) open(shown.picture);
 }
 
-async function undone({ picture }) {
+async function undone({ picture, revision }) {
   if (picture === null || picture === undefined) return toast('There is nothing to undo.');
+  revisions.set(picture, revision);
   await open(picture);
   toast('Undone.');
 }
@@ -150,13 +152,10 @@ function showSaved() {
 
 // ---------------------------------------------------------------- changing points
 
-// The revision that the next change of the picture stands on, behind those that wait.
-const base = () => shown.revision + queue.filter(c => c.picture === shown.picture).length;
-
 function change(points) {
   flush();
   show(points);
-  enqueue({ picture: shown.picture, base: base(), points });
+  enqueue({ picture: shown.picture, points });
 }
 
 // Nudges and drags in quick succession are one change.
@@ -173,7 +172,7 @@ function flush() {
   if (!draft) return;
   const { picture, points } = draft;
   draft = null;
-  enqueue({ picture, base: base(), points });
+  enqueue({ picture, points });
 }
 
 function show(points) {
@@ -260,11 +259,12 @@ async function open(picture, { back = false } = {}) {
     blank(`This picture cannot be shown: ${error.message}`);
     return;
   }
+  revisions.set(picture, Math.max(told.revision, revisions.get(picture) ?? 0));
   if (turn !== opening) return;
   const same = shown?.picture === picture;
   if (shown && !same && !back) visited.push(shown.picture);
   shown = told;
-  revisions.set(picture, told.revision);
+  for (const waiting of queue) if (waiting.picture === picture) show(waiting.points);
   if (!same) {
     const first = facts.landmarks.findIndex((_, k) => !isSet(k));
     current = Math.max(0, first);

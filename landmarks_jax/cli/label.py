@@ -206,7 +206,7 @@ def _crop(given: str | None, known: Any) -> str:
     return given or 'pad'
   if given not in (None, known.crop):
     told = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
-    print(f'warning: {told}; its predictions are worse for it', file=sys.stderr)
+    print(f'warning: {told}; expect worse predictions', file=sys.stderr)
   return given or known.crop
 
 

@@ -176,7 +176,7 @@ class Pictures:
 
 
 def checksum(image: UInt8[np.ndarray, 'H W 3']) -> str:
-  """What tells a whole picture from others, to know again what was learned from."""
+  """Identifies a whole picture, so that one the model learned from can be recognised."""
   return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 

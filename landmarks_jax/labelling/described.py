@@ -84,7 +84,7 @@ def _files(
 
 
 def _take_room(file: BinaryIO, size: int) -> None:
-  """Makes a file so large, on the disk, too."""
+  """Extends a file to this size, taking up the disk space now."""
   if hasattr(os, 'posix_fallocate'):
     os.posix_fallocate(file.fileno(), 0, size)
     return

@@ -313,7 +313,7 @@ class Session:
 
   @functools.cached_property
   def _looks(self) -> Float[np.ndarray, 'N C']:
-    """Of the pictures, once they are described: that takes longer than a fit."""
+    """The looks of all pictures, computed once: that takes longer than a fit."""
     return self._learner.looks()
 
   def _name(self, number: int) -> str:

@@ -54,6 +54,16 @@ def test_the_margin_that_is_asked_for_is_cut(runs, name):
   np.testing.assert_allclose(whole, seen, atol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['alone', 'above'])
+def test_a_margin_that_was_asked_for_is_kept(runs, tmp_path, name):
+  model = load(runs / name, frame=64, margin=0)
+  model.save(tmp_path / 'again')
+  again = load(tmp_path / 'again')
+  assert (again.frame, again.margin) == (64, 0)
+  for a, b in zip(again.describe(pictures()), model.describe(pictures()), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   with pytest.raises(ValueError, match='frame=72 and margin=36: expected at least 2 pixels'):
     load(runs / 'alone', margin=36)

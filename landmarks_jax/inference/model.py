@@ -39,7 +39,7 @@ class Model:
   ) -> None:
     self.describer = describer
     self.frame, self.margin = _checked_sides(frame, margin)
-    self.config = {'method': config['method'], 'base': config.get('base')}
+    self.config = _sections(config, self.margin)
 
   @property
   def side(self) -> int:
@@ -167,6 +167,13 @@ def _checked_sides(frame: Any, margin: Any) -> tuple[int, int]:
   if frame < 2 or not 0 <= 2 * margin <= frame - 2:
     raise ValueError(f'{frame=} and {margin=}: expected at least 2 pixels between the margins')
   return int(frame), int(margin)
+
+
+def _sections(config: Mapping[str, Any], margin: int) -> dict[str, Any]:
+  """What a config says of the network, with this margin: it is that of both methods."""
+  base = config.get('base')
+  base = base and base | {'method': _cutting(base['method'], margin)}
+  return {'method': _cutting(config['method'], margin), 'base': base}
 
 
 def _cutting(section: Mapping[str, Any], margin: int) -> dict[str, Any]:

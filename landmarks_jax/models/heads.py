@@ -138,7 +138,9 @@ def look_ridge(
   grid = variables.positions.reshape(-1, 2)
   expected, spread = _moments(logits, grid)
   offset = (expected - variables.mean_shape).reshape(len(expected), -1)
-  points = variables.mean_shape + (offset @ variables.correction).reshape(expected.shape)
+  # In full precision, which accelerators do not give by default: these are positions.
+  moved = jnp.matmul(offset, variables.correction, precision='float32')
+  points = variables.mean_shape + moved.reshape(expected.shape)
   return points, doubt(points, expected, spread)
 
 
@@ -542,6 +544,8 @@ def _moments(
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
   """Mean and standard deviation of the positions under a softmax over them."""
   probability = jax.nn.softmax(logits, axis=1)
-  mean = jnp.einsum('bpk,pc->bkc', probability, grid)
-  square = jnp.einsum('bpk,p->bk', probability, (grid**2).sum(-1))
-  return mean, jnp.sqrt(jnp.maximum(square - (mean**2).sum(-1), 0))
+  # Sums, not products of matrices: accelerators would round the positions. And squares of what is
+  # centred: the difference of two near 1 would be rounding where a landmark is clear.
+  mean = (probability[..., None] * grid[:, None]).sum(1)
+  square = ((grid[:, None] - mean[:, None]) ** 2).sum(-1)
+  return mean, jnp.sqrt((probability * square).sum(1))

@@ -228,6 +228,17 @@ def test_labels_that_the_network_cannot_see_are_told(seeing, faces):
     fit_landmarks(seeing, images, moved, copies=0, options={'size': 8})
 
 
+def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
+  images, points = faces[0]
+  points = points.copy()
+  points[:6, 0], points[6:, 1] = np.nan, np.nan
+  with pytest.warns(UserWarning, match=r'no picture shows both landmarks of scale=\(0, 1\)'):
+    fitted = fit_landmarks(
+      seeing, images, points, scale=(0, 1), copies=0, options={'size': 8, 'spread': 0.2}
+    )
+  assert fitted.confidence is None
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [

@@ -72,6 +72,7 @@ def fit_landmarks(
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
   labels = Labels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
+  _warn_without_scale(labels)
   given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
   pictures = pipeline.Remembering(given, pipeline.BadImages(len(given), 'error', None))
   described = {'margin': model.margin, 'batch_size': batch_size}
@@ -215,6 +216,20 @@ def _looked(head: Head, pyramid: Pyramid) -> tuple[Array, Array]:
 
 def _rows(batch: Batch, rows: Int[np.ndarray, ' n'] | Bool[np.ndarray, ' N']) -> Batch:
   return jax.tree.map(lambda x: x[rows], batch)
+
+
+def _warn_without_scale(labels: Labels) -> None:
+  """Says that no error can be measured, so that there is no confidence."""
+  if isinstance(labels.info.scale, str):
+    return
+  a, b = labels.info.scale
+  apart = (labels.points[:, a] != labels.points[:, b]).any(-1)
+  if not (labels.visible[:, a] & labels.visible[:, b] & apart).any():
+    warnings.warn(
+      f'no picture shows both landmarks of scale=({a}, {b}) apart, so errors cannot be measured and '
+      "there is no confidence; give another pair, or scale='frame'",
+      stacklevel=3,
+    )
 
 
 def _warn_outside(labelled: Batch, model: Model) -> None:

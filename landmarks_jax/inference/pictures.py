@@ -210,7 +210,7 @@ def check_facts(
   scale: Sequence[int] | str,
   count: int,
 ) -> None:
-  """Raises ValueError for names or numbers of landmarks of which there are not `count`."""
+  """Raises ValueError for names or pairs that cannot be those of `count` landmarks."""
   texts = all(isinstance(name, str) and name for name in names)
   if not texts or len(set(names)) != len(names) or len(names) != count:
     raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
@@ -218,10 +218,15 @@ def check_facts(
   pairs |= {} if scale == 'frame' else {'scale': [scale]}
   for what, given in pairs.items():
     for pair in given:
-      if isinstance(pair, str) or len(pair) != 2 or not all(i in range(count) for i in pair):
+      numbers = not isinstance(pair, str) and all(i in range(count) for i in pair)
+      if not numbers or len(pair) != 2 or len(set(pair)) != 2:
         raise ValueError(
           f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
         )
+  mirrored = [i for pair in flip_pairs for i in pair]
+  for i in mirrored:
+    if mirrored.count(i) > 1:
+      raise ValueError(f'flip_pairs: {i} is in several; a landmark has one mirror image')
 
 
 def _sequence(given: Any) -> Sequence[Any] | UInt8[np.ndarray, 'N _ _ _']:

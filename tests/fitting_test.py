@@ -244,18 +244,25 @@ def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
   [
     ({'head': 'forest'}, "head='forest': choose from ridge, probe"),
     ({'copies': -1}, 'copies=-1'),
-    ({'options': {'epochs': 3}}, 'a ridge has size and spread, not epochs'),
+    ({'options': {'epochs': 3}}, 'options: those of a ridge are size, spread, not epochs'),
+    ({'head': 'probe', 'options': {'epoch': 3}}, 'of a probe are size, epochs, .*, not epoch$'),
+    ({'skeleton': [(0, 3)]}, r'skeleton: \(0, 3\); expected two numbers'),
     ({'names': ['a', 'b']}, 'expected 3 different'),
     ({'crop': 'oval'}, "crop='oval'"),
     ({'boxes': [[0, 0, 5, 5]]}, r'boxes is \[1, 4\]'),
     ({'tolerance': 0.0}, 'expected a positive share'),
   ],
 )
-def test_wrong_options_are_named(seeing, faces, options, message):
+def test_wrong_options_are_named_before_anything_is_described(faces, options, message):
+  def describe(variables, image, size):
+    raise AssertionError('this may take minutes')
+
   images, points = faces[0]
+  config = {'method': {'name': 'planted'}}
+  model = Model(Describer(np.float32(1), describe), config, frame=FRAME, margin=MARGIN)
   given = {'copies': 0, 'options': {'size': 8}} | options
   with pytest.raises(ValueError, match=message):
-    fit_landmarks(seeing, images, points, **given)
+    fit_landmarks(model, images, points, **given)
 
 
 def test_measured_errors_are_the_metrics(fitted, faces, seeing):

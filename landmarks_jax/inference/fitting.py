@@ -1,6 +1,7 @@
 """From some labelled pictures to a landmark model: the few-shot protocol on any pictures."""
 
 import hashlib
+import inspect
 import sys
 import time
 import warnings
@@ -19,10 +20,15 @@ from landmarks_jax.inference import confidence
 from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import Labels, batches, distances
+from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
 from landmarks_jax.models import heads
 from landmarks_jax.runtime import logs
 
+OWN = 'labelled', 'rows', 'seed', 'report'  # arguments of `probing.fit` that are said here
+OPTIONS = {
+  RIDGE: ('size', 'spread'),
+  PROBE: tuple(name for name in inspect.signature(probing.fit).parameters if name not in OWN),
+}
 FIT_PROBE = {'size': 48, 'epochs': 200, 'learning_rate': 1e-3, 'weight_decay': 5e-4}
 AT_ONCE = 512  # copies that are described between two lines of progress
 HELD_OUT, FOLDS = 10, 5  # labels from which on a second probe leaves out every fifth
@@ -69,9 +75,16 @@ def fit_landmarks(
   """
   if head not in (RIDGE, PROBE):
     raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
+  options = dict(options or {})
+  unknown = sorted(set(options) - set(OPTIONS[head]))
+  if unknown:
+    known = ', '.join(OPTIONS[head])
+    raise ValueError(f'options: those of a {head} are {known}, not {", ".join(unknown)}')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
+  confidence.check_tolerance(tolerance)
   labels = Labels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
+  check_facts(labels.info.names, flip_pairs, skeleton, labels.info.scale, labels.points.shape[1])
   _warn_without_scale(labels)
   given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
   pictures = pipeline.Remembering(given, pipeline.BadImages(len(given), 'error', None))
@@ -82,7 +95,7 @@ def fit_landmarks(
   warped = _copies(model, pictures, copies, seed=seed, progress=progress, **described)
   fit = _fit_ridge if head == RIDGE else _fit_probe
   others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
-  others |= {'options': dict(options or {}), 'seed': seed}
+  others |= {'options': options, 'seed': seed}
   fitted, judged = fit(labelled, warped, **others)
   measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
   frames = (pictures[i]['image'] for i in range(len(pictures)))
@@ -153,9 +166,6 @@ def _fit_ridge(
   seed: int,
 ) -> tuple[Head, Judged | None]:
   """The head, and evidence and error of the pictures that it held out."""
-  unknown = set(options) - {'size', 'spread'}
-  if unknown:
-    raise ValueError(f'options: a ridge has size and spread, not {", ".join(sorted(unknown))}')
   known = _joined([labelled, *warped])
   head, held_out = heads.fit_ridge_held_out(
     known.pyramid,
@@ -226,7 +236,7 @@ def _warn_without_scale(labels: Labels) -> None:
   apart = (labels.points[:, a] != labels.points[:, b]).any(-1)
   if not (labels.visible[:, a] & labels.visible[:, b] & apart).any():
     warnings.warn(
-      f'no picture shows both landmarks of scale=({a}, {b}) apart, so errors cannot be measured and '
+      f'no picture shows both landmarks of scale=({a}, {b}) apart, so no error can be measured and '
       "there is no confidence; give another pair, or scale='frame'",
       stacklevel=3,
     )

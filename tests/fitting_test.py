@@ -182,6 +182,16 @@ def test_a_confidence_can_be_measured_on_other_pictures(seeing, fitted, faces):
   assert confidence.mean() == pytest.approx(right, abs=0.1)
 
 
+def test_a_confidence_that_nothing_measures_is_an_error(fitted, faces):
+  images, points = faces[1]
+  with pytest.raises(ValueError, match=r'1 of the 1 pictures have .*; expected at least 2'):
+    fitted.calibrated(images[:1], points[:1])
+  points = points.copy()
+  points[:, 0] = np.nan
+  with pytest.raises(ValueError, match=r'0 of the 9 pictures have .* scale=\(0, 1\)'):
+    fitted.calibrated(images, points)
+
+
 def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, monkeypatch):
   options = {'size': 12, 'epochs': 6, 'learning_rate': 0.01}
   fitted = fit_landmarks(seeing, *faces[0], head='probe', copies=1, scale=(0, 1), options=options)
@@ -197,6 +207,17 @@ def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, mon
     load_landmarks(tmp_path / 'probe').predict(images), (found, confidence), strict=True
   ):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('progress', [False, True])
+def test_the_published_head_tells_its_progress_where_wanted(
+  seeing, faces, monkeypatch, capsys, progress
+):
+  monkeypatch.setattr('landmarks_jax.evaluation.probing.TELL_EVERY', 0)
+  images, points = (given[:3] for given in faces[0])
+  options = {'head': 'probe', 'copies': 0, 'options': {'size': 6, 'epochs': 2}}
+  fit_landmarks(seeing, images, points, progress=progress, **options)
+  assert ('probe loss' in capsys.readouterr().err) == progress
 
 
 def test_invisible_labels_are_not_learned(seeing, faces):

@@ -83,6 +83,7 @@ def fit_landmarks(
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
   confidence.check_tolerance(tolerance)
+  progress = sys.stderr.isatty() if progress is None else progress
   labels = Labels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
   check_facts(labels.info.names, flip_pairs, skeleton, labels.info.scale, labels.points.shape[1])
   _warn_without_scale(labels)
@@ -95,7 +96,7 @@ def fit_landmarks(
   warped = _copies(model, pictures, copies, seed=seed, progress=progress, **described)
   fit = _fit_ridge if head == RIDGE else _fit_probe
   others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
-  others |= {'options': options, 'seed': seed}
+  others |= {'options': options, 'seed': seed, 'progress': progress}
   fitted, judged = fit(labelled, warped, **others)
   measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
   frames = (pictures[i]['image'] for i in range(len(pictures)))
@@ -126,13 +127,12 @@ def _copies(
   copies: int,
   *,
   seed: int,
-  progress: bool | None,
+  progress: bool,
   **described: Any,
 ) -> list[Batch]:
   """The warped copies of all pictures, described."""
   rows, parts = np.arange(len(pictures)) if copies else np.arange(0), []
   at_once, began = max(1, AT_ONCE // max(copies, 1)), time.monotonic()
-  told = sys.stderr.isatty() if progress is None else progress
   for start in range(0, len(rows), at_once):
     part = features.gather_warped(
       model.describer,
@@ -146,7 +146,7 @@ def _copies(
     )
     parts.append(part)
     done = min(start + at_once, len(rows)) * copies
-    if told:
+    if progress:
       line = logs.pictures_done(done, len(rows) * copies, done, time.monotonic() - began)
       print(f'warped copies: {line}', file=sys.stderr, flush=True)
   return parts
@@ -164,6 +164,7 @@ def _fit_ridge(
   flip_pairs: Sequence[tuple[int, int]],
   options: dict[str, Any],
   seed: int,
+  progress: bool,
 ) -> tuple[Head, Judged | None]:
   """The head, and evidence and error of the pictures that it held out."""
   known = _joined([labelled, *warped])
@@ -192,13 +193,15 @@ def _fit_probe(
   flip_pairs: Sequence[tuple[int, int]],
   options: dict[str, Any],
   seed: int,
+  progress: bool,
 ) -> tuple[Head, Judged | None]:
   """The head; evidence and error of every fifth picture, by a head that learned from the others."""
   options = FIT_PROBE | options
   known = _joined([labelled, *warped])
+  report = _tell if progress else lambda line: None
 
   def fit(rows: Int[np.ndarray, ' n']) -> Head:
-    trained = probing.fit(known, rows, seed=seed, report=_tell, **options)
+    trained = probing.fit(known, rows, seed=seed, report=report, **options)
     return Head(PROBE, trained.variables, PROBE_OPTIONS | {'size': options['size']})
 
   left_out = np.isin(known.index, np.unique(known.index)[FOLDS - 1 :: FOLDS])

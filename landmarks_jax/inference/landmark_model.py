@@ -110,14 +110,24 @@ class LandmarkModel:
     """This model with a confidence that is measured on labelled pictures: none it learned from.
 
     Args: as `fit_landmarks`. For heads that came from elsewhere, or to have it measured anew.
+
+    Raises ValueError where errors are known of fewer than two pictures.
     """
+    confidences.check_tolerance(tolerance)
     labels = Labels.of(points, visible, names=self.names, scale=self.scale)
     crop = self.crop if crop is None else crop
     pictures = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
     found = self.look(pictures, batch_size=batch_size, progress=progress)
     parts = [(e, distances(p, batch)) for batch, p, e in found]
     evidence, error = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return self.with_confidence(confidences.fit(evidence, error, tolerance=tolerance))
+    measured = confidences.fit(evidence, error, tolerance=tolerance)
+    if measured is None:
+      known = np.isfinite(error).any(1).sum()
+      raise ValueError(
+        f'{known} of the {len(error)} pictures have visible labels and a scale={self.scale!r} to '
+        'measure errors by; expected at least 2'
+      )
+    return self.with_confidence(measured)
 
   def with_confidence(self, measured: Confidence | None) -> 'LandmarkModel':
     """This model with another confidence."""

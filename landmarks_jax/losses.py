@@ -146,7 +146,8 @@ def equivariance_nll(
   valid &= ((target >= 0) & (target <= positions[-1])).all(-1)
   query, target = (jnp.where(valid[..., None], x, 0) for x in (_rows(query), target))
   key = _at_least_float32(key)
-  matched = sampling.bilinear(key, 2 * target / positions[-1] - 1)
+  # A map one cell high or wide has its last cell at 0, and so has every match that is on it.
+  matched = sampling.bilinear(key, 2 * target / jnp.maximum(positions[-1], 1) - 1)
   score = temperature * jnp.einsum('bpc,bpc->bp', query, matched, precision='float32')
   normaliser = functools.partial(correlation.log_normaliser, temperature=temperature)
   return _mean_of_valid(jax.vmap(normaliser)(query, _rows(key)) - score, valid)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from landmarks_jax.augment import colour, crop, views
 from landmarks_jax.augment.boxes import shared_boxes
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry.regions import cut_centre, roi_align
 from landmarks_jax.losses import unit
 from landmarks_jax.models import heads, resnet
@@ -142,7 +143,7 @@ def build(
       {'params': params, 'batch_stats': stats}, both, train=True, mutable=['batch_stats']
     )
     top = pyramid[0]
-    return top.astype(jnp.promote_types(top.dtype, jnp.float32)), changed['batch_stats']
+    return at_least_float32(top), changed['batch_stats']
 
   def embed(mlp: heads.NormedMLP, params: PyTree, rows: Array, valid: Array) -> Array:
     # Running statistics are of no use: nothing but training looks through these.

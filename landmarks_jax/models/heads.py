@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import coords
 from landmarks_jax.models import hypercolumn
 from landmarks_jax.models.norm import GroupedBatchNorm
@@ -31,7 +32,7 @@ class EmbeddingHead(nn.Module):
   @nn.compact
   def __call__(self, maps: Float[Array, 'B h w C']) -> Float[Array, 'B {self.dim}']:
     """Maps [B, h, w, C] -> unit rows [B, dim]."""
-    x = maps.astype(jnp.promote_types(maps.dtype, jnp.float32)).mean(axis=(1, 2))
+    x = at_least_float32(maps).mean(axis=(1, 2))
     fan_in = x.shape[-1]
     for layer in range(self.layers):
       x = nn.relu(x) if layer else x
@@ -55,7 +56,7 @@ class NormedMLP(nn.Module):
     self, x: Float[Array, 'B C'], train: bool, valid: Bool[Array, ' B'] | None = None
   ) -> Float[Array, 'B {self.dim}']:
     """Rows [B, C] -> [B, dim]; what comes out for rows that are not valid means nothing."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = at_least_float32(x)
     x = _linear(self.hidden, x.shape[-1], name='fc0')(x)
     x = nn.relu(GroupedBatchNorm(self.norm_groups, name='norm')(x, train, valid))
     return _linear(self.dim, self.hidden, use_bias=False, name='fc1')(x)

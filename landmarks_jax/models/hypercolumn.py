@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import sampling
 
 # A sum of squares below this share of its summands is rounding: 1 % would remain in float32.
@@ -112,7 +113,7 @@ def descriptors(
   Args: level: [B, h, w, C]. pixels: [B, K, 2] as (x, y), 0 to size - 1. size: the side.
   """
   batch, height, width, channels = level.shape
-  level = _at_least_float32(level).reshape(batch, height * width, channels)
+  level = at_least_float32(level).reshape(batch, height * width, channels)
   columns = _weights(width, size, level.dtype)[pixels[..., 0]]
   rows = _weights(height, size, level.dtype)[pixels[..., 1]]
   weights = (rows[..., :, None] * columns[..., None, :]).reshape(batch, -1, height * width)
@@ -129,7 +130,7 @@ def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {
   diagonals. In at least float32. The result is 0 for a descriptor of zeros, and where opposite
   neighbours cancel so far that rounding is what remains.
   """
-  level = _at_least_float32(level)
+  level = at_least_float32(level)
   own = (level**2).sum(-1)
   if own.shape[1:] == (size, size):
     return own
@@ -154,7 +155,3 @@ def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {
 def _weights(side: int, size: int, dtype: DTypeLike) -> Float[Array, '{size} {side}']:
   """The matrix by which `resize` combines `side` cells of a line into `size`."""
   return resize(jnp.eye(side, dtype=dtype)[None, :, :, None], (size, side))[0, ..., 0]
-
-
-def _at_least_float32(level: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  return jnp.asarray(level, jnp.promote_types(level.dtype, jnp.float32))

@@ -9,10 +9,15 @@ import numpy as np
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The arrays by name. Raises ValueError for another kind of file, and without the package."""
+  """The arrays by name.
+
+  Raises ValueError for another kind of file, and without the package; OSError where none is read.
+  """
   library = _library()
   try:
     return library.load_file(path)
+  except OSError:
+    raise
   except Exception as error:  # of its parser
     raise ValueError(f'damaged ({type(error).__name__}: {error}); expected safetensors') from error
 

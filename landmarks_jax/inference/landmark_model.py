@@ -17,9 +17,9 @@ from landmarks_jax.contracts import Array, Batch, Pyramid, PyTree
 from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
 from landmarks_jax.inference import confidence as confidences
-from landmarks_jax.inference import head as heads
 from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
+from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
 
@@ -212,7 +212,7 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
   own = {k: v for k, v in arrays.items() if not k.startswith('conf')}
   model = load(folder / RUN, frame=facts['frame'], margin=facts['margin'])
   try:
-    head = heads.from_arrays(facts['head'], own, facts['head_options'])
+    head = head_from_arrays(facts['head'], own, facts['head_options'])
     stated = facts['confidence']
     confidence = None if stated is None else Confidence.from_arrays(stated, judged)
     kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop')}

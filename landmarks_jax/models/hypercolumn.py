@@ -67,10 +67,11 @@ def project(
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
   levels = zip(pyramid, kernels, strict=True)
   mapped = [jnp.matmul(f, k, preferred_element_type=dtype) for f, k in levels]
-  # Stretched to their width, levels stand on top of each other, and one product resizes and sums
-  # them: one array of the result's size is written, not one for each level. Heights come last, for
-  # so the product comes out in the order of the result but for its pictures. The weights come
-  # second, for of its two operands einsum makes the second the left one of the product.
+  # Widths are resized first, level by level. The rows of all levels are then stacked, so that one
+  # product resizes all heights and adds up the levels: one array of the result's size is written,
+  # not one for each level. Heights are resized last, with the weights as einsum's second operand,
+  # which it makes the left one of the product: [y, picture, x, channel] comes out, and only the
+  # first two axes remain to be swapped.
   wide = [
     jnp.einsum('bhwd,xw->bhxd', m, _weights(m.shape[2], width, dtype), precision='float32')
     for m in mapped

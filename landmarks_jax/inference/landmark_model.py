@@ -139,7 +139,7 @@ class LandmarkModel:
     self, pictures: Any, *, batch_size: int = 64, progress: bool | None = None
   ) -> Iterator[tuple[Batch, Float[np.ndarray, 'B K 2'], Float[np.ndarray, 'B K E']]]:
     """Batch by batch: what was read, the points, normalised in the frame, and evidence of doubt."""
-    zoom = (self.model.side - 1) / (self.model.frame - 1)  # what the network sees -> the frame
+    zoom = np.float32(self.model.zoom)
     describer = self.model.describer
     # Two programs: in one, XLA keeps a precision that the features of the fit did not have.
     describe = features.compiled(describer.apply)
@@ -148,7 +148,7 @@ class LandmarkModel:
       found = self._look(self.head.variables, describe(describer.variables, seen))
       points, evidence = (np.asarray(x, np.float32)[batch.valid] for x in found)
       read = jax.tree.map(lambda x, keep=batch.valid: x[keep], batch)
-      yield read, points * np.float32(zoom), evidence
+      yield read, points * zoom, evidence
 
   def judge(self, evidence: Float[np.ndarray, 'B K E']) -> Float[np.ndarray, 'B K']:
     """Confidence from evidence of doubt."""

@@ -46,6 +46,11 @@ class Model:
     """Of what the network sees, in pixels."""
     return self.frame - 2 * self.margin
 
+  @property
+  def zoom(self) -> float:
+    """Times a point that is normalised in what the network sees, the point in the frame."""
+    return (self.side - 1) / (self.frame - 1)
+
   def pictures(self, images: Any, **options: Any) -> Pictures:
     """`images` as frames of this model; options: of `Pictures`."""
     return Pictures(images, frame=self.frame, **options)

@@ -5,7 +5,7 @@ computed where they are reduced, and again for the gradient. This is no slower t
 whose matrix has to go through memory (benchmarks/correlation.py).
 
 Everywhere p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): the
-temperature multiplies. Specification equivariant, section 1.
+temperature multiplies, and everything is in at least float32. Specification equivariant, section 1.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import at_least_float32
 
 
 def log_normaliser(
@@ -28,6 +29,7 @@ def log_normaliser(
   Raises ValueError that names the argument whose shape differs.
   """
   shapes.check(query=(query, 'P C'), key=(key, 'Q C'))
+  query, key = map(at_least_float32, (query, key))
 
   def of_block(query: Float[Array, 'b C']) -> Float[Array, ' b']:
     _, top, total = _weights(query, key, temperature)
@@ -60,6 +62,7 @@ def expected_distance(
   shapes.check(
     query=(query, 'P C'), key=(key, 'Q C'), target=(target, 'P 2'), positions=(positions, 'Q 2')
   )
+  query, key, target, positions = map(at_least_float32, (query, key, target, positions))
   target, positions = jax.lax.stop_gradient((target, positions))
 
   def of_block(query: Float[Array, 'b C'], target: Float[Array, 'b 2']) -> Float[Array, ' b']:
@@ -79,6 +82,7 @@ def expected_key(
   Raises ValueError that names the argument whose shape differs.
   """
   shapes.check(query=(query, 'P C'), key=(key, 'Q C'))
+  query, key = map(at_least_float32, (query, key))
 
   def of_block(query: Float[Array, 'b C']) -> Float[Array, 'b C']:
     weight, _, total = _weights(query, key, temperature)

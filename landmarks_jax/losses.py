@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from landmarks_jax import correlation, shapes
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import sampling
 
 
@@ -33,7 +34,7 @@ def info_nce(
   [0.408 0.408]
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'), negatives=(negatives, 'N C'))
-  query, key, negatives = (_at_least_float32(x) for x in (query, key, negatives))
+  query, key, negatives = (at_least_float32(x) for x in (query, key, negatives))
   positive = jnp.einsum('bc,bc->b', query, key)[:, None]
   logits = jnp.concatenate([positive, jnp.einsum('bc,nc->bn', query, negatives)], axis=1)
   return -jax.nn.log_softmax(logits / temperature)[:, 0]
@@ -49,7 +50,7 @@ def in_batch_nce(
   Computed in at least float32. Raises ValueError that names the argument whose shape differs.
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'))
-  query, key = _at_least_float32(query), _at_least_float32(key)
+  query, key = at_least_float32(query), at_least_float32(key)
   logits = jnp.einsum('bc,nc->bn', query, key) / temperature
   return -jnp.diagonal(jax.nn.log_softmax(logits))
 
@@ -72,7 +73,7 @@ def smooth_l1_landmarks(
   shapes.check(points=(points, 'B K 2'), target=(target, 'B K 2'), visible=(visible, 'B K'))
   # Masked before the square, so that a NaN in an invisible target reaches neither loss nor
   # gradient.
-  points, target = _at_least_float32(points), _at_least_float32(target)
+  points, target = at_least_float32(points), at_least_float32(target)
   difference = magnification * jnp.where(visible[..., None], points - target, 0)
   size = jnp.abs(difference)
   cost = jnp.where(size < 1, 0.5 * difference**2, size - 0.5)
@@ -105,7 +106,7 @@ def spatial_contrast(
   groups do not add up to C. Specification section 4; fixture dense_corr_loss.
   """
   channels = shapes.check(features=(features, 'B h w C'))['C']
-  features = _at_least_float32(features)
+  features = at_least_float32(features)
   groups = [channels] if groups is None else list(groups)
   if sum(groups) != channels:
     raise ValueError(f'groups {tuple(groups)} sum to {sum(groups)}, but features has C={channels}')
@@ -145,8 +146,9 @@ def equivariance_nll(
   positions, target, valid = _matches(query, key, flow, flow_valid)
   valid &= ((target >= 0) & (target <= positions[-1])).all(-1)
   query, target = (jnp.where(valid[..., None], x, 0) for x in (_rows(query), target))
-  key = _at_least_float32(key)
-  matched = sampling.bilinear(key, 2 * target / positions[-1] - 1)
+  key = at_least_float32(key)
+  # A map one cell high or wide has its last cell at 0, and so has every match that is on it.
+  matched = sampling.bilinear(key, 2 * target / jnp.maximum(positions[-1], 1) - 1)
   score = temperature * jnp.einsum('bpc,bpc->bp', query, matched, precision='float32')
   normaliser = functools.partial(correlation.log_normaliser, temperature=temperature)
   return _mean_of_valid(jax.vmap(normaliser)(query, _rows(key)) - score, valid)
@@ -230,7 +232,7 @@ def _matches(
       'choose a network or a size of pictures that halves without a remainder'
     )
   flow, flow_valid = (x[:, ::stride, ::stride] for x in (flow, flow_valid))
-  positions = _positions(_at_least_float32(query), stride)
+  positions = _positions(at_least_float32(query), stride)
   target = positions + jax.lax.stop_gradient(_rows(flow))
   return positions, target, flow_valid.reshape(len(flow), -1)
 
@@ -242,13 +244,8 @@ def _positions(maps: Float[Array, 'B h w C'], stride: int | float) -> Float[Arra
 
 
 def _rows(maps: Float[Array, 'B h w C']) -> Float[Array, 'B P C']:
-  return _at_least_float32(maps).reshape(len(maps), -1, maps.shape[-1])
+  return at_least_float32(maps).reshape(len(maps), -1, maps.shape[-1])
 
 
 def _mean_of_valid(cost: Float[Array, 'B P'], valid: Bool[Array, 'B P']) -> Float[Array, ' B']:
   return jnp.where(valid, cost, 0).sum(1) / jnp.maximum(valid.sum(1), 1)
-
-
-def _at_least_float32(x: Array) -> jax.Array:
-  x = jnp.asarray(x)
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

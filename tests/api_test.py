@@ -12,7 +12,8 @@ from jaxtyping import PRNGKeyArray
 from landmarks_jax.contracts import Array
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'landmarks_jax'
-PURE = ['contracts.py', 'shapes.py', 'metrics.py', 'losses.py', 'correlation.py', 'training.py']
+PURE = ['contracts.py', 'dtypes.py', 'shapes.py', 'metrics.py', 'losses.py', 'correlation.py']
+PURE += ['training.py']
 PURE += ['geometry', 'augment', 'models', 'methods']
 
 

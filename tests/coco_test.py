@@ -89,6 +89,7 @@ def change(*path, to):
     (['images', 1, 'file_name'], None, ["image 1 has no 'file_name'"]),
     (['images', 0, 'file_name'], 7, ['image 0: file_name is 7']),
     (['images', 0, 'id'], [1], ['image 0: id is [1]']),
+    (['images', 1, 'id'], 8, ['image 1: a/x.png and a/y.png have the id 8; give each its own']),
     (['annotations', 2, 'id'], None, ["annotation number 2 has no 'id'"]),
     (['annotations', 2, 'image_id'], None, ["annotation 3 has no 'image_id'"]),
     (['annotations', 2, 'image_id'], 77, ['annotation 3: there is no image with id 77']),

@@ -144,6 +144,16 @@ def test_float64_stays_float64(name):
 
 
 @every_reduction
+def test_bfloat16_is_computed_in_float32(name):
+  half = [jnp.asarray(x, jnp.bfloat16) for x in example()]
+  options = {'temperature': 3.0, 'power': 0.5, 'block': 4}
+  found = blockwise(name, *half, **options)
+  assert found.dtype == jnp.float32
+  exact = blockwise(name, *(x.astype(jnp.float32) for x in half), **options)
+  np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+@every_reduction
 def test_a_wrong_shape_names_the_argument(name):
   # The shape hook speaks first in tests; the unhooked function is what a user calls.
   bare = getattr(correlation, name).__wrapped__

@@ -16,7 +16,7 @@ from safetensors import numpy as safetensors
 import landmarks_jax
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli.main import main
-from landmarks_jax.interop import published
+from landmarks_jax.interop import published, tensors
 from landmarks_jax.runtime import checkpoint
 
 
@@ -35,6 +35,14 @@ def runs(tmp_path_factory):
     path = torch_files.write(folder / f'{name}.pth', tree, 'zip')
     assert convert_test.convert(path, folder / name, *options) == 0
   return {name: folder / name for name in trees}
+
+
+def test_a_missing_file_is_not_called_damaged(tmp_path):
+  with pytest.raises(FileNotFoundError):
+    tensors.read(tmp_path / 'nowhere')
+  (tmp_path / 'x').write_bytes(b'no header')
+  with pytest.raises(ValueError, match=r'damaged \(.*; expected safetensors'):
+    tensors.read(tmp_path / 'x')
 
 
 def test_safetensors_hold_every_array_and_the_config(runs, tmp_path, capsys):

@@ -182,6 +182,16 @@ def test_a_confidence_can_be_measured_on_other_pictures(seeing, fitted, faces):
   assert confidence.mean() == pytest.approx(right, abs=0.1)
 
 
+def test_a_confidence_that_nothing_measures_is_an_error(fitted, faces):
+  images, points = faces[1]
+  with pytest.raises(ValueError, match=r'1 of the 1 pictures have .*; expected at least 2'):
+    fitted.calibrated(images[:1], points[:1])
+  points = points.copy()
+  points[:, 0] = np.nan
+  with pytest.raises(ValueError, match=r'0 of the 9 pictures have .* scale=\(0, 1\)'):
+    fitted.calibrated(images, points)
+
+
 def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, monkeypatch):
   options = {'size': 12, 'epochs': 6, 'learning_rate': 0.01}
   fitted = fit_landmarks(seeing, *faces[0], head='probe', copies=1, scale=(0, 1), options=options)
@@ -197,6 +207,17 @@ def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, mon
     load_landmarks(tmp_path / 'probe').predict(images), (found, confidence), strict=True
   ):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('progress', [False, True])
+def test_the_published_head_tells_its_progress_where_wanted(
+  seeing, faces, monkeypatch, capsys, progress
+):
+  monkeypatch.setattr('landmarks_jax.evaluation.probing.TELL_EVERY', 0)
+  images, points = (given[:3] for given in faces[0])
+  options = {'head': 'probe', 'copies': 0, 'options': {'size': 6, 'epochs': 2}}
+  fit_landmarks(seeing, images, points, progress=progress, **options)
+  assert ('probe loss' in capsys.readouterr().err) == progress
 
 
 def test_invisible_labels_are_not_learned(seeing, faces):
@@ -226,23 +247,41 @@ def test_labels_that_the_network_cannot_see_are_told(seeing, faces):
     fit_landmarks(seeing, images, moved, copies=0, options={'size': 8})
 
 
+def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
+  images, points = faces[0]
+  points = points.copy()
+  points[:6, 0], points[6:, 1] = np.nan, np.nan
+  with pytest.warns(UserWarning, match=r'no picture shows both landmarks of scale=\(0, 1\)'):
+    fitted = fit_landmarks(
+      seeing, images, points, scale=(0, 1), copies=0, options={'size': 8, 'spread': 0.2}
+    )
+  assert fitted.confidence is None
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
     ({'head': 'forest'}, "head='forest': choose from ridge, probe"),
     ({'copies': -1}, 'copies=-1'),
-    ({'options': {'epochs': 3}}, 'a ridge has size and spread, not epochs'),
+    ({'options': {'epochs': 3}}, 'options: those of a ridge are size, spread, not epochs'),
+    ({'head': 'probe', 'options': {'epoch': 3}}, 'of a probe are size, epochs, .*, not epoch$'),
+    ({'skeleton': [(0, 3)]}, r'skeleton: \(0, 3\); expected two numbers'),
     ({'names': ['a', 'b']}, 'expected 3 different'),
     ({'crop': 'oval'}, "crop='oval'"),
     ({'boxes': [[0, 0, 5, 5]]}, r'boxes is \[1, 4\]'),
     ({'tolerance': 0.0}, 'expected a positive share'),
   ],
 )
-def test_wrong_options_are_named(seeing, faces, options, message):
+def test_wrong_options_are_named_before_anything_is_described(faces, options, message):
+  def describe(variables, image, size):
+    raise AssertionError('this may take minutes')
+
   images, points = faces[0]
+  config = {'method': {'name': 'planted'}}
+  model = Model(Describer(np.float32(1), describe), config, frame=FRAME, margin=MARGIN)
   given = {'copies': 0, 'options': {'size': 8}} | options
   with pytest.raises(ValueError, match=message):
-    fit_landmarks(seeing, images, points, **given)
+    fit_landmarks(model, images, points, **given)
 
 
 def test_measured_errors_are_the_metrics(fitted, faces, seeing):

@@ -362,6 +362,32 @@ def test_doubt_grows_where_landmarks_move_each_other():
   assert (doubtful[..., 0] > clear[..., 0]).mean() > 0.95  # wider maps
 
 
+def test_the_spread_of_a_clear_landmark_is_no_rounding():
+  """A millionth of the weight beside a peak in a corner: the square of its spread is as small."""
+  grid = np.asarray(coords.cell_centres(16, 16)).reshape(-1, 2).astype(np.float32)
+  logits = np.full((2, len(grid), 3), -200, np.float32)
+  logits[:, -1], logits[:, -2] = 0, [-14, -9, -4]
+  mean, spread = heads._moments(jnp.asarray(logits), jnp.asarray(grid))
+  weight = np.exp(logits.astype(np.float64))
+  weight /= weight.sum(1, keepdims=True)
+  expected = np.einsum('bpk,pc->bkc', weight, grid)
+  away = ((grid[:, None] - expected[:, None]) ** 2).sum(-1)
+  np.testing.assert_allclose(mean, expected, rtol=1e-6)
+  np.testing.assert_allclose(spread, np.sqrt((weight * away).sum(1)), rtol=1e-3)
+
+
+def test_only_features_are_multiplied_in_less_than_full_precision():
+  """Positions would be rounded to 8 bits on a TPU."""
+  pyramid, points = blobs(12)
+  head = fit(pyramid, points, size=9)
+  with jax.default_matmul_precision('default'):
+    text = jax.jit(heads.look_ridge).lower(head.variables, pyramid).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line]
+  rounded = [line for line in products if 'precision = [HIGHEST, HIGHEST]' not in line]
+  assert len(products) > len(rounded) == len(pyramid)
+  assert all('x5xf32>, tensor<5x3xf32>' in line for line in rounded)  # features and kernels
+
+
 def test_the_mlp_of_byol_is_linear_norm_relu_and_a_linear_map_without_bias():
   r = np.random.default_rng(0)
   rows = r.normal(size=(12, 6)).astype(np.float32)

@@ -61,6 +61,15 @@ def test_sixteen_bits_are_divided_not_clipped():
   np.testing.assert_array_equal(result[..., 1], grey // 257)
 
 
+def test_integers_of_32_bits_need_the_range_of_16():
+  grey = np.arange(12 * 10, dtype=np.int32).reshape(10, 12)
+  result = images.decode(encoded(Image.fromarray(grey * 500), 'tiff'))
+  np.testing.assert_array_equal(result[..., 1], grey * 500 // 257)
+  for factor, most in ((2, 238), (1000, 119000)):
+    with pytest.raises(BadImage, match=f'32-bit integers up to {most}, without a stated range'):
+      images.decode(encoded(Image.fromarray(grey * factor), 'tiff'))
+
+
 def test_palette_and_transparency_are_laid_on_white():
   palette = Image.new('P', (4, 2))
   palette.putpalette([10, 20, 30, 200, 100, 50] + [0] * 762)

@@ -140,6 +140,9 @@ def test_a_box_that_shows_nothing_is_named(model, boxes, message):
     (np.full((1, 2, 2), np.nan), {'visible': np.ones((1, 2), bool)}, r'points\[0, 0\]'),
     (np.zeros((1, 2, 2)), {'names': ['a']}, 'expected 2 different'),
     (np.zeros((1, 2, 2)), {'scale': (0, 2)}, 'expected two numbers of landmarks'),
+    (np.zeros((1, 2, 2)), {'scale': (1, 1)}, r'scale: \(1, 1\); expected two numbers'),
+    (np.zeros((1, 2, 2)), {'flip_pairs': [(1, 1)]}, r'flip_pairs: \(1, 1\); expected two'),
+    (np.zeros((1, 3, 2)), {'flip_pairs': [(0, 1), (1, 2)]}, 'flip_pairs: 1 is in several'),
   ],
 )
 def test_labels_that_cannot_be_are_named(points, options, message):

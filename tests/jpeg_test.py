@@ -4,6 +4,7 @@ import functools
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -198,6 +199,15 @@ def test_float64_and_float32_stay_what_they_are_and_agree():
   assert double.dtype == np.float64
   assert single.dtype == np.float32
   assert np.abs(double - single).mean() < 0.01
+
+
+def test_bfloat16_is_computed_in_float32():
+  half, sides = jnp.asarray(pictures(41), jnp.bfloat16), np.array([33, 82, 60])
+  quality = np.array([30, 98, 70])
+  for noise, given in (add_noise, (sides, quality)), (jpeg.compress, (quality,)):
+    result, exact = noise(half, *given), noise(half.astype(jnp.float32), *given)
+    assert result.dtype == jnp.float32
+    np.testing.assert_array_equal(result, exact)
 
 
 def test_one_quality_for_each_picture_or_an_error():

@@ -138,6 +138,11 @@ def scene(count=5, dimensions=3):
   return images, rng.normal(size=(count, 6, 6, dimensions)).astype(np.float32)
 
 
+def test_the_smallest_sheet_has_its_lines():
+  images, given = scene(count=1)
+  assert labels.sheet(images, given, side=6).shape[2] == 3
+
+
 @pytest.mark.parametrize(('dimensions', 'heights'), [(3, (24, 24, 12)), (2, (24, 24))])
 def test_a_sheet_has_the_pictures_their_colours_and_what_unfolds(dimensions, heights):
   images, given = scene(dimensions=dimensions)

@@ -28,6 +28,11 @@ def test_what_is_written_as_csv_is_read_back(tmp_path):
     np.testing.assert_array_equal(found.points[file], expected(file))
 
 
+def test_a_row_of_blanks_is_no_picture(tmp_path):
+  (tmp_path / 'x.csv').write_text('file,nose_x,nose_y\n , ,\na.png,1,2\n ,\t, \n')
+  assert list(landmark_csv.read(tmp_path / 'x.csv').points) == ['a.png']
+
+
 def test_what_is_written_as_coco_is_read_back_where_a_point_is_visible(tmp_path):
   confidence = {'a/ä b.png': np.array([0.5, 0.25, np.nan, 1])}
   given = {'skeleton': [(0, 1), (1, 3)], 'confidence': confidence, 'category': 'face'}

@@ -600,6 +600,20 @@ def test_descriptors_that_the_other_picture_has_too_stay_as_they_are():
   np.testing.assert_allclose(found, query, atol=1e-4)
 
 
+@pytest.mark.parametrize('cut', [np.s_[:, :1], np.s_[:, :, :1], np.s_[:, :1, :1]])
+def test_a_map_one_cell_high_or_wide_has_a_likelihood(cut):
+  query, key = (x[cut] for x in pairs()[:2])
+  flow = np.zeros((3, query.shape[1] * STRIDE, query.shape[2] * STRIDE, 2), np.float32)
+  valid = np.ones(flow.shape[:3], bool)
+  rows, others = (x.reshape(3, -1, 6) for x in (query, key))
+  score = np.einsum('bpc,bqc->bpq', rows, others)
+  expected = np.log(np.exp(score).sum(-1)) - np.einsum('bpp->bp', score)
+  found = equivariance_nll(query, key, flow, valid)
+  np.testing.assert_allclose(found, expected.mean(1), rtol=1e-5, atol=1e-6)
+  grad = jax.grad(lambda k: equivariance_nll(query, k, flow, valid).sum())(key)
+  assert np.isfinite(grad).all()
+
+
 def test_equivariance_of_bfloat16_is_computed_in_float32():
   query, key, flow, valid = pairs()
   half = [jnp.asarray(x, jnp.bfloat16) for x in (query, key)]

@@ -83,3 +83,30 @@ def test_matches_stand_side_by_side_in_the_same_colour():
   assert max(sure) > 200
   assert drawn[101, 300 + 41].tolist() == sure  # pixel p of the second is at 2 p + .5
   assert drawn[300, 200].tolist() == [0, 0, 0]  # a ring is empty
+
+
+@pytest.mark.parametrize('shape', [(60, 2000), (100, 1800)])
+def test_points_of_a_panorama_are_where_their_pixels_are(shape):
+  """At the height of the other it would be wider than any picture may be."""
+  first, second = np.zeros((600, 500, 3), np.uint8), np.zeros((*shape, 3), np.uint8)
+  height, width = shape
+  matched = np.array([[width * 0.8, height * 0.4]])
+  options = {'names': [''], 'doubtful': [False]}
+  drawn = overlay.matches(first, second, np.array([[50.0, 100]]), matched, **options)
+  assert drawn.shape == (600, 500 + overlay.WIDEST, 3)
+  rows, columns = np.nonzero(drawn[:, 500:].any(-1) & (drawn[:, 500:] < 255).any(-1))
+  expected = (matched[0] + 0.5) * (overlay.WIDEST / width) - 0.5
+  np.testing.assert_allclose([columns.mean(), rows.mean()], expected, atol=1)
+  assert (drawn[-1, 500:] == 255).all()
+
+
+def test_points_that_are_no_numbers_are_left_out():
+  image, many = np.zeros((480, 480, 3), np.uint8), ['a', 'b']
+  points = np.array([[100.0, 100], [np.nan, np.inf]])
+  drawn = overlay.landmarks(image, points, names=many, target=np.array([[50.0, 100], [300, 300]]))
+  alone = overlay.landmarks(image, points[:1], names=many[:1], target=np.array([[50.0, 100]]))
+  assert (drawn[:200] == alone[:200]).all()
+  assert drawn[300 - 10 : 300 + 10, 290:310].any()  # the ring of what should have been found
+  for first, second in ((points, points[::-1]), (points[::-1], points)):
+    overlay.matches(image, image, first, second, names=many, doubtful=[False, True])
+  overlay.landmarks(image, np.array([[1e30, -1e30], [1e9, 3]]), names=many)

@@ -197,6 +197,12 @@ def test_a_picture_without_boxes_only_speaks_through_the_backbones_norms(monkeyp
   assert padded[1]['with_boxes'] == pytest.approx(4 / 6)
 
 
+def test_classes_of_data_without_labels_are_an_error():
+  method, (params, aux) = built(classes=4), initial(classes=4)
+  with pytest.raises(ValueError, match='classes=4, but the data has no labels'):
+    method.loss(params, aux, batch(), jax.random.key(3), jnp.int32(0))
+
+
 def test_a_classifier_learns_beside_and_moves_nothing_else():
   plain = built()
   method, label = built(classes=4), np.arange(COUNT, dtype=np.int32) % 4

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import at_least_float32
 
 # Quantisation at quality 50 (ITU T.81, annex K.1), rows of vertical frequency.
 LUMA_TABLE = np.array(
@@ -170,7 +171,7 @@ def compress(image: Float[Array, 'B S S 3'], quality: Int[Array, ' B']) -> Float
   shapes.check(image=(image, 'B S S 3'), quality=(quality, 'B'))
   count, side = image.shape[:2]
   beyond = (0, _blocks_side(side) - side)
-  planes = _round(jnp.asarray(image).transpose(0, 3, 1, 2))
+  planes = _round(at_least_float32(image).transpose(0, 3, 1, 2))
   planes = jnp.pad(planes, ((0, 0), (0, 0), beyond, beyond), mode='edge')
   planes = _code(planes, jnp.full(count, side), quality)
   return planes[:, :, :side, :side].transpose(0, 2, 3, 1)
@@ -188,7 +189,7 @@ def add_noise(
   shapes.check(image=(image, 'B S S 3'), sides=(sides, 'B'), quality=(quality, 'B'))
   count, side = image.shape[:2]
   canvas, whole = _blocks_side(2 * side), jnp.full(count, side)
-  planes = _round(jnp.asarray(image).transpose(0, 3, 1, 2))
+  planes = _round(at_least_float32(image).transpose(0, 3, 1, 2))
   planes = _resize(planes, resize_matrix(whole, sides, side=side, size=canvas))
   planes = _code(planes, sides, quality)
   planes = _resize(planes, resize_matrix(sides, whole, side=canvas, size=side))

@@ -167,7 +167,12 @@ def _fast_jpeg(data: bytes, min_side: int) -> np.ndarray | None:
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
   if image.mode.startswith('I'):  # 16 bits; Pillow's own conversion clips instead of dividing
-    grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) // 257
+    grey = np.asarray(image).astype(np.int64)
+    # Old versions of Pillow have 16-bit PNGs in 32 bits, too.
+    if image.mode == 'I' and image.format != 'PNG' and not 255 < grey.max() <= 65535:
+      told = f'pixels are 32-bit integers up to {grey.max()}'
+      raise ValueError(f'{told}, without a stated range; save it with 8 or 16 bits')
+    grey = np.clip(grey, 0, 65535) // 257
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
   if image.mode == 'F':
     raise ValueError('pixels are floating-point numbers without a stated range')

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import at_least_float32
 
 
 def soft_argmax(
@@ -17,8 +18,7 @@ def soft_argmax(
   1 / (H * W) on a flat map. Computed in at least float32. Specification section 5;
   fixture kp_regressor.
   """
-  maps = jnp.asarray(maps)
-  maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+  maps = at_least_float32(maps)
   top = maps.max(axis=(1, 2))
   still = jax.lax.stop_gradient(top)  # the points do not depend on it
   # The difference first: fused with the product it could round to above zero.

@@ -73,8 +73,7 @@ def fit(
   FEWEST pictures only the share of small errors is learnt: confidence is the same everywhere.
   Returns None with fewer than two.
   """
-  if not tolerance > 0:
-    raise ValueError(f'tolerance={tolerance}: expected a positive share of the normaliser')
+  check_tolerance(tolerance)
   rows = np.flatnonzero(np.isfinite(error).any(1))
   if len(rows) < 2:
     return None
@@ -96,6 +95,12 @@ def fit(
   return Confidence(
     float(tolerance), len(rows), middle + offset, weights, _quantiles(residuals, weight, levels)
   )
+
+
+def check_tolerance(tolerance: float) -> None:
+  """Raises ValueError where nothing could be below it."""
+  if not tolerance > 0:
+    raise ValueError(f'tolerance={tolerance}: expected a positive share of the normaliser')
 
 
 def _regress(

@@ -1,5 +1,6 @@
 """From a few labelled pictures to a landmark model: the few-shot protocol on any pictures."""
 
+import inspect
 import sys
 import time
 import warnings
@@ -18,10 +19,15 @@ from landmarks_jax.inference import confidence
 from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import Labels, batches, distances
+from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
 from landmarks_jax.models import heads
 from landmarks_jax.runtime import logs
 
+OWN = 'labelled', 'rows', 'seed', 'report'  # arguments of `probing.fit` that are said here
+OPTIONS = {
+  RIDGE: ('size', 'spread'),
+  PROBE: tuple(name for name in inspect.signature(probing.fit).parameters if name not in OWN),
+}
 FIT_PROBE = {'size': 48, 'epochs': 200, 'learning_rate': 1e-3, 'weight_decay': 5e-4}
 AT_ONCE = 512  # copies described between two lines of progress
 HELD_OUT, FOLDS = 10, 5  # from this many labels on, a second probe leaves out every fifth
@@ -68,9 +74,18 @@ def fit_landmarks(
   """
   if head not in (RIDGE, PROBE):
     raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
+  options = dict(options or {})
+  unknown = sorted(set(options) - set(OPTIONS[head]))
+  if unknown:
+    known = ', '.join(OPTIONS[head])
+    raise ValueError(f'options: those of a {head} are {known}, not {", ".join(unknown)}')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
+  confidence.check_tolerance(tolerance)
+  progress = sys.stderr.isatty() if progress is None else progress
   labels = Labels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
+  check_facts(labels.info.names, flip_pairs, skeleton, labels.info.scale, labels.points.shape[1])
+  _warn_without_scale(labels)
   given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
   pictures = pipeline.Remembering(given, pipeline.BadImages(len(given), 'error', None))
   described = {'margin': model.margin, 'batch_size': batch_size}
@@ -80,7 +95,7 @@ def fit_landmarks(
   warped = _copies(model, pictures, copies, seed=seed, progress=progress, **described)
   fit = _fit_ridge if head == RIDGE else _fit_probe
   others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
-  others |= {'options': dict(options or {}), 'seed': seed}
+  others |= {'options': options, 'seed': seed, 'progress': progress}
   fitted, judged = fit(labelled, warped, **others)
   measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
   return LandmarkModel(
@@ -105,13 +120,12 @@ def _copies(
   copies: int,
   *,
   seed: int,
-  progress: bool | None,
+  progress: bool,
   **described: Any,
 ) -> list[Batch]:
   """The warped copies of all pictures, described."""
   rows, parts = np.arange(len(pictures)) if copies else np.arange(0), []
   at_once, began = max(1, AT_ONCE // max(copies, 1)), time.monotonic()
-  told = sys.stderr.isatty() if progress is None else progress
   for start in range(0, len(rows), at_once):
     part = features.gather_warped(
       model.describer,
@@ -125,7 +139,7 @@ def _copies(
     )
     parts.append(part)
     done = min(start + at_once, len(rows)) * copies
-    if told:
+    if progress:
       line = logs.pictures_done(done, len(rows) * copies, done, time.monotonic() - began)
       print(f'warped copies: {line}', file=sys.stderr, flush=True)
   return parts
@@ -143,11 +157,9 @@ def _fit_ridge(
   flip_pairs: Sequence[tuple[int, int]],
   options: dict[str, Any],
   seed: int,
+  progress: bool,
 ) -> tuple[Head, Judged | None]:
   """The head, and the evidence and error of the pictures that it held out."""
-  unknown = set(options) - {'size', 'spread'}
-  if unknown:
-    raise ValueError(f'options: a ridge has size and spread, not {", ".join(sorted(unknown))}')
   known = _joined([labelled, *warped])
   head, held_out = heads.fit_ridge_held_out(
     known.pyramid,
@@ -174,13 +186,15 @@ def _fit_probe(
   flip_pairs: Sequence[tuple[int, int]],
   options: dict[str, Any],
   seed: int,
+  progress: bool,
 ) -> tuple[Head, Judged | None]:
   """The head; evidence and error of every fifth picture, under a head fitted to the others."""
   options = FIT_PROBE | options
   known = _joined([labelled, *warped])
+  report = _tell if progress else lambda line: None
 
   def fit(rows: Int[np.ndarray, ' n']) -> Head:
-    trained = probing.fit(known, rows, seed=seed, report=_tell, **options)
+    trained = probing.fit(known, rows, seed=seed, report=report, **options)
     return Head(PROBE, trained.variables, PROBE_OPTIONS | {'size': options['size']})
 
   left_out = np.isin(known.index, np.unique(known.index)[FOLDS - 1 :: FOLDS])
@@ -208,6 +222,20 @@ def _looked(head: Head, pyramid: Pyramid) -> tuple[Array, Array]:
 
 def _rows(batch: Batch, rows: Int[np.ndarray, ' n'] | Bool[np.ndarray, ' N']) -> Batch:
   return jax.tree.map(lambda x: x[rows], batch)
+
+
+def _warn_without_scale(labels: Labels) -> None:
+  """Says that no error can be measured, so that there is no confidence."""
+  if isinstance(labels.info.scale, str):
+    return
+  a, b = labels.info.scale
+  apart = (labels.points[:, a] != labels.points[:, b]).any(-1)
+  if not (labels.visible[:, a] & labels.visible[:, b] & apart).any():
+    warnings.warn(
+      f'no picture shows both landmarks of scale=({a}, {b}) apart, so no error can be measured and '
+      "there is no confidence; give another pair, or scale='frame'",
+      stacklevel=3,
+    )
 
 
 def _warn_outside(labelled: Batch, model: Model) -> None:

@@ -17,9 +17,9 @@ from landmarks_jax.contracts import Array, Batch, Pyramid, PyTree
 from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
 from landmarks_jax.inference import confidence as confidences
-from landmarks_jax.inference import head as heads
 from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
+from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
 
@@ -110,14 +110,23 @@ class LandmarkModel:
     """This model with a confidence measured on labelled pictures that it did not learn from.
 
     For heads from elsewhere, or to measure the confidence again. Args: as in `fit_landmarks`.
+    Raises ValueError if errors are known for fewer than two pictures.
     """
+    confidences.check_tolerance(tolerance)
     labels = Labels.of(points, visible, names=self.names, scale=self.scale)
     crop = self.crop if crop is None else crop
     pictures = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
     found = self.look(pictures, batch_size=batch_size, progress=progress)
     parts = [(e, distances(p, batch)) for batch, p, e in found]
     evidence, error = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return self.with_confidence(confidences.fit(evidence, error, tolerance=tolerance))
+    measured = confidences.fit(evidence, error, tolerance=tolerance)
+    if measured is None:
+      known = np.isfinite(error).any(1).sum()
+      raise ValueError(
+        f'{known} of the {len(error)} pictures have visible labels and a scale={self.scale!r} to '
+        'measure errors by; expected at least 2'
+      )
+    return self.with_confidence(measured)
 
   def with_confidence(self, measured: Confidence | None) -> 'LandmarkModel':
     """This model with another confidence."""
@@ -129,7 +138,7 @@ class LandmarkModel:
     self, pictures: Any, *, batch_size: int = 64, progress: bool | None = None
   ) -> Iterator[tuple[Batch, Float[np.ndarray, 'B K 2'], Float[np.ndarray, 'B K E']]]:
     """Batch by batch: the pictures, their points normalised in the frame, and evidence of doubt."""
-    zoom = (self.model.side - 1) / (self.model.frame - 1)  # what the network sees -> the frame
+    zoom = np.float32(self.model.zoom)
     describer = self.model.describer
     # Two programs: fused into one, XLA would keep more precision than the features of the fit had.
     describe = features.compiled(describer.apply)
@@ -138,7 +147,7 @@ class LandmarkModel:
       found = self._look(self.head.variables, describe(describer.variables, seen))
       points, evidence = (np.asarray(x, np.float32)[batch.valid] for x in found)
       read = jax.tree.map(lambda x, keep=batch.valid: x[keep], batch)
-      yield read, points * np.float32(zoom), evidence
+      yield read, points * zoom, evidence
 
   def judge(self, evidence: Float[np.ndarray, 'B K E']) -> Float[np.ndarray, 'B K']:
     """Confidence from evidence of doubt."""
@@ -202,7 +211,7 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
   own = {k: v for k, v in arrays.items() if not k.startswith('conf')}
   model = load(folder / RUN, frame=facts['frame'], margin=facts['margin'])
   try:
-    head = heads.from_arrays(facts['head'], own, facts['head_options'])
+    head = head_from_arrays(facts['head'], own, facts['head_options'])
     stated = facts['confidence']
     confidence = None if stated is None else Confidence.from_arrays(stated, judged)
     kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop')}

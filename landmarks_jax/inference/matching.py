@@ -90,7 +90,7 @@ class _Pair:
       raise ValueError(f'size={size}: expected a grid of at least 2 positions a side')
     self._size, self._model = size, model
     self._pictures: Pictures = model.pictures([image_a, image_b], boxes=boxes, crop=crop)
-    self._zoom = np.float32((model.side - 1) / (model.frame - 1))  # what is seen -> the frame
+    self._zoom = np.float32(model.zoom)
     frames = np.stack([self._pictures[i]['image'] for i in (0, 1)])
     describe = protocol.compiled(model.describer.apply, size)
     pyramid = describe(model.describer.variables, regions.cut_centre(frames, model.margin))

@@ -2,10 +2,11 @@
 
 import contextlib
 import importlib
+import numbers
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +37,19 @@ class Model:
   def __init__(
     self, describer: Describer, config: Mapping[str, Any], *, frame: int, margin: int
   ) -> None:
-    if frame < 2 or not 0 <= 2 * margin <= frame - 2:
-      raise ValueError(f'{frame=} and {margin=}: expected at least 2 pixels between the margins')
-    self.describer, self.frame, self.margin = describer, frame, margin
-    self.config = {'method': config['method'], 'base': config.get('base')}
+    self.describer = describer
+    self.frame, self.margin = _checked_sides(frame, margin)
+    self.config = _sections(config, self.margin)
 
   @property
   def side(self) -> int:
     """The side of what the network sees, in pixels."""
     return self.frame - 2 * self.margin
+
+  @property
+  def zoom(self) -> float:
+    """Factor from positions normalised in what the network sees to those in the frame."""
+    return (self.side - 1) / (self.frame - 1)
 
   def pictures(self, images: Any, **options: Any) -> Pictures:
     """`images` as frames of this model. options: of `Pictures`."""
@@ -110,8 +115,8 @@ def load(
   path: str | pathlib.Path,
   *,
   step: int | None = None,
-  frame: int | None = None,
-  margin: int | None = None,
+  frame: SupportsIndex | None = None,
+  margin: SupportsIndex | None = None,
 ) -> Model:
   """Loads the network of a run, or of a folder that `convert` made.
 
@@ -128,13 +133,14 @@ def load(
   method = _section(config, 'method', where)
   trained = config.get('data') or {}
   frame = trained.get('frame') if frame is None else frame
-  if type(frame) is not int:
+  if frame is None:
     raise ValueError(f'{where} names no data.frame; say the side of the frames: frame=N')
   margin = method.get('margin', 0) if margin is None else margin
+  frame, margin = _checked_sides(frame, margin)
   weights = run_folder.weights(run, selected=step is None)
   with _quiet():
     found = checkpoint.read_variables(weights, step=step)
-  built, shapes = _method(config, where, max(frame, 2))
+  built, shapes = _method(config, where, frame, margin)
   variables = _fitted(found, shapes, where=weights)
   return Model(features.of_method(built, variables), config, frame=frame, margin=margin)
 
@@ -157,15 +163,39 @@ def _section(config: Mapping[str, Any], name: str, where: pathlib.Path) -> dict[
   return section
 
 
-def _method(config: Mapping[str, Any], where: pathlib.Path, frame: int) -> tuple[Method, PyTree]:
+def _checked_sides(frame: Any, margin: Any) -> tuple[int, int]:
+  """Both as ints; ValueError if they are not integers or nothing would be seen."""
+  for name, value in {'frame': frame, 'margin': margin}.items():
+    if not isinstance(value, numbers.Integral):
+      raise ValueError(f'{name}={value!r}: expected a whole number of pixels')
+  if frame < 2 or not 0 <= 2 * margin <= frame - 2:
+    raise ValueError(f'{frame=} and {margin=}: expected at least 2 pixels between the margins')
+  return int(frame), int(margin)
+
+
+def _sections(config: Mapping[str, Any], margin: int) -> dict[str, Any]:
+  """The config sections of the network, with this margin in both methods."""
+  base = config.get('base')
+  base = base and base | {'method': _cutting(base['method'], margin)}
+  return {'method': _cutting(config['method'], margin), 'base': base}
+
+
+def _cutting(section: Mapping[str, Any], margin: int) -> dict[str, Any]:
+  """A method's section with this margin; a method without the option cuts nothing."""
+  return {**section, 'margin': margin} if margin or 'margin' in section else dict(section)
+
+
+def _method(
+  config: Mapping[str, Any], where: pathlib.Path, frame: int, margin: int
+) -> tuple[Method, PyTree]:
   """The method of a config and the shapes of its variables, without computing anything."""
   example = Batch(image=jax.ShapeDtypeStruct((1, frame, frame, 3), np.uint8))
   rng = jax.eval_shape(lambda: jax.random.key(0))
-  options = _section(config, 'method', where)
+  options = _cutting(_section(config, 'method', where), margin)
   if not config.get('base'):
     method = _build(options, where)
     return method, _shapes(method.init, rng, example, where=where)
-  below = _build(_section(config['base'], 'method', where), where)
+  below = _build(_cutting(_section(config['base'], 'method', where), margin), where)
   below_shapes = _shapes(below.init, rng, example, where=where)
 
   def describe(variables: PyTree, image: Any, size: int | None) -> Any:

@@ -227,10 +227,15 @@ def check_facts(
   pairs |= {} if scale == 'frame' else {'scale': [scale]}
   for what, given in pairs.items():
     for pair in given:
-      if isinstance(pair, str) or len(pair) != 2 or not all(i in range(count) for i in pair):
+      numbers = not isinstance(pair, str) and all(i in range(count) for i in pair)
+      if not numbers or len(pair) != 2 or len(set(pair)) != 2:
         raise ValueError(
           f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
         )
+  mirrored = [i for pair in flip_pairs for i in pair]
+  for i in mirrored:
+    if mirrored.count(i) > 1:
+      raise ValueError(f'flip_pairs: {i} is in several; a landmark has one mirror image')
 
 
 def _sequence(given: Any) -> Sequence[Any] | UInt8[np.ndarray, 'N _ _ _']:

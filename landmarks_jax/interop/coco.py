@@ -30,12 +30,7 @@ def read(path: str | os.PathLike) -> Labels:
   images, annotations = (_list(path, data, key) for key in ('images', 'annotations'))
   category = _category(path, _list(path, data, 'categories'))
   names = _names(path, category)
-  files = {
-    _take(path, image, 'id', Id, f'image {n}'): picture_path(
-      _take(path, image, 'file_name', str, f'image {n}')
-    )
-    for n, image in enumerate(images)
-  }
+  files = _files(path, images)
   labels = Labels(path, names, {}, {}, None, _skeleton(path, category, len(names)), 'annotation')
   areas: dict[str, float | None] = {}
   for number, annotation in enumerate(annotations):
@@ -130,6 +125,19 @@ def _take(path: pathlib.Path, record: Any, key: str, kind: Any, where: str) -> A
 
 def _list(path: pathlib.Path, data: dict[str, Any], key: str) -> list[Any]:
   return _take(path, data, key, list, 'the file')
+
+
+def _files(path: pathlib.Path, images: list[Any]) -> dict[Id, str]:
+  """The paths of the pictures by their ids."""
+  files: dict[Id, str] = {}
+  for n, image in enumerate(images):
+    number = _take(path, image, 'id', Id, f'image {n}')
+    file = picture_path(_take(path, image, 'file_name', str, f'image {n}'))
+    if files.setdefault(number, file) != file:
+      raise ValueError(
+        f'{path}, image {n}: {files[number]} and {file} have the id {number!r}; give each its own'
+      )
+  return files
 
 
 def _category(path: pathlib.Path, categories: list[Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:  # Excel writes a byte order mark
       lines = csv.reader(file)
-      rows = [(lines.line_num, row) for row in lines if any(row)]
+      rows = [(lines.line_num, row) for row in lines if any(map(str.strip, row))]
   except UnicodeDecodeError as error:
     raise ValueError(f'{path} is not UTF-8 text ({error}); save it as CSV UTF-8') from error
   except csv.Error as error:

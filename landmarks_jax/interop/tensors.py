@@ -9,10 +9,15 @@ import numpy as np
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads arrays by name. Raises ValueError for other files, or without the package."""
+  """Reads arrays by name.
+
+  Raises ValueError for other files, or without the package; OSError if the file cannot be read.
+  """
   library = _library()
   try:
     return library.load_file(path)
+  except OSError:
+    raise
   except Exception as error:  # of its parser
     raise ValueError(f'damaged ({type(error).__name__}: {error}); expected safetensors') from error
 

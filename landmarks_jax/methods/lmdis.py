@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from landmarks_jax.augment import colour
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import coords, regions, sampling, splines
 from landmarks_jax.models import skip_hourglass
 from landmarks_jax.models.norm import PRECISIONS
@@ -334,7 +335,7 @@ def build(
       train=momentum is not None,
       mutable=['batch_stats'],
     )
-    found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
+    found = at_least_float32(found)
     return found, changed['batch_stats']
 
   def padded(image: Array) -> Float[Array, 'B P P 3']:

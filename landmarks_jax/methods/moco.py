@@ -96,7 +96,7 @@ def build(
     temperature: of the softmax over one positive and the negatives.
     queue: number of negatives; 0 takes the batch's other keys instead.
     momentum: of the key encoder, per step.
-    norm_groups: BatchNorm groups, 4 in the paper (4 GPUs).
+    norm_groups: BatchNorm groups, 4 in the paper (4 GPUs). A ViT has no BatchNorm: one group.
     margin: pixels cut from each side of the frame.
     area, aspect, jitter, pca, jpeg: of `views.random_view`.
     levels: how many maps `describe` gives, coarse to fine: the four stages, or 5 with the stem; a
@@ -116,6 +116,7 @@ def build(
   common = {'depth': depth, 'width': width, 'dtype': PRECISIONS[precision]}
   if network == 'vit':
     backbone = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)
+    norm_groups = 1  # nothing to deal out, so that a batch may have any size
   else:
     backbone = resnet.ResNet(norm_groups=norm_groups, **common)
   head = embedding_heads.EmbeddingHead(dim=dim, layers=head_layers)

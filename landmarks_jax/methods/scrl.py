@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from landmarks_jax.augment import colour, crop, views
 from landmarks_jax.augment.boxes import shared_boxes
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry.regions import cut_centre, roi_align
 from landmarks_jax.losses import unit
 from landmarks_jax.models import heads, resnet
@@ -143,7 +144,7 @@ def build(
       {'params': params, 'batch_stats': stats}, both, train=True, mutable=['batch_stats']
     )
     top = pyramid[0]
-    return top.astype(jnp.promote_types(top.dtype, jnp.float32)), changed['batch_stats']
+    return at_least_float32(top), changed['batch_stats']
 
   def embed(mlp: heads.NormedMLP, params: PyTree, rows: Array, valid: Array) -> Array:
     # Running statistics are dropped: these networks are used in training only.
@@ -175,6 +176,8 @@ def build(
   def loss(
     params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+    if classes and batch.label is None:  # not in `init`, which describing pictures needs too
+      raise ValueError(f'{classes=}, but the data has no labels; take labelled data, or classes=0')
     rng_views, rng_boxes = jax.random.split(rng)
     (first, first_crop), (second, second_crop) = pair(rng_views, batch.image)
     count, side = first.shape[:2]
@@ -201,19 +204,19 @@ def build(
       stride = side / online.shape[1]
       vectors = (roi_align(maps, drawn, stride=stride) for maps in (online, target))
       vectors = tuple(rows.reshape(-1, rows.shape[-1]) for rows in vectors)
-    told = jnp.repeat(valid, 2 * each)  # rows: picture, view, box
-    prediction = embed(projector, params['projector'], vectors[0], told)
-    prediction = embed(predictor, params['predictor'], prediction, told)
-    wanted = embed(projector, aux['target']['projector'], vectors[1], told)
+    row_valid = jnp.repeat(valid, 2 * each)  # rows: picture, view, box
+    prediction = embed(projector, params['projector'], vectors[0], row_valid)
+    prediction = embed(predictor, params['predictor'], prediction, row_valid)
+    wanted = embed(projector, aux['target']['projector'], vectors[1], row_valid)
     prediction, wanted = (
       x.reshape(count, 2, each, dim) for x in (prediction, jax.lax.stop_gradient(wanted))
     )
-    known = valid.sum()
+    valid_count = valid.sum()
     cost = prediction_error(prediction, wanted).mean(1)
-    value = mean_of_valid(cost, valid, jnp.maximum(known, 1))
-    middle = mean_of_valid(unit(wanted).mean((1, 2)), valid, jnp.maximum(known, 1))
+    value = mean_of_valid(cost, valid, jnp.maximum(valid_count, 1))
+    middle = mean_of_valid(unit(wanted).mean((1, 2)), valid, jnp.maximum(valid_count, 1))
     metrics = {
-      'with_boxes': known / count,
+      'with_boxes': valid_count / count,
       'spread': jnp.sqrt(jnp.maximum(1 - (middle**2).sum(), 0)),
     }
     if classes:

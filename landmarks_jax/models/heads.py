@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import coords
 from landmarks_jax.models import hypercolumn
 from landmarks_jax.models.norm import GroupedBatchNorm
@@ -31,7 +32,7 @@ class EmbeddingHead(nn.Module):
   @nn.compact
   def __call__(self, maps: Float[Array, 'B h w C']) -> Float[Array, 'B {self.dim}']:
     """Maps [B, h, w, C] -> unit rows [B, dim]."""
-    x = maps.astype(jnp.promote_types(maps.dtype, jnp.float32)).mean(axis=(1, 2))
+    x = at_least_float32(maps).mean(axis=(1, 2))
     fan_in = x.shape[-1]
     for layer in range(self.layers):
       x = nn.relu(x) if layer else x
@@ -55,7 +56,7 @@ class NormedMLP(nn.Module):
     self, x: Float[Array, 'B C'], train: bool, valid: Bool[Array, ' B'] | None = None
   ) -> Float[Array, 'B {self.dim}']:
     """Rows [B, C] -> [B, dim]; the output for rows that are not valid is meaningless."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = at_least_float32(x)
     x = _linear(self.hidden, x.shape[-1], name='fc0')(x)
     x = nn.relu(GroupedBatchNorm(self.norm_groups, name='norm')(x, train, valid))
     return _linear(self.dim, self.hidden, use_bias=False, name='fc1')(x)
@@ -139,7 +140,9 @@ def look_ridge(
   grid = variables.positions.reshape(-1, 2)
   expected, spread = _moments(logits, grid)
   offset = (expected - variables.mean_shape).reshape(len(expected), -1)
-  points = variables.mean_shape + (offset @ variables.correction).reshape(expected.shape)
+  # In full precision, which accelerators do not give by default: these are positions.
+  moved = jnp.matmul(offset, variables.correction, precision='float32')
+  points = variables.mean_shape + moved.reshape(expected.shape)
   return points, doubt(points, expected, spread)
 
 
@@ -543,6 +546,8 @@ def _moments(
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
   """Mean and standard deviation of the positions under a softmax over them."""
   probability = jax.nn.softmax(logits, axis=1)
-  mean = jnp.einsum('bpk,pc->bkc', probability, grid)
-  square = jnp.einsum('bpk,p->bk', probability, (grid**2).sum(-1))
-  return mean, jnp.sqrt(jnp.maximum(square - (mean**2).sum(-1), 0))
+  # Sums, not matrix products, in which accelerators would round the positions; and squares of
+  # centred values, as a difference of two numbers near 1 is mostly rounding for a sharp landmark.
+  mean = (probability[..., None] * grid[:, None]).sum(1)
+  square = ((grid[:, None] - mean[:, None]) ** 2).sum(-1)
+  return mean, jnp.sqrt((probability * square).sum(1))

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from landmarks_jax import losses
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.models import pooling
 from landmarks_jax.models.norm import GroupedBatchNorm
 
@@ -123,7 +124,7 @@ class Hourglass(nn.Module):
 
   def _scaled(self, x: Array) -> Array:
     scale = self.param('scale', nn.initializers.constant(SCALE), (), jnp.float32)
-    unit = losses.unit(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    unit = losses.unit(at_least_float32(x))
     return (scale * unit).astype(x.dtype)
 
   def _check(self, sides: tuple[int, int]) -> None:

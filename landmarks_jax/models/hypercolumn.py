@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array, Pyramid
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import sampling
 
 # A sum of squares below this share of its summands is rounding: 1 % would remain in float32.
@@ -66,10 +67,11 @@ def project(
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
   levels = zip(pyramid, kernels, strict=True)
   mapped = [jnp.matmul(f, k, preferred_element_type=dtype) for f, k in levels]
-  # Once resized in width, levels are stacked along their height, so that one product resizes and
-  # sums them: one array of the result's size is written, not one for each level. Heights come last,
-  # so that the product comes out in the order of the result, except for the batch axis. The weights
-  # are the second operand, because einsum makes that the left one of the product.
+  # Widths are resized first, level by level. The rows of all levels are then stacked, so that one
+  # product resizes all heights and adds up the levels: one array of the result's size is written,
+  # not one for each level. Heights are resized last, with the weights as einsum's second operand,
+  # which it makes the left one of the product: [y, picture, x, channel] comes out, and only the
+  # first two axes remain to be swapped.
   wide = [
     jnp.einsum('bhwd,xw->bhxd', m, _weights(m.shape[2], width, dtype), precision='float32')
     for m in mapped
@@ -112,7 +114,7 @@ def descriptors(
   Args: level: [B, h, w, C]. pixels: [B, K, 2] as (x, y), 0 to size - 1. size: the side.
   """
   batch, height, width, channels = level.shape
-  level = _at_least_float32(level).reshape(batch, height * width, channels)
+  level = at_least_float32(level).reshape(batch, height * width, channels)
   columns = _weights(width, size, level.dtype)[pixels[..., 0]]
   rows = _weights(height, size, level.dtype)[pixels[..., 1]]
   weights = (rows[..., :, None] * columns[..., None, :]).reshape(batch, -1, height * width)
@@ -129,7 +131,7 @@ def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {
   diagonals. In at least float32. The result is 0 for a descriptor of zeros, and where opposite
   neighbours cancel so far that only rounding remains.
   """
-  level = _at_least_float32(level)
+  level = at_least_float32(level)
   own = (level**2).sum(-1)
   if own.shape[1:] == (size, size):
     return own
@@ -154,7 +156,3 @@ def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {
 def _weights(side: int, size: int, dtype: DTypeLike) -> Float[Array, '{size} {side}']:
   """The matrix with which `resize` combines `side` cells of a line into `size`."""
   return resize(jnp.eye(side, dtype=dtype)[None, :, :, None], (size, side))[0, ..., 0]
-
-
-def _at_least_float32(level: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  return jnp.asarray(level, jnp.promote_types(level.dtype, jnp.float32))

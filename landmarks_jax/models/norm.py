@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, PyTree
+from landmarks_jax.dtypes import at_least_float32
 
 # Of a network's computation; parameters and statistics are float32.
 PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
@@ -45,7 +46,7 @@ class GroupedBatchNorm(nn.Module):
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
 
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = at_least_float32(x)
     mean, var = running_mean.value, running_var.value
     if train:
       y = y.reshape(self.groups, self._group_size(x.shape), *x.shape[1:])

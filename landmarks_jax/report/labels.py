@@ -136,6 +136,7 @@ def _splat(
 def _graticule(height: int) -> Float[np.ndarray, '{height} width 3']:
   """White, with thin lines every 45 degrees."""
   canvas = np.full((height, 2 * height, 3), 255.0)
-  canvas[:: height // 4] = canvas[:, :: height // 4] = GRID
+  step = max(1, height // 4)
+  canvas[::step] = canvas[:, ::step] = GRID
   canvas[-1] = canvas[:, -1] = GRID
   return canvas

@@ -7,6 +7,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 LEAST, MOST = 480, 1600  # the longer side of a drawing in pixels
+WIDEST = 4 * MOST  # a picture beside another
+FAR = 10**6  # pixels from the corner, beyond which nothing is seen and Pillow would overflow
 NAMED = 12  # more landmarks than this are drawn without names
 UNKNOWN = 90, 170, 255  # colour of points without a confidence
 
@@ -25,11 +27,14 @@ def landmarks(
   labelled with name and confidence. The true place is a white ring, joined to its dot.
   """
   sheet = _Sheet(image)
+  found = np.isfinite(points).all(-1)
   for k, point in enumerate(points):
     if target is not None and np.isfinite(target[k]).all():
-      sheet.line(target[k], point)
+      if found[k]:
+        sheet.line(target[k], point)
       sheet.ring(target[k])
-  for k, point in enumerate(points):
+  for k in np.flatnonzero(found):
+    point = points[k]
     known = confidence is not None and np.isfinite(confidence[k])
     sheet.dot(point, _colour(float(confidence[k])) if known else UNKNOWN)
     if len(names) <= NAMED:
@@ -48,16 +53,26 @@ def matches(
 ) -> UInt8[np.ndarray, 'height width 3']:
   """Two pictures side by side at the same height; a point has the same colour and name in both.
 
-  Args: points: in pixels of the first. matched: of the second. doubtful: points to draw as rings.
+  A picture that would be wider than WIDEST is made less high, with white below it.
+
+  Args: points: in pixels of the first, nan where there is none. matched: of the second. doubtful:
+  points to draw as rings.
   """
   height = int(np.clip(max(first.shape[0], second.shape[0]), LEAST, MOST))
   sheets = [_Sheet(image, height=height) for image in (first, second)]
   for k, name in enumerate(names):
     colour = ImageColor.getrgb(f'hsv({360 * k / len(names):.0f}, 90%, 100%)')
     for sheet, point in zip(sheets, (points[k], matched[k]), strict=True):
+      if not np.isfinite(point).all():
+        continue
       (sheet.ring if doubtful[k] else sheet.dot)(point, colour)
       sheet.label(point, name)
-  return np.concatenate([np.asarray(sheet.picture) for sheet in sheets], axis=1)
+  left, right = (sheet.picture for sheet in sheets)
+  both = left.width + right.width, max(left.height, right.height)
+  drawn = Image.new('RGB', both, 'white')
+  drawn.paste(left, (0, 0))
+  drawn.paste(right, (left.width, 0))
+  return np.asarray(drawn)
 
 
 def _colour(confidence: float) -> tuple[int, ...]:
@@ -69,10 +84,11 @@ class _Sheet:
 
   def __init__(self, image: UInt8[np.ndarray, 'H W 3'], *, height: int | None = None) -> None:
     longer = max(image.shape[:2])
-    self._zoom = (
-      np.clip(longer, LEAST, MOST) / longer if height is None else height / image.shape[0]
-    )
-    size = [min(max(1, round(side * self._zoom)), 4 * MOST) for side in image.shape[1::-1]]
+    if height is None:
+      self._zoom = np.clip(longer, LEAST, MOST) / longer
+    else:
+      self._zoom = min(height / image.shape[0], WIDEST / image.shape[1])
+    size = [max(1, round(side * self._zoom)) for side in image.shape[1::-1]]
     self.picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     self._pen = ImageDraw.Draw(self.picture)
     self._radius = max(2, max(size) // 160)
@@ -104,5 +120,5 @@ class _Sheet:
 
   def _place(self, point: Float[np.ndarray, ' 2']) -> tuple[int, int]:
     # Pixel p of the picture is drawn at (p + .5) * zoom - .5 of the enlarged one.
-    x, y = (np.asarray(point, float) + 0.5) * self._zoom - 0.5
+    x, y = np.clip((np.asarray(point, float) + 0.5) * self._zoom - 0.5, -FAR, FAR)
     return round(float(x)), round(float(y))  # Pillow would truncate

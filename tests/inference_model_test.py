@@ -1,0 +1,74 @@
+"""A network is loaded with the frame and margin that are asked for, and keeps them."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from landmarks_jax.contracts import Batch, Describer
+from landmarks_jax.inference.model import load
+from landmarks_jax.methods import equivariant, projection
+from landmarks_jax.runtime import run_folder
+
+FRAME, MARGIN = 72, 4  # the hourglass sees 64 pixels: it takes multiples of 32 only
+COLOURS = {'mean': (0.5,) * 3, 'std': (0.2,) * 3, 'margin': MARGIN}
+METHOD = {'name': 'equivariant', 'network': 'hourglass', 'width': 0.02, 'blocks': 1, 'dim': 5}
+METHOD |= {'normalise': True, 'precision': 'float32', **COLOURS}
+ABOVE = {'name': 'projection', 'dim': 4, 'size': 8, 'margin': MARGIN}
+
+
+def without_name(section):
+  return {key: value for key, value in section.items() if key != 'name'}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Of an hourglass, and of a projection on it."""
+  folder = tmp_path_factory.mktemp('runs')
+  example = Batch(image=np.zeros((1, FRAME, FRAME, 3), np.uint8))
+  data = {'data': {'frame': FRAME}}
+  method = equivariant.build(**without_name(METHOD))
+  variables = jax.jit(method.init)(jax.random.key(0), example)
+  run_folder.write(folder / 'alone', {'method': METHOD, 'base': None, **data}, *variables)
+  base = Describer(variables, lambda v, image, size: method.describe(*v, image, size))
+  above = projection.build(base=base, **without_name(ABOVE)).init(jax.random.key(1), example)
+  config = {'method': ABOVE, 'base': {'checkpoint': 'x', 'method': METHOD}, **data}
+  run_folder.write(folder / 'above', config, *above)
+  return folder
+
+
+def pictures():
+  return [np.random.default_rng(3).integers(0, 256, (90, 80, 3), np.uint8)]
+
+
+@pytest.mark.parametrize('name', ['alone', 'above'])
+def test_the_margin_that_is_asked_for_is_cut(runs, name):
+  """64 pixels without a margin are fine; the margin of the run would leave 56 of them."""
+  model = load(runs / name, frame=np.int64(64), margin=0)
+  assert (model.frame, model.margin, model.side) == (64, 0, 64)
+  middle = [image[10:74, 8:72] for image in pictures()]
+  (whole,) = model.describe(middle)
+  (seen,) = load(runs / name).describe([np.pad(middle[0], ((4, 4), (4, 4), (0, 0)))])
+  np.testing.assert_allclose(whole, seen, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['alone', 'above'])
+def test_a_margin_that_was_asked_for_is_kept(runs, tmp_path, name):
+  model = load(runs / name, frame=64, margin=0)
+  model.save(tmp_path / 'again')
+  again = load(tmp_path / 'again')
+  assert (again.frame, again.margin) == (64, 0)
+  for a, b in zip(again.describe(pictures()), model.describe(pictures()), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_sides_that_leave_nothing_are_named(runs, tmp_path):
+  with pytest.raises(ValueError, match='frame=72 and margin=36: expected at least 2 pixels'):
+    load(runs / 'alone', margin=36)
+  copied = shutil.copytree(runs / 'alone', tmp_path / 'run')
+  config = json.loads((copied / 'config.json').read_text())
+  (copied / 'config.json').write_text(json.dumps(config | {'data': {'frame': '72'}}))
+  with pytest.raises(ValueError, match="frame='72': expected a whole number of pixels"):
+    load(copied)

@@ -136,6 +136,8 @@ mistakes = {
   '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or a list,",
   '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
   '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',
+  '--config.evals.faces.batch_size=0': 'config.evals.faces.batch_size=0: expected at least 1',
+  '--config.evals.faces.probe_epochs=0': 'config.evals.faces: probe_epochs=0: expected 1 or more',
   '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',
   '--config.evals.faces.test=tset': "config.evals.faces: split='tset'; there are: train, ",
   '--config.evals.faces.every=-1': 'config.evals.faces.every=-1: expected 0 or more',

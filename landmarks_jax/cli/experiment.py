@@ -136,6 +136,10 @@ class Experiment:
       margin, frame = options.get('margin', 0), options['data'].get('frame')
       if frame is not None and not 0 <= 2 * margin <= frame - 2:
         raise ValueError(f'config.evals.{name}.margin={margin} leaves nothing of frame={frame}')
+      if options['batch_size'] < 1:
+        raise ValueError(
+          f'config.evals.{name}.batch_size={options["batch_size"]}: expected at least 1'
+        )
       protocol, data, options = self.protocol(name)
       if getattr(protocol, 'DISCOVERS', False) and self.method.landmarks is None:
         raise ValueError(

@@ -119,6 +119,30 @@ def test_the_best_weights_are_kept_and_are_those_of_the_last_evaluations(stacked
   assert best == 6 or any((a != b).any() for a, b in zip(kept, last, strict=True))
 
 
+def test_what_a_run_without_checkpoints_had_written_is_kept_aside(stacked, tmp_path, capsys):
+  run = tmp_path / 'run'
+
+  def train():
+    changes = '--config.steps=2', '--config.evals.few.labels=5', '--config.evals.few.copies=0'
+    assert stacked('run', *changes) == 0
+    return (run / 'metrics.jsonl').read_text(), arrays(run)
+
+  first, weights = train()
+  assert 'kept as' not in capsys.readouterr().out
+  for number in (1, 2):
+    (run / 'metrics.jsonl').write_text(f'{first}{{"step": 2, "number": {number}}}\n')
+    shutil.rmtree(run / 'checkpoints')
+    again, others = train()
+    told = f'is there of an earlier start is kept as metrics_{number}.jsonl, best_{number}'
+    assert told in capsys.readouterr().out
+    assert again == first
+    for a, b in zip(weights, others, strict=True):
+      np.testing.assert_array_equal(a, b)
+    kept = (run / f'metrics_{number}.jsonl').read_text()
+    assert kept == f'{first}{{"step": 2, "number": {number}}}\n'
+    assert checkpoint.read_variables(run / f'best_{number}', ('params',)).keys() == {'params'}
+
+
 def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, monkeypatch):
   assert stacked('whole') == 0
   evaluated, real = [], experiment.Experiment.evaluate

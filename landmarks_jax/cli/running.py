@@ -73,6 +73,7 @@ class Run:
     writers = {'is_main': self.is_main, 'largest': sharding.largest}
     folder = workdir / run_folder.ALL
     self.checkpoints = checkpoint.Checkpoints(folder, keep=self.config['keep'], **writers)
+    sharding.on_main(self._keep_aside)
     self.provenance = provenance.of(self.config, experiment.data_fingerprint())
     self.select, self.selected = self.config['select'], None
     if self.select:
@@ -111,6 +112,17 @@ class Run:
 
   def _lock(self) -> None:
     self.lock = run_folder.lock(self.workdir)
+
+  def _keep_aside(self) -> None:
+    """Renames what is there of a run without a checkpoint, which starts from its first step."""
+    if self.checkpoints.latest_step() is not None:
+      return
+    there = run_folder.set_aside(self.workdir / 'metrics.jsonl', self.workdir / run_folder.SELECTED)
+    if there:
+      print(
+        f'{self.workdir} has no checkpoint: it trains from the first step; what is there of an '
+        f'earlier start is kept as {", ".join(there)}'
+      )
 
   def _unlock(self) -> None:
     if self.lock:

@@ -65,6 +65,7 @@ class Logs:
   def truncate(self, step: int) -> None:
     """Forgets what was written beyond a restored `step` (-1: all); call it before any write."""
     path = self._workdir / 'metrics.jsonl'
+    self._purge_step = step + 1
     if not self._is_main or not path.exists():
       return
     lines = path.read_text().splitlines()
@@ -73,7 +74,6 @@ class Logs:
     draft = path.with_suffix('.tmp')
     draft.write_text(''.join(f'{line}\n' for line in kept))
     os.replace(draft, path)  # killed here, either file is whole
-    self._purge_step = step + 1
 
   def close(self) -> None:
     """Ends the TensorBoard file."""

@@ -24,6 +24,7 @@ from landmarks_jax.data.source import BadImage, Info, Source, stacked
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
 CACHES = 'device', 'host', 'stream'  # where decoded pictures may be, the most modest last
+CGROUP = pathlib.Path('/sys/fs/cgroup')  # of the container, if this is one
 SHARE = {'device': 0.5, 'host': 0.8}  # of what is free that a cache may take; work needs the rest
 
 
@@ -252,9 +253,14 @@ def free_memory() -> int | None:
   try:
     lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
     found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
-    group = pathlib.Path('/sys/fs/cgroup')
-    limit, used = ((group / f'memory.{name}').read_text() for name in ('max', 'current'))
-    found += [int(limit) - int(used)] if limit.strip() != 'max' else []
+    limit, used, parts = (
+      (CGROUP / f'memory.{name}').read_text() for name in ('max', 'current', 'stat')
+    )
+    if limit.strip() != 'max':
+      sizes = dict(line.split() for line in parts.splitlines())
+      # Files that were read stay counted, though the system drops them for whoever needs memory.
+      given_back = sum(int(sizes.get(name, 0)) for name in ('inactive_file', 'slab_reclaimable'))
+      found.append(int(limit) - int(used) + given_back)
   except (OSError, ValueError):
     pass
   return min(found, default=None)

@@ -34,6 +34,7 @@ class Experiment:
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
+    self._filling: list[tuple[pipeline.Remembering, int]] = []  # and the bytes of a picture
     self._calibrations: dict[Method, Callable] = {}
 
   @functools.cached_property
@@ -88,13 +89,24 @@ class Experiment:
     """The pictures of an evaluation, kept in host memory once read where all of them fit."""
     key = repr(sorted(options.items()))
     if key not in self._kept:
-      source, cache = self._on_disk(**options), self.config['cache']
-      if cache != 'stream':
-        example = features.first_readable(source)
-        cache = pipeline.choose_cache(source, example, report=self.report)
-      kind = pipeline.Reporting if cache == 'stream' else pipeline.Remembering
-      self._kept[key] = kind(source, self._bad_images(source))
+      source = self._on_disk(**options)
+      self._kept[key] = self._remembered(source) or self._keep(source, 'stream')
     return self._kept[key]
+
+  def _remembered(self, source: Source) -> Source | None:
+    """A source kept in host memory as it is read; None where the memory does not hold it.
+
+    What other sources may still fill is not free for it.
+    """
+    if self.config['cache'] == 'stream':
+      return None
+    example = features.first_readable(source)
+    promised = sum(kept.unread * size for kept, size in self._filling)
+    if pipeline.choose_cache(source, example, reserved=promised, report=self.report) == 'stream':
+      return None
+    kept = pipeline.Remembering(source, self._bad_images(source))
+    self._filling.append((kept, pipeline.cache_bytes(source, example) // len(source)))
+    return kept
 
   def _on_disk(self, **options: Any) -> Source:
     key = repr(sorted(options.items()))

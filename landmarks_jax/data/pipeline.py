@@ -140,6 +140,11 @@ class Remembering(Reporting):
     super().__init__(source, bad)
     self._read: dict[int, dict[str, Any]] = {}
 
+  @property
+  def unread(self) -> int:
+    """How many pictures may still come into memory."""
+    return len(self) - len(self._read)
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     if index not in self._read:
       self._read[index] = super().__getitem__(index)

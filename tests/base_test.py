@@ -165,6 +165,48 @@ def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, 
     np.testing.assert_array_equal(x, y)
 
 
+def choosing(monkeypatch, scores):
+  """Evaluations find these scores in turn, and end the run after the last of them."""
+  found = iter(scores)
+
+  def evaluate(self, name, params, aux):
+    if (score := next(found, None)) is None:
+      raise ValueError('killed')
+    return {}, {'different': float(score)}
+
+  monkeypatch.setattr(experiment.Experiment, 'evaluate', evaluate)
+
+
+def kept(run):
+  return sorted(int(path.name) for path in (run / 'best').iterdir())
+
+
+def test_the_best_that_a_resumed_run_finds_is_kept(stacked, tmp_path, monkeypatch):
+  run, name = tmp_path / 'run', 'choose/matching/different'
+  changes = ['steps=9', 'checkpoint_every=4', 'evals.choose.every=1', 'evals.few.every=0']
+  changes = [f'--config.{change}' for change in changes]
+  choosing(monkeypatch, (9, 8, 5, 6, 4, 3))
+  assert stacked('run', *changes) == 2  # at step 7
+  assert kept(run) == [3, 5, 6]
+  choosing(monkeypatch, (7, 7, 7, 7, 7, 1))  # steps 5 to 9, then `few`
+  assert stacked('run', *changes) == 0
+  assert kept(run) == [3]
+  assert min((row[name], row['step']) for row in rows(run) if name in row) == (5, 3)
+
+
+def test_where_the_best_weights_are_gone_the_best_that_are_there_are_taken(
+  stacked, tmp_path, monkeypatch
+):
+  run = tmp_path / 'run'
+  choosing(monkeypatch, (4, 3, 5))
+  assert stacked('run') == 2  # in the evaluation `few` of the best
+  assert kept(run) == [2, 4]
+  shutil.rmtree(run / 'best/4')
+  choosing(monkeypatch, (1,))
+  with pytest.warns(UserWarning, match='best has no step 4, the best; taking step 2, the best th'):
+    assert stacked('run') == 0
+
+
 def test_a_run_that_selects_resumes_from_before_damage_to_the_same_best(stacked, tmp_path):
   assert stacked('whole') == 0
   shutil.copytree(tmp_path / 'whole', tmp_path / 'damaged')

@@ -22,7 +22,7 @@ class DamagedError(ValueError):
 
 
 class Checkpoints:
-  """The newest `keep` states in a folder; close it, or use it in a `with`: the last save must end.
+  """The newest `keep` states in a folder, None for all. Close it, or use it in a `with`: saves end.
 
   A step is complete when its folder has its final name: a killed save leaves a temporary folder,
   which is never read and which the next writer removes. Its files are compared with their checksums
@@ -36,7 +36,7 @@ class Checkpoints:
     self,
     path: str | os.PathLike,
     *,
-    keep: int = 2,
+    keep: int | None = 2,
     read_only: bool = False,
     is_main: bool = True,
     largest: Callable[[int], int] = lambda number: number,
@@ -78,6 +78,10 @@ class Checkpoints:
     self._saving = step
     with self._writable():
       self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def steps(self) -> list[int]:
+    """All that are there, from the oldest on, also one that is still being written."""
+    return sorted(self._manager.all_steps())
 
   def latest_step(self) -> int | None:
     """The newest step, also if it is still being written; None if there is none."""
@@ -128,8 +132,12 @@ class Checkpoints:
 
   def drop_after(self, step: int) -> None:
     """Removes later steps: those of a future that a run which went back has not reached again."""
-    for later in [s for s in self._manager.all_steps() if s > step]:
-      self._manager.delete(later)
+    self.drop(later for later in self.steps() if later > step)
+
+  def drop(self, steps: Iterable[int]) -> None:
+    """Removes some."""
+    for step in steps:
+      self._manager.delete(step)
 
   def variables(
     self, names: Sequence[str] = ('params', 'aux'), *, step: int | None = None

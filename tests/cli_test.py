@@ -140,6 +140,7 @@ mistakes = {
   '--config.evals.faces.probe_epochs=0': 'config.evals.faces: probe_epochs=0: expected 1 or more',
   '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',
   '--config.evals.faces.test=tset': "config.evals.faces: split='tset'; there are: train, ",
+  '--config.evals.faces.data.split=test': 'config.evals.faces.test=SPLIT, and config.evals.faces.tra',
   '--config.evals.faces.every=-1': 'config.evals.faces.every=-1: expected 0 or more',
 }
 

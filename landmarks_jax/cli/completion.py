@@ -87,6 +87,11 @@ def _evals(
     if options['every'] < 0:
       raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
     data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
+    if 'split' in data:
+      raise ValueError(
+        f'{section}.data.split={data["split"]!r}: the protocol says which split it takes for what; '
+        f'give {section}.test=SPLIT, and {section}.train=SPLIT where it has one'
+      )
     if data.get('name') == training['name'] and 'path' in training:  # said once, changed once
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from landmarks_jax.cli import evaluate, train
+from landmarks_jax.cli import drafts, evaluate, train
 from landmarks_jax.cli.main import commands, main
 
 root = pathlib.Path(__file__).parents[1]
@@ -126,6 +126,11 @@ mistakes = {
   '--config.method.name=moko': "config.method.name='moko' is not known (did you mean 'moco'?)",
   '--config.method.norm_groups=3': 'batch of 8 does not split into 3 norm groups',
   '--config.method.margin=60': 'margin=60: a frame of (46, 46) pixels can lose',
+  '--config.method.dim=0': 'dim=0: expected 1 or more',
+  '--config.method.head_layers=0': 'head_layers=0: expected 1 or more',
+  '--config.method.area=1.0,.4': 'area=(1.0, 0.4): expected the least and the most of the frame',
+  '--config.method.momentum=2.5': 'momentum=2.5: expected 0 to 1',
+  '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, ",
   '--config.data.name=foldr': "no dataset named 'foldr'; there are: ",
@@ -140,7 +145,7 @@ mistakes = {
   '--config.evals.faces.probe_epochs=0': 'config.evals.faces: probe_epochs=0: expected 1 or more',
   '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',
   '--config.evals.faces.test=tset': "config.evals.faces: split='tset'; there are: train, ",
-  '--config.evals.faces.data.split=test': 'config.evals.faces.test=SPLIT, and config.evals.faces.tra',
+  '--config.evals.faces.data.split=test': 'give config.evals.faces.test=SPLIT, and',
   '--config.evals.faces.every=-1': 'config.evals.faces.every=-1: expected 0 or more',
 }
 
@@ -159,6 +164,14 @@ def told(capsys, *expected):
   for part in expected:
     assert part in lines[0]
   assert lines[1:] in ([], [f'Options: python -m landmarks_jax {c} --help' for c in ('train',)])
+
+
+def test_the_folder_one_is_in_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for output in (pathlib.Path('.'), tmp_path):
+    with pytest.raises(ValueError, match=rf'^--output={output} is the folder you are in; give'):
+      drafts.check_new(output)
+  drafts.check_new(pathlib.Path('new'))
 
 
 def test_what_must_be_given_is_said(tmp_path, capsys):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 def check_new(output: pathlib.Path) -> None:
   """Raises ValueError if there is something that would be overwritten; an empty folder is none."""
+  if output.resolve() == pathlib.Path.cwd():  # whoever stands in it would lose it by the new name
+    raise ValueError(f'--output={output} is the folder you are in; give the name of one in it')
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'--output={output} exists already and is not overwritten; give another')
 

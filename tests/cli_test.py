@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from landmarks_jax.cli import drafts, evaluate, train
+from landmarks_jax.cli import completion, drafts, evaluate, experiment, train
+from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import commands, main
 
 root = pathlib.Path(__file__).parents[1]
@@ -250,3 +251,16 @@ def test_an_interrupt_is_no_error(tmp_path, capsys, monkeypatch, command):
 def test_a_traceback_is_shown_on_request(tmp_path):
   with pytest.raises(ValueError, match='stepz'):
     run('train', smoke, f'--workdir={tmp_path}/x', '--config.stepz=1', '--traceback')
+
+
+def test_an_evaluation_that_shows_another_size_than_training_is_noted():
+  told = 'note: config.evals.faces shows 36 pixels a side (frame=46, margin=5), training 32 (frame='
+  for change, notes in (('5', 1), ('7', 0)):
+    config = configs.changed(
+      configs.load(smoke.removeprefix('--config=')), [f'evals.faces.margin={change}']
+    )
+    lines = []
+    made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+    made.resolve()
+    made.check_evals()
+    assert sum(told in line for line in lines) == notes

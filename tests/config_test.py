@@ -483,3 +483,23 @@ def test_the_guide_to_the_published_numbers_names_pages_that_exist():
   published += ('scrl_imagefolder', 'byol_imagefolder', 'scrl_celeba', 'scrl_inat')
   expected = {page.stem for page in pages if page.stem.startswith(published)}
   assert expected - named == {'roboarm_dim3', 'roboarm_dim5', 'roboarm_dim20'}  # named in short
+
+
+FACES = {'name': 'synthetic/faces', 'frame': 68, 'count': 32}
+SEEN = {'data': FACES, 'method': {'name': 'moco', 'margin': 10}, 'steps': 1}
+SEEN |= {'optimizer': {'name': 'sgd', 'learning_rate': 0.1}}
+
+
+def evaluated(**options):
+  """The frame and margin of an evaluation."""
+  options = {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options
+  config = SEEN | {'evals': {'few': options}}
+  (found,) = completion.complete(config, train.train)['evals'].values()
+  return found['data']['frame'], found['margin']
+
+
+def test_an_evaluation_of_the_training_set_sees_what_training_sees_unless_it_says_so():
+  default = evaluated(data={'name': 'synthetic/faces', 'frame': 136})[0]
+  assert evaluated() == evaluated(labels=3) == (68, 10)
+  assert evaluated(data={'name': 'synthetic/faces', 'frame': 80}) == (80, 0)
+  assert evaluated(margin=4) == (default, 4)

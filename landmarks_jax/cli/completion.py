@@ -57,7 +57,7 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   )
   if config['steps'] is None and config['optimizer']['epochs'] is None:
     raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
-  config['evals'] = _evals(config['evals'], config['data'])
+  config['evals'] = _evals(config['evals'], config['data'], config['method'])
   check_select(config['select'], config['evals'])
   return config
 
@@ -70,7 +70,7 @@ def method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evals(
-  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any]
+  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any], method: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
   done = {}
   for name, options in evals.items():
@@ -82,6 +82,7 @@ def _evals(
     protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
     own = ('protocol', 'data', 'every')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
+    options = _as_in_training(options, training, method)
     options = {'every': 0} | configs.complete(section, options, *functions, also=own)
     options['every'] = configs.typed(f'{section}.every', options['every'], int)
     if options['every'] < 0:
@@ -96,6 +97,19 @@ def _evals(
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
+
+
+def _as_in_training(
+  options: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any]
+) -> Mapping[str, Any]:
+  """An evaluation of the training set that names neither frame nor margin takes training's."""
+  data = options.get('data')
+  if not isinstance(data, Mapping) or data.get('name') != training['name']:
+    return options
+  if 'frame' in data or 'margin' in options or 'frame' not in training:
+    return options
+  data = {**data, 'frame': training['frame']}
+  return {**options, 'data': data, 'margin': method.get('margin', 0)}
 
 
 def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> bool:

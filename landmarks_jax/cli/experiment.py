@@ -152,6 +152,7 @@ class Experiment:
         raise ValueError(
           f'config.evals.{name}.batch_size={options["batch_size"]}: expected at least 1'
         )
+      self._compare_sides(name)
       protocol, data, options = self.protocol(name)
       if getattr(protocol, 'DISCOVERS', False) and self.method.landmarks is None:
         raise ValueError(
@@ -162,6 +163,20 @@ class Experiment:
         protocol.check(lambda split, data=data: self._on_disk(**data, split=split), **options)
       except ValueError as error:
         raise ValueError(f'config.evals.{name}: {error}') from error
+
+  def _compare_sides(self, name: str) -> None:
+    """Tells where an evaluation shows pictures of another size than training does."""
+    evaluation, method = self.config['evals'][name], self.config['method']
+    frames = evaluation['data'].get('frame'), self.config['data'].get('frame')
+    if None in frames:
+      return
+    margins = evaluation.get('margin', 0), method.get('margin', 0)
+    shown, trained = (frame - 2 * margin for frame, margin in zip(frames, margins, strict=True))
+    if shown not in (trained, method.get('size')):  # scrl shows views of that size
+      self.report(
+        f'note: config.evals.{name} shows {shown} pixels a side (frame={frames[0]}, '
+        f'margin={margins[0]}), training {trained} (frame={frames[1]}, margin={margins[1]})'
+      )
 
   def check_step(self) -> None:
     """Raises, before anything is written, what would stop the first training step."""

@@ -228,7 +228,7 @@ def _matches(
   stride = height // h
   if (height, width) != (stride * h, stride * w):
     raise ValueError(
-      f'flow: {height}x{width} pixels are no whole multiple of the {h}x{w} cells of query; '
+      f'flow: {height}x{width} pixels are not a whole multiple of the {h}x{w} cells of query; '
       'choose a network or a size of pictures that halves without a remainder'
     )
   flow, flow_valid = (x[:, ::stride, ::stride] for x in (flow, flow_valid))

@@ -371,7 +371,7 @@ def told(capsys, *parts):
     (['{tmp}/one', '--lables=p.csv'], ["Unknown command line flag 'lables'", 'labels ?']),
     (['{tmp}/one', '--labels=q.csv'], ["labels='q.csv': there is no file {tmp}/one/q.csv"]),
     (['{tmp}/one', '--labels=p.csv'], ['p.csv, line 2 (a.png): nose is (1, two)']),
-    (['{tmp}/one', '--labels=p.json'], ['p.json is no JSON']),
+    (['{tmp}/one', '--labels=p.json'], ['p.json is not JSON']),
     (['{tmp}/one', '--labels=k.json'], ["k.json: the file has no 'images'"]),
     (['{tmp}/one', '--output={tmp}/one'], ['{tmp}/one exists already and is not overwritten']),
     (['{tmp}/one', '--output={tmp}/one/p.csv'], ['p.csv exists already']),

@@ -119,6 +119,30 @@ def test_the_best_weights_are_kept_and_are_those_of_the_last_evaluations(stacked
   assert best == 6 or any((a != b).any() for a, b in zip(kept, last, strict=True))
 
 
+def test_what_a_run_without_checkpoints_had_written_is_kept_aside(stacked, tmp_path, capsys):
+  run = tmp_path / 'run'
+
+  def train():
+    changes = '--config.steps=2', '--config.evals.few.labels=5', '--config.evals.few.copies=0'
+    assert stacked('run', *changes) == 0
+    return (run / 'metrics.jsonl').read_text(), arrays(run)
+
+  first, weights = train()
+  assert 'kept as' not in capsys.readouterr().out
+  for number in (1, 2):
+    (run / 'metrics.jsonl').write_text(f'{first}{{"step": 2, "number": {number}}}\n')
+    shutil.rmtree(run / 'checkpoints')
+    again, others = train()
+    told = f'is there of an earlier start is kept as metrics_{number}.jsonl, best_{number}'
+    assert told in capsys.readouterr().out
+    assert again == first
+    for a, b in zip(weights, others, strict=True):
+      np.testing.assert_array_equal(a, b)
+    kept = (run / f'metrics_{number}.jsonl').read_text()
+    assert kept == f'{first}{{"step": 2, "number": {number}}}\n'
+    assert checkpoint.read_variables(run / f'best_{number}', ('params',)).keys() == {'params'}
+
+
 def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, monkeypatch):
   assert stacked('whole') == 0
   evaluated, real = [], experiment.Experiment.evaluate
@@ -139,6 +163,48 @@ def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, 
   )
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
+
+
+def choosing(monkeypatch, scores):
+  """Evaluations find these scores in turn, and end the run after the last of them."""
+  found = iter(scores)
+
+  def evaluate(self, name, params, aux):
+    if (score := next(found, None)) is None:
+      raise ValueError('killed')
+    return {}, {'different': float(score)}
+
+  monkeypatch.setattr(experiment.Experiment, 'evaluate', evaluate)
+
+
+def kept(run):
+  return sorted(int(path.name) for path in (run / 'best').iterdir())
+
+
+def test_the_best_that_a_resumed_run_finds_is_kept(stacked, tmp_path, monkeypatch):
+  run, name = tmp_path / 'run', 'choose/matching/different'
+  changes = ['steps=9', 'checkpoint_every=4', 'evals.choose.every=1', 'evals.few.every=0']
+  changes = [f'--config.{change}' for change in changes]
+  choosing(monkeypatch, (9, 8, 5, 6, 4, 3))
+  assert stacked('run', *changes) == 2  # at step 7
+  assert kept(run) == [3, 5, 6]
+  choosing(monkeypatch, (7, 7, 7, 7, 7, 1))  # steps 5 to 9, then `few`
+  assert stacked('run', *changes) == 0
+  assert kept(run) == [3]
+  assert min((row[name], row['step']) for row in rows(run) if name in row) == (5, 3)
+
+
+def test_where_the_best_weights_are_gone_the_best_that_are_there_are_taken(
+  stacked, tmp_path, monkeypatch
+):
+  run = tmp_path / 'run'
+  choosing(monkeypatch, (4, 3, 5))
+  assert stacked('run') == 2  # in the evaluation `few` of the best
+  assert kept(run) == [2, 4]
+  shutil.rmtree(run / 'best/4')
+  choosing(monkeypatch, (1,))
+  with pytest.warns(UserWarning, match='best has no step 4, the best; taking step 2, the best th'):
+    assert stacked('run') == 0
 
 
 def test_a_run_that_selects_resumes_from_before_damage_to_the_same_best(stacked, tmp_path):
@@ -163,7 +229,7 @@ def test_a_run_that_selects_resumes_from_before_damage_to_the_same_best(stacked,
     ('base.checkpoint=nowhere', 'nowhere holds no run'),
     ('base.chekpoint=x', "no 'chekpoint' (did you mean 'checkpoint'?)"),
     ('base.step=77', 'no step 77'),
-    ('select=choose/matching/distance', 'is no score'),
+    ('select=choose/matching/distance', 'is not a score'),
     ('select=few/regression/inter_ocular_n9', 'config.evals.few.every'),
     ('method.dim=0.5', 'config.method.dim'),
   ],
@@ -182,15 +248,15 @@ def test_a_base_is_needed_where_a_method_stands_on_one_and_nowhere_else(monkeypa
   plant(monkeypatch)
   data = {'name': 'synthetic/faces', 'frame': 16, 'count': 20}
   common = {'data': data, 'optimizer': {'name': 'sgd', 'learning_rate': 0.1}, 'steps': 1}
-  with pytest.raises(ValueError, match=r'config\.base is missing: projection stands on a frozen'):
+  with pytest.raises(ValueError, match=r'config\.base is missing: projection builds on a frozen'):
     completion.complete(common | {'method': {'name': 'projection'}}, train.train)
   below = {'base': {'checkpoint': 'somewhere'}}
-  with pytest.raises(ValueError, match=r'config\.base: moco stands on no other network'):
+  with pytest.raises(ValueError, match=r'config\.base: moco builds on no other network'):
     completion.complete(common | below | {'method': {'name': 'moco'}}, train.train)
 
 
 def test_a_network_on_a_network_is_no_base(stacked, tmp_path):
   assert stacked('run', '--config.steps=2') == 0
   section = base.complete({'checkpoint': str(tmp_path / 'run')}, lambda section, options: options)
-  with pytest.raises(ValueError, match='stands on a network of its own'):
+  with pytest.raises(ValueError, match='builds on a network of its own'):
     base.resolve(section, lambda section, options: options)

@@ -35,5 +35,5 @@ def test_a_wrong_line_is_named(tmp_path, text, message):
 
 def test_another_encoding_is_named(tmp_path):
   (tmp_path / 'boxes.csv').write_bytes('file,x0,y0,x1,y1\nü.png,1,2,3,4\n'.encode('latin-1'))
-  with pytest.raises(ValueError, match='is no CSV in UTF-8'):
+  with pytest.raises(ValueError, match='is not CSV in UTF-8'):
     box_csv.read(tmp_path / 'boxes.csv')

@@ -159,6 +159,22 @@ def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
   assert type(opened(folder, 'host').open(**data)) is pipeline.Remembering
 
 
+def test_evaluations_are_not_promised_the_same_memory(folder, monkeypatch):
+  def kept(*, read_first):
+    parts, told = opened(folder, 'host'), []
+    for crop in ('squash', 'pad', 'centre'):
+      source = parts.open(**parts.config['data'] | {'crop': crop}, split='all')
+      told.append(type(source) is pipeline.Remembering)
+      if len(told) == 1 and read_first:
+        for i in set(range(19)) - {7, 8, 18}:
+          source[i]
+    return told
+
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 3 * NEED)
+  assert kept(read_first=False) == [True, True, False]
+  assert kept(read_first=True) == [True, True, True]  # what is in memory is not free any more
+
+
 def test_an_evaluation_in_host_memory_reads_what_is_asked_for_and_once(folder, monkeypatch):
   parts = opened(folder, 'host')
   source = parts.open(**parts.config['data'], split='all')

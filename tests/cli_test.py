@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from landmarks_jax.cli import evaluate, train
+from landmarks_jax.cli import completion, drafts, evaluate, experiment, train
+from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import commands, main
 
 root = pathlib.Path(__file__).parents[1]
@@ -114,7 +115,7 @@ mistakes = {
   '--config.evals.faces.data.fram=90': "config.evals.faces.data has no 'fram'",
   '--config.evals.fces.labels=3': "config.evals.fces.protocol is missing (did you mean 'faces'?)",
   '--config.steps': '--config.steps needs a value: --config.steps=VALUE',
-  '--config.steps.a=3': '--config.steps.a: steps is no section',
+  '--config.steps.a=3': '--config.steps.a: steps is not a section',
   '--config.steps=abc': "config.steps='abc': expected a whole number",
   '--config.steps=1.5': "config.steps='1.5': expected a whole number",
   '--config.steps=-1': 'config.steps=-1: expected at least 0',
@@ -127,6 +128,11 @@ mistakes = {
   '--config.method.name=moko': "config.method.name='moko' is not known (did you mean 'moco'?)",
   '--config.method.norm_groups=3': 'batch of 8 does not split into 3 norm groups',
   '--config.method.margin=60': 'margin=60: a frame of (46, 46) pixels can lose',
+  '--config.method.dim=0': 'dim=0: expected 1 or more',
+  '--config.method.head_layers=0': 'head_layers=0: expected 1 or more',
+  '--config.method.area=1.0,.4': 'area=(1.0, 0.4): expected (least, most) share of the frame',
+  '--config.method.momentum=2.5': 'momentum=2.5: expected 0 to 1',
+  '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, ",
   '--config.data.name=foldr': "no dataset named 'foldr'; there are: ",
@@ -137,8 +143,11 @@ mistakes = {
   '--config.evals.faces.labels=ten': "labels='ten': expected a whole number or a list,",
   '--config.evals.faces.labels=100': 'config.evals.faces: labels=100: expected 1 to 32',
   '--config.evals.faces.draws=0': 'config.evals.faces: draws=0: expected 1 or more',
+  '--config.evals.faces.batch_size=0': 'config.evals.faces.batch_size=0: expected at least 1',
+  '--config.evals.faces.probe_epochs=0': 'config.evals.faces: probe_epochs=0: expected 1 or more',
   '--config.evals.faces.margin=23': 'config.evals.faces.margin=23 leaves nothing of frame=46',
   '--config.evals.faces.test=tset': "config.evals.faces: split='tset'; there are: train, ",
+  '--config.evals.faces.data.split=test': 'give config.evals.faces.test=SPLIT, and',
   '--config.evals.faces.every=-1': 'config.evals.faces.every=-1: expected 0 or more',
 }
 
@@ -157,6 +166,14 @@ def told(capsys, *expected):
   for part in expected:
     assert part in lines[0]
   assert lines[1:] in ([], [f'Options: python -m landmarks_jax {c} --help' for c in ('train',)])
+
+
+def test_the_folder_one_is_in_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for output in (pathlib.Path('.'), tmp_path):
+    with pytest.raises(ValueError, match=rf'^--output={output} is the folder you are in; give'):
+      drafts.check_new(output)
+  drafts.check_new(pathlib.Path('new'))
 
 
 def test_what_must_be_given_is_said(tmp_path, capsys):
@@ -244,3 +261,16 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path, monkeypatch):
 def test_a_traceback_is_shown_on_request(tmp_path):
   with pytest.raises(ValueError, match='stepz'):
     run('train', smoke, f'--workdir={tmp_path}/x', '--config.stepz=1', '--traceback')
+
+
+def test_an_evaluation_that_shows_another_size_than_training_is_noted():
+  told = 'note: config.evals.faces shows 36 pixels a side (frame=46, margin=5), training 32 (frame='
+  for change, notes in (('5', 1), ('7', 0)):
+    config = configs.changed(
+      configs.load(smoke.removeprefix('--config=')), [f'evals.faces.margin={change}']
+    )
+    lines = []
+    made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+    made.resolve()
+    made.check_evals()
+    assert sum(told in line for line in lines) == notes

@@ -119,9 +119,9 @@ def test_a_wrong_file_is_told_by_annotation_and_value(tmp_path, path, to, parts)
 @pytest.mark.parametrize(
   ('text', 'parts'),
   [
-    ('', 'is no JSON'),
-    (json.dumps(page())[:-9], 'is no JSON'),
-    ('[' * 100_000, 'is no JSON'),
+    ('', 'is not JSON'),
+    (json.dumps(page())[:-9], 'is not JSON'),
+    ('[' * 100_000, 'is not JSON'),
     ('[]', 'holds a list; expected images'),
   ],
 )

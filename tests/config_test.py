@@ -406,10 +406,10 @@ def test_the_command_line_is_split_into_file_changes_and_the_rest():
 
 def test_a_file_that_is_no_config_is_named_with_its_line(tmp_path):
   texts = {
-    'syntax': ('x = 1\ny = (', r"syntax.py, line 2 is no config: SyntaxError: '\(' was never"),
-    'missing': ('\n\nimport nope', "missing.py, line 3 is no config: .* named 'nope'"),
-    'empty': ('x = 1', r'empty.py, line 1 is no config: .*it defines no get_config\(\)'),
-    'late': ('def get_config():\n  return 1 / 0', 'late.py, line 2 is no config: ZeroDivision'),
+    'syntax': ('x = 1\ny = (', r"syntax.py, line 2 is not a config: SyntaxError: '\(' was never"),
+    'missing': ('\n\nimport nope', "missing.py, line 3 is not a config: .* named 'nope'"),
+    'empty': ('x = 1', r'empty.py, line 1 is not a config: .*it defines no get_config\(\)'),
+    'late': ('def get_config():\n  return 1 / 0', 'late.py, line 2 is not a config: ZeroDivision'),
   }
   for name, (text, expected) in texts.items():
     (tmp_path / f'{name}.py').write_text(text)
@@ -422,7 +422,7 @@ def test_a_file_that_is_no_config_is_named_with_its_line(tmp_path):
   with pytest.raises(ValueError, match=r"no variant 'smok' of .*demo.py; there is: smoke"):
     configs.load(f'{root}/configs/demo.py:smok')
   (tmp_path / 'notes.txt').write_text('x')
-  with pytest.raises(ValueError, match=r'notes.txt is no Python file'):
+  with pytest.raises(ValueError, match=r'notes.txt is not a Python file'):
     configs.load(f'{tmp_path}/notes.txt')
 
 
@@ -483,3 +483,23 @@ def test_the_guide_to_the_published_numbers_names_pages_that_exist():
   published += ('scrl_imagefolder', 'byol_imagefolder', 'scrl_celeba', 'scrl_inat')
   expected = {page.stem for page in pages if page.stem.startswith(published)}
   assert expected - named == {'roboarm_dim3', 'roboarm_dim5', 'roboarm_dim20'}  # named in short
+
+
+FACES = {'name': 'synthetic/faces', 'frame': 68, 'count': 32}
+SEEN = {'data': FACES, 'method': {'name': 'moco', 'margin': 10}, 'steps': 1}
+SEEN |= {'optimizer': {'name': 'sgd', 'learning_rate': 0.1}}
+
+
+def evaluated(**options):
+  """The frame and margin of an evaluation."""
+  options = {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options
+  config = SEEN | {'evals': {'few': options}}
+  (found,) = completion.complete(config, train.train)['evals'].values()
+  return found['data']['frame'], found['margin']
+
+
+def test_an_evaluation_of_the_training_set_sees_what_training_sees_unless_it_says_so():
+  default = evaluated(data={'name': 'synthetic/faces', 'frame': 136})[0]
+  assert evaluated() == evaluated(labels=3) == (68, 10)
+  assert evaluated(data={'name': 'synthetic/faces', 'frame': 80}) == (80, 0)
+  assert evaluated(margin=4) == (default, 4)

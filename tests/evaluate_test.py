@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from train_test import command, copied, on_devices, page, plant, rows, whole
 
-from landmarks_jax.cli import evaluate
+from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
 
 
@@ -49,6 +49,43 @@ def test_the_scores_are_those_of_the_run_and_the_run_is_left_alone(again, tmp_pa
     mine, runs = tmp_path / 'run/evaluations/6' / sheet, whole()[0] / sheet
     assert mine.read_bytes() == runs.read_bytes()
   assert contents(tmp_path / 'run') == contents(whole()[0])
+
+
+def test_what_was_evaluated_is_on_disk_when_a_later_evaluation_fails(again, tmp_path, monkeypatch):
+  evaluated = experiment.Experiment.evaluate
+
+  def failing(parts, name, *weights):
+    if name == 'few':
+      raise ValueError('the memory is full')
+    return evaluated(parts, name, *weights)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(experiment.Experiment, 'evaluate', failing)
+    assert again() == 2
+  first = written(tmp_path, 6)['scores']
+  assert {name.split('/')[0] for name in first} == {'all'}
+  assert again() == 0
+  whole_file = written(tmp_path, 6)['scores']
+  assert {name: whole_file[name] for name in first} == first
+  assert {name.split('/')[0] for name in whole_file} == {'all', 'few'}
+  with monkeypatch.context() as patch:  # and what is whole stays whole
+    patch.setattr(experiment.Experiment, 'evaluate', failing)
+    assert again() == 2
+  assert written(tmp_path, 6)['scores'] == whole_file
+  assert sorted(p.name for p in (tmp_path / 'run/evaluations').iterdir()) == [
+    '6',
+    '6.html',
+    '6.json',
+  ]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_evaluated(
+  again, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(experiment.Experiment, 'evaluate', None)
+  (tmp_path / 'run/evaluations').write_text('a file')
+  assert again() == 2
+  assert capsys.readouterr().err == f'error: {tmp_path}/run/evaluations: File exists\n'
 
 
 def test_an_earlier_step_is_that_step(again, tmp_path):

@@ -360,7 +360,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
     (['file,nose_x,nose_y'], ValueError, ['no row for 1 of 1', 'a.png', "unlabelled='skip'"]),
     (['file,nose_x,nose_y', 'a.png,1,two'], ValueError, ['line 2 (a.png)', 'nose is (1, two)']),
     (['file,nose_x,nose_y', 'a.png,,2'], ValueError, ['line 2 (a.png)', 'nose is (, 2)']),
-    (['file,nose_x,nose_y', 'a.png,1,' + '2' * 200_000], ValueError, ['line 2 is no CSV']),
+    (['file,nose_x,nose_y', 'a.png,1,' + '2' * 200_000], ValueError, ['line 2 is not CSV']),
     (['file,nose_x,nose_y', 'a.png,nan,2'], ValueError, ['line 2 (a.png)', 'nose is (nan, 2)']),
     (['file,nose_x,nose_y', 'a.png,3,30'], ValueError, ['line 2 (a.png)', '(3, 30)', '40x30']),
     (['file,nose_x,nose_y', 'a.png,-1,3'], ValueError, ['line 2 (a.png)', '(-1, 3)', '40x30']),

@@ -147,7 +147,7 @@ OTHERS = {
   'a pickle of Python': lambda path: path.write_bytes(pickle.dumps({'a': 1})),
   'zeros': lambda path: path.write_bytes(bytes(1000)),
   'a header of exabytes': lambda path: path.write_bytes(struct.pack('<Q', 2**60) + b'{}'),
-  'a header that is no JSON': lambda path: tensors(path, b'{' * 50),
+  'a header that is not JSON': lambda path: tensors(path, b'{' * 50),
   'an array outside of the file': lambda path: tensors(path, weight(data_offsets=[0, 160])),
   'arrays of more than their bytes': lambda path: tensors(path, weight(shape=[2**40, 2**20])),
   'arrays over one another': lambda path: tensors(
@@ -201,7 +201,7 @@ def test_the_program_itself_runs_nothing_and_takes_little_memory(tmp_path, form)
     check=False,
   )
   assert (done.returncode, done.stdout) == (2, '')
-  assert done.stderr.startswith('error: weights.pth: refusing posix.system: it is no tensor')
+  assert done.stderr.startswith('error: weights.pth: refusing posix.system: it is not a tensor')
   assert done.stderr.count('\n') == 1
   assert [entry.name for entry in tmp_path.iterdir()] == ['weights.pth']
 

@@ -69,7 +69,7 @@ def test_a_damaged_line_before_the_end_is_named(folder, line):
 @pytest.mark.parametrize('text', ['a', 'name,x,y\n', '{"journal": "other"}\n'])
 def test_a_foreign_file_is_left_as_it_is(tmp_path, text):
   (tmp_path / FILE).write_text(text)
-  with pytest.raises(ValueError, match='no journal of labels'):
+  with pytest.raises(ValueError, match='not a journal of labels'):
     Journal(tmp_path)
   assert (tmp_path / FILE).read_text() == text
 

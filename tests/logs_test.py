@@ -73,7 +73,7 @@ def test_a_resumed_run_leaves_the_file_of_an_undisturbed_one(tmp_path):
 def test_a_broken_line_inside_the_file_is_named_and_nothing_is_lost(tmp_path):
   text = '{"step": 1}\n{"ste\n{"step": 2}\n'
   (tmp_path / 'metrics.jsonl').write_text(text)
-  with pytest.raises(ValueError, match=r'metrics.jsonl has a line that is no JSON .*\{"ste'):
+  with pytest.raises(ValueError, match=r'metrics.jsonl has a line that is not JSON .*\{"ste'):
     logs.Logs(tmp_path).truncate(1)
   assert (tmp_path / 'metrics.jsonl').read_text() == text
 

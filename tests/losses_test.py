@@ -632,7 +632,7 @@ def test_maps_and_flow_that_do_not_fit_are_an_error_that_names_them(monkeypatch)
   monkeypatch.setattr(losses, '_matches', losses._matches.__wrapped__)
   query, key, flow, valid = pairs()
   for loss in (losses.equivariance_nll, losses.equivariance_distance):
-    message = 'flow: 12x14 pixels are no whole multiple of the 4x5 cells of query'
+    message = 'flow: 12x14 pixels are not a whole multiple of the 4x5 cells of query'
     with pytest.raises(ValueError, match=message):
       loss.__wrapped__(query, key, flow[:, :, :14], valid[:, :, :14])
     with pytest.raises(ValueError, match=re.escape('key: h=3 in shape (3, 3, 5, 6), but query')):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from landmarks_jax.contracts import Describer, Predictions
+from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.evaluation import few_shot, nearest
 from landmarks_jax.evaluation.spread import Spread
@@ -233,3 +234,21 @@ def test_sets_without_landmarks_are_refused():
   _, open_split = opened(names=())
   with pytest.raises(ValueError, match="nearest needs landmarks; the split 'train' has none"):
     run(open_split=open_split)
+
+
+def test_pictures_to_learn_from_that_cannot_be_read_are_told_or_stop_the_run():
+  def found(on_bad_image):
+    told = []
+    bad = pipeline.BadImages(COUNTS['train'], on_bad_image, told.append)
+    source = pipeline.Reporting(Coloured('train', bad=(5, 6)), bad)
+    run(open_split=lambda split: source if split == 'train' else Coloured(split), labels=12)
+    return told, bad.found
+
+  drawn = set(few_shot.draw_labels(COUNTS['train'], 12, 0, seed=0).tolist()) & {5, 6}
+  assert drawn
+  told, bad = found('skip')
+  assert bad.keys() == drawn
+  assert len(told) == len(drawn)
+  assert told[0].startswith('bad picture 1 of 17, skipped: ')
+  with pytest.raises(BadImage):
+    found('error')

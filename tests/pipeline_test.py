@@ -324,6 +324,18 @@ def test_a_cache_computes_its_memory_first_and_refuses_what_does_not_fit(monkeyp
   assert len(pipeline.cached(source)) == 1000
 
 
+def test_files_that_were_read_take_no_memory_of_a_container(monkeypatch, tmp_path):
+  given = {'max': '100000\n', 'current': '70000\n'}
+  given['stat'] = 'anon 5000\ninactive_file 60000\nactive_file 3000\nslab_reclaimable 500\n'
+  monkeypatch.setattr(pipeline, 'CGROUP', tmp_path)
+  whole = pipeline.free_memory()
+  for name, text in given.items():
+    (tmp_path / f'memory.{name}').write_text(text)
+  assert pipeline.free_memory() == 30_000 + 60_000 + 500
+  (tmp_path / 'memory.max').write_text('max\n')
+  assert pipeline.free_memory() == pytest.approx(whole, rel=0.5)
+
+
 def test_a_cache_names_an_example_that_is_unlike_the_first():
   class Odd(Numbers):
     def __getitem__(self, i):

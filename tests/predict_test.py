@@ -173,7 +173,7 @@ def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine,
   assert run('predict', *options, '--overlays=-1') == 0
   out, err = capsys.readouterr()
   assert '8 of 11 pictures; 3 could not be read, see skipped.csv' in out
-  assert r"'caf\udce9.png': its name is no UTF-8 text; rename it" in err
+  assert r"'caf\udce9.png': its name is not UTF-8 text; rename it" in err
   assert len(landmark_csv.read(tmp_path / 'out/landmarks.csv').points) == 8
   with (tmp_path / 'out/skipped.csv').open(newline='', encoding='utf-8') as file:
     skipped = [row[0] for row in csv.reader(file)]

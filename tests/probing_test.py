@@ -190,12 +190,12 @@ def test_validation_looks_at_the_head_of_its_epoch():
 
 
 def test_validation_comes_every_so_many_epochs_and_at_the_end():
-  head, _, seen, lines = validated((4, 2, 3), stop_epoch=7, every=3)
+  head, _, seen, lines = validated((4, 2, 3), stop_epoch=7, validate_every=3)
   assert len(seen) == 3  # after 3, 6 and 7
   assert lines == ['probe: epoch 6 of 7 is the best on validation, 2']
   assert_same(head, stopped(6))
-  with pytest.raises(ValueError, match=r'^every=0: expected 1 or more epochs$'):
-    validated((), every=0)
+  with pytest.raises(ValueError, match=r'^validate_every=0: expected 1 or more$'):
+    validated((), validate_every=0)
 
 
 def test_unless_told_otherwise_the_least_mean_distance_decides():

@@ -239,7 +239,7 @@ def test_a_wrong_option_is_an_error_that_says_what_to_give():
     small(kernel=2)
   with pytest.raises(ValueError, match='no network to describe pictures with: give it a base'):
     small(margin=4).init(RNG, picture_batch())
-  with pytest.raises(ValueError, match='do not tell the side of their pictures: give it as side'):
+  with pytest.raises(ValueError, match='do not know the side of their pictures: pass it as side'):
     small(side=None).init(RNG, random_batch())
   with pytest.raises(ValueError, match='augment=True needs pictures'):
     small(augment=True).init(RNG, random_batch())

@@ -381,7 +381,7 @@ def test_what_is_no_set_of_names_is_refused(tree):
 
 @pytest.mark.parametrize(('tree', 'count'), [(projector, 24), (regressor, 64)])
 def test_a_head_needs_the_network_below_it(tree, count):
-  with pytest.raises(ValueError, match='stands on a frozen network; name its run: --base=RUN'):
+  with pytest.raises(ValueError, match='builds on a frozen network; name its run: --base=RUN'):
     recognised(tree())
   message = rf'of {count} channels, but those of the network below have 10 \(6 \+ 4\)'
   with pytest.raises(ValueError, match=message):

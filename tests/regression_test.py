@@ -214,6 +214,14 @@ def test_one_device_and_eight_agree():
     ({'labels': 3, 'draws': 0}, 'draws=0: expected 1 or more, and 1 without labels=N'),
     ({'draws': 2}, 'draws=2: expected 1 or more, and 1 without labels=N'),
     ({'head': 'ridg'}, "head='ridg': choose from ridge, probe"),
+    ({'size': 0}, 'size=0: expected heat maps of at least 2 positions a side'),
+    ({'probe_size': 1}, 'probe_size=1: expected 2 or more'),
+    ({'probe_epochs': 0}, 'probe_epochs=0: expected 1 or more'),
+    ({'probe_validate_every': 0}, 'probe_validate_every=0: expected 1 or more'),
+    (
+      {'probe_epochs': 100, 'probe_stop_epoch': 120},
+      'probe_stop_epoch=120: expected 1 to 100, the epochs of the schedule',
+    ),
   ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is_described(options, expected):

@@ -1,4 +1,5 @@
 import itertools
+import pathlib
 import shutil
 
 import numpy as np
@@ -161,3 +162,8 @@ def test_missing_files_and_wrong_lines_are_told(small):
 def test_bad_options_are_told(small, options, text):
   with pytest.raises(ValueError, match=text):
     opened(small, **options)
+
+
+def test_the_folder_may_begin_with_the_users_home(youtube_faces, monkeypatch):
+  monkeypatch.setenv('HOME', str(pathlib.Path(youtube_faces).parent))
+  assert opened('~/youtube_faces_68', split='test').files

@@ -54,7 +54,7 @@ def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, A
   run = pathlib.Path(base['checkpoint']).expanduser()
   config = run_folder.read_config(run / 'config.json')
   if config.get('base'):
-    raise ValueError(f'config.base.checkpoint={run} stands on a network of its own; use that one')
+    raise ValueError(f'config.base.checkpoint={run} builds on a network of its own; use that one')
   base['method'] = complete_method('config.base.method', config['method'])
   with checkpoint.Checkpoints(run_folder.weights(run), read_only=True) as checkpoints:
     base['step'] = checkpoints.latest_step() if base['step'] is None else base['step']

@@ -44,11 +44,11 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   stands = 'base' in inspect.signature(find('methods', config['method']['name']).build).parameters
   if stands and not config['base']:
     raise ValueError(
-      f'config.base is missing: {config["method"]["name"]} stands on a frozen network; '
+      f'config.base is missing: {config["method"]["name"]} builds on a frozen network; '
       'give --config.base.checkpoint=DIR, the folder of its run'
     )
   if config['base'] and not stands:
-    raise ValueError(f'config.base: {config["method"]["name"]} stands on no other network')
+    raise ValueError(f'config.base: {config["method"]["name"]} builds on no other network')
   optimizer = config['optimizer']
   functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
   later = 'epochs', 'steps_per_epoch'
@@ -57,7 +57,7 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   )
   if config['steps'] is None and config['optimizer']['epochs'] is None:
     raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
-  config['evals'] = _evals(config['evals'], config['data'])
+  config['evals'] = _evals(config['evals'], config['data'], config['method'])
   check_select(config['select'], config['evals'])
   return config
 
@@ -70,7 +70,7 @@ def method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evals(
-  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any]
+  evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any], method: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
   done = {}
   for name, options in evals.items():
@@ -82,15 +82,34 @@ def _evals(
     protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
     own = ('protocol', 'data', 'every')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
+    options = _as_in_training(options, training, method)
     options = {'every': 0} | configs.complete(section, options, *functions, also=own)
     options['every'] = configs.typed(f'{section}.every', options['every'], int)
     if options['every'] < 0:
       raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
     data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
+    if 'split' in data:
+      raise ValueError(
+        f'{section}.data.split={data["split"]!r}: protocols choose splits themselves; '
+        f'give {section}.test=SPLIT, and {section}.train=SPLIT where it has one'
+      )
     if data.get('name') == training['name'] and 'path' in training:  # given once, changed once
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
+
+
+def _as_in_training(
+  options: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any]
+) -> Mapping[str, Any]:
+  """An evaluation of the training set that names neither frame nor margin takes training's."""
+  data = options.get('data')
+  if not isinstance(data, Mapping) or data.get('name') != training['name']:
+    return options
+  if 'frame' in data or 'margin' in options or 'frame' not in training:
+    return options
+  data = {**data, 'frame': training['frame']}
+  return {**options, 'data': data, 'margin': method.get('margin', 0)}
 
 
 def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -105,7 +124,8 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   score = next((name for name in scores if select == name or select.startswith(f'{name}_')), None)
   if score is None:
     near = configs.hint(select, scores)
-    raise ValueError(f'config.select={select!r} is no score{near}; there are: {", ".join(scores)}')
+    known = ', '.join(scores)
+    raise ValueError(f'config.select={select!r} is not a score{near}; there are: {known}')
   higher_is_better, every = scores[score]
   if not every:
     name = select.split('/')[0]

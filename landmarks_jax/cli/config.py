@@ -56,7 +56,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
 def _import(file: pathlib.Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
   spec = importlib.util.spec_from_file_location(file.stem, file)
   if spec is None:
-    raise ValueError(f'{file} is no Python file; a config is one that defines get_config()')
+    raise ValueError(f'{file} is not a Python file; a config is one that defines get_config()')
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
@@ -68,7 +68,7 @@ def _import(file: pathlib.Path) -> tuple[ml_collections.ConfigDict, dict[str, An
     lines = [frame.lineno for frame in frames if frame.filename == str(file.absolute())]
     line = getattr(error, 'lineno', None) or (lines[-1] if lines else 1)
     name = type(error).__name__
-    raise ValueError(f'{file}, line {line} is no config: {name}: {error}') from error
+    raise ValueError(f'{file}, line {line} is not a config: {name}: {error}') from error
 
 
 def _smoke(
@@ -325,6 +325,6 @@ def changed(config: Any, changes: Sequence[str]) -> dict[str, Any]:
     for i, part in enumerate(path):
       section = section.setdefault(part, {})
       if not isinstance(section, dict):
-        raise ValueError(f'--config.{key}: {".".join(path[: i + 1])} is no section')
+        raise ValueError(f'--config.{key}: {".".join(path[: i + 1])} is not a section')
     section[last] = Text(value)
   return config

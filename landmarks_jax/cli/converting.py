@@ -77,7 +77,7 @@ def prepare(
   found = published.read(file, published.Options(below and below.channels(), heads))
   what = f'{file}: {found.kind}, {found.network}'
   if below and found.frame is not None:
-    raise ValueError(f'{what}: it stands on no other network; leave out --base={base}')
+    raise ValueError(f'{what}: it builds on no other network; leave out --base={base}')
   if found.method['name'] == 'probe':
     if changes:
       raise ValueError(f'{what}: it becomes a landmark model, which has no config to change')

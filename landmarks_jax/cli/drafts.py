@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 def check_new(output: pathlib.Path) -> None:
   """Raises ValueError if `output` exists, unless as an empty folder: nothing is overwritten."""
+  if output.resolve() == pathlib.Path.cwd():  # renaming over it would leave a deleted folder
+    raise ValueError(f'--output={output} is the folder you are in; give the name of one in it')
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'--output={output} exists already and is not overwritten; give another')
 

@@ -5,6 +5,7 @@ overwritten. The evaluations are the run's own, or those of another config file 
 with --config.evals.KEY=VALUE; --config.data.path=DIR says where the training pictures are now.
 """
 
+import functools
 import itertools
 import json
 import pathlib
@@ -83,8 +84,10 @@ def evaluate(
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
-  state = state._replace(aux=parts.calibrated(state.params, state.aux))
   result = _unused(workdir / 'evaluations', step, config['evals'])
+  # Before anything is computed, to check that the folder is writable.
+  sharding.on_main(functools.partial(_note, result, config['evals'], {}))
+  state = state._replace(aux=parts.calibrated(state.params, state.aux))
   scores, shown = {}, {}
   with processes.only_main_prints():
     for name, options in config['evals'].items():
@@ -92,12 +95,25 @@ def evaluate(
       shown[name], found = parts.evaluate(name, state.params, state.aux)
       scores |= {f'{name}/{options["protocol"]}/{metric}': v for metric, v in found.items()}
       print(running.headline(found), flush=True)
+      sharding.on_main(functools.partial(_note, result, config['evals'], scores))
     variables = sharding.local((state.params, state.aux))
     given = {'workdir': workdir, 'step': step, 'scores': scores, 'predictions': shown}
     sharding.on_main(lambda: _write(result, parts, variables, **given))
     print(table.of_scores(config['evals'], scores))
     print(f'written to {result}')
   return scores
+
+
+def _note(
+  result: pathlib.Path, evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, float]
+) -> None:
+  """Writes the scores so far, merged into those of an identical earlier command."""
+  result.parent.mkdir(exist_ok=True)
+  if result.exists():
+    scores = run_folder.read_config(result)['scores'] | scores
+  draft = result.with_suffix('.json.tmp')
+  draft.write_text(json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
+  draft.replace(result)  # atomic: if killed here, either file is complete
 
 
 def _write(
@@ -110,7 +126,7 @@ def _write(
   scores: Mapping[str, float],
   predictions: Mapping[str, Mapping[str, Any]],
 ) -> None:
-  """Writes the numbers, the pictures and the page. variables: this process's (params, aux)."""
+  """Writes the pictures and the page. variables: this process's (params, aux)."""
   from landmarks_jax.cli import pictures  # late: heavy
   from landmarks_jax.runtime import logs
 
@@ -121,8 +137,6 @@ def _write(
   for name, picture in pictures.of_features(parts, *variables).items():
     drawings.write_picture(name, step, picture)
   drawings.close()
-  evals = parts.config['evals']
-  result.write_text(json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
   report.write(
     result.with_suffix('.html'),
     parts,

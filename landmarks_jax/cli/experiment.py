@@ -34,6 +34,7 @@ class Experiment:
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
+    self._filling: list[tuple[pipeline.Remembering, int]] = []  # and the bytes of a picture
     self._calibrations: dict[Method, Callable] = {}
 
   @functools.cached_property
@@ -88,13 +89,24 @@ class Experiment:
     """The pictures of an evaluation, kept in host memory once read if all of them fit."""
     key = repr(sorted(options.items()))
     if key not in self._kept:
-      source, cache = self._on_disk(**options), self.config['cache']
-      if cache != 'stream':
-        example = features.first_readable(source)
-        cache = pipeline.choose_cache(source, example, report=self.report)
-      kind = pipeline.Reporting if cache == 'stream' else pipeline.Remembering
-      self._kept[key] = kind(source, self._bad_images(source))
+      source = self._on_disk(**options)
+      self._kept[key] = self._remembered(source) or self._keep(source, 'stream')
     return self._kept[key]
+
+  def _remembered(self, source: Source) -> Source | None:
+    """A source kept in host memory as it is read; None if memory is too small for it.
+
+    Memory that other sources may still fill does not count as free.
+    """
+    if self.config['cache'] == 'stream':
+      return None
+    example = features.first_readable(source)
+    promised = sum(kept.unread * size for kept, size in self._filling)
+    if pipeline.choose_cache(source, example, reserved=promised, report=self.report) == 'stream':
+      return None
+    kept = pipeline.Remembering(source, self._bad_images(source))
+    self._filling.append((kept, pipeline.cache_bytes(source, example) // len(source)))
+    return kept
 
   def _on_disk(self, **options: Any) -> Source:
     key = repr(sorted(options.items()))
@@ -136,6 +148,11 @@ class Experiment:
       margin, frame = options.get('margin', 0), options['data'].get('frame')
       if frame is not None and not 0 <= 2 * margin <= frame - 2:
         raise ValueError(f'config.evals.{name}.margin={margin} leaves nothing of frame={frame}')
+      if options['batch_size'] < 1:
+        raise ValueError(
+          f'config.evals.{name}.batch_size={options["batch_size"]}: expected at least 1'
+        )
+      self._compare_sides(name)
       protocol, data, options = self.protocol(name)
       if getattr(protocol, 'DISCOVERS', False) and self.method.landmarks is None:
         raise ValueError(
@@ -146,6 +163,20 @@ class Experiment:
         protocol.check(lambda split, data=data: self._on_disk(**data, split=split), **options)
       except ValueError as error:
         raise ValueError(f'config.evals.{name}: {error}') from error
+
+  def _compare_sides(self, name: str) -> None:
+    """Notes if the network sees pictures of another size in an evaluation than in training."""
+    evaluation, method = self.config['evals'][name], self.config['method']
+    frames = evaluation['data'].get('frame'), self.config['data'].get('frame')
+    if None in frames:
+      return
+    margins = evaluation.get('margin', 0), method.get('margin', 0)
+    shown, trained = (frame - 2 * margin for frame, margin in zip(frames, margins, strict=True))
+    if shown not in (trained, method.get('size')):  # scrl shows views of that size
+      self.report(
+        f'note: config.evals.{name} shows {shown} pixels a side (frame={frames[0]}, '
+        f'margin={margins[0]}), training {trained} (frame={frames[1]}, margin={margins[1]})'
+      )
 
   def check_step(self) -> None:
     """Raises, before anything is written, errors that would stop the first training step."""

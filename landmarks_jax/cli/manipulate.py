@@ -27,7 +27,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   what = 'Checkpoint; the selected or newest one if absent.'
   flags.DEFINE_integer('step', None, what, flag_values=values)
   flags.DEFINE_string('picture', None, 'File of a picture.', flag_values=values)
-  what = 'Numbers of landmarks, such as 3 or 3,4; all if absent and --to is given.'
+  what = 'Numbers of landmarks, such as 3 or 3,4; all if absent.'
   flags.DEFINE_list('landmarks', [], what, flag_values=values)
   what = 'How far the landmarks go, in pixels to the right and down, such as 4,-2.'
   flags.DEFINE_list('by', [], what, flag_values=values)

@@ -5,6 +5,7 @@ import math
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,12 +74,13 @@ class Run:
     writers = {'is_main': self.is_main, 'largest': sharding.largest}
     folder = workdir / run_folder.ALL
     self.checkpoints = checkpoint.Checkpoints(folder, keep=self.config['keep'], **writers)
+    sharding.on_main(self._keep_aside)
     self.provenance = provenance.of(self.config, experiment.data_fingerprint())
     self.select, self.selected = self.config['select'], None
     if self.select:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
-      # Two, so that one is left when a run resumes from before the newest.
-      self.selected = checkpoint.Checkpoints(workdir / run_folder.SELECTED, keep=2, **writers)
+      folder = workdir / run_folder.SELECTED
+      self.selected = checkpoint.Checkpoints(folder, keep=None, **writers)
     self.interruption, self.late = signals, guards.Late(self._check_finite)
     self.step, self.skipped = 0, 0  # the step under way; steps that were not finite
     self.all_finite = jax.jit(training.is_finite)
@@ -111,6 +113,17 @@ class Run:
 
   def _lock(self) -> None:
     self.lock = run_folder.lock(self.workdir)
+
+  def _keep_aside(self) -> None:
+    """Renames the files of an earlier start if there is no checkpoint to resume from."""
+    if self.checkpoints.latest_step() is not None:
+      return
+    there = run_folder.set_aside(self.workdir / 'metrics.jsonl', self.workdir / run_folder.SELECTED)
+    if there:
+      print(
+        f'{self.workdir} has no checkpoint: it trains from the first step; files of an '
+        f'earlier start are kept as {", ".join(there)}'
+      )
 
   def _unlock(self) -> None:
     if self.lock:
@@ -221,6 +234,8 @@ class Run:
 
   def _save(self, step: int, state: Any) -> None:
     self._check_whole(step, state)
+    if self.selected:  # resuming from here needs the best before it
+      self.selected.wait()
     self.checkpoints.save(step, state, self.provenance | {'skipped': self.skipped})
 
   def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -259,7 +274,9 @@ class Run:
     if self.select and step > 0:
       scores |= self._consider(state, step)
       if final:
-        state, _ = self.selected.restore(state, step=self._best_step())
+        best = self._kept_step()
+        scores = self._written(best, self._prefix(self.select.split('/')[0]))
+        state, _ = self.selected.restore(state, step=best)
     due = [name for name in self.config['evals'] if self._due(name, step)]
     if due and (self.select or not final):  # else it was done before saving
       state = self._calibrated(state)
@@ -303,21 +320,40 @@ class Run:
     return found
 
   def _consider(self, state: Any, step: int) -> dict[str, float]:
-    """Keeps the weights if their score is the best so far; at the end returns the best's scores."""
+    """Keeps the weights if their score is the best so far."""
     name = self.select.split('/')[0]
     options, final = self.config['evals'][name], step == self.config['steps']
     if not final and step % options['every']:
       return {}
     scores = self._score(name, self._calibrated(state), step, shown=False)
-    if self._best_step() == step:
+    if self._best_steps()[0] == step:
       self._check_whole(step, state)
       self.selected.save(step, state, self.provenance)
-    return self._written(self._best_step(), f'{name}/{options["protocol"]}/') if final else scores
+      self._drop_beaten()
+    return scores
 
-  def _best_step(self) -> int:
+  def _drop_beaten(self) -> None:
+    """Keeps the newest two, and the best that a run would find on resuming."""
+    self.checkpoints.wait()  # a half-written step cannot be resumed from
+    last = self.checkpoints.latest_step()
+    steps = self.selected.steps()
+    needed = [step for step in steps if last is not None and step <= last][-1:]
+    self.selected.drop(set(steps) - {*steps[-2:], *needed})
+
+  def _best_steps(self) -> list[int]:
+    """The steps that have a score, best first."""
     sign = -1 if self.more_is_better else 1
     found = [(sign * row[self.select], row['step']) for row in self._logged() if self.select in row]
-    return min(found)[1]
+    return [step for _, step in sorted(found)]
+
+  def _kept_step(self) -> int:
+    """The best step whose weights are still there."""
+    steps, there = self._best_steps(), self.selected.steps()
+    found = next((step for step in steps if step in there), steps[0])
+    if found != steps[0] and self.is_main:
+      told = f'has no step {steps[0]}, the best; taking step {found}, the best there'
+      warnings.warn(f'{self.selected.path} {told}', stacklevel=2)
+    return found
 
   def _written(self, step: int, prefix: str) -> dict[str, float]:
     at_step = (row for row in self._logged() if row['step'] == step)

@@ -18,7 +18,7 @@ TINY, LONG = 64, 3  # shorter side in pixels; ratio of longer to shorter side
 STEP, RUN = 8, 3  # most bits between neighbours in a burst; fewest pictures in one
 SIDE = 72  # pixels of the reduced picture that a fingerprint is made from
 ADVICE = {
-  'unreadable': 'Training skips and counts them; mend or delete them.',
+  'unreadable': 'Training skips and counts them; fix or delete them.',
   'equal files': (
     'The same file under several names. Keep one: in training and test they make scores too good, '
     'and instance contrast pushes a picture away from itself.'

@@ -24,6 +24,7 @@ from landmarks_jax.data.source import BadImage, Info, Source, stacked
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
 CACHES = 'device', 'host', 'stream'  # where decoded pictures may be kept, the least demanding last
+CGROUP = pathlib.Path('/sys/fs/cgroup')  # of the container, if this is one
 SHARE = {'device': 0.5, 'host': 0.8}  # of free memory that a cache may take; the run needs the rest
 
 
@@ -139,6 +140,11 @@ class Remembering(Reporting):
     super().__init__(source, bad)
     self._read: dict[int, dict[str, Any]] = {}
 
+  @property
+  def unread(self) -> int:
+    """The number of pictures not yet in memory."""
+    return len(self) - len(self._read)
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     if index not in self._read:
       self._read[index] = super().__getitem__(index)
@@ -252,9 +258,14 @@ def free_memory() -> int | None:
   try:
     lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
     found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
-    group = pathlib.Path('/sys/fs/cgroup')
-    limit, used = ((group / f'memory.{name}').read_text() for name in ('max', 'current'))
-    found += [int(limit) - int(used)] if limit.strip() != 'max' else []
+    limit, used, parts = (
+      (CGROUP / f'memory.{name}').read_text() for name in ('max', 'current', 'stat')
+    )
+    if limit.strip() != 'max':
+      sizes = dict(line.split() for line in parts.splitlines())
+      # The page cache counts as used, although the system drops it when memory is needed.
+      given_back = sum(int(sizes.get(name, 0)) for name in ('inactive_file', 'slab_reclaimable'))
+      found.append(int(limit) - int(used) + given_back)
   except (OSError, ValueError):
     pass
   return min(found, default=None)

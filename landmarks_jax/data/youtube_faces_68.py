@@ -62,7 +62,7 @@ def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 13
     raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')
   if points not in infos:
     raise ValueError(f'points={points}; expected 5 or 68')
-  folder = pathlib.Path(path)
+  folder = pathlib.Path(path).expanduser()
   labels = _read_labels(folder, 'training') | _read_labels(folder, 'test')
   people = sorted({_person(file) for file in labels})
   chosen = {p for i, p in enumerate(people) if sixths[split](i)}

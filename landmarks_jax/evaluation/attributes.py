@@ -20,7 +20,7 @@ from landmarks_jax.evaluation.rows import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 DISCOVERS = True  # it judges landmarks that a method finds by itself
-METRICS = (Metric('accuracy', 'attributes told from landmarks, % right', higher_is_better=True),)
+METRICS = (Metric('accuracy', 'attributes predicted from landmarks, % correct', True),)
 CELEBA = (  # those of the published figure
   *('Arched_Eyebrows', 'Bags_Under_Eyes', 'Big_Lips', 'Big_Nose', 'Double_Chin'),
   *('High_Cheekbones', 'Male', 'Mouth_Slightly_Open', 'Narrow_Eyes', 'Oval_Face'),

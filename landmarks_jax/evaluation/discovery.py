@@ -145,7 +145,7 @@ def backward(
   """
   whole = labelled.visible.all(1), target.visible.all(1)
   if not all(rows.any() for rows in whole):
-    raise ValueError('no picture shows all labelled landmarks: nothing can be told from them')
+    raise ValueError('no picture shows all labelled landmarks: nothing can be measured on them')
   seen = np.ones((whole[0].sum(), discovered.shape[1]), bool)
   predict = fit(labelled.points[whole[0]], discovered[whole[0]], seen, ridge=ridge)
   points, target = predict(target.points[whole[1]]), _take(target, np.flatnonzero(whole[1]))

@@ -137,7 +137,7 @@ def measure(
 
 
 def table(scores: Mapping[str, float], sizes: Sequence[tuple[int, int]], *, metric: str) -> str:
-  """One line per level, in Markdown: trained / random network, '-' where there is no score.
+  """One line per level, in Markdown: trained / random network, '-' where there is not a score.
 
   Args:
     scores: of `score` and `measure`. sizes: `level_sizes`.

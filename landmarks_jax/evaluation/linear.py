@@ -20,7 +20,7 @@ from landmarks_jax.evaluation import features, rows
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import classifier
 
-METRICS = (rows.Metric('top1', 'pictures whose class is told right, %', True),)
+METRICS = (rows.Metric('top1', 'pictures classified correctly, %', True),)
 
 
 def run(

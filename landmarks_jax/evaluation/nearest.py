@@ -15,7 +15,8 @@ from jaxtyping import Int
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
-from landmarks_jax.data.source import Info, Source, evenly_apart
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import BadImage, Source, evenly_apart
 from landmarks_jax.evaluation import features, few_shot, probing, regression
 from landmarks_jax.evaluation import rows as scoring
 from landmarks_jax.evaluation.rows import Metric
@@ -151,18 +152,32 @@ def gather(
   return features.gather(describer, batches, dtype=jnp.float32, spread=spread, **options)
 
 
-class Chosen:
-  """Some examples of a source."""
+class Chosen(pipeline.Reporting):
+  """Some examples of a source; unreadable ones are reported to the source."""
 
   def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
-    self.info: Info = source.info
-    self._source, self._rows = source, rows
+    super().__init__(source, _BadOfChosen(source, rows))
+    self._rows = rows
 
   def __len__(self) -> int:
     return len(self._rows)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return self._source[int(self._rows[index])]
+    return super().__getitem__(int(self._rows[index]))
+
+
+class _BadOfChosen(pipeline.BadImages):
+  """Bad pictures by index among those chosen, passed on to the count of the whole source."""
+
+  def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
+    super().__init__(len(rows), 'skip', lambda line: None)
+    told = isinstance(source, pipeline.Reporting)
+    self._whole = source.bad if told else pipeline.BadImages(len(source), 'skip', None)
+    self._rows = rows
+
+  def add(self, index: int, error: BadImage) -> None:
+    self._whole.add(int(self._rows[index]), error)
+    super().add(index, error)
 
 
 def _label_lists(

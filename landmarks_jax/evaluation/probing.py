@@ -35,7 +35,7 @@ def fit(
   seed: int = 0,
   validation: Batch | None = None,
   score: Callable[[Predictions], float] = metrics.mean_distance,
-  every: int = 1,
+  validate_every: int = 1,
   report: Callable[[str], None] = print,
 ) -> heads.LandmarkHead:
   """The head of methods/probe.py, trained on some rows of a labelled set.
@@ -50,17 +50,14 @@ def fit(
       a batch. The rest of an epoch, less than a batch, is dropped.
     validation: other labelled pictures, with `scale` and `index`. The head is then that of the
       epoch with the lowest `score` of its predictions for them (the first of equals); they are
-      scored after every `every` epochs and after the last.
+      scored after every `validate_every` epochs and after the last.
     report: gets a line every 20 seconds, and the best epoch.
 
   The result depends on the labels and the seed alone. Raises ValueError for a `stop_epoch` outside
   the schedule, without labels, and for a loss that is not finite. Specification section 5.
   """
+  check(size=size, epochs=epochs, stop_epoch=stop_epoch, validate_every=validate_every)
   stop = epochs if stop_epoch is None else stop_epoch
-  if not 1 <= stop <= epochs:
-    raise ValueError(f'stop_epoch={stop}: expected 1 to {epochs}, the epochs of the schedule')
-  if every < 1:
-    raise ValueError(f'{every=}: expected 1 or more epochs')
   if not len(rows):
     raise ValueError('there are no labelled pictures to learn from')
   draw = functools.partial(epoch_rows, rows, seed=seed, batch_size=batch_size, size=epoch_size)
@@ -73,7 +70,7 @@ def fit(
   for epoch, (loss, params) in enumerate(trained, start=1):
     if not np.isfinite(loss):
       raise ValueError(f"the probe's loss is {loss}; try a smaller learning rate: {learning_rate=}")
-    if validation is not None and (epoch % every == 0 or epoch == stop):
+    if validation is not None and (epoch % validate_every == 0 or epoch == stop):
       found = score(predict(heads.LandmarkHead(params, find), validation))
       if best is None or found < best[0]:
         best = found, epoch, jax.tree.map(jnp.copy, params)  # the next step donates its state
@@ -81,6 +78,25 @@ def fit(
     found, epoch, params = best
     report(f'probe: epoch {epoch} of {stop} is the best on validation, {found:.4g}')
   return heads.LandmarkHead(params, find)
+
+
+def check(
+  *,
+  size: int,
+  epochs: int,
+  stop_epoch: int | None = None,
+  validate_every: int = 1,
+  prefix: str = '',
+) -> None:
+  """Raises ValueError for what `fit` cannot do. prefix: of the options in messages."""
+  least = {'size': (size, 2), 'epochs': (epochs, 1), 'validate_every': (validate_every, 1)}
+  for name, (value, lowest) in least.items():
+    if value < lowest:
+      raise ValueError(f'{prefix}{name}={value}: expected {lowest} or more')
+  if stop_epoch is not None and not 1 <= stop_epoch <= epochs:
+    raise ValueError(
+      f'{prefix}stop_epoch={stop_epoch}: expected 1 to {epochs}, the epochs of the schedule'
+    )
 
 
 def predict(head: heads.LandmarkHead, target: Batch, *, step: int = 32) -> Predictions:

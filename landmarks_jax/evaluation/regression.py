@@ -86,6 +86,11 @@ def run(
     draws=draws,
     copies=copies,
     head=head,
+    size=size,
+    probe_size=probe_size,
+    probe_epochs=probe_epochs,
+    probe_stop_epoch=probe_stop_epoch,
+    probe_validate_every=probe_validate_every,
     train=train,
     test=test,
     validation=validation,
@@ -115,7 +120,7 @@ def run(
       chosen = {}
       if validation is not None:
         score, every = validation_score, probe_validate_every
-        chosen = {'validation': sets[validation], 'score': score, 'every': every}
+        chosen = {'validation': sets[validation], 'score': score, 'validate_every': every}
       fit = functools.partial(probe, **probe_options, **chosen)
     labelled, warped = sets[train], None
     if labels is not None and copies:
@@ -155,6 +160,11 @@ def check(
   draws: int = 1,
   copies: int = 20,
   head: str = RIDGE,
+  size: int = 16,
+  probe_size: int = 48,
+  probe_epochs: int = 200,
+  probe_stop_epoch: int | None = None,
+  probe_validate_every: int = 10,
   train: str = 'train',
   test: str = 'test',
   validation: str | None = None,
@@ -169,6 +179,15 @@ def check(
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every labelled picture')
+  if size < 2:
+    raise ValueError(f'size={size}: expected heat maps of at least 2 positions a side')
+  probing.check(
+    size=probe_size,
+    epochs=probe_epochs,
+    stop_epoch=probe_stop_epoch,
+    validate_every=probe_validate_every,
+    prefix='probe_',
+  )
   for split in filter(None, (train, test, validation)):
     if not open_split(split).info.names:
       raise ValueError(f'regression needs landmarks; the split {split!r} has none')

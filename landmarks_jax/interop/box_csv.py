@@ -19,7 +19,7 @@ def read(path: str | os.PathLike) -> dict[str, tuple[float, float, float, float]
       lines = csv.reader(file)
       rows = [(lines.line_num, [cell.strip() for cell in row]) for row in lines if any(row)]
   except (UnicodeDecodeError, csv.Error) as error:
-    raise ValueError(f'{path} is no CSV in UTF-8 ({error})') from error
+    raise ValueError(f'{path} is not CSV in UTF-8 ({error})') from error
   if not rows or rows[0][1] != HEADER:
     found = ','.join(rows[0][1])[:60] if rows else 'nothing'
     raise ValueError(f'{path}: expected the header {",".join(HEADER)}; found {found}')

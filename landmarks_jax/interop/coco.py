@@ -108,7 +108,7 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
   except UnicodeDecodeError as error:
     raise ValueError(f'{path} is not UTF-8 text ({error})') from error
   except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path} is no JSON ({error}); is the file complete?') from error
+    raise ValueError(f'{path} is not JSON ({error}); is the file complete?') from error
   if not isinstance(data, dict):
     raise ValueError(f'{path} holds a {type(data).__name__}; {_expected}')
   return data

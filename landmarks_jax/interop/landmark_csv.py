@@ -69,7 +69,7 @@ def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
   except UnicodeDecodeError as error:
     raise ValueError(f'{path} is not UTF-8 text ({error}); save it as CSV UTF-8') from error
   except csv.Error as error:
-    raise ValueError(f'{path}, line {lines.line_num} is no CSV ({error})') from error
+    raise ValueError(f'{path}, line {lines.line_num} is not CSV ({error})') from error
   if not rows:
     raise ValueError(f'{path} is empty; expected the header file,NAME_x,NAME_y,...')
   return rows

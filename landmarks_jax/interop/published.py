@@ -354,7 +354,7 @@ def _regressor(state: State, prefix: str, rest: Mapping[str, Any], options: Opti
 
 def _channels(options: Options) -> tuple[int, ...]:
   if options.channels is None:
-    raise ValueError('it stands on a frozen network; name its run: --base=RUN')
+    raise ValueError('it builds on a frozen network; name its run: --base=RUN')
   return options.channels
 
 

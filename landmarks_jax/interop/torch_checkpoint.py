@@ -243,7 +243,7 @@ class _Unpickler(pickle._Unpickler):
     if full in DROPPED:
       return Dropped(full)
     raise CheckpointError(
-      f'refusing {module}.{name}: it is no tensor, plain container or number. If you trust the '
+      f'refusing {module}.{name}: it is not a tensor, plain container or number. If you trust the '
       'file, load it with PyTorch and save its state dicts alone'
     )
 

@@ -51,7 +51,7 @@ class Labels:
         self._apply(entry)
       except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r}); mend or delete '
+          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r}); fix or delete '
           'that line, the others count'
         ) from error
     if landmarks is not None and tuple(landmarks) != self.landmarks:
@@ -152,7 +152,8 @@ class Labels:
   def _parsed(self, points: Mapping[str, Any]) -> dict[str, Point | None]:
     unknown = [name for name in points if name not in self.landmarks]
     if unknown or not points:
-      raise ValueError(f'{unknown[0]!r} is no landmark here' if unknown else 'nothing is changed')
+      what = f'{unknown[0]!r} is not a landmark here' if unknown else 'nothing is changed'
+      raise ValueError(what)
     return {name: parse(value) for name, value in points.items()}
 
   def _add(self, entry: Entry) -> None:

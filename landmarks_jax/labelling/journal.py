@@ -84,7 +84,7 @@ class Journal:
     lines = data.split(b'\n')
     last = lines.pop()  # empty after a whole line
     if not json.dumps(HEADER).encode().startswith((lines or [last])[0]):
-      raise ValueError(f'{self.path} is no journal of labels: it begins with {data!r:.60}')
+      raise ValueError(f'{self.path} is not a journal of labels: it begins with {data!r:.60}')
     entries = [_parsed(self.path, n, line) for n, line in enumerate(lines, start=1)]
     self._end = len(data) - len(last)
     if last:
@@ -106,7 +106,7 @@ def _parsed(path: pathlib.Path, number: int, line: bytes) -> Entry:
     entry = json.loads(line)
   except ValueError as error:
     raise ValueError(
-      f'{path}, line {number} is damaged ({error}); mend or delete that line, the others count'
+      f'{path}, line {number} is damaged ({error}); fix or delete that line, the others count'
     ) from error
   if not isinstance(entry, dict):
     raise ValueError(f'{path}, line {number} holds {entry!r:.60}; expected an object')

@@ -99,7 +99,7 @@ def name_fault(name: str) -> str | None:
   try:
     name.encode()
   except UnicodeEncodeError:
-    return 'its name is no UTF-8 text; rename it'
+    return 'its name is not UTF-8 text; rename it'
   if picture_path(name) != name or any(c in name for c in '\r\n'):
     return 'its name has a backslash, a line break, or a space at an end; rename it'
   return None

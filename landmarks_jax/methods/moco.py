@@ -113,6 +113,13 @@ def build(
     raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
   if network not in NETWORKS:
     raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
+  for option, value in {'dim': dim, 'head_layers': head_layers}.items():
+    if value < 1:
+      raise ValueError(f'{option}={value}: expected 1 or more')
+  if not 0 <= momentum <= 1:
+    raise ValueError(f'momentum={momentum}: expected 0 to 1')
+  if not 0 < area[0] <= area[1] <= 1:
+    raise ValueError(f'area={area}: expected (least, most) share of the frame, within 0 to 1')
   common = {'depth': depth, 'width': width, 'dtype': PRECISIONS[precision]}
   if network == 'vit':
     backbone = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)

@@ -136,7 +136,7 @@ def build(
       image = view(batch, rng)
       return look(aux, image, size), image.shape[1]
     if side is None:
-      raise ValueError('cached pyramids do not tell the side of their pictures: give it as side')
+      raise ValueError('cached pyramids do not know the side of their pictures: pass it as side')
     if augment:
       raise ValueError('augment=True needs pictures; this batch holds a cached pyramid')
     return batch.pyramid, side

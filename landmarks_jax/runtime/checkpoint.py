@@ -22,7 +22,7 @@ class DamagedError(ValueError):
 
 
 class Checkpoints:
-  """The newest `keep` states in a folder; close it or use `with`, so that the last save can finish.
+  """The newest `keep` states in a folder, or all (None); close it or use `with`, to finish saves.
 
   A step is complete when its folder has its final name: a killed save leaves a temporary folder,
   which is never read and which the next writer removes. Its files are compared with their checksums
@@ -36,7 +36,7 @@ class Checkpoints:
     self,
     path: str | os.PathLike,
     *,
-    keep: int = 2,
+    keep: int | None = 2,
     read_only: bool = False,
     is_main: bool = True,
     largest: Callable[[int], int] = lambda number: number,
@@ -78,6 +78,10 @@ class Checkpoints:
     self._saving = step
     with self._writable():
       self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def steps(self) -> list[int]:
+    """All steps in the folder, oldest first, including one still being written."""
+    return sorted(self._manager.all_steps())
 
   def latest_step(self) -> int | None:
     """The newest step, even if it is still being written; None if there is none."""
@@ -128,8 +132,12 @@ class Checkpoints:
 
   def drop_after(self, step: int) -> None:
     """Removes later steps, which a run that went back to `step` has not reached again."""
-    for later in [s for s in self._manager.all_steps() if s > step]:
-      self._manager.delete(later)
+    self.drop(later for later in self.steps() if later > step)
+
+  def drop(self, steps: Iterable[int]) -> None:
+    """Removes these steps."""
+    for step in steps:
+      self._manager.delete(step)
 
   def variables(
     self, names: Sequence[str] = ('params', 'aux'), *, step: int | None = None

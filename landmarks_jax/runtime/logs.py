@@ -65,6 +65,7 @@ class Logs:
   def truncate(self, step: int) -> None:
     """Removes what was written after a restored `step` (-1: all); call it before any write."""
     path = self._workdir / 'metrics.jsonl'
+    self._purge_step = step + 1
     if not self._is_main or not path.exists():
       return
     lines = path.read_text().splitlines()
@@ -73,7 +74,6 @@ class Logs:
     draft = path.with_suffix('.tmp')
     draft.write_text(''.join(f'{line}\n' for line in kept))
     os.replace(draft, path)  # atomic: if killed here, either file is complete
-    self._purge_step = step + 1
 
   def close(self) -> None:
     """Ends the TensorBoard file."""
@@ -164,4 +164,4 @@ def _step_of(line: str, path: pathlib.Path, *, last: bool) -> float | int:
   except (ValueError, KeyError, TypeError):
     if last:  # a process died while writing it
       return math.inf
-    raise ValueError(f'{path} has a line that is no JSON with a step: {line[:60]!r}') from None
+    raise ValueError(f'{path} has a line that is not JSON with a step: {line[:60]!r}') from None

@@ -63,6 +63,8 @@ def rate(
   'step' and 'constant' are the others. Raises ValueError for an unknown schedule or a schedule
   without an end.
   """
+  if learning_rate < 0:
+    raise ValueError(f'learning_rate={learning_rate}: expected 0 or more')
   if steps_per_epoch < 1:
     raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
   if schedule == 'constant':

@@ -1,6 +1,7 @@
 """Where the config and the weights are in the folder of a run."""
 
 import fcntl
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -48,6 +49,19 @@ def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
   if not found.is_dir():
     raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
   return found
+
+
+def set_aside(*paths: pathlib.Path) -> list[str]:
+  """Renames paths that are not empty, metrics.jsonl to metrics_1.jsonl; returns the new names."""
+  names = []
+  for path in paths:
+    if not path.exists() or not (any(path.iterdir()) if path.is_dir() else path.stat().st_size):
+      continue
+    free = (path.with_name(f'{path.stem}_{i}{path.suffix}') for i in itertools.count(1))
+    other = next(name for name in free if not name.exists())
+    path.rename(other)
+    names.append(other.name)
+  return names
 
 
 def write(run: pathlib.Path, config: Mapping[str, Any], params: Any, aux: Any) -> None:

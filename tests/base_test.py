@@ -133,7 +133,7 @@ def test_what_a_run_without_checkpoints_had_written_is_kept_aside(stacked, tmp_p
     (run / 'metrics.jsonl').write_text(f'{first}{{"step": 2, "number": {number}}}\n')
     shutil.rmtree(run / 'checkpoints')
     again, others = train()
-    told = f'is there of an earlier start is kept as metrics_{number}.jsonl, best_{number}'
+    told = f'files of an earlier start are kept as metrics_{number}.jsonl, best_{number}'
     assert told in capsys.readouterr().out
     assert again == first
     for a, b in zip(weights, others, strict=True):

@@ -1,8 +1,9 @@
 """Evaluates the checkpoint of a run again, or with other evaluations.
 
---workdir is the folder of a run; only its folder evaluations changes, and nothing there is
-overwritten. The evaluations are the run's own, or those of another config file (--config), changed
-with --config.evals.KEY=VALUE; --config.data.path=DIR says where the training pictures are now.
+--workdir is the folder of a run; only its folder evaluations changes. There the same evaluations of
+the same step replace their earlier result, others get files of their own. The evaluations are the
+run's own, or those of another config file (--config), changed with --config.evals.KEY=VALUE;
+--config.data.path=DIR says where the training pictures are now.
 """
 
 import functools

@@ -183,7 +183,7 @@ def test_names_that_cannot_be_are_told(tmp_path, names):
 def test_what_is_no_point_is_refused(desk, point):
   with pytest.raises(ValueError, match='expected'):
     desk.change('a.jpg', {LEFT: point})
-  with pytest.raises(ValueError, match="'eye' is no landmark"):
+  with pytest.raises(ValueError, match="'eye' is not a landmark"):
     desk.change('a.jpg', {'eye': [1, 2]})
   assert desk.labels.revision == 0
 

@@ -126,7 +126,7 @@ def test_a_full_disk_is_told_and_nothing_counts(page, session, monkeypatch):
     ({'base': None}, 'expected picture, base'),
     ({'points': []}, 'points'),
     ({'points': {}}, 'nothing is changed'),
-    ({'points': {'eye': [1, 2]}}, "'eye' is no landmark"),
+    ({'points': {'eye': [1, 2]}}, "'eye' is not a landmark"),
     ({'points': {LANDMARKS[0]: [1, 99]}}, 'outside of 40x30 pixels'),
     ({'points': {LANDMARKS[0]: ['1', 2]}}, 'expected [x, y]'),
     ({'client': ''}, 'client'),

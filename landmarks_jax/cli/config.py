@@ -22,6 +22,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
+from landmarks_jax.cli import drafts
 from landmarks_jax.runtime import run_folder
 
 # Arguments that commands pass themselves; they are not part of a config.
@@ -283,9 +284,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if file.exists():
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  draft = file.with_suffix('.json.tmp')
-  draft.write_text(json.dumps(config, indent=2) + '\n')
-  draft.replace(file)
+  drafts.replace_text(file, json.dumps(config, indent=2) + '\n')
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:

@@ -15,6 +15,19 @@ def check_new(output: pathlib.Path) -> None:
     raise ValueError(f'--output={output} exists already and is not overwritten; give another')
 
 
+def check_outside(output: pathlib.Path, option: str, folder: pathlib.Path) -> None:
+  """Raises ValueError if `output` is in a folder of pictures, whose next readers would find it."""
+  if output.resolve().is_relative_to(folder.resolve()):
+    raise ValueError(f'--output={output} is inside --{option}={folder}; put it elsewhere')
+
+
+def replace_text(file: pathlib.Path, text: str) -> None:
+  """Writes a file atomically: after a kill at any time, it is the new one or the earlier one."""
+  path = file.with_name(f'{file.name}.tmp')
+  path.write_text(text, encoding='utf-8')
+  path.replace(file)
+
+
 @contextlib.contextmanager
 def draft(output: pathlib.Path) -> Iterator[pathlib.Path]:
   """A path beside `output`, for a file or a folder, renamed to it at the end of the block.

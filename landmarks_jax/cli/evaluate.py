@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import processes, report, table
+from landmarks_jax.cli import drafts, processes, report, table
 from landmarks_jax.runtime import run_folder
 
 
@@ -112,9 +112,7 @@ def _note(
   result.parent.mkdir(exist_ok=True)
   if result.exists():
     scores = run_folder.read_config(result)['scores'] | scores
-  draft = result.with_suffix('.json.tmp')
-  draft.write_text(json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
-  draft.replace(result)  # atomic: if killed here, either file is complete
+  drafts.replace_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
 
 
 def _write(

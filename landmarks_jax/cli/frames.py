@@ -53,9 +53,8 @@ def run(values: flags.FlagValues) -> int:
     for key, parameter in _parameters(name).items()
     if key in values and values[key].value is not None
   }
-  path = options.get('path')
-  if path and output.resolve().is_relative_to(pathlib.Path(path).expanduser().resolve()):
-    raise ValueError(f'--output={output} is inside --path={path}; put it elsewhere')
+  if path := options.get('path'):
+    drafts.check_outside(output, 'path', pathlib.Path(path).expanduser())
   source = sources.open_source(name, **options)
   with drafts.draft(output) as folder:
     folder.mkdir()

@@ -43,8 +43,7 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
   root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
   drafts.check_new(output)
-  if output.resolve().is_relative_to(root.resolve()):  # the next time, overlays would be pictures
-    raise ValueError(f'--output={output} is inside --images={root}; put it elsewhere')
+  drafts.check_outside(output, 'images', root)
   prediction = Prediction(
     pathlib.Path(given['model']).expanduser(),
     root,
@@ -83,7 +82,7 @@ class Prediction:
     from landmarks_jax import api  # late: heavy
     from landmarks_jax.data import folder, pipeline
     from landmarks_jax.data.source import BadImage, evenly_apart
-    from landmarks_jax.labelling.picture_files import name_fault
+    from landmarks_jax.interop.landmark_csv import name_fault
 
     self.output, self.model = output, api.load_landmarks(model)
     self.files, around = list(folder.find(root)), labelled.read_boxes(root, boxes)

@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import drafts
 from landmarks_jax.data import source as sources
 
 POSITIONAL = 'NAME'
@@ -59,8 +60,7 @@ def run(values: flags.FlagValues) -> int:
   source, output = (pathlib.Path(p).expanduser() for p in (values.source, values.output))
   if not source.is_dir():
     raise FileNotFoundError(f'--source: {source} is not a folder')
-  if output.resolve().is_relative_to(source.resolve()):
-    raise ValueError(f'--output={output} is inside --source={source}; put it elsewhere')
+  drafts.check_outside(output, 'source', source)
   options = {}
   for key, parameter in _parameters(name).items():
     given = values[key].value if key in values else None

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from landmarks_jax.cli import provenance
+from landmarks_jax.cli import drafts, provenance
 
 
 def write(
@@ -51,9 +51,7 @@ def write(
     },
   )
   file.parent.mkdir(parents=True, exist_ok=True)
-  draft = file.with_suffix('.tmp')
-  draft.write_text(text, encoding='utf-8')
-  draft.replace(file)
+  drafts.replace_text(file, text)
   print(f'the report is {file}')
 
 

@@ -8,7 +8,6 @@ checksum, exists; the folder is finished once manifest.json does.
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -27,6 +26,7 @@ from landmarks_jax.data import duplicates, prepared
 from landmarks_jax.data.catalogue import Catalogue, Entry
 from landmarks_jax.data.prepared import FORMAT, MANIFEST, PLAN, Index
 from landmarks_jax.data.source import BadImage
+from landmarks_jax.runtime import locks
 
 LEAST, MOST = 256, 2048  # pictures per shard
 INTERVAL = 5.0  # seconds between two reports of progress
@@ -238,11 +238,9 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
   handle = os.open(folder, os.O_RDONLY)
   try:
     try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      locks.take(handle)
     except BlockingIOError:
       raise ValueError(f'another process is preparing {folder}') from None
-    except OSError:  # such as ENOLCK, ENOTSUP, and EBADF of NFS
-      pass
     yield
   finally:
     os.close(handle)

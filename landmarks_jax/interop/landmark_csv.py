@@ -61,6 +61,17 @@ def picture_path(text: str) -> str:
   return text.strip().replace('\\', '/').removeprefix('./')
 
 
+def name_fault(name: str) -> str | None:
+  """Why labels of a picture with this name could not be read back from a file, if so."""
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return 'its name is not UTF-8 text; rename it'
+  if picture_path(name) != name or any(c in name for c in '\r\n'):
+    return 'its name has a backslash, a line break, or a space at an end; rename it'
+  return None
+
+
 def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:  # Excel writes a byte order mark

@@ -4,12 +4,13 @@ Each line is one JSON object. `Journal.append` returns once the line has reached
 line left by a kill or a full disk was never acknowledged and is cut off.
 """
 
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from landmarks_jax.runtime import locks
 
 FILE, LOCK = 'journal.jsonl', 'lock'
 CLOSED = 'it was closed'
@@ -117,15 +118,13 @@ def _lock(path: pathlib.Path) -> int:
   """The lock of a folder, released when the process ends; some file systems know no locks."""
   file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    locks.take(file)
   except BlockingIOError as error:
     holder = _read(file).decode('utf-8', 'replace') or 'an unknown process'
     os.close(file)
     raise BlockingIOError(
       f'{path.parent} is open in another server ({holder}); use that page, or stop it first'
     ) from error
-  except OSError:  # such as ENOLCK, ENOTSUP
-    pass
   return file
 
 

@@ -143,10 +143,9 @@ class FrozenLearner:
     parts = [jax.tree.map(lambda x: x[:copies], self._warped(n, labels[n])) for n in known]
     points = np.stack([self._normalised(n, labels[n]) for n in known])
     visible = np.isfinite(points).all(-1)
-    zoom = (self.model.frame - 1) / (self.model.side - 1)
     own = Batch(
       pyramid=tuple(level[known] for level in self.described.pyramid),
-      points=np.where(visible[..., None], points * zoom, 0).astype(np.float32),
+      points=np.where(visible[..., None], points / self.model.zoom, 0).astype(np.float32),
       visible=visible,
       valid=np.ones(len(known), bool),
       index=np.array(known, np.int32),
@@ -196,8 +195,7 @@ class FrozenLearner:
   def _pixels(self, number: int, points: np.ndarray) -> np.ndarray:
     if not self.described.done[number]:
       return np.full(points.shape, np.nan, np.float32)
-    zoom = (self.model.side - 1) / (self.model.frame - 1)
-    return images.picture_points(points * zoom, self._box(number), self.model.frame)
+    return images.picture_points(points * self.model.zoom, self._box(number), self.model.frame)
 
   @property
   def _describe(self) -> Callable[[Any, Any], Pyramid]:

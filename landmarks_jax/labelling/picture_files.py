@@ -12,7 +12,7 @@ from PIL import Image
 
 from landmarks_jax.data import folder, images
 from landmarks_jax.data.source import BadImage
-from landmarks_jax.interop.landmark_csv import picture_path
+from landmarks_jax.interop.landmark_csv import name_fault
 
 SIDES = (192, 1024, 2048, 4096)  # larger sides, in pixels, that a page may ask for
 THUMBNAILS = 4096  # the number kept in memory
@@ -92,14 +92,3 @@ class PictureFiles:
     file, small = io.BytesIO(), side == SIDES[0]
     picture.save(file, 'JPEG', quality=80 if small else 95, subsampling=2 if small else 0)
     return file.getvalue()
-
-
-def name_fault(name: str) -> str | None:
-  """Why labels of a picture with this name could not be read back from a file, if so."""
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    return 'its name is not UTF-8 text; rename it'
-  if picture_path(name) != name or any(c in name for c in '\r\n'):
-    return 'its name has a backslash, a line break, or a space at an end; rename it'
-  return None

@@ -1,11 +1,12 @@
 """Where the config and the weights are in the folder of a run."""
 
-import fcntl
 import itertools
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, TextIO
+
+from landmarks_jax.runtime import locks
 
 CONFIG = 'config.json'
 SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all checkpoints
@@ -31,16 +32,15 @@ def lock(run: pathlib.Path) -> TextIO | None:
   """
   file = (run / CONFIG).open('r+')
   try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if locks.take(file):
+      return file
   except BlockingIOError as error:
     file.close()
     raise ValueError(
       f'another process trains in {run}; wait for its end, or stop it, or use another --workdir'
     ) from error
-  except OSError:  # such as ENOLCK, ENOTSUP
-    file.close()
-    return None
-  return file
+  file.close()
+  return None
 
 
 def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:

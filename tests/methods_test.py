@@ -5,6 +5,7 @@ one that learns on top of a frozen network, from `ON_BASE`.
 """
 
 import functools
+import inspect
 import itertools
 import pathlib
 
@@ -87,8 +88,9 @@ def build(name, **options):
   info = source(frame).info
   chosen |= {'mean': info.mean, 'std': info.std, 'precision': 'float32'}
   build = completion.find('methods', name, section='method').build
-  known = configs.defaults(build).keys() | {'mean', 'std'}
-  given = {k: v for k, v in chosen.items() if k in known} | HARDER.get(name, {}) | options
+  known = inspect.signature(build).parameters
+  chosen = {k: v for k, v in chosen.items() if k in known} | HARDER.get(name, {})
+  given = chosen | {k: v for k, v in options.items() if k in known}
   return build(**given), frame
 
 

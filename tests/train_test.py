@@ -67,7 +67,7 @@ def get_config():
 def build(*, mean, std, width: int = 3, margin: int = 0, bad: tuple[int, ...] = ()):
   """Colours mapped linearly and chased by noise: every part of a method, in milliseconds.
 
-  bad: steps, from 1, whose loss is no number. It takes no `constrain`, which a method may leave out.
+  bad: steps, from 1, whose loss is no number. It takes no `constrain`: that is optional.
   """
 
   def init(rng, batch):

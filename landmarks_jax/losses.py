@@ -234,7 +234,8 @@ def _matches(
   flow, flow_valid = (x[:, ::stride, ::stride] for x in (flow, flow_valid))
   positions = _positions(at_least_float32(query), stride)
   target = positions + jax.lax.stop_gradient(_rows(flow))
-  return positions, target, flow_valid.reshape(len(flow), -1)
+  # Cast for masks of 0 and 255 and the like: what is valid is counted.
+  return positions, target, flow_valid.reshape(len(flow), -1).astype(bool)
 
 
 def _positions(maps: Float[Array, 'B h w C'], stride: int | float) -> Float[Array, 'P 2']:

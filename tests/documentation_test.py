@@ -271,7 +271,9 @@ def test_the_tutorial_goes_from_an_empty_folder_to_a_detector(there, capsys, mon
     if arguments[0] not in ('frames', 'train'):  # `place` has run those
       run(arguments)
   ((_, _, landmarks), options) = opened[0]
-  assert landmarks == ['left eye', 'right eye', 'nose']
+  assert landmarks == ['left_eye', 'right_eye', 'nose']
+  header = (there / 'faces/test/labels.csv').read_text().splitlines()[0]
+  assert {f'{name}_x' for name in landmarks} <= set(header.split(','))
   assert options['model'] == 'runs/faces'
   assert (there / 'audit/index.html').is_file()
   assert len(landmark_csv.read(there / 'found/landmarks.csv').points) == 12

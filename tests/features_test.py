@@ -122,6 +122,15 @@ def test_eight_devices_gather_what_one_does():
     np.testing.assert_array_equal(a, b)
 
 
+def test_an_example_without_its_index_is_named():
+  class Unnumbered(Noise):
+    def __getitem__(self, index):
+      return {k: v for k, v in super().__getitem__(index).items() if k != 'index'}
+
+  with pytest.raises(ValueError, match='has image, points, scale, visible, but no index; every'):
+    features.first_readable(Unnumbered(3))
+
+
 def test_the_first_readable_picture_stands_for_all():
   assert features.first_readable(Noise(4, bad=(0, 1)))['index'] == 2
   with pytest.raises(ValueError, match='none of the 2 pictures can be read'):

@@ -553,6 +553,18 @@ def test_what_is_not_valid_may_hold_anything_and_gets_no_gradient(loss):
   assert all(np.abs(g).max() > 0.01 for g in right[:2])
 
 
+@pytest.mark.parametrize('name', ['equivariance_nll', 'equivariance_distance'])
+@pytest.mark.parametrize('one', [np.uint8(255), np.int32(3), np.float32(0.5)])
+def test_any_mask_that_is_not_zero_is_valid(monkeypatch, name, one):
+  # The shape hook wants bool in tests; the unhooked functions are what a user calls.
+  for inner in ('_matches', '_mean_of_valid'):
+    monkeypatch.setattr(losses, inner, getattr(losses, inner).__wrapped__)
+  loss = getattr(losses, name).__wrapped__
+  query, key, flow, valid = pairs()
+  found = loss(query, key, flow, valid * one)
+  np.testing.assert_array_equal(found, loss(query, key, flow, valid))
+
+
 @EQUIVARIANCE
 def test_a_pair_without_a_valid_position_costs_nothing(loss):
   query, key, flow, valid = pairs()

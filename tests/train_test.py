@@ -64,12 +64,10 @@ def get_config():
 """
 
 
-def build(
-  *, mean, std, width: int = 3, margin: int = 0, bad: tuple[int, ...] = (), constrain=lambda x: x
-):
+def build(*, mean, std, width: int = 3, margin: int = 0, bad: tuple[int, ...] = ()):
   """Colours mapped linearly and chased by noise: every part of a method, in milliseconds.
 
-  bad: steps, from 1, whose loss is no number.
+  bad: steps, from 1, whose loss is no number. It takes no `constrain`: that is optional.
   """
 
   def init(rng, batch):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -226,7 +227,9 @@ class Experiment:
   def _build(self, options: Mapping[str, Any], **others: Any) -> Method:
     options = _tuples(options)
     build = completion.find('methods', options.pop('name')).build
-    return build(**options, **others, constrain=sharding.constrain(self.mesh))
+    if 'constrain' in inspect.signature(build).parameters:  # the others need none
+      others['constrain'] = sharding.constrain(self.mesh)
+    return build(**options, **others)
 
   @functools.cached_property
   def _base(self) -> tuple[Method, Describer] | None:

@@ -52,8 +52,20 @@ def first_readable(source: Source) -> dict[str, Any]:
   """The first readable example, whose shapes are those of all. Raises ValueError without one."""
   for i in range(len(source)):
     with contextlib.suppress(BadImage):
-      return source[i]
+      example = source[i]
+      _check_fields(example)
+      return example
   raise ValueError(f'none of the {len(source)} pictures can be read')
+
+
+def _check_fields(example: dict[str, Any]) -> None:
+  missing = {'image', 'index'} - example.keys()
+  if missing:
+    raise ValueError(
+      f'an example of the dataset has {", ".join(sorted(example))}, but no '
+      f'{" and no ".join(sorted(missing))}; every one needs image, uint8 [S, S, 3], and index, its '
+      'number in the dataset as np.int32'
+    )
 
 
 def gather(

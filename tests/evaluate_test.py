@@ -8,6 +8,7 @@ from train_test import command, copied, on_devices, page, plant, rows, whole
 
 from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
+from landmarks_jax.evaluation import rows as scoring
 
 
 @pytest.fixture
@@ -49,6 +50,19 @@ def test_the_scores_are_those_of_the_run_and_the_run_is_left_alone(again, tmp_pa
     mine, runs = tmp_path / 'run/evaluations/6' / sheet, whole()[0] / sheet
     assert mine.read_bytes() == runs.read_bytes()
   assert contents(tmp_path / 'run') == contents(whole()[0])
+
+
+def test_the_table_and_the_page_say_what_errors_are_divided_by(
+  again, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(scoring, 'error_title', lambda info: f'error / {info.scale}')
+  assert again() == 0
+  title = 'error / (0, 1), %'
+  assert title in capsys.readouterr().out.splitlines()
+  page = (tmp_path / 'run/evaluations/6.html').read_text()
+  assert title.capitalize() in page
+  assert 'nter-ocular' not in page
+  assert 'all/regression/inter_ocular' in written(tmp_path, 6)['scores']
 
 
 def test_what_was_evaluated_is_on_disk_when_a_later_evaluation_fails(again, tmp_path, monkeypatch):

@@ -247,6 +247,23 @@ def test_labels_that_the_network_cannot_see_are_told(seeing, faces):
     fit_landmarks(seeing, images, moved, copies=0, options={'size': 8})
 
 
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda points: points.__setitem__((2, 0), 1e4), '1 of 36 labels lie outside their picture; '),
+    (lambda points: points.__setitem__((5, 1), -1), 'landmark 1 of picture 5, at .-1, -1. of '),
+    (lambda points: np.divide(points, 80, out=points), 'all 36 points lie .* are these in pixels'),
+  ],
+)
+def test_labels_outside_their_picture_or_in_another_unit_are_told(seeing, faces, change, message):
+  images, points = faces[0]
+  points = points.copy()
+  change(points)
+  with pytest.warns(UserWarning, match=message) as told:
+    fit_landmarks(seeing, images, points, copies=0, options={'size': 8})
+  assert len(told) == 1
+
+
 def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
   images, points = faces[0]
   points = points.copy()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks_jax.data import folder, images, preparing
+from landmarks_jax.data import folder, images, pipeline, preparing
 from landmarks_jax.data.source import BadImage, open_source
 
 header = 'file,left_eye_x,left_eye_y,right_eye_x,right_eye_y,tail_x,tail_y'
@@ -389,13 +389,23 @@ def test_a_csv_file_in_another_encoding_or_absent_is_told(tmp_path):
     ({'split': 'val'}, ["split='val'", 'test, train']),
     ({'scale': 'eyes'}, ["scale='eyes'", 'left_eye, right_eye, tail']),
     ({'scale': ('left_eye', 'nose')}, ["'nose'", 'left_eye, right_eye, tail']),
-    ({'scale': ('left_eye', 'tail')}, ['line 2 (train/cat.png)', 'from left_eye to tail']),
     ({'scale': ('tail', 'tail')}, ['line 4 (test/cat.png)', 'from tail to tail']),
     ({'label': 'points.csv'}, ["no option 'label'", 'labels, split, frame']),
   ],
 )
 def test_bad_options_are_told(animals, options, parts):
   refused(animals, ValueError, *parts, labels='points.csv', **options)
+
+
+def test_a_picture_without_a_scale_is_left_out_counted_and_named(animals):
+  options = {'labels': 'points.csv', 'scale': ('left_eye', 'tail')}
+  source, told = opened(animals, **options), []
+  (batch,) = pipeline.evaluation_batches(source, batch_size=3, report=told.append)
+  assert batch.valid.tolist() == [file != 'train/cat.png' for file in source.files]
+  assert (batch.scale[batch.valid] > 0).all()
+  (line,) = told
+  assert line.startswith('bad picture 1 of 3, skipped: ')
+  assert all(part in line for part in ('line 2 (train/cat.png)', 'from left_eye to tail', 'frame'))
 
 
 def test_labels_of_a_large_jpeg_are_in_its_full_size(tmp_path):

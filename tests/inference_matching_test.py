@@ -95,8 +95,11 @@ def test_points_outside_what_is_seen_are_named(model):
 
 def test_consistent_points_lead_back_and_are_apart(model):
   a, b = painted(100, 90, (0, 0)), painted(110, 100, (9, -6))
-  points, found = consistent_points(model, a, b, count=6, size=48)
+  points, found, candidates = consistent_points(model, a, b, count=6, size=48)
   assert points.shape == found.points.shape == (6, 2)
+  assert candidates.points.shape == (256, 2)
+  assert np.isin(found.cycle, candidates.cycle).all()
+  assert found.cycle.mean() < candidates.cycle.mean()
   assert (found.cycle <= np.sqrt(2) * 90 / 40 * 32 / 47 + 1e-3).all()
   away = np.linalg.norm(points[:, None] - points, axis=-1) + 1e9 * np.eye(6)
   assert away.min() > 2 * 90 / 40 * 32 / 16 * 0.99

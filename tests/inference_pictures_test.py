@@ -138,6 +138,7 @@ def test_a_box_that_shows_nothing_is_named(model, boxes, message):
     (np.zeros((1, 2, 2)), {'visible': np.ones((1, 3), bool)}, 'visible is bool'),
     (np.zeros((1, 2, 2)), {'visible': np.ones((1, 2))}, 'visible is float64'),
     (np.full((1, 2, 2), np.nan), {'visible': np.ones((1, 2), bool)}, r'points\[0, 0\]'),
+    ([[[1, 2], [np.inf, 2]]], {}, r'points\[0, 1\] is \[inf, 2.0\]; expected numbers, or nan'),
     (np.zeros((1, 2, 2)), {'names': ['a']}, 'expected 2 different'),
     (np.zeros((1, 2, 2)), {'scale': (0, 2)}, 'expected two numbers of landmarks'),
     (np.zeros((1, 2, 2)), {'scale': (1, 1)}, r'scale: \(1, 1\); expected two numbers'),

@@ -379,6 +379,16 @@ def test_scores_taken_more_than_once_are_drawn_over_the_steps():
   assert not [label for label in labels if 'once' in label]
 
 
+def test_errors_are_called_by_what_they_are_divided_by_everywhere():
+  earlier = {'step': 15} | {k: v + 5 for k, v in SCORES.items()}
+  given = without('log') | {'log': [*LOG[:3], earlier, LOG[3]]}
+  tree = Tree(page.render(**given, errors=dict.fromkeys(given['config']['evals'], 'error / frame')))
+  assert 'Error / frame, %' in tree.texts('h3')
+  said = [*tree.texts('h3'), *(a['aria-label'] for _, a, _ in tree.all('svg', class_='chart'))]
+  assert any(one.startswith('error / frame, % against step: ') for one in said)
+  assert not [one for one in said if 'inter-ocular' in one.lower()]
+
+
 def few_shot_scores(counts=(100, 1, 10)):
   """Not in order; of one number of labels the trained row has no spread."""
   scores = {}

@@ -14,6 +14,7 @@ from landmarks_jax.cli import match as match_command
 from landmarks_jax.cli.main import main
 from landmarks_jax.data import folder
 from landmarks_jax.inference import landmark_model
+from landmarks_jax.inference.matching import consistent_points
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.interop import coco, landmark_csv
@@ -287,12 +288,18 @@ def test_points_of_one_picture_are_found_in_another(mine, tmp_path, capsys):
   assert '3 points, ' in capsys.readouterr().out
 
 
-def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch):
+def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   pictures = str(mine / 'test/100.png'), str(mine / 'test/101.png')
   assert run('match', *pictures, '--model=RUN', '--size=24', '--count=5') == 0
   found = json.loads((tmp_path / 'match_100_101/matches.json').read_text())
   assert [one['name'] for one in found['matches']] == ['1', '2', '3', '4', '5']
+  cycle = consistent_points(model_of(1), *pictures, count=5, size=24)[2].cycle
+  share = 100 * (cycle <= match_command.DOUBTFUL * max(Image.open(pictures[0]).size)).mean()
+  assert found['consistent_percent'] == pytest.approx(share)
+  assert share < 100
+  told = f'5 of 256 candidates shown; {share:.0f} % of the candidates lead back'
+  assert told in capsys.readouterr().out
   assert match_command.POSITIONAL == ('A', 'B')
   assert run('match', *pictures, '--model=RUN', '--points=nil.csv') == 2
   other = tmp_path / 'other.csv'

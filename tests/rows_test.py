@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from landmarks_jax.contracts import Predictions
+from landmarks_jax.data import face_landmarks
+from landmarks_jax.data.source import Info
 from landmarks_jax.evaluation import layers, matching, pck, regression, rows
 
 
@@ -112,3 +114,33 @@ def test_settings_are_told_in_words():
   assert rows.setting({'labels': 10, 'draws': 1}) == '10 labels'
   assert rows.setting(few, 'n10/level_2') == 'level 2, 10 labels x 3'
   assert rows.setting({}) == ''
+
+
+@pytest.mark.parametrize(
+  ('names', 'flip_pairs', 'scale', 'title'),
+  [
+    ('ab', (), 'frame', 'error / frame'),
+    ('ab', (), 'box', 'error / box'),
+    (*face_landmarks.five, 'inter-ocular error'),
+    (*face_landmarks.sixty_eight, 'inter-ocular error'),
+    (['Left eye', 'Right eye', 'tail'], ((1, 0),), (0, 1), 'inter-ocular error'),
+    (['Left eye', 'tail'], (), (0, 1), 'error / distance of Left eye and tail'),
+    (['eye_1', 'eye_2'], (), (0, 1), 'error / distance of eye_1 and eye_2'),  # perhaps of one eye
+    (['eyebrow_l', 'eyebrow_r'], ((0, 1),), (1, 0), 'error / distance of eyebrow_r and eyebrow_l'),
+  ],
+)
+def test_an_error_is_called_by_what_it_is_divided_by(names, flip_pairs, scale, title):
+  info = Info(tuple(names), flip_pairs, scale, (0.0,) * 3, (1.0,) * 3)
+  assert rows.error_title(info) == title
+
+
+def test_evaluations_that_divide_errors_differently_are_in_different_tables():
+  evals = {name: {'protocol': 'regression'} for name in ('eyes', 'frame', 'unknown')}
+  scores = {f'{name}/regression/inter_ocular': 1.0 for name in evals}
+  errors = {'eyes': 'inter-ocular error', 'frame': 'error / frame'}
+  found = rows.tables(evals, scores, errors)
+  shown = [(table.metric, [line.evaluation for line in table.lines]) for table in found]
+  assert shown == [
+    (rows.Metric('inter_ocular', 'inter-ocular error, %'), ['eyes', 'unknown']),
+    (rows.Metric('inter_ocular', 'error / frame, %'), ['frame']),
+  ]

@@ -100,7 +100,7 @@ def evaluate(
     variables = sharding.local((state.params, state.aux))
     given = {'workdir': workdir, 'step': step, 'scores': scores, 'predictions': shown}
     sharding.on_main(lambda: _write(result, parts, variables, **given))
-    print(table.of_scores(config['evals'], scores))
+    print(table.of_scores(config['evals'], scores, parts.error_titles()))
     print(f'written to {result}')
   return scores
 

@@ -1,9 +1,10 @@
 """Finds points of one picture in another by a run's features, and checks each by matching back.
 
 A and B are pictures. --points is a CSV file of landmarks (file,NAME_x,NAME_y,...) or COCO keypoints
-with a row for A; without it, points whose matches lead back to them are chosen. --output gets
-matches.png, both pictures with the points on them, and matches.json. A point whose match leads back
-to more than a twentieth of the picture away is drawn as a ring: doubtful.
+with a row for A; without it, points whose matches lead back to them are chosen, and the share that
+leads back is of all candidates. --output gets matches.png, both pictures with the points on them,
+and matches.json. A point whose match leads back to more than a twentieth of the picture away is
+drawn as a ring: doubtful.
 """
 
 import json
@@ -91,12 +92,13 @@ def match(
   loaded = api.load(model, margin=margin)
   pictures = [images.read(path, rotate=True) for path in (first, second)]
   if given is None:
-    points, found = consistent_points(loaded, *pictures, count=count, **options)
+    points, found, judged = consistent_points(loaded, *pictures, count=count, **options)
     names = [str(k + 1) for k in range(len(points))]
   else:
     names, points = list(given), np.stack(list(given.values()))
-    found = api.match(loaded, *pictures, points, **options)
-  doubtful = found.cycle > DOUBTFUL * max(pictures[0].shape[:2])
+    judged = found = api.match(loaded, *pictures, points, **options)
+  most = DOUBTFUL * max(pictures[0].shape[:2])
+  doubtful = found.cycle > most
   drawn = overlay.matches(*pictures, points, found.points, names=names, doubtful=doubtful.tolist())
   listed = [
     {
@@ -108,16 +110,19 @@ def match(
     }
     for k, name in enumerate(names)
   ]
-  score = 100 * float(1 - doubtful.mean())
+  score = 100 * float((judged.cycle <= most).mean())  # points chosen for it prove nothing
   data = {'a': str(first), 'b': str(second), 'consistent_percent': score, 'matches': listed}
   with drafts.draft(output) as folder:
     folder.mkdir()
     Image.fromarray(drawn).save(folder / PICTURE)
     text = json.dumps(data, indent=2, ensure_ascii=False) + '\n'
     (folder / LIST).write_text(text, encoding='utf-8', errors='backslashreplace')
+  told = f'{len(names)} points, {score:.0f} %'
+  if given is None:
+    told = f'{len(names)} of {len(judged.cycle)} candidates shown; {score:.0f} % of the candidates'
   print(
-    f'{len(names)} points, {score:.0f} % lead back to where they came from, in the middle '
-    f'{np.median(found.cycle):.1f} pixels away; written to {output}'
+    f'{told} lead back to where they came from, in the middle {np.median(judged.cycle):.1f} pixels '
+    f'away; written to {output}'
   )
 
 

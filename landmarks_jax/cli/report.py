@@ -38,6 +38,7 @@ def write(
     log=log,
     predictions=predictions,
     names={name: experiment.info(name).names for name in predictions},
+    errors=experiment.error_titles(),
     examples={name: given for name, given in examples.items() if given is not None},
     matches={name: given for name, given in matches.items() if given is not None},
     pictures=_newest(workdir / 'pictures', drawn=predictions),

@@ -100,7 +100,7 @@ class Run:
     log = self._logged()
     sharding.on_main(lambda: self._report(start, scores, log))
     if scores:
-      print(table.of_scores(self.config['evals'], scores))
+      print(table.of_scores(self.config['evals'], scores, self.experiment.error_titles()))
     return scores
 
   def close(self) -> None:

@@ -1,18 +1,24 @@
 """Scores as a table for people."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 
-def of_scores(evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, float]) -> str:
+def of_scores(
+  evals: Mapping[str, Mapping[str, Any]],
+  scores: Mapping[str, float],
+  errors: Mapping[str, str] = MappingProxyType({}),
+) -> str:
   """A block per metric of each protocol: a line per evaluation and number of labels.
 
   Columns are the rows that were scored, cells 'mean +- sd over draws' or 'value [95 % interval]'.
+  errors: what to call an error, by evaluation; see `rows.error_title`.
   """
   from landmarks_jax.evaluation import rows  # late: heavy
 
   blocks = []
-  for table in rows.tables(evals, scores):
+  for table in rows.tables(evals, scores, errors):
     lines = [['', *(row.replace('_', ' ') for row in table.rows)]]
     for line in table.lines:
       setting = rows.setting(evals[line.evaluation], line.group)

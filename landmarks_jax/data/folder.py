@@ -59,21 +59,28 @@ class Pictures:
     example = {'image': images.square_frame(image, box, self.frame)}
     if self.labels is None:
       return example
-    fault = self._fault(file, width, height)
+    fault = self._misplaced(file, width, height) or self._without_scale(file)
     if fault:
       raise BadImage(self.folder / file, fault)
     return example | self._points(self.labels.points[file], box)
 
   def check(self, rows: Int[np.ndarray, ' N']) -> None:
-    """Raises ValueError for the first landmark that does not fit its picture."""
-    for file in (self.entries[row].file for row in rows if self.labels):
+    """Raises ValueError for the first landmark outside its picture, or if no picture has a scale.
+
+    A picture without a scale among others is bad when it is read, so that only it is left out.
+    """
+    files = [self.entries[row].file for row in rows if self.labels]
+    for file in files:
       try:
         size = images.size(self.folder / file, rotate=self.rotate)
       except BadImage:
         continue  # whoever reads it decides what to do
-      fault = self._fault(file, *size)
+      fault = self._misplaced(file, *size)
       if fault:
         raise ValueError(fault)
+    faults = [self._without_scale(file) for file in files]
+    if faults and all(faults):
+      raise ValueError(faults[0])
 
   def _points(self, pixels: np.ndarray, box: images.Box) -> dict[str, Any]:
     visible = np.isfinite(pixels).all(axis=-1)
@@ -82,10 +89,9 @@ class Pictures:
     points = np.where(visible[:, None], points, np.float32(0))
     return {'points': points, 'visible': visible, 'scale': scale}
 
-  def _fault(self, file: str, width: int, height: int) -> str | None:
-    """What is wrong with the landmarks of a picture of this size."""
-    pixels = self.labels.points[file]
-    where = f'{self.labels.path}, {self.labels.places[file]} ({file})'
+  def _misplaced(self, file: str, width: int, height: int) -> str | None:
+    """Which landmark does not fit a picture of this size."""
+    pixels, where = self.labels.points[file], self._where(file)
     for name, (x, y) in _outside((0, 0, width, height), pixels, self.info.names):
       return f'{where}: {name} at ({x:g}, {y:g}) is outside its {width}x{height} pixels'
     for name, (x, y) in _outside(crop_box(self.crop, width, height), pixels, self.info.names):
@@ -93,13 +99,21 @@ class Pictures:
         f'{where}: {name} at ({x:g}, {y:g}) is outside the centre square of {width}x{height} '
         "pixels; use crop='pad' or crop='squash', or label it as not visible"
       )
-    if not isinstance(self.info.scale, str) and not normaliser(pixels, self.info.scale) > 0:
-      first, second = (self.info.names[i] for i in self.info.scale)
-      return (
-        f'{where}: scale is the distance from {first} to {second}, but they are not both visible '
-        "and apart; label both, or use scale='frame'"
-      )
     return None
+
+  def _without_scale(self, file: str) -> str | None:
+    """Why the errors of a picture can be divided by nothing."""
+    scale = self.info.scale
+    if isinstance(scale, str) or normaliser(self.labels.points[file], scale) > 0:
+      return None
+    first, second = (self.info.names[i] for i in scale)
+    return (
+      f'{self._where(file)}: scale is the distance from {first} to {second}, but they are not both '
+      "visible and apart; label both, or use scale='frame'"
+    )
+
+  def _where(self, file: str) -> str:
+    return f'{self.labels.path}, {self.labels.places[file]} ({file})'
 
 
 def source(
@@ -129,7 +143,8 @@ def source(
   frame: side of the result in pixels.
   crop: 'centre' cuts the largest centred square, 'pad' repeats the edge until the picture is
     square, 'squash' ignores the aspect.
-  scale: what errors are divided by, a pair of landmark names or 'frame'.
+  scale: what errors are divided by, a pair of landmark names or 'frame'. A picture that does not
+    show both is left out as a bad one.
   rotate: turns pictures upright by their EXIF orientation, as they are displayed and labelled;
     False leaves them as stored.
   unlabelled: 'error' if the labels leave out a picture, 'skip' to leave it out too.

@@ -22,7 +22,7 @@ from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import heads
 
 RIDGE, PROBE = 'ridge', 'probe'
-METRICS = (Metric('inter_ocular', 'inter-ocular error, %'),)
+METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
 # For the copies of labelled pictures; specification section 5, Few-shot.
 WARP = {'warp': 5e-4, 'translation': 0.02, 'scale': 0.02, 'rotation': 2.0}
 

@@ -8,17 +8,21 @@ the trained row is not named.
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Describer, Predictions
+from landmarks_jax.data.source import Info
 
 MEAN_SHAPE, RANDOM_INIT, BASE, TRAINED = 'mean_shape', 'random_init', 'base', 'trained'
 SAME_POSITION, MAJORITY = 'same_position', 'majority'
 ROWS = (MEAN_SHAPE, SAME_POSITION, MAJORITY, RANDOM_INIT, BASE, TRAINED)  # in the order of tables
 SPREADS = '_std', '_low', '_high'
+NONE = MappingProxyType({})
+INTER_OCULAR = 'inter-ocular error'  # what an error is called unless `error_title` knows better
 LEVEL = re.compile(r'(random_)?((?:level|column)_(\d+))')  # a row of the study `layers`
 
 
@@ -111,27 +115,49 @@ def parse(name: str, known: Iterable[Metric]) -> tuple[Metric, str, str] | None:
   return metric, *by_level(row, rest.removesuffix(f'_{row}').removeprefix('_'))
 
 
-def metrics_of(protocol: Any) -> tuple[Metric, ...]:
-  """METRICS of a file of evaluation/, and CONFUSION; nothing where there is no such protocol."""
+def error_title(info: Info) -> str:
+  """What tables call an error on this dataset: they say what it is divided by.
+
+  Two eyes are those that are each other's mirror image, not the corners of one.
+  """
+  if isinstance(info.scale, str):
+    return f'error / {info.scale}'
+  first, second = (info.names[i] for i in info.scale)
+  mirrored = set(info.scale) in map(set, info.flip_pairs)
+  if mirrored and all('eye' in name.lower().replace('eyebrow', '') for name in (first, second)):
+    return INTER_OCULAR
+  return f'error / distance of {first} and {second}'
+
+
+def metrics_of(protocol: Any, error: str | None = None) -> tuple[Metric, ...]:
+  """METRICS of a file of evaluation/, and CONFUSION; nothing where there is no such protocol.
+
+  error: what to call an error, from `error_title`.
+  """
   module = f'landmarks_jax.evaluation.{protocol}'
   if not str(protocol).isidentifier() or importlib.util.find_spec(module) is None:
     return ()
   known = getattr(importlib.import_module(module), 'METRICS', ())  # late: heavy
+  if error is not None:
+    known = tuple(m._replace(what=m.what.replace(INTER_OCULAR, error)) for m in known)
   return (*known, CONFUSION) if known else ()
 
 
 def lines(
-  evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
+  evals: Mapping[str, Mapping[str, Any]],
+  scores: Mapping[str, SupportsFloat],
+  errors: Mapping[str, str] = NONE,
 ) -> list[Line]:
   """The scores as tables show them: by evaluation, then by metric, then in the order given.
 
   Args: evals: options by name, of which only `protocol` is used. scores: by full name,
   '<eval>/<protocol>/<score_name>' and one of SPREADS. Scores of no evaluation here, or of none of
-  its METRICS, are left out.
+  its METRICS, are left out. errors: `error_title` of each evaluation's pictures, where known.
   """
   found = []
   for evaluation, options in evals.items():
-    prefix, known = f'{evaluation}/{options.get("protocol")}/', metrics_of(options.get('protocol'))
+    protocol = options.get('protocol')
+    prefix, known = f'{evaluation}/{protocol}/', metrics_of(protocol, errors.get(evaluation))
     names: dict[tuple[Metric, str], dict[str, str]] = {}
     for full in scores:
       score = parse(full.removeprefix(prefix), known) if full.startswith(prefix) else None
@@ -153,11 +179,13 @@ def _score(scores: Mapping[str, SupportsFloat], name: str) -> Score:
 
 
 def tables(
-  evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
+  evals: Mapping[str, Mapping[str, Any]],
+  scores: Mapping[str, SupportsFloat],
+  errors: Mapping[str, str] = NONE,
 ) -> list[Table]:
   """`lines`, in one table per metric and protocol."""
   found: dict[tuple[str, Metric], list[Line]] = {}
-  for line in lines(evals, scores):
+  for line in lines(evals, scores, errors):
     found.setdefault((evals[line.evaluation]['protocol'], line.metric), []).append(line)
   return [
     Table(metric, tuple(row for row in ROWS if any(row in line.scores for line in part)), part)

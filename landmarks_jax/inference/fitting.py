@@ -19,7 +19,7 @@ from landmarks_jax.inference import confidence
 from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
+from landmarks_jax.inference.pictures import Labels, Pictures, batches, check_facts, distances
 from landmarks_jax.models import heads
 from landmarks_jax.runtime import logs
 
@@ -58,7 +58,7 @@ def fit_landmarks(
   Args:
     model: from `load`. images: as in `Model.describe`.
     points: [N, K, 2], (x, y) in pixels of the given pictures, (0, 0) the centre of the first; nan
-      for a landmark that is not visible. visible: bool [N, K]; None: where points are finite.
+      for a landmark that is not visible. visible: bool [N, K]; None: where no point is nan.
     names: of the landmarks. flip_pairs: index pairs of mirror-image landmarks; if given, every
       second copy is of the mirrored picture. skeleton: pairs joined by lines in drawings.
     boxes, crop: the square of every picture, as in `Model.describe`.
@@ -91,7 +91,7 @@ def fit_landmarks(
   described = {'margin': model.margin, 'batch_size': batch_size}
   found = batches(pictures, batch_size=batch_size, progress=progress)
   labelled = features.gather(model.describer, found, margin=model.margin)
-  _warn_outside(labelled, model)
+  _warn_outside(labelled, model, labels, given)
   warped = _copies(model, pictures, copies, seed=seed, progress=progress, **described)
   fit = _fit_ridge if head == RIDGE else _fit_probe
   others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
@@ -238,10 +238,30 @@ def _warn_without_scale(labels: Labels) -> None:
     )
 
 
-def _warn_outside(labelled: Batch, model: Model) -> None:
-  """Warns about labels outside what the network sees."""
+def _warn_outside(labelled: Batch, model: Model, labels: Labels, pictures: Pictures) -> None:
+  """Warns about labels in another unit, outside their picture, or outside what the network sees."""
+  size = np.array([pictures.sizes[i] for i in range(len(pictures))])[:, None]
+  seen = labels.points[labels.visible]
+  if (size > 2).all() and len(seen) and (np.abs(seen) <= 1).all():
+    warnings.warn(
+      f'all {len(seen)} points lie within {seen.min():g} and {seen.max():g}; are these in pixels '
+      'of the pictures?',
+      stacklevel=3,
+    )
+    return
+  with np.errstate(invalid='ignore'):  # where not visible, anything may be given
+    beyond = ((labels.points < -0.5) | (labels.points > size - 0.5)).any(-1) & labels.visible
+  if beyond.any():
+    i, k = np.argwhere(beyond)[0]
+    (x, y), (width, height) = labels.points[i, k], size[i, 0]
+    warnings.warn(
+      f'{beyond.sum()} of {labels.visible.sum()} labels lie outside their picture; the first is '
+      f'landmark {k} of picture {i}, at ({x:g}, {y:g}) of {width}x{height} pixels. Correct them, '
+      'or give nan for a landmark that is not visible',
+      stacklevel=3,
+    )
   edge = model.side / (model.side - 1)
-  outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1)
+  outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1) & ~beyond
   if outside.any():
     picture, landmark = np.argwhere(outside)[0]
     warnings.warn(

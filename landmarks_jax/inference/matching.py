@@ -63,11 +63,12 @@ def consistent_points(
   boxes: Any = None,
   crop: str = 'centre',
   size: int = 96,
-) -> tuple[Float[np.ndarray, 'K 2'], Matches]:
-  """At most `count` points of A, well apart, that match back to themselves best, and their matches.
+) -> tuple[Float[np.ndarray, 'K 2'], Matches, Matches]:
+  """At most `count` points of A, well apart, that match back to themselves best.
 
-  Points of a CANDIDATES x CANDIDATES grid are taken in order of smallest `cycle`, then largest
-  similarity, skipping those within two grid steps of one already taken.
+  Returns these points, their matches, and those of all candidates, to judge the pictures by. Points
+  of a CANDIDATES x CANDIDATES grid are taken in order of smallest `cycle`, then largest similarity,
+  skipping those within two grid steps of one already taken.
   """
   pair = _Pair(model, image_a, image_b, boxes=boxes, crop=crop, size=size)
   line = (np.arange(CANDIDATES) + 0.5) / CANDIDATES * 2 - 1
@@ -77,7 +78,7 @@ def consistent_points(
     apart = np.linalg.norm(grid[chosen] - grid[i], axis=-1)
     if len(chosen) < count and (apart > 4 / CANDIDATES).all():
       chosen.append(i)
-  return pair.pixels(0, grid[chosen]), Matches(*(array[chosen] for array in found))
+  return pair.pixels(0, grid[chosen]), Matches(*(array[chosen] for array in found)), found
 
 
 class _Pair:

@@ -44,13 +44,18 @@ class Labels(NamedTuple):
     flip_pairs: Sequence[Sequence[int]] = (),
     scale: Sequence[int] | str = 'frame',
   ) -> 'Labels':
-    """Labels from unchecked input. visible=None: where both coordinates are finite."""
+    """Labels from unchecked input. visible=None: where no coordinate is nan."""
     points = np.asarray(points)
     numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
     if points.ndim != 3 or points.shape[2] != 2 or not points.size or not numbers:
       told = f'points is {points.dtype} {list(points.shape)}'
       raise ValueError(f'{told}; expected [N, K, 2], (x, y) of every landmark in pixels')
     finite = np.isfinite(points).all(-1)
+    for i, k in np.argwhere(np.isinf(points).any(-1)) if visible is None else ():
+      raise ValueError(
+        f'points[{i}, {k}] is {points[i, k].tolist()}; expected numbers, or nan for a landmark '
+        'that is not visible'
+      )
     visible = finite if visible is None else np.asarray(visible)
     if visible.shape != finite.shape or visible.dtype != bool:
       told = f'visible is {visible.dtype} {list(visible.shape)}'

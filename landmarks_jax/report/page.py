@@ -29,6 +29,7 @@ def render(
   log: Sequence[Mapping[str, Any]] = (),
   predictions: Mapping[str, Mapping[str, Predictions]] = NONE,
   names: Mapping[str, Sequence[str]] = NONE,
+  errors: Mapping[str, str] = NONE,
   examples: Mapping[str, Mapping[str, Any]] = NONE,
   matches: Mapping[str, Mapping[str, Any]] = NONE,
   pictures: Mapping[str, bytes] = NONE,
@@ -47,6 +48,7 @@ def render(
     predictions: by evaluation, then by 'row/part'. An evaluation that was scored before the run
       was resumed may have none: its scores are shown, with a note.
     names: of the landmarks, by evaluation; numbers where absent.
+    errors: what to call an error, by evaluation; see `rows.error_title`.
     examples: by evaluation, arguments of `draw.landmark_sheet`: images, points, target, visible.
     matches: by evaluation, arguments of `draw.match_sheet`.
     pictures: PNG files by name, such as 'views_00000000'; 'landmarks/<eval>_00003000' is shown with
@@ -59,13 +61,14 @@ def render(
   drawn = {name: gallery.pictures_of(name, pictures) for name in evals}
   others = {k: v for k, v in pictures.items() if not any(k in part for part in drawn.values())}
   only_views = all(name.startswith('views') for name in others)
-  sections = [('scores', 'Scores', _scores(evals, scores))]
+  sections = [('scores', 'Scores', _scores(evals, scores, errors))]
   for number, (name, options) in enumerate(evals.items(), start=1):
     parts = results.section(
       name,
       options,
       predictions=predictions.get(name, NONE),
       names=names.get(name),
+      errors=errors,
       examples=examples.get(name),
       matches=matches.get(name),
       pictures=drawn[name],
@@ -121,11 +124,13 @@ def pairs(facts: Mapping[str, Any]) -> Markup:
 
 
 def _scores(
-  evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, SupportsFloat]
+  evals: Mapping[str, Mapping[str, Any]],
+  scores: Mapping[str, SupportsFloat],
+  errors: Mapping[str, str],
 ) -> list[Markup]:
   """A table for every metric of every protocol, and a list of all other numbers."""
   parts, used = [], set()
-  for table in rows.tables(evals, scores):
+  for table in rows.tables(evals, scores, errors):
     used |= {name for line in table.lines for name in line.names}
     what = table.metric.what
     parts.append(element('h3', what[:1].upper() + what[1:]))
@@ -156,8 +161,8 @@ def _score_table(table: rows.Table, evals: Mapping[str, Mapping[str, Any]]) -> M
 
 
 EXPLAINED = (
-  'Errors are distances from predicted to true landmark, averaged over visible landmarks; the '
-  'inter-ocular error divides them by the scale of the picture (for faces, between the eyes). x 3 '
+  'Errors are distances from predicted to true landmark, averaged over visible landmarks; those in '
+  'percent are divided by a scale: for faces, usually the distance between the eyes. x 3 '
   'means three draws of the labels and ± their standard deviation; a range is the 95 % interval '
   'over pictures. Ratio: trained to the better of its baselines, or the inverse where higher is '
   'better; below 1 training helped.'

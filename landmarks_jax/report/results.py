@@ -46,6 +46,7 @@ def section(
   *,
   predictions: Mapping[str, Predictions],
   names: Sequence[str] | None,
+  errors: Mapping[str, str],
   examples: Mapping[str, Any] | None,
   matches: Mapping[str, Any] | None,
   pictures: Mapping[str, bytes],
@@ -54,12 +55,13 @@ def section(
 ) -> list[Markup | None]:
   """Everything known about an evaluation; see `page.render`. scores: of all evaluations."""
   scored = any(key.startswith(f'{name}/') for key in scores)
-  parts = [_about(options, predictions), *trends.of_scores(scoring.lines({name: options}, scores))]
+  lines = scoring.lines({name: options}, scores, errors)
+  parts = [_about(options, predictions), *trends.of_scores(lines)]
   if predictions:
     parts += _details(options, predictions, names)
   else:
     parts.append(element('p', WITHOUT_PREDICTIONS if scored else NOT_SCORED, class_='soft'))
-  parts += trends.over_time(name, options, log)
+  parts += trends.over_time(name, options, log, error=errors.get(name))
   if examples is not None or matches is not None or pictures:
     parts.append(element('h3', 'Test pictures'))
   if examples is not None:

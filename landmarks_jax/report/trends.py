@@ -99,10 +99,15 @@ def _with_spread(score: scoring.Score) -> tuple[float, float, float]:
 
 
 def over_time(
-  name: str, options: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
+  name: str,
+  options: Mapping[str, Any],
+  log: Sequence[Mapping[str, Any]],
+  *,
+  error: str | None = None,
 ) -> list[Markup | None]:
-  """The scores over the steps, if they were taken more than once."""
-  prefix, known = f'{name}/{options.get("protocol")}/', scoring.metrics_of(options.get('protocol'))
+  """The scores over the steps, if they were taken more than once. error: its title, if known."""
+  protocol = options.get('protocol')
+  prefix, known = f'{name}/{protocol}/', scoring.metrics_of(protocol, error)
   keys = dict.fromkeys(key for line in log for key in line if key.startswith(prefix))
   charts: dict[str, dict[str, str]] = {}  # what is measured -> row -> key of the log
   for key in keys:

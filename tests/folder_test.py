@@ -161,6 +161,17 @@ def test_left_and_right_are_flip_pairs(animals):
   assert info.flip_pairs == ((0, 1),)
 
 
+def test_pairs_that_the_labels_contradict_are_left_out_with_a_warning(animals):
+  names = 'left_0', 'left_1', 'right_0', 'right_1', 'tail'
+  rows = ['file,' + ','.join(f'{name}_{axis}' for name in names for axis in 'xy')]
+  rows += [f'{file},9,8,12,13,18,13,21,8,15,20' for file in ('test/cat.png', 'train/cat.png')]
+  (animals / 'odd.csv').write_text('\n'.join(rows))
+  with pytest.warns(
+    UserWarning, match=r'contradict the mirror pairs .*\(left_0/right_0, left_1/right_1\)'
+  ):
+    assert opened(animals, labels='odd.csv', unlabelled='skip').info.flip_pairs == ()
+
+
 @pytest.mark.parametrize(
   ('names', 'pairs'),
   [

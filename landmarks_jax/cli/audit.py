@@ -52,6 +52,8 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
     table, flip_pairs = given
     sizes = {one.file: one.size for one in looks if not one.reason}
     findings += audit_labels.findings(table, sizes, flip_pairs=flip_pairs)
+    if not flip_pairs and folder.flip_pairs(table.names):  # contradicted, as the warning says
+      findings = [one for one in findings if one.name != audit_labels.EXCHANGED]
   _write(output, root, looks, findings, given and given[0])
   print(_table(findings))
   print(f'the page is {output / PAGE}, the whole list {output / LIST}')
@@ -75,7 +77,7 @@ def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
 
   if labels is not None:
     table = folder.read_labels(root, labels)
-    return table, folder.flip_pairs(table.names)
+    return table, folder.label_pairs(table)
   if not (root / 'training_frames_keypoints.csv').is_file():
     return None
   known = youtube_faces_68.source(str(root), split='all')

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from landmarks_jax.data import images, prepared
+from landmarks_jax.data import images, mirrored, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.interop import coco, landmark_csv
@@ -123,7 +123,7 @@ def source(
     pixels have (0, 0) at the centre of the first. CSV: the header file,NAME_x,NAME_y,... and, if
     wanted, split; one row per picture; a landmark whose two cells are empty is not visible. JSON:
     COCO keypoints (interop/coco.py), the largest object of each picture. Names that differ only in
-    left and right are flip pairs.
+    left and right are flip pairs, unless the labels contradict them (data/mirrored.py).
   split: 'all', or a value of the CSV's column `split`; without that column, the name of a folder
     directly below `path` (train, test, ...).
   frame: side of the result in pixels.
@@ -183,7 +183,8 @@ def catalogue(
   splits = _splits(files, table)
   entries = [Entry(file, splits[file], number.get(holders.get(file))) for file in files]
   names, skeleton = (table.names, table.skeleton) if table else ((), ())
-  info = Info(names, flip_pairs(names), _pair(scale, names), tuple(mean), tuple(std))
+  pairs = () if table is None else label_pairs(table)
+  info = Info(names, pairs, _pair(scale, names), tuple(mean), tuple(std))
   info = info._replace(skeleton=skeleton)
   how = {'frame': frame, 'crop': crop, 'rotate': rotate, 'exact': exact}
   return Pictures(folder, entries, info, classes=kinds, labels=table, **how)
@@ -216,6 +217,16 @@ def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
   names = [re.sub('left|right', lambda side: side[0].lower(), n, flags=re.I) for n in names]
   partner = {n: n.replace('left', 'right') for n in names if 'left' in n}
   return tuple((names.index(n), names.index(p)) for n, p in partner.items() if p in names)
+
+
+def label_pairs(table: Labels) -> tuple[tuple[int, int], ...]:
+  """The flip pairs of the names; none, with a warning, if the labels contradict them."""
+  pairs = flip_pairs(table.names)
+  points = np.array(list(table.points.values())).reshape(-1, len(table.names), 2)
+  if not mirrored.contradicted(pairs, points):
+    return pairs
+  warnings.warn(mirrored.warning(pairs, table.names), stacklevel=2)
+  return ()
 
 
 def crop_box(crop: str, width: int, height: int) -> images.Box:

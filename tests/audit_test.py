@@ -283,6 +283,18 @@ def test_long_findings_are_cut_on_the_page_and_whole_in_the_list(tmp_path):
   assert len((tmp_path / 'out/findings.csv').read_text().splitlines()) == 31
 
 
+def test_files_that_are_not_read_as_pictures_are_counted_by_extension(tmp_path, capsys):
+  save(tmp_path / 'mine/a.png', picture(0))
+  for name in ('b.heic', 'c.HEIC', 'd.avif', 'labels.csv', '.hidden.heic'):
+    (tmp_path / 'mine' / name).touch()
+  assert run(tmp_path / 'mine', f'--output={tmp_path}/out') == 0
+  assert re.search(r'^other files +2 +3$', capsys.readouterr().out, re.M)
+  lines = (tmp_path / 'out/findings.csv').read_text().splitlines()
+  assert lines[1:] == [
+    'other files,1,b.heic,.heic', 'other files,1,c.HEIC,.heic', 'other files,2,d.avif,.avif',
+  ]  # fmt: skip
+
+
 def test_landmarks_are_drawn_where_they_are_in_question(tmp_path):
   for i in range(2):
     save(tmp_path / f'mine/{i}.png', picture(i, 100, 50))

@@ -155,6 +155,15 @@ def test_the_scale_is_the_distance_of_the_named_pair_in_the_frame(animals):
   assert opened(animals, labels='points.csv')[0]['scale'] == 2
 
 
+def test_a_folder_without_readable_pictures_says_what_it_has(tmp_path):
+  for name in ('a.heic', 'below/b.HEIC', 'c.avif', 'LICENSE', '.hidden'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  told = r'not in runs; found 2 \.heic, 1 without extension, 1 \.avif\)'
+  with pytest.raises(FileNotFoundError, match=told):
+    folder.find(tmp_path)
+
+
 def test_left_and_right_are_flip_pairs(animals):
   info = opened(animals, labels='points.csv').info
   assert info.names == ('left_eye', 'right_eye', 'tail')

@@ -1,9 +1,10 @@
 """Finds what is wrong with a folder of pictures, and with their landmarks.
 
-DIR is any folder of pictures; nothing in it changes. Reported are unreadable files, copies and near
-copies, bursts, odd sizes and kinds, and with --labels landmarks that are outside their picture,
-coincide, have left and right exchanged or are far from where the others have them. The folder
---output gets index.html, one page with the pictures, and findings.csv, the complete list.
+DIR is any folder of pictures; nothing in it changes. Reported are files that cannot be read or are
+no pictures, copies and near copies, bursts, odd sizes and kinds, and with --labels landmarks that
+are outside their picture, coincide, have left and right exchanged or are far from where the others
+have them. The folder --output gets index.html, one page with the pictures, and findings.csv, the
+complete list.
 """
 
 import concurrent.futures
@@ -47,7 +48,7 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
   files = folder.find(root)
   given = _labels(root, labels)
   looks = list(_looks(root, files))
-  findings = audits.of_pictures(looks)
+  findings = [*audits.of_pictures(looks), audits.of_others(folder.others(root))]
   if given is not None:
     table, flip_pairs = given
     sizes = {one.file: one.size for one in looks if not one.reason}

@@ -1,5 +1,6 @@
 """Your own pictures: any folder of images, with landmarks from a CSV file or COCO keypoints."""
 
+import collections
 import functools
 import inspect
 import itertools
@@ -21,6 +22,7 @@ from landmarks_jax.interop.landmark_csv import Labels
 
 extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 extensions += ('.ppm', '.pgm')
+TABLES = '.csv', '.json', '.txt'  # of labels, mostly
 crops = ('centre', 'pad', 'squash')
 # What commands made: a run, and what match writes. Pictures in there are drawings.
 MADE = ({'config.json', 'checkpoints'}, {'matches.json', 'matches.png'})
@@ -194,13 +196,26 @@ def find(folder: pathlib.Path) -> tuple[str, ...]:
   """The paths of all pictures below a folder, sorted. Raises FileNotFoundError if there is none."""
   if not folder.is_dir():
     raise FileNotFoundError(f'{folder} is not a folder')
-  files = tuple(sorted(file.relative_to(folder).as_posix() for file in _walk(folder)))
-  if not files:
+  files = sorted(file.relative_to(folder).as_posix() for file in _walk(folder))
+  found = tuple(file for file in files if _extension(file) in extensions)
+  if not found:
     known = ' '.join(extensions)
+    kinds = collections.Counter(_extension(file) or 'without extension' for file in files)
+    others = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
     raise FileNotFoundError(
-      f'{folder} has no pictures in it or below it (looked for {known}, not in runs)'
+      f'{folder} has no pictures in it or below it (looked for {known}, not in runs'
+      + (f'; found {others})' if others else ')')
     )
-  return files
+  return found
+
+
+def others(folder: pathlib.Path) -> dict[str, list[str]]:
+  """The files below a folder that are neither pictures nor tables, by extension, sorted."""
+  kinds = collections.defaultdict(list)
+  for file in sorted(file.relative_to(folder).as_posix() for file in _walk(folder)):
+    if _extension(file) not in (*extensions, *TABLES):
+      kinds[_extension(file)].append(file)
+  return dict(sorted(kinds.items()))
 
 
 def read_labels(folder: pathlib.Path, labels: str) -> Labels:
@@ -240,7 +255,7 @@ def crop_box(crop: str, width: int, height: int) -> images.Box:
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Every picture once, under its real folder if that is inside: links come after all others."""
+  """Every visible file once, under its real folder if that is inside; links come last."""
   seen, tops = set(), [str(folder)]
   while tops:
     links = []
@@ -255,9 +270,13 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       seen.add(real)
       links += [link for b in below if os.path.islink(link := os.path.join(root, b))]
       for name in files:
-        if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions:
+        if not name.startswith('.'):
           yield pathlib.Path(root, name)
     tops = links
+
+
+def _extension(file: str) -> str:
+  return os.path.splitext(file)[1].lower()
 
 
 def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -65,9 +65,9 @@ def fitted_pairs(root, output, *more):
 
 def test_fit_takes_pairs_from_names_or_as_stated_and_prints_them(mine, tmp_path, capsys):
   assert fitted_pairs(mine / 'train', tmp_path / 'a') == [[0, 1]]
-  assert '1 mirror pairs: left eye/right eye\n' in capsys.readouterr().out
+  assert 'mirror pairs (1): left eye/right eye\n' in capsys.readouterr().out
   assert fitted_pairs(mine / 'train', tmp_path / 'b', '--flip_pairs=none') == []
-  assert 'mirror pairs: none\n' in capsys.readouterr().out
+  assert 'mirror pairs (0): none\n' in capsys.readouterr().out
   stated = '--flip_pairs=right eye/left eye'
   assert fitted_pairs(mine / 'train', tmp_path / 'c', stated) == [[1, 0]]
 
@@ -80,7 +80,7 @@ def test_pairs_that_the_labels_contradict_are_not_used_unless_stated(tmp_path, c
   landmark_csv.write(tmp_path / 'mine/labels.csv', names, points)
   with pytest.warns(UserWarning, match=r'contradict .*\(left 0/right 0, left 1/right 1\), so'):
     assert fitted_pairs(tmp_path / 'mine', tmp_path / 'a') == []
-  assert 'mirror pairs: none\n' in capsys.readouterr().out
+  assert 'mirror pairs (0): none\n' in capsys.readouterr().out
   stated = '--flip_pairs=left 0/right 1,left 1/right 0'
   assert fitted_pairs(tmp_path / 'mine', tmp_path / 'b', stated) == [[0, 3], [1, 2]]
 

@@ -94,8 +94,7 @@ def fit(
     raise FileNotFoundError(f'{table.path}: there is no picture {absent[0]!r} in {root}')
   table = table._replace(points={file: table.points[file] for file in files})
   pairs = folder.label_pairs(table) if flip_pairs is None else _pairs(flip_pairs, table.names)
-  told = f'{len(pairs)} mirror pairs: ' if pairs else 'mirror pairs: '
-  print(told + mirrored.listed(pairs, table.names), flush=True)
+  print(f'mirror pairs ({len(pairs)}): {mirrored.listed(pairs, table.names)}', flush=True)
   around = labelled.rows_of(files, labelled.read_boxes(root, boxes), boxes)
   return api.fit_landmarks(
     api.load(run),

@@ -12,6 +12,7 @@ from PIL import Image
 from landmarks_jax.cli import audit as command
 from landmarks_jax.cli.main import main
 from landmarks_jax.data import audit, audit_labels, folder, youtube_faces_68
+from landmarks_jax.interop import landmark_csv
 from landmarks_jax.interop.landmark_csv import Labels
 
 
@@ -282,6 +283,18 @@ def test_long_findings_are_cut_on_the_page_and_whole_in_the_list(tmp_path):
   assert len((tmp_path / 'out/findings.csv').read_text().splitlines()) == 31
 
 
+def test_files_that_are_not_read_as_pictures_are_counted_by_extension(tmp_path, capsys):
+  save(tmp_path / 'mine/a.png', picture(0))
+  for name in ('b.heic', 'c.HEIC', 'd.avif', 'labels.csv', '.hidden.heic'):
+    (tmp_path / 'mine' / name).touch()
+  assert run(tmp_path / 'mine', f'--output={tmp_path}/out') == 0
+  assert re.search(r'^other files +2 +3$', capsys.readouterr().out, re.M)
+  lines = (tmp_path / 'out/findings.csv').read_text().splitlines()
+  assert lines[1:] == [
+    'other files,1,b.heic,.heic', 'other files,1,c.HEIC,.heic', 'other files,2,d.avif,.avif',
+  ]  # fmt: skip
+
+
 def test_landmarks_are_drawn_where_they_are_in_question(tmp_path):
   for i in range(2):
     save(tmp_path / f'mine/{i}.png', picture(i, 100, 50))
@@ -313,6 +326,18 @@ def test_coco_labels_are_looked_at_too(tmp_path, capsys):
   assert run(tmp_path / 'mine', '--labels=p.json', f'--output={tmp_path}/out') == 0
   assert re.search(r'^left and right exchanged +1$', capsys.readouterr().out, re.M)
   assert ',7.png,' in (tmp_path / 'out/findings.csv').read_text()
+
+
+def test_exchanges_are_not_counted_by_pairs_that_the_labels_contradict(tmp_path, capsys):
+  points = {f'{i}.png': one[[0, 3, 1, 2, 4, 5]] for i, one in enumerate(faces(12))}
+  for i, file in enumerate(points):
+    save(tmp_path / 'mine' / file, picture(i, 300, 200))
+  landmark_csv.write(tmp_path / 'mine/p.csv', names, points)
+  with pytest.warns(UserWarning, match='the labels contradict the mirror pairs'):
+    assert run(tmp_path / 'mine', '--labels=p.csv', f'--output={tmp_path}/out') == 0
+  told = capsys.readouterr().out
+  assert 'odd shapes' in told
+  assert 'left and right exchanged' not in told
 
 
 def test_the_equal_files_of_the_real_photographs_are_found(youtube_faces, tmp_path, capsys):

@@ -155,10 +155,30 @@ def test_the_scale_is_the_distance_of_the_named_pair_in_the_frame(animals):
   assert opened(animals, labels='points.csv')[0]['scale'] == 2
 
 
+def test_a_folder_without_readable_pictures_says_what_it_has(tmp_path):
+  for name in ('a.heic', 'below/b.HEIC', 'c.avif', 'LICENSE', '.hidden'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  told = r'not in runs; found 2 \.heic, 1 without extension, 1 \.avif\)'
+  with pytest.raises(FileNotFoundError, match=told):
+    folder.find(tmp_path)
+
+
 def test_left_and_right_are_flip_pairs(animals):
   info = opened(animals, labels='points.csv').info
   assert info.names == ('left_eye', 'right_eye', 'tail')
   assert info.flip_pairs == ((0, 1),)
+
+
+def test_pairs_that_the_labels_contradict_are_left_out_with_a_warning(animals):
+  names = 'left_0', 'left_1', 'right_0', 'right_1', 'tail'
+  rows = ['file,' + ','.join(f'{name}_{axis}' for name in names for axis in 'xy')]
+  rows += [f'{file},9,8,12,13,18,13,21,8,15,20' for file in ('test/cat.png', 'train/cat.png')]
+  (animals / 'odd.csv').write_text('\n'.join(rows))
+  with pytest.warns(
+    UserWarning, match=r'contradict the mirror pairs .*\(left_0/right_0, left_1/right_1\)'
+  ):
+    assert opened(animals, labels='odd.csv', unlabelled='skip').info.flip_pairs == ()
 
 
 @pytest.mark.parametrize(

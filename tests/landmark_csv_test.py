@@ -28,6 +28,13 @@ def test_what_is_written_as_csv_is_read_back(tmp_path):
     np.testing.assert_array_equal(found.points[file], expected(file))
 
 
+def test_spaces_around_the_cells_of_the_header_are_no_part_of_names(tmp_path):
+  (tmp_path / 'x.csv').write_text('file, left eye_x, left eye_y ,split\na.png, 1, 2, train\n')
+  found = landmark_csv.read(tmp_path / 'x.csv')
+  assert (found.names, found.splits) == (('left eye',), {'a.png': 'train'})
+  assert found.points['a.png'].tolist() == [[1, 2]]
+
+
 def test_a_row_of_blanks_is_no_picture(tmp_path):
   (tmp_path / 'x.csv').write_text('file,nose_x,nose_y\n , ,\na.png,1,2\n ,\t, \n')
   assert list(landmark_csv.read(tmp_path / 'x.csv').points) == ['a.png']

@@ -1,6 +1,7 @@
 """A real network, untrained and tiny, learns the places of two discs from a few labels."""
 
 import os
+import warnings
 
 import jax
 import numpy as np
@@ -142,6 +143,26 @@ def test_invisible_landmarks_are_left_out(learner, world):
 
 def test_left_and_right_are_each_others_mirror_image(learner):
   assert learner.flip_pairs == ((0, 1),)
+
+
+def test_pairs_that_the_labels_contradict_are_dropped_with_one_warning(model, world):
+  names = 'left 0', 'left 1', 'right 0', 'right 1', 'tail'
+  points = np.array([[20.0, 10], [32, 30], [58, 30], [70, 10], [45, 55]])  # from left to right
+  files = PictureFiles(world[0])
+  learner = FrozenLearner(model, files, names)
+  learner.describe(lambda done, broken: True)
+  with pytest.warns(UserWarning, match='the labels contradict the mirror pairs'):
+    learner.fit({0: points, 1: points + 1})
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    learner.fit({i: points + i for i in range(3)})
+  assert learner.flip_pairs == ()
+  stated = learner._known
+  stated.flip_pairs = true = (0, 3), (1, 2)
+  again = FrozenLearner(model, files, names, known=stated)
+  again.described = learner.described
+  again.fit({0: points})
+  assert again.flip_pairs == true
 
 
 @pytest.mark.parametrize('crop', ['pad', 'centre', 'squash'])

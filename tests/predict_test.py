@@ -58,6 +58,34 @@ def run(*arguments):
   return main(['x', *arguments])
 
 
+def fitted_pairs(root, output, *more):
+  given = '--model=RUN', f'--images={root}', '--labels=labels.csv', '--copies=1'
+  assert run('fit', *given, f'--output={output}', *more) == 0
+  return json.loads((output / landmark_model.FACTS).read_text())['flip_pairs']
+
+
+def test_fit_takes_pairs_from_names_or_as_stated_and_prints_them(mine, tmp_path, capsys):
+  assert fitted_pairs(mine / 'train', tmp_path / 'a') == [[0, 1]]
+  assert 'mirror pairs (1): left eye/right eye\n' in capsys.readouterr().out
+  assert fitted_pairs(mine / 'train', tmp_path / 'b', '--flip_pairs=none') == []
+  assert 'mirror pairs (0): none\n' in capsys.readouterr().out
+  stated = '--flip_pairs=right eye/left eye'
+  assert fitted_pairs(mine / 'train', tmp_path / 'c', stated) == [[1, 0]]
+
+
+def test_pairs_that_the_labels_contradict_are_not_used_unless_stated(tmp_path, capsys):
+  names = 'left 0', 'left 1', 'right 0', 'right 1', 'tail'
+  shape = np.array([[-12, -10], [-6, 0], [6, 0], [12, -10], [0, 14]])  # from left to right
+  write(tmp_path / 'mine', range(6))
+  points = {f'{i:03}.png': np.array(face(i)[0].shape[1::-1]) / 2 + shape for i in range(6)}
+  landmark_csv.write(tmp_path / 'mine/labels.csv', names, points)
+  with pytest.warns(UserWarning, match=r'contradict .*\(left 0/right 0, left 1/right 1\), so'):
+    assert fitted_pairs(tmp_path / 'mine', tmp_path / 'a') == []
+  assert 'mirror pairs (0): none\n' in capsys.readouterr().out
+  stated = '--flip_pairs=left 0/right 1,left 1/right 0'
+  assert fitted_pairs(tmp_path / 'mine', tmp_path / 'b', stated) == [[0, 3], [1, 2]]
+
+
 @pytest.fixture(scope='module')
 def predicted(mine):
   options = f'--model={mine}/M', f'--images={mine}/test', '--labels=labels.csv'
@@ -239,6 +267,12 @@ PREDICT = '--model={}/M', '--images={}/test'
     (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
     (('fit', *FIT, '--output={}/new', '--count=13'), 'labels=13: expected 1 to 12'),
     (('fit', *FIT, '--output={}/new', '--scale=left eye,ear'), '--scale=left eye,ear: expected'),
+    (('fit', *FIT, '--output={}/new', '--flip_pairs=left eye'), "'left eye' is no pair; expected"),
+    (('fit', *FIT, '--output={}/new', '--flip_pairs=a/b'), "there is no landmark 'a'; expected"),
+    (
+      ('fit', *FIT, '--output={}/new', '--flip_pairs=left eye/left eye'),
+      "'left eye' is named twice; expected none, or A/B,C/D, from: left eye, right eye",
+    ),
     (('fit', *FIT, '--output={}/new', '--boxes=none.csv'), '--boxes=none.csv: there is no file'),
     (('fit', *FIT[:2], '--labels=no.csv', '--output={}/new'), "labels='no.csv': there is no file"),
     (('fit', *FIT, '--output={}/new', '--head=tree'), 'head'),

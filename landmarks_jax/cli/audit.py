@@ -1,9 +1,10 @@
 """Finds what is wrong with a folder of pictures, and with their landmarks.
 
-DIR is any folder of pictures; nothing in it changes. Reported are unreadable files, copies and near
-copies, bursts, odd sizes and kinds, and with --labels landmarks that are outside their picture,
-coincide, have left and right exchanged or are far from where the others have them. The folder
---output gets index.html, one page with the pictures, and findings.csv, the complete list.
+DIR is any folder of pictures; nothing in it changes. Reported are files that cannot be read or are
+no pictures, copies and near copies, bursts, odd sizes and kinds, and with --labels landmarks that
+are outside their picture, coincide, have left and right exchanged or are far from where the others
+have them. The folder --output gets index.html, one page with the pictures, and findings.csv, the
+complete list.
 """
 
 import concurrent.futures
@@ -47,11 +48,13 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
   files = folder.find(root)
   given = _labels(root, labels)
   looks = list(_looks(root, files))
-  findings = audits.of_pictures(looks)
+  findings = [*audits.of_pictures(looks), audits.of_others(folder.others(root))]
   if given is not None:
     table, flip_pairs = given
     sizes = {one.file: one.size for one in looks if not one.reason}
     findings += audit_labels.findings(table, sizes, flip_pairs=flip_pairs)
+    if not flip_pairs and folder.flip_pairs(table.names):  # contradicted, as the warning says
+      findings = [one for one in findings if one.name != audit_labels.EXCHANGED]
   _write(output, root, looks, findings, given and given[0])
   print(_table(findings))
   print(f'the page is {output / PAGE}, the whole list {output / LIST}')
@@ -75,7 +78,7 @@ def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
 
   if labels is not None:
     table = folder.read_labels(root, labels)
-    return table, folder.flip_pairs(table.names)
+    return table, folder.label_pairs(table)
   if not (root / 'training_frames_keypoints.csv').is_file():
     return None
   known = youtube_faces_68.source(str(root), split='all')

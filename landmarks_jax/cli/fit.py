@@ -3,8 +3,8 @@
 --model is the folder of a run, --images a folder of pictures, --labels a CSV file with the header
 file,NAME_x,NAME_y,... in pixels or COCO keypoints; pictures without labels are ignored. --output
 gets the model: a folder that needs nothing else. With --boxes every picture is cropped around its
-box, else --crop says which part is used. Names that differ only in left and right are mirror images
-of each other.
+box, else --crop says which part is used. Names that differ only in left and right are taken as
+mirror images of each other, unless the labels contradict that; --flip_pairs states the pairs.
 """
 
 import pathlib
@@ -28,6 +28,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_integer('count', None, what, lower_bound=1, flag_values=values)
   what = 'What errors are divided by: frame, or two landmarks with a comma between.'
   flags.DEFINE_string('scale', 'frame', what, flag_values=values)
+  what = 'Mirror images: none, or A/B,C/D with names of landmarks; from names if absent.'
+  flags.DEFINE_string('flip_pairs', None, what, flag_values=values)
   what = 'Confidence is the probability of an error below so many --scale.'
   flags.DEFINE_float('tolerance', 0.1, what, flag_values=values)
   what = 'ridge, in closed form, or probe, the published one: trained, and slow.'
@@ -52,6 +54,7 @@ def run(values: flags.FlagValues) -> int:
     given['labels'],
     count=values.count,
     scale=values.scale,
+    flip_pairs=values.flip_pairs,
     boxes=values.boxes,
     crop=values.crop or 'centre',
     **options,
@@ -69,6 +72,7 @@ def fit(
   *,
   count: int | None,
   scale: str,
+  flip_pairs: str | None,
   boxes: str | None,
   seed: int,
   **options: Any,
@@ -77,7 +81,7 @@ def fit(
   import numpy as np  # late: heavy
 
   from landmarks_jax import api
-  from landmarks_jax.data import folder
+  from landmarks_jax.data import folder, mirrored
   from landmarks_jax.evaluation import few_shot
 
   table = labelled.read_labels(root, labels)
@@ -88,19 +92,37 @@ def fit(
   absent = [file for file in files if not (root / file).is_file()]
   if absent:
     raise FileNotFoundError(f'{table.path}: there is no picture {absent[0]!r} in {root}')
+  table = table._replace(points={file: table.points[file] for file in files})
+  pairs = folder.label_pairs(table) if flip_pairs is None else _pairs(flip_pairs, table.names)
+  print(f'mirror pairs ({len(pairs)}): {mirrored.listed(pairs, table.names)}', flush=True)
   around = labelled.rows_of(files, labelled.read_boxes(root, boxes), boxes)
   return api.fit_landmarks(
     api.load(run),
     [root / file for file in files],
-    np.stack([table.points[file] for file in files]),
+    np.stack(list(table.points.values())),
     names=table.names,
-    flip_pairs=folder.flip_pairs(table.names),
+    flip_pairs=pairs,
     skeleton=table.skeleton,
     boxes=around,
     scale=size,
     seed=seed,
     **options,
   )
+
+
+def _pairs(text: str, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+  """The indices of the pairs named in 'A/B,C/D'; none for 'none'."""
+  if text == 'none':
+    return ()
+  pairs = [tuple(name.strip() for name in pair.split('/')) for pair in text.split(',')]
+  given = [name for pair in pairs for name in pair]
+  wrong = [f'{"/".join(pair)!r} is no pair' for pair in pairs if len(pair) != 2]
+  wrong += [f'there is no landmark {name!r}' for name in given if name not in names]
+  wrong += [f'{name!r} is named twice' for name in given if given.count(name) > 1]
+  if wrong:
+    known = ', '.join(names)
+    raise ValueError(f'--flip_pairs={text}: {wrong[0]}; expected none, or A/B,C/D, from: {known}')
+  return tuple((names.index(a), names.index(b)) for a, b in pairs)
 
 
 def _told(fitted: Any, scale: str) -> str:

@@ -5,7 +5,7 @@ import io
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ STEP, RUN = 8, 3  # most bits between neighbours in a burst; fewest pictures in 
 SIDE = 72  # pixels of the reduced picture that a fingerprint is made from
 ADVICE = {
   'unreadable': 'Training skips and counts them; fix or delete them.',
+  'other files': (
+    'Their extensions are not those of pictures that are read, so nothing uses them. Save pictures '
+    'among them, such as .heic or .avif, as JPEG or PNG.'
+  ),
   'equal files': (
     'The same file under several names. Keep one: in training and test they make scores too good, '
     'and instance contrast pushes a picture away from itself.'
@@ -126,6 +130,13 @@ def of_pictures(looks: Sequence[Look]) -> list[Finding]:
   for kind in ('grey', 'CMYK', '16 bits'):
     found[kind] = [[Item(one.file)] for one in good if one.kind == kind]
   return [Finding(name, ADVICE[name], groups) for name, groups in found.items()]
+
+
+def of_others(kinds: Mapping[str, Sequence[str]]) -> Finding:
+  """The files that are not read as pictures, by extension."""
+  notes = {kind: kind or 'without extension' for kind in kinds}
+  groups = [[Item(file, notes[kind]) for file in files] for kind, files in kinds.items()]
+  return Finding('other files', ADVICE['other files'], sorted(groups, key=len, reverse=True))
 
 
 def _groups(looks: Sequence[Look], groups: Sequence[Sequence[int]]) -> list[list[Item]]:

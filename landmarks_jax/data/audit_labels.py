@@ -12,6 +12,7 @@ from landmarks_jax.interop.landmark_csv import Labels
 
 APART = 0.25  # of the object's radius; landmarks usually farther apart do not coincide by rounding
 LEAST_SHAPES = 8  # fewer have no majority
+EXCHANGED = 'left and right exchanged'
 ADVICE = {
   'pictures without labels': 'Evaluations leave them out only with unlabelled=skip.',
   'labels without a picture': 'The picture is missing or cannot be read.',
@@ -20,7 +21,7 @@ ADVICE = {
     'Two landmarks at one place, which are well apart in most pictures: often a placeholder, or a '
     'landmark that was not visible and should say so.'
   ),
-  'left and right exchanged': (
+  EXCHANGED: (
     'Their landmarks fit the shape of the others at least twice as well once left and right are '
     'exchanged: labelled from the other side, or mirrored without their labels.'
   ),
@@ -53,7 +54,7 @@ def findings(
     ],
     'points outside': _noted(files, _outside(points, size, labels.names)),
     'equal points': _noted(files, _equal(points, labels.names)),
-    'left and right exchanged': _noted(files, swapped),
+    EXCHANGED: _noted(files, swapped),
     'odd shapes': _noted(files, odd),
   }
   return [Finding(name, ADVICE[name], groups, landmarks=True) for name, groups in found.items()]
@@ -104,7 +105,7 @@ def _odd_shapes(
   judged = np.isfinite(shapes).sum(axis=-1) >= 3
   if judged.sum() < LEAST_SHAPES:
     return {}, {}
-  middle = _median_shape(shapes[judged])
+  middle = median_shape(shapes[judged])
   error = misfit(shapes, middle)
   low, high = np.nanquantile(error, (0.25, 0.75))
   doubtful = np.flatnonzero(error > high)
@@ -149,7 +150,7 @@ def misfit(
   return np.where(common >= 3, error, np.nan)
 
 
-def _median_shape(shapes: Complex[np.ndarray, 'N K']) -> Complex[np.ndarray, ' K']:
+def median_shape(shapes: Complex[np.ndarray, 'N K']) -> Complex[np.ndarray, ' K']:
   """The median of shapes, aligned first with one that fits most of them, then with the median."""
   complete = np.argsort(-np.isfinite(shapes).sum(axis=-1), kind='stable')
   tried = shapes[complete[np.linspace(0, len(shapes) // 2, 25, dtype=int)]]

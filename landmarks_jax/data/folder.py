@@ -1,5 +1,6 @@
 """Your own pictures: any folder of images, with landmarks from a CSV file or COCO keypoints."""
 
+import collections
 import functools
 import inspect
 import itertools
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from landmarks_jax.data import images, prepared
+from landmarks_jax.data import images, mirrored, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.interop import coco, landmark_csv
@@ -21,6 +22,7 @@ from landmarks_jax.interop.landmark_csv import Labels
 
 extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 extensions += ('.ppm', '.pgm')
+TABLES = '.csv', '.json', '.txt'  # of labels, mostly
 crops = ('centre', 'pad', 'squash')
 # What commands made: a run, and what match writes. Pictures in there are drawings.
 MADE = ({'config.json', 'checkpoints'}, {'matches.json', 'matches.png'})
@@ -137,7 +139,7 @@ def source(
     pixels have (0, 0) at the centre of the first. CSV: the header file,NAME_x,NAME_y,... and, if
     wanted, split; one row per picture; a landmark whose two cells are empty is not visible. JSON:
     COCO keypoints (interop/coco.py), the largest object of each picture. Names that differ only in
-    left and right are flip pairs.
+    left and right are flip pairs, unless the labels contradict them (data/mirrored.py).
   split: 'all', or a value of the CSV's column `split`; without that column, the name of a folder
     directly below `path` (train, test, ...).
   frame: side of the result in pixels.
@@ -198,7 +200,8 @@ def catalogue(
   splits = _splits(files, table)
   entries = [Entry(file, splits[file], number.get(holders.get(file))) for file in files]
   names, skeleton = (table.names, table.skeleton) if table else ((), ())
-  info = Info(names, flip_pairs(names), _pair(scale, names), tuple(mean), tuple(std))
+  pairs = () if table is None else label_pairs(table)
+  info = Info(names, pairs, _pair(scale, names), tuple(mean), tuple(std))
   info = info._replace(skeleton=skeleton)
   how = {'frame': frame, 'crop': crop, 'rotate': rotate, 'exact': exact}
   return Pictures(folder, entries, info, classes=kinds, labels=table, **how)
@@ -208,13 +211,26 @@ def find(folder: pathlib.Path) -> tuple[str, ...]:
   """The paths of all pictures below a folder, sorted. Raises FileNotFoundError if there is none."""
   if not folder.is_dir():
     raise FileNotFoundError(f'{folder} is not a folder')
-  files = tuple(sorted(file.relative_to(folder).as_posix() for file in _walk(folder)))
-  if not files:
+  files = sorted(file.relative_to(folder).as_posix() for file in _walk(folder))
+  found = tuple(file for file in files if _extension(file) in extensions)
+  if not found:
     known = ' '.join(extensions)
+    kinds = collections.Counter(_extension(file) or 'without extension' for file in files)
+    others = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
     raise FileNotFoundError(
-      f'{folder} has no pictures in it or below it (looked for {known}, not in runs)'
+      f'{folder} has no pictures in it or below it (looked for {known}, not in runs'
+      + (f'; found {others})' if others else ')')
     )
-  return files
+  return found
+
+
+def others(folder: pathlib.Path) -> dict[str, list[str]]:
+  """The files below a folder that are neither pictures nor tables, by extension, sorted."""
+  kinds = collections.defaultdict(list)
+  for file in sorted(file.relative_to(folder).as_posix() for file in _walk(folder)):
+    if _extension(file) not in (*extensions, *TABLES):
+      kinds[_extension(file)].append(file)
+  return dict(sorted(kinds.items()))
 
 
 def read_labels(folder: pathlib.Path, labels: str) -> Labels:
@@ -233,6 +249,16 @@ def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
   return tuple((names.index(n), names.index(p)) for n, p in partner.items() if p in names)
 
 
+def label_pairs(table: Labels) -> tuple[tuple[int, int], ...]:
+  """The flip pairs of the names; none, with a warning, if the labels contradict them."""
+  pairs = flip_pairs(table.names)
+  points = np.array(list(table.points.values())).reshape(-1, len(table.names), 2)
+  if not mirrored.contradicted(pairs, points):
+    return pairs
+  warnings.warn(mirrored.warning(pairs, table.names), stacklevel=2)
+  return ()
+
+
 def crop_box(crop: str, width: int, height: int) -> images.Box:
   """The part of a picture that the frame shows; `crop` is one of `crops`."""
   if crop == 'centre':
@@ -244,7 +270,7 @@ def crop_box(crop: str, width: int, height: int) -> images.Box:
 
 
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Every picture once, under its real folder if that is inside: links come after all others."""
+  """Every visible file once, under its real folder if that is inside; links come last."""
   seen, tops = set(), [str(folder)]
   while tops:
     links = []
@@ -259,9 +285,13 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       seen.add(real)
       links += [link for b in below if os.path.islink(link := os.path.join(root, b))]
       for name in files:
-        if not name.startswith('.') and os.path.splitext(name)[1].lower() in extensions:
+        if not name.startswith('.'):
           yield pathlib.Path(root, name)
     tops = links
+
+
+def _extension(file: str) -> str:
+  return os.path.splitext(file)[1].lower()
 
 
 def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -25,7 +25,8 @@ def read(path: str | os.PathLike) -> Labels:
   """Reads the file; two empty cells = not visible. Errors name the line and the value."""
   path = pathlib.Path(path)
   rows = _rows(path)
-  header, names = rows[0][1], _names(path, rows[0][1])
+  header = list(map(str.strip, rows[0][1]))
+  names = _names(path, header)
   labels = Labels(path, names, {}, {}, {} if 'split' in header else None)
   for line, row in rows[1:]:
     if len(row) != len(header):

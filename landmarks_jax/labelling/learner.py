@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from landmarks_jax.contracts import Batch, Pyramid
-from landmarks_jax.data import folder, images
+from landmarks_jax.data import folder, images, mirrored
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation.regression import WARP
@@ -43,9 +43,10 @@ class FrozenLearner:
 
   Args:
     model: the network. files: the pictures. landmarks: their names; names that differ only by left
-    and right are mirror images. crop: one of `folder.crops`, what a frame shows of a picture.
-    keep: a folder for features, or None; see `Described`. known: a model with the same landmarks,
-    which predicts before there are labels.
+    and right are mirror images, unless the labels contradict that. crop: one of `folder.crops`,
+    what a frame shows of a picture. keep: a folder for features, or None; see `Described`. known: a
+    model with the same landmarks, which predicts before there are labels; its pairs of mirror
+    images, if it has any that the names do not suggest, are taken as stated.
   """
 
   def __init__(
@@ -60,10 +61,11 @@ class FrozenLearner:
   ) -> None:
     self.model, self.files, self.crop = model, files, crop
     self.landmarks, self.flip_pairs = tuple(landmarks), folder.flip_pairs(tuple(landmarks))
+    self._guessed, self._stated = self.flip_pairs, () if known is None else known.flip_pairs
     self.pictures: Pictures = model.pictures(
       [str(files.path(i)) for i in range(len(files))], crop=crop
     )
-    self._keep, self._copies, self._known = keep, {}, known
+    self._keep, self._copies, self._known, self._told = keep, {}, known, False
     self._checksum = functools.cache(lambda number: checksum(self.pictures.read(number)))
 
   def looks(self) -> Float[np.ndarray, 'N C']:
@@ -116,6 +118,7 @@ class FrozenLearner:
     known = [n for n in labels if self.described.done[n]]
     if not known:
       raise ValueError('none of the labelled pictures can be described')
+    self.flip_pairs = self._pairs(np.stack([labels[n] for n in known]))
     labelled = self._labelled(known, labels)
     head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
@@ -137,6 +140,17 @@ class FrozenLearner:
     sure = self._known.judge(evidence)
     return Fit(pixels, np.where(unknown[:, None], np.nan, sure).astype(np.float32), doubt)
 
+  def _pairs(self, points: Float[np.ndarray, 'N K 2']) -> mirrored.Pairs:
+    """The pairs that are stated, or guessed and not contradicted by the labels (told once)."""
+    if self._stated not in ((), self._guessed):
+      return self._stated
+    if not mirrored.contradicted(self._guessed, points):
+      return self._guessed
+    if not self._told:
+      warnings.warn(mirrored.warning(self._guessed, self.landmarks), stacklevel=2)
+    self._told = True
+    return ()
+
   def _labelled(self, known: Sequence[int], labels: Mapping[int, Any]) -> Batch:
     """The labelled pictures, then their warped copies."""
     copies = int(np.clip(MOST_COPIES // len(known), 1, COPIES))
@@ -153,9 +167,10 @@ class FrozenLearner:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), own, *parts)
 
   def _warped(self, number: int, pixels: Float[np.ndarray, 'K 2']) -> Batch:
-    """Copies of one labelled picture, described; recomputed only when its labels change."""
-    stamp, batch = self._copies.get(number, (b'', None))
-    if stamp != pixels.tobytes():
+    """Copies of one labelled picture, described; recomputed when its labels or the pairs change."""
+    depends = pixels.tobytes(), self.flip_pairs
+    stamp, batch = self._copies.get(number, (None, None))
+    if stamp != depends:
       points = self._normalised(number, pixels)
       visible = np.isfinite(points).all(-1)
       example = {
@@ -174,7 +189,7 @@ class FrozenLearner:
         margin=self.model.margin,
         batch_size=COPIES,
       )
-      self._copies[number] = pixels.tobytes(), batch
+      self._copies[number] = depends, batch
     return batch
 
   def _frame(self, number: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def get_config():
   common = dict(data=FIVE, margin=10)
   return ConfigDict(
     dict(
-      data=dict(**FACES, path='../shared/data/youtube_faces_68'),
+      data=dict(**FACES, path='data/youtube_faces_68'),
       method=dict(
         name='equivariant',
         network='dilations',

@@ -19,7 +19,7 @@ def get_config():
   """80 pixels of 100; five and 68 points from the landmarks."""
   return ConfigDict(
     dict(
-      data=dict(**FACES, path='../shared/data/youtube_faces_68'),
+      data=dict(**FACES, path='data/youtube_faces_68'),
       method=dict(
         name='lmdis',
         landmarks=10,

@@ -20,7 +20,7 @@ def get_config():
   common = dict(data=FIVE, margin=10)
   return ConfigDict(
     dict(
-      data=dict(**FACES, path='../shared/data/youtube_faces_68'),
+      data=dict(**FACES, path='data/youtube_faces_68'),
       method=dict(
         name='moco', depth=18, width=0.25, margin=10, queue=0, levels=5, precision='float32'
       ),

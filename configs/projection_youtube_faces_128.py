@@ -24,7 +24,7 @@ def get_config():
   return ConfigDict(
     dict(
       base=dict(checkpoint='runs/youtube'),
-      data=dict(**FACES, path='../shared/data/youtube_faces_68'),
+      data=dict(**FACES, path='data/youtube_faces_68'),
       method=dict(name='projection', dim=128, scale=7.0, temperature=7.0, size=12, margin=10),
       optimizer=dict(
         name='adam',

@@ -20,7 +20,7 @@ def get_config():
   few = dict(labels=50, draws=3)
   return ConfigDict(
     dict(
-      data=dict(**FACES, path='../shared/data/youtube_faces_68'),
+      data=dict(**FACES, path='data/youtube_faces_68'),
       method=dict(
         name='scrl',
         regions=True,

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import landmarks_jax
 from landmarks_jax.cli import completion, drafts, evaluate, experiment, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import commands, main
@@ -86,6 +87,26 @@ def test_exit_codes_and_streams_of_the_process():
     "error: Unknown command line flag 'wrkdir'. Did you mean: workdir ?\n"
     'Options: python -m landmarks_jax train --help\n'
   )
+
+
+@pytest.mark.parametrize('argument', ['--version', 'version'])
+def test_the_version_is_told(capsys, argument):
+  assert run(argument) == 0
+  assert capsys.readouterr().out == f'landmarks_jax {landmarks_jax.__version__}\n'
+
+
+@pytest.mark.parametrize('arguments', ['', 'train --help'])
+def test_a_reader_that_is_gone_ends_a_command_silently(arguments):
+  reader, writer = os.pipe()
+  os.close(reader)
+  try:
+    command = [sys.executable, '-m', 'landmarks_jax', *arguments.split()]
+    done = subprocess.run(
+      command, cwd=root, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False
+    )
+  finally:
+    os.close(writer)
+  assert (done.returncode, done.stderr) == (141, b'')
 
 
 def test_help_and_the_import_come_at_once():

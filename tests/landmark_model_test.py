@@ -101,6 +101,13 @@ def test_the_network_inside_is_a_run(made, saved):
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_folder_of_the_other_kind_says_what_it_is(saved):
+  with pytest.raises(FileNotFoundError, match=f'it is a landmark model, .* {saved}/run$'):
+    load(saved)
+  with pytest.raises(FileNotFoundError, match='it is a run, and the command fit'):
+    load_landmarks(saved / 'run')
+
+
 def test_nothing_is_overwritten(made, saved, tmp_path):
   before = sorted(str(p) for p in saved.rglob('*'))
   with pytest.raises(ValueError, match='exists already and is not overwritten'):

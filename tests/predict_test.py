@@ -18,6 +18,7 @@ from landmarks_jax.inference.matching import consistent_points
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.interop import coco, landmark_csv
+from landmarks_jax.runtime import run_folder
 
 SCALE = '--scale=left eye,right eye'
 
@@ -61,7 +62,7 @@ def run(*arguments):
 def fitted_pairs(root, output, *more):
   given = '--model=RUN', f'--images={root}', '--labels=labels.csv', '--copies=1'
   assert run('fit', *given, f'--output={output}', *more) == 0
-  return json.loads((output / landmark_model.FACTS).read_text())['flip_pairs']
+  return json.loads((output / run_folder.LANDMARKS).read_text())['flip_pairs']
 
 
 def test_fit_takes_pairs_from_names_or_as_stated_and_prints_them(mine, tmp_path, capsys):

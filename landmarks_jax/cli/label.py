@@ -191,10 +191,10 @@ def _models(given: str | None) -> tuple[Any, Any]:
   if given is None:
     return None, None
   from landmarks_jax import api  # late: heavy
-  from landmarks_jax.inference.landmark_model import FACTS
+  from landmarks_jax.runtime import run_folder
 
   folder = pathlib.Path(given).expanduser()
-  if not (folder / FACTS).is_file():
+  if not (folder / run_folder.LANDMARKS).is_file():
     return api.load(folder), None
   known = api.load_landmarks(folder)
   return known.model, known

@@ -17,10 +17,12 @@ from types import ModuleType
 
 from absl import flags, logging
 
+import landmarks_jax
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import processes
 
 PROGRAM = 'python -m landmarks_jax'
+CLOSED = 128 + 13  # how shells tell of the signal SIGPIPE
 USAGE = f'{PROGRAM} COMMAND [--options]'
 
 
@@ -35,7 +37,20 @@ def commands() -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command; returns the exit code: 0 done, 2 user error, 75 and 130 interrupted."""
+  """Runs a command; returns the exit code.
+
+  0 is done, 2 a user error, 75 and 130 interrupted, 141 that whoever read the output is gone.
+  """
+  try:
+    code = _run(argv)
+    sys.stdout.flush()  # here, not when Python ends, which would tell of a closed pipe at length
+    return code
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return processes.leave(CLOSED)
+
+
+def _run(argv: Sequence[str] | None) -> int:
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
       stream.reconfigure(errors='backslashreplace')
@@ -43,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):
     lines = [f'  {command:<12}{line}' for command, line in commands().items()]
-    print('\n'.join([USAGE, '', *lines, '', f'Options: {PROGRAM} COMMAND --help']))
+    lines += ['', f'Options: {PROGRAM} COMMAND --help', f'Version: {PROGRAM} --version']
+    print('\n'.join([USAGE, '', *lines]))
+    return 0
+  if name in ('--version', 'version'):
+    print(f'landmarks_jax {landmarks_jax.__version__}')
     return 0
   if name not in commands():
     near = configs.hint(name, commands())
@@ -61,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     print('\ninterrupted', file=sys.stderr)
     return 130
+  except BrokenPipeError:
+    raise
   except (ValueError, OSError) as error:
     if values.traceback or os.environ.get('LANDMARKS_JAX_TRACEBACK'):
       raise

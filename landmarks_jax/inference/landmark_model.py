@@ -22,8 +22,9 @@ from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
+from landmarks_jax.runtime import run_folder
 
-FACTS, ARRAYS, RUN = 'landmarks.json', 'head.npz', 'run'  # what a saved model consists of
+ARRAYS = 'head.npz'  # of a saved model, beside run_folder.LANDMARKS and run_folder.NETWORK
 FORMAT = 1
 Pair = Sequence[int]
 Scale = Pair | str
@@ -168,7 +169,7 @@ class LandmarkModel:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
       raise ValueError(f'{folder} exists already and is not overwritten; give another folder')
     folder.mkdir(parents=True, exist_ok=True)
-    self.model.save(folder / RUN)
+    self.model.save(folder / run_folder.NETWORK)
     arrays = self.head.arrays()
     if self.confidence is not None:
       arrays |= {f'confidence/{k}': v for k, v in self.confidence.arrays().items()}
@@ -190,7 +191,7 @@ class LandmarkModel:
     }
     # Written last: a folder without it is not a model.
     text = json.dumps(facts, indent=2, ensure_ascii=False) + '\n'
-    (folder / FACTS).write_text(text, encoding='utf-8')
+    (folder / run_folder.LANDMARKS).write_text(text, encoding='utf-8')
 
   def __repr__(self) -> str:
     some = ', '.join(self.names[:5]) + (', ...' if len(self.names) > 5 else '')
@@ -205,11 +206,11 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
   Raises FileNotFoundError or ValueError saying what is missing or damaged.
   """
   folder = pathlib.Path(path).expanduser()
-  facts = _facts(folder / FACTS)
+  facts = _facts(folder / run_folder.LANDMARKS)
   arrays = _arrays(folder / ARRAYS)
   judged = {k.removeprefix('confidence/'): v for k, v in arrays.items() if k.startswith('conf')}
   own = {k: v for k, v in arrays.items() if not k.startswith('conf')}
-  model = load(folder / RUN, frame=facts['frame'], margin=facts['margin'])
+  model = load(folder / run_folder.NETWORK, frame=facts['frame'], margin=facts['margin'])
   try:
     head = head_from_arrays(facts['head'], own, facts['head_options'])
     stated = facts['confidence']
@@ -239,7 +240,10 @@ KINDS = {
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
-    raise FileNotFoundError(f'{file.parent} holds no landmark model: it has no {file.name}')
+    told = f'{file.parent} holds no landmark model: it has no {file.name}'
+    if (file.parent / run_folder.CONFIG).is_file():
+      told += '; it is a run, and the command fit makes a landmark model from a run and labels'
+    raise FileNotFoundError(told)
   try:
     facts = json.loads(file.read_text(encoding='utf-8'))
   except (ValueError, RecursionError) as error:

@@ -9,13 +9,17 @@ from typing import Any, TextIO
 from landmarks_jax.runtime import locks
 
 CONFIG = 'config.json'
+LANDMARKS, NETWORK = 'landmarks.json', 'run'  # in a landmark model's folder: its facts, its run
 SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all checkpoints
 
 
 def read_config(file: pathlib.Path) -> dict[str, Any]:
   """The config.json of a run. Raises FileNotFoundError or ValueError that say what is wrong."""
   if not file.is_file():
-    raise FileNotFoundError(f'{file.parent} holds no run: it has no {file.name}')
+    told = f'{file.parent} holds no run: it has no {file.name}'
+    if (file.parent / LANDMARKS).is_file():
+      told += f'; it is a landmark model, and its network is {file.parent / NETWORK}'
+    raise FileNotFoundError(told)
   try:
     config = json.loads(file.read_text())
   except ValueError as error:

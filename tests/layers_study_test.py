@@ -131,10 +131,22 @@ def test_baselines_are_kept_and_levels_are_of_the_new_weights():
     assert same == (row not in PARTS and row != 'trained'), name
 
 
-def test_the_functions_of_levels_are_shared_by_weights():
-  applies = {layers.sliced(given(v), start=0, stop=2).apply for v in (1, 2)}
-  assert len(applies) == 1
-  assert layers.sliced(given(), start=1, stop=2).apply not in applies
+@pytest.mark.parametrize('of', ['regression', 'matching'])
+def test_levels_and_columns_run_the_programs_of_the_whole(of):
+  traced = []
+
+  def apply(variables, image, size):
+    traced.append(image.shape)
+    return three(variables, image, size)
+
+  whole = Describer(np.float32(1), apply)
+  options = {'random_init': {}, **(MATCHING if of == 'matching' else REGRESSION)}
+  alone = {name: value for name, value in options.items() if name != 'of'}
+  layers.PROTOCOLS[of].run(whole, Coloured, **alone)
+  before = len(traced)
+  layers.run(whole, Coloured, **options)
+  assert before > 0
+  assert len(traced) == before + 1  # once for the sizes of its levels
 
 
 def test_scores_name_the_level():

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +38,32 @@ def _functions(method: Method) -> tuple[Callable, Callable | None, Callable | No
   return apply, landmarks if method.landmarks else None, paint if method.paint else None
 
 
+class Levels(NamedTuple):
+  """A describer's `apply` that keeps levels `start` to `stop` - 1 of another one, `whole`.
+
+  The network is compiled whole and its pyramid cut, so that all parts of one share a program: the
+  deepest level needs nearly all of it, and compiling a large network takes minutes.
+  """
+
+  whole: Callable
+  start: int
+  stop: int
+
+  def __call__(self, variables: PyTree, image: Array, size: int | None) -> Pyramid:
+    """The pyramid of those levels, as that of any `apply`."""
+    return self.cut(self.whole(variables, image, size))
+
+  def cut(self, pyramid: Pyramid) -> Pyramid:
+    """The levels of a whole pyramid."""
+    return pyramid[self.start : self.stop]
+
+
 @functools.lru_cache(maxsize=16)
 def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array], Pyramid]:
   """A describer's `apply` as compiled `(variables, image) -> pyramid` of that dtype."""
+  if isinstance(apply, Levels):
+    whole = compiled(apply.whole, dtype)
+    return lambda variables, image: apply.cut(whole(variables, image))
 
   def describe(variables: Any, image: Array) -> Pyramid:
     return tuple(level.astype(dtype) for level in apply(variables, image, None))
@@ -183,6 +206,9 @@ def compiled_warp(
   flip_pairs: tuple[tuple[int, int], ...],
 ) -> Callable[[Any, PRNGKeyArray, Batch, Array], Batch]:
   """(variables, rng, frames, copy numbers) -> the warped batch, described in bfloat16."""
+  if isinstance(apply, Levels):
+    whole = compiled_warp(apply.whole, margin, warp, flip_pairs)
+    return lambda *given: (found := whole(*given))._replace(pyramid=apply.cut(found.pyramid))
 
   def describe(variables: Any, rng: PRNGKeyArray, batch: Batch, copy: Int[Array, ' B']) -> Batch:
     def coefficients(index: Array, copy: Array) -> Float[Array, 'rows 2']:

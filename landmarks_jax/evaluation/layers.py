@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landmarks_jax.contracts import Describer, Predictions, Pyramid
+from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, invariance, matching, pck, regression, rows
 from landmarks_jax.evaluation.spread import ALONE, Spread
@@ -186,12 +186,7 @@ def level_sizes(describer: Describer, side: int) -> tuple[tuple[int, int], ...]:
 
 def sliced(describer: Describer, *, start: int, stop: int) -> Describer:
   """Some levels of a describer."""
-  return Describer(describer.variables, _sliced(describer.apply, start, stop))
-
-
-@functools.lru_cache(maxsize=64)  # one function for all weights, so that it compiles once
-def _sliced(apply: Callable, start: int, stop: int) -> Callable[..., Pyramid]:
-  return lambda variables, image, size: apply(variables, image, size)[start:stop]
+  return Describer(describer.variables, features.Levels(describer.apply, start, stop))
 
 
 def _protocol(of: str) -> ModuleType:

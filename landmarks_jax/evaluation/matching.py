@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions, Pyramid
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import rows
+from landmarks_jax.evaluation import features, rows
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
@@ -236,6 +236,9 @@ def warped(batch: Batch, coefficients: Float[Array, 'B _ 2']) -> Batch:
 @functools.lru_cache(maxsize=16)
 def compiled(apply: Callable, size: int) -> Callable[[Any, Array], Pyramid]:
   """A describer's `apply` for matching as compiled `(variables, image) -> pyramid`."""
+  if isinstance(apply, features.Levels):
+    whole = compiled(apply.whole, size)
+    return lambda variables, image: apply.cut(whole(variables, image))
   return compiler.jit(lambda variables, image: apply(variables, image, size))
 
 

@@ -31,7 +31,7 @@ def main(folder: str, text: str) -> None:
     experiment.check_step()
     step = compiling.step(experiment)
   state = experiment.init_state()
-  batches = experiment.batches(0)
+  batches = experiment.inputs.batches(0)
   _, metrics = step(state, next(batches), experiment.rng_train)
   print(float(metrics['loss']))
   batches.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks_jax.cli import experiment
+from landmarks_jax.cli import inputs
 from landmarks_jax.data import pipeline
 from landmarks_jax.runtime import sharding
 
@@ -32,11 +32,11 @@ def folder(tmp_path):
 
 
 def opened(folder, cache, told=None, **more):
-  """The parts of a run on those pictures that bring batches."""
+  """Those pictures as a run has them."""
   data = {'name': 'folder', 'path': str(folder), 'frame': 6, 'labels': 'points.csv'}
   config = {'data': data, 'cache': cache, 'seed': 3, 'batch_size': 8, 'workers': 0}
   config |= {'on_bad_image': 'skip'} | more
-  return experiment.Experiment(config, report=(told if told is not None else []).append)
+  return inputs.Inputs(config, sharding.mesh(), report=(told if told is not None else []).append)
 
 
 def taken(parts, start, steps):
@@ -178,7 +178,7 @@ def test_evaluations_are_not_promised_the_same_memory(folder, monkeypatch):
 def test_an_evaluation_in_host_memory_reads_what_is_asked_for_and_once(folder, monkeypatch):
   parts = opened(folder, 'host')
   source = parts.open(**parts.config['data'], split='all')
-  kind, read = type(parts._on_disk(**parts.config['data'], split='all')), []
+  kind, read = type(parts.on_disk(**parts.config['data'], split='all')), []
   real = kind.__getitem__
   monkeypatch.setattr(kind, '__getitem__', lambda self, i: read.append(i) or real(self, i))
   for i in (3, 5, 3):

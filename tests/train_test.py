@@ -31,7 +31,7 @@ import pytest
 from PIL import Image
 
 from landmarks_jax import training
-from landmarks_jax.cli import completion, experiment, pictures, running, train
+from landmarks_jax.cli import completion, experiment, inputs, pictures, running, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.contracts import Method, Predictions
@@ -337,6 +337,42 @@ def test_a_signal_saves_the_step_under_way_and_the_run_resumes_bit_for_bit(
   assert capsys.readouterr().err.count('the same command continues') == 4
   assert tiny('stopped') == 0
   assert_same_run(whole()[0], tmp_path / 'stopped')
+
+
+def test_a_resumed_run_decides_where_its_pictures_are_before_it_evaluates(tiny, monkeypatch):
+  order = []
+
+  def spied(owner, name):
+    real = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+      order.append(name)
+      if order == ['choose_cache', 'evaluate']:
+        raise KeyboardInterrupt
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+  spied(inputs.Inputs, 'choose_cache')
+  spied(experiment.Experiment, 'evaluate')
+  assert tiny('run') == 130
+  order.append('resumed')
+  assert tiny('run') == 0
+  assert order[:5] == ['choose_cache', 'evaluate', 'resumed', 'choose_cache', 'evaluate']
+
+
+@pytest.mark.parametrize(
+  ('name', 'listed'),
+  [
+    ('my_high_baseline/regression/inter_ocular', True),
+    ('faces/regression/inter_ocular_n10', True),
+    ('faces/regression/inter_ocular_n10_std', False),
+    ('faces/regression/inter_ocular_random_init', False),
+    ('faces/matching/same_paper', False),
+  ],
+)
+def test_a_line_lists_the_trained_row_whatever_the_evaluation_is_called(name, listed):
+  assert running.headline({name: 1.5}) == (f'{name} 1.5' if listed else '')
 
 
 def test_one_device_and_eight_give_one_result(tiny, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ TOO_LARGE = 'RESOURCE_EXHAUSTED'  # what compilers that know their device's memo
 
 
 def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
-  """The compiled step; prints what memory the run will need, by cause.
+  """The compiled step; decides where the pictures are kept, and prints what memory the run needs.
 
   held: bytes of the state on each device, if it is there already. Raises ValueError, with the batch
   size that would fit, if the free memory does not hold the run.
@@ -30,9 +30,10 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
         beside.submit(lambda: experiment.compiled_draw)
 
     compiled, need = _compiled(experiment, batch, beside=draw)
-  experiment.reserved = sum(need.values()) - held * _copies(experiment)
+  missing = sum(need.values()) - held * _copies(experiment)
+  experiment.inputs.choose_cache(reserved=max(0, missing))
   if compiled is not None:
-    need['pictures'] = experiment.cache_bytes()
+    need['pictures'] = experiment.inputs.cache_bytes()
     if free is None or sum(need.values()) <= free:
       room = '' if free is None else f'; {memory.amount(free)} is free {_where(experiment)}'
       print(f'memory needed: {memory.describe(need)}{room}', flush=True)
@@ -95,7 +96,7 @@ def _refusal(experiment: Experiment, batch: int, need: dict[str, int], free: int
 def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None) -> int:
   """The largest batch found to fit, by halving and then by a line through two sizes; 0 if none."""
   groups = experiment.config['method'].get('norm_groups') or 1
-  multiple, pictures = math.lcm(experiment.mesh.size, groups), experiment.cache_bytes()
+  multiple, pictures = math.lcm(experiment.mesh.size, groups), experiment.inputs.cache_bytes()
 
   def total(size: int) -> float | int:
     compiled, need = _compiled(experiment, size)
@@ -130,8 +131,8 @@ def _free(experiment: Experiment, held: int) -> int | None:
 
 def _copies(experiment: Experiment) -> int:
   """How many devices of this process share one memory: all if they report none of their own."""
-  return len(experiment.mesh.local_devices) if experiment.shares_host_memory else 1
+  return len(experiment.mesh.local_devices) if experiment.inputs.share_host_memory else 1
 
 
 def _where(experiment: Experiment) -> str:
-  return 'in the memory of this host' if experiment.shares_host_memory else 'on each device'
+  return 'in the memory of this host' if experiment.inputs.share_host_memory else 'on each device'

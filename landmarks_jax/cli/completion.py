@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import config as configs
 from landmarks_jax.data.source import source_function
-from landmarks_jax.runtime import optim
+from landmarks_jax.runtime import by_name, optim
 
 FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
 LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
@@ -20,9 +19,7 @@ LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_a
 
 def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
   """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
-  here, defines = pathlib.Path(__file__).parents[1] / folder, FOLDERS[folder]
-  files = (f for f in here.glob('*.py') if re.search(rf'^def {defines}\(', f.read_text(), re.M))
-  there = sorted(f.stem for f in files)
+  there = by_name.files_that_define(FOLDERS[folder], pathlib.Path(__file__).parents[1] / folder)
   if name not in there:
     near = configs.hint(name, there)
     raise ValueError(f'{section}={name!r} is not known{near}; there are: {", ".join(there)}')

@@ -171,7 +171,8 @@ def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
 def _write(
   folder: pathlib.Path, experiment: Experiment, state: TrainState, source: Mapping[str, str]
 ) -> None:
-  here = provenance.of(experiment.config, experiment.data_fingerprint()) | {'source': dict(source)}
+  here = provenance.of(experiment.config, experiment.inputs.fingerprint())
+  here |= {'source': dict(source)}
   configs.claim(folder, experiment.config)
   with checkpoint.Checkpoints(folder / run_folder.ALL) as checkpoints:
     checkpoints.save(0, state, here | {'skipped': 0})

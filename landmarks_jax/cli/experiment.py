@@ -1,9 +1,9 @@
-"""From a completed config to running parts: sources, method, describers, evaluations."""
+"""From a completed config to running parts: method, step, describers, evaluations."""
 
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -14,12 +14,12 @@ from jaxtyping import PRNGKeyArray
 from landmarks_jax import training
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import completion
+from landmarks_jax.cli.inputs import Inputs
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
-from landmarks_jax.data import pipeline
-from landmarks_jax.data.source import Info, Source, fingerprint, open_source
+from landmarks_jax.data.source import Info
 from landmarks_jax.evaluation import features, rows
 from landmarks_jax.evaluation.spread import Spread
-from landmarks_jax.runtime import compiler, optim, sharding
+from landmarks_jax.runtime import by_name, compiler, optim, sharding
 
 CALIBRATION_BATCHES = 10
 
@@ -30,99 +30,15 @@ class Experiment:
   def __init__(self, config: dict[str, Any], *, report: Callable[[str], None] = print) -> None:
     self.config, self.report = config, report
     self.mesh = sharding.mesh()
-    self.reserved = 0  # bytes that training needs beside the pictures
+    self.inputs = Inputs(config, self.mesh, report=report)
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}
-    self._sources: dict[str, Source] = {}
-    self._kept: dict[str, Source] = {}
-    self._filling: list[tuple[pipeline.Remembering, int]] = []  # and the bytes of a picture
     self._calibrations: dict[Method, Callable] = {}
-
-  @functools.cached_property
-  def cache(self) -> str:
-    """Where the training pictures are: one of pipeline.CACHES."""
-    source, cache = self._on_disk(**self.config['data']), self.config['cache']
-    if cache != 'auto':
-      return cache
-    free = sharding.free_memory(self.mesh)
-    beside = {'reserved': self.reserved} if free is None else {'device': free - self.reserved}
-    cache = pipeline.choose_cache(source, self._example, **beside, report=self.report)
-    return pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
-
-  @property
-  def shares_host_memory(self) -> bool:
-    """Whether the devices of this process compute in the memory of the host, as CPUs do."""
-    return sharding.free_memory(self.mesh) is None
-
-  def cache_bytes(self) -> int:
-    """Bytes that the training pictures take of the memory that the step works in."""
-    if self.cache == 'stream' or (self.cache == 'host' and not self.shares_host_memory):
-      return 0
-    return pipeline.cache_bytes(self._on_disk(**self.config['data']), self._example)
-
-  @functools.cached_property
-  def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
-    """The training pictures, kept where `cache` says, and what puts a batch on the devices."""
-    source = self._on_disk(**self.config['data'])
-    if self.cache != 'device':
-      return self._keep(source, self.cache), lambda batch: sharding.to_global(batch, self.mesh)
-    need, free = pipeline.cache_bytes(source, self._example), sharding.free_memory(self.mesh)
-    if free is not None and need > free:
-      raise ValueError(
-        f'config.cache=device: {len(source):,} pictures need {need / 1e9:.2f} GB on each device, '
-        f'but {free / 1e9:.2f} GB is free; choose cache=host'
-      )
-    arrays = self._keep(source, 'host').arrays
-    valid, rows = np.ones(len(source), bool), np.arange(len(source), dtype=np.int32)
-    gather = sharding.make_gather(arrays | {'valid': valid}, self.mesh)
-    return pipeline.Cached(source.info, {'index': rows}), lambda batch: Batch(**gather(batch.index))
-
-  def _keep(self, source: Source, cache: str) -> Source:
-    """A source in host memory or read as needed; each of its bad pictures is reported once."""
-    if cache == 'stream':
-      return pipeline.Reporting(source, self._bad_images(source))
-    return pipeline.cached(source, on_bad_image=self.config['on_bad_image'], report=self.report)
-
-  def _bad_images(self, source: Source) -> pipeline.BadImages:
-    return pipeline.BadImages(len(source), self.config['on_bad_image'], self.report)
-
-  def open(self, **options: Any) -> Source:
-    """The pictures of an evaluation, kept in host memory once read if all of them fit."""
-    key = repr(sorted(options.items()))
-    if key not in self._kept:
-      source = self._on_disk(**options)
-      self._kept[key] = self._remembered(source) or self._keep(source, 'stream')
-    return self._kept[key]
-
-  def _remembered(self, source: Source) -> Source | None:
-    """A source kept in host memory as it is read; None if memory is too small for it.
-
-    Memory that other sources may still fill does not count as free.
-    """
-    if self.config['cache'] == 'stream':
-      return None
-    example = features.first_readable(source)
-    promised = sum(kept.unread * size for kept, size in self._filling)
-    if pipeline.choose_cache(source, example, reserved=promised, report=self.report) == 'stream':
-      return None
-    kept = pipeline.Remembering(source, self._bad_images(source))
-    self._filling.append((kept, pipeline.cache_bytes(source, example) // len(source)))
-    return kept
-
-  def _on_disk(self, **options: Any) -> Source:
-    key = repr(sorted(options.items()))
-    if key not in self._sources:
-      self._sources[key] = open_source(**_tuples(options))
-    return self._sources[key]
-
-  def data_fingerprint(self) -> dict[str, Any]:
-    """The fingerprint of the training pictures."""
-    return fingerprint(self._on_disk(**self.config['data']))
 
   def resolve(self) -> None:
     """Fills in what depends on the data: the method's mean and std, and the numbers of steps."""
     base, optimizer = self.config['base'], self.config['optimizer']
-    source = self._on_disk(**self.config['data'])
+    source = self.inputs.training
     info, count = source.info, len(source)
     sections = {'config.method': self.config['method']}
     if base is not None:
@@ -161,7 +77,7 @@ class Experiment:
           'itself, which this protocol judges; lmdis does'
         )
       try:
-        protocol.check(lambda split, data=data: self._on_disk(**data, split=split), **options)
+        protocol.check(lambda split, data=data: self.inputs.on_disk(**data, split=split), **options)
       except ValueError as error:
         raise ValueError(f'config.evals.{name}: {error}') from error
 
@@ -181,7 +97,7 @@ class Experiment:
 
   def check_step(self) -> None:
     """Raises, before anything is written, errors that would stop the first training step."""
-    count, examples = self.config['batch_size'], len(self._on_disk(**self.config['data']))
+    count, examples = self.config['batch_size'], len(self.inputs.training)
     if count > examples:
       raise ValueError(
         f'config.batch_size={count}, but there are {examples} pictures; choose a smaller batch'
@@ -198,7 +114,7 @@ class Experiment:
 
   def shapes(self, batch_size: int) -> tuple[TrainState, Batch]:
     """The shapes of the state, and of a global batch."""
-    example = {'valid': np.True_} | self._example
+    example = {'valid': np.True_} | self.inputs.example
     arrays = {name: np.asarray(value) for name, value in example.items()}
     batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
     return jax.eval_shape(self._draw, self.rng_init), Batch(**batch)
@@ -215,17 +131,13 @@ class Experiment:
     return sharding.compile_step(self.train_step, self.mesh)
 
   @functools.cached_property
-  def _example(self) -> dict[str, Any]:
-    return features.first_readable(self._on_disk(**self.config['data']))
-
-  @functools.cached_property
   def method(self) -> Method:
     """The method, with its batches kept sharded over the devices."""
     base = {} if self._base is None else {'base': self._base[1]}
     return self._build(self.config['method'], **base)
 
   def _build(self, options: Mapping[str, Any], **others: Any) -> Method:
-    options = _tuples(options)
+    options = by_name.tuples(options)
     build = completion.find('methods', options.pop('name')).build
     if 'constrain' in inspect.signature(build).parameters:  # the others need none
       others['constrain'] = sharding.constrain(self.mesh)
@@ -247,25 +159,11 @@ class Experiment:
   @functools.cached_property
   def optimizer(self) -> Any:
     """The optax transformation."""
-    return optim.build(**_tuples(self.config['optimizer']))
+    return optim.build(**by_name.tuples(self.config['optimizer']))
 
   def learning_rate(self, step: int) -> float:
     """The learning rate of the step that follows `step` updates."""
-    return float(optim.rate(**_tuples(self.config['optimizer']))(step))
-
-  def batches(self, start_step: int) -> Iterator[Batch]:
-    """Training batches from a step on, sharded over devices; fills caches first. Close it."""
-    source, place = self._training
-    batches = pipeline.training_batches(
-      source,
-      seed=self.config['seed'],
-      batch_size=self.config['batch_size'],
-      shard=sharding.shard(),
-      shards=sharding.shards(),
-      start_step=start_step,
-      workers=0 if isinstance(source, pipeline.Cached) else self.config['workers'],
-    )
-    return _placed(batches, place)
+    return float(optim.rate(**by_name.tuples(self.config['optimizer']))(step))
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
@@ -291,7 +189,7 @@ class Experiment:
 
   @property
   def _example_batch(self) -> Batch:
-    return Batch(image=self._example['image'][None])
+    return Batch(image=self.inputs.example['image'][None])
 
   def describer(self, params: PyTree, aux: PyTree) -> Describer:
     """The features of these weights, and the landmarks that the method finds by itself."""
@@ -332,7 +230,7 @@ class Experiment:
     if method not in self._calibrations:
       whole = sharding.replicated(self.mesh)
       self._calibrations[method] = jax.jit(method.calibrate, out_shardings=whole)
-    with contextlib.closing(self.batches(0)) as batches:
+    with contextlib.closing(self.inputs.batches(0)) as batches:
       for n, batch in zip(range(count), batches, strict=False):
         aux = self._calibrations[method](params, aux, batch, self.rng_init, n)
     return aux
@@ -346,7 +244,7 @@ class Experiment:
     options['batch_size'] = -(-options['batch_size'] // devices) * devices
     describer = self.describer(params, aux)
     given = {
-      'open_split': lambda split: self.open(**data, split=split),
+      'open_split': lambda split: self.inputs.open(**data, split=split),
       'random_init': self.random_init,
       'spread': self.spread,
     }
@@ -372,7 +270,7 @@ class Experiment:
 
   def protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""
-    options = _tuples(self.config['evals'][name])
+    options = by_name.tuples(self.config['evals'][name])
     data, _ = options.pop('data'), options.pop('every')
     data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses the split
     section = f'config.evals.{name}.protocol'
@@ -381,18 +279,8 @@ class Experiment:
   def info(self, name: str) -> Info:
     """The facts of one evaluation's dataset."""
     _, data, options = self.protocol(name)
-    return self._on_disk(**data, split=options['test']).info
+    return self.inputs.on_disk(**data, split=options['test']).info
 
   def error_titles(self) -> dict[str, str]:
     """What tables call an error, by evaluation."""
     return {name: rows.error_title(self.info(name)) for name in self.config['evals']}
-
-
-def _placed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Batch]:
-  with contextlib.closing(batches):
-    yield from map(place, batches)
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-  """Turns JSON's lists into the tuples that functions take."""
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

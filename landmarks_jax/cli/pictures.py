@@ -30,7 +30,7 @@ def examples(
   if hasattr(protocol, 'pictures'):
     return None
   chosen = evenly_apart(len(shown.index), 12)
-  source = parts.open(**data, split=options['test'])
+  source = parts.inputs.open(**data, split=options['test'])
   frames = np.stack([source[int(shown.index[i])]['image'] for i in chosen])
   return {
     'images': list(regions.cut_centre(frames, options['margin'])),
@@ -50,7 +50,7 @@ def matches(
   chosen = evenly_apart(len(shown.index), 6).tolist()
 
   def open_split(split: str) -> Source:
-    return parts.open(**data, split=split)
+    return parts.inputs.open(**data, split=split)
 
   return protocol.pictures(open_split, shown, chosen, task='different', **options)
 
@@ -72,7 +72,7 @@ def of_features(
   if not parts.config['evals']:
     return {}
   _, data, options = parts.protocol(next(iter(parts.config['evals'])))
-  batch = _some(parts.open(**data, split=options['test']), count=DESCRIBED)
+  batch = _some(parts.inputs.open(**data, split=options['test']), count=DESCRIBED)
   batch = regions.centre_crop(batch, options['margin'])
   describer = parts.describer(params, aux)
   pyramid = features.compiled(describer.apply)(describer.variables, batch.image)

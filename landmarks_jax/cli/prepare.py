@@ -20,6 +20,7 @@ from absl import flags
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import drafts
 from landmarks_jax.data import source as sources
+from landmarks_jax.runtime import by_name
 
 POSITIONAL = 'NAME'
 
@@ -94,9 +95,8 @@ def prepare(
     print(f'{output} is finished already: {_kept(manifest)}')
     return manifest
   print(f'reading what is in {source}', flush=True)
-  given = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
   module = _module(name)
-  catalogue = module.catalogue(str(source), frame=frame, **given)
+  catalogue = module.catalogue(str(source), frame=frame, **by_name.tuples(options))
   manifest = preparing.prepare(
     catalogue,
     output,

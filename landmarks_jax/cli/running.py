@@ -25,6 +25,7 @@ from landmarks_jax.cli import (
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import Batch, TrainState
+from landmarks_jax.evaluation import matching, rows
 from landmarks_jax.report import draw
 from landmarks_jax.runtime import (
   checkpoint,
@@ -75,7 +76,7 @@ class Run:
     folder = workdir / run_folder.ALL
     self.checkpoints = checkpoint.Checkpoints(folder, keep=self.config['keep'], **writers)
     sharding.on_main(self._keep_aside)
-    self.provenance = provenance.of(self.config, experiment.data_fingerprint())
+    self.provenance = provenance.of(self.config, experiment.inputs.fingerprint())
     self.select, self.selected = self.config['select'], None
     if self.select:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
@@ -94,6 +95,8 @@ class Run:
     """Trains the missing steps and evaluates; returns the final scores."""
     state, start = self._start()
     steps = self.config['steps']
+    if start < steps and not self.compiled:  # first: it decides where the pictures are kept
+      self.compiled = compiling.step(self.experiment, held=memory.size(state))
     scores = self._evaluate(state, start)
     if start < steps:
       scores = self._train(state, start)
@@ -162,7 +165,6 @@ class Run:
 
   def _train(self, state: Any, start: int) -> dict[str, float]:
     steps, scores = self.config['steps'], {}
-    compiled = self.compiled or compiling.step(self.experiment, held=memory.size(state))
     rng = self.experiment.rng_train
     batches, whole = self._batches(start), None  # the state that may be saved at any time
     try:
@@ -171,7 +173,7 @@ class Run:
         batch = next(batches)
         with self.interruption.deferred(step):
           whole = None  # the step reuses its memory
-          state, metrics = compiled(state, batch, rng)
+          state, metrics = self.compiled(state, batch, rng)
           if step == 1:
             self._draw_views(batch)  # while the devices run the step
           state = self._calibrated(state) if step == steps else state
@@ -206,12 +208,12 @@ class Run:
     return sharding.shards() > 1 and any(count and step % count == 0 for count in every)
 
   def _batches(self, start: int) -> Iterator[Batch]:
-    batches = self.experiment.batches(start)
+    batches = self.experiment.inputs.batches(start)
     return guards.watched(batches, seconds=self.config['stuck_after'], report=self._tell_stuck)
 
   def _tell_stuck(self, seconds: float) -> None:
     shard, shards = sharding.shard(), sharding.shards()
-    cache, workers = self.experiment.cache, self.config['workers']
+    cache, workers = self.experiment.inputs.cache, self.config['workers']
     print(
       f'warning: no batch for {logs.duration(seconds)} at step {self.step}, shard {shard} of '
       f'{shards}, cache={cache}, workers={workers}; it goes on waiting. Does the disk of '
@@ -396,10 +398,15 @@ class Run:
     self.logs.write_picture('views', 0, sheet)
 
 
-OTHER_ROWS = '_mean_shape', '_same_position', '_majority', '_random_init', '_base'
-UNLISTED = '_std', '_low', '_high', '_paper', *OTHER_ROWS
+UNLISTED = (*rows.SPREADS, matching.PAPER, *(f'_{row}' for row in rows.ROWS if row != rows.TRAINED))
 
 
 def headline(scores: Mapping[str, float]) -> str:
   """The scores of the trained row alone; all are in metrics.jsonl."""
-  return '  '.join(f'{k} {v:.4g}' for k, v in scores.items() if not any(u in k for u in UNLISTED))
+  listed = [name for name in scores if not any(part in _last(name) for part in UNLISTED)]
+  return '  '.join(f'{name} {scores[name]:.4g}' for name in listed)
+
+
+def _last(name: str) -> str:
+  """A score's own name, without those of its evaluation and protocol."""
+  return name.rpartition('/')[2]

@@ -5,7 +5,6 @@ import importlib
 import inspect
 import json
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
 from landmarks_jax.contracts import Array
+from landmarks_jax.runtime import by_name
 
 folder = pathlib.Path(__file__).parent
 
@@ -75,9 +75,7 @@ def available(function: str = 'source') -> tuple[str, ...]:
 
   function: another function to look for, such as `catalogue`, which `prepare` needs.
   """
-  definition = re.compile(rf'^def {function}\(', re.M)
-  files = (f for f in folder.rglob('*.py') if definition.search(f.read_text()))
-  return tuple(sorted(f.relative_to(folder).with_suffix('').as_posix() for f in files))
+  return by_name.files_that_define(function, folder)
 
 
 def source_function(name: str) -> Callable[..., Source]:

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import numbers
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
 
@@ -19,7 +18,7 @@ from landmarks_jax.contracts import Batch, Describer, Method, PyTree
 from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
 from landmarks_jax.inference.pictures import Pictures, batches
-from landmarks_jax.runtime import checkpoint, run_folder
+from landmarks_jax.runtime import by_name, checkpoint, run_folder
 
 
 class Model:
@@ -210,10 +209,9 @@ def _method(
 
 
 def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Method:
-  options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+  options = by_name.tuples(options)
   name = options.pop('name')
-  files = pathlib.Path(methods.__file__).parent.glob('*.py')
-  there = sorted(f.stem for f in files if re.search(r'^def build\(', f.read_text(), re.M))
+  there = by_name.files_that_define('build', pathlib.Path(methods.__file__).parent)
   if name not in there:
     raise ValueError(f'{where}: no method is called {name!r}; there are: {", ".join(there)}')
   build = importlib.import_module(f'landmarks_jax.methods.{name}').build

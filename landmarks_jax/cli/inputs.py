@@ -1,0 +1,152 @@
+"""The pictures of a run: opened once, kept where memory allows, and put on the devices."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from landmarks_jax.contracts import Batch
+from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import Source, fingerprint, open_source
+from landmarks_jax.evaluation import features
+from landmarks_jax.runtime import by_name, sharding
+
+
+class Inputs:
+  """The training pictures of a completed config, and those of its evaluations.
+
+  Nothing is read before its first use. `choose_cache` decides where the training pictures are kept.
+  """
+
+  def __init__(
+    self, config: Mapping[str, Any], mesh: sharding.Mesh, *, report: Callable[[str], None] = print
+  ) -> None:
+    self.config, self.mesh, self.report = config, mesh, report
+    self._chosen: str | None = None
+    self._sources: dict[str, Source] = {}
+    self._kept: dict[str, Source] = {}
+    self._filling: list[tuple[pipeline.Remembering, int]] = []  # and the bytes of a picture
+
+  @property
+  def training(self) -> Source:
+    """The training pictures as they are on disk."""
+    return self.on_disk(**self.config['data'])
+
+  @functools.cached_property
+  def example(self) -> dict[str, Any]:
+    """The first training picture that can be read."""
+    return features.first_readable(self.training)
+
+  @property
+  def share_host_memory(self) -> bool:
+    """Whether the devices of this process compute in the memory of the host, as CPUs do."""
+    return sharding.free_memory(self.mesh) is None
+
+  def fingerprint(self) -> dict[str, Any]:
+    """The fingerprint of the training pictures."""
+    return fingerprint(self.training)
+
+  def choose_cache(self, *, reserved: int) -> None:
+    """Decides where the training pictures are kept, leaving `reserved` bytes to the step.
+
+    Raises ValueError if it was decided already, as the first call of `batches` does.
+    """
+    if self._chosen is not None:
+      raise ValueError('where the training pictures are kept is decided already')
+    cache = self.config['cache']
+    if cache == 'auto':
+      free = sharding.free_memory(self.mesh)
+      beside = {'reserved': reserved} if free is None else {'device': free - reserved}
+      cache = pipeline.choose_cache(self.training, self.example, **beside, report=self.report)
+      cache = pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
+    self._chosen = cache
+
+  @property
+  def cache(self) -> str:
+    """Where the training pictures are kept: one of pipeline.CACHES."""
+    if self._chosen is None:
+      self.choose_cache(reserved=0)
+    return self._chosen
+
+  def cache_bytes(self) -> int:
+    """Bytes that the training pictures take of the memory that the step works in."""
+    if self.cache == 'stream' or (self.cache == 'host' and not self.share_host_memory):
+      return 0
+    return pipeline.cache_bytes(self.training, self.example)
+
+  def batches(self, start_step: int) -> Iterator[Batch]:
+    """Training batches from a step on, sharded over devices; fills caches first. Close it."""
+    source, place = self._training
+    batches = pipeline.training_batches(
+      source,
+      seed=self.config['seed'],
+      batch_size=self.config['batch_size'],
+      shard=sharding.shard(),
+      shards=sharding.shards(),
+      start_step=start_step,
+      workers=0 if isinstance(source, pipeline.Cached) else self.config['workers'],
+    )
+    return _placed(batches, place)
+
+  @functools.cached_property
+  def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
+    """The training pictures, kept where `cache` says, and what puts a batch on the devices."""
+    source = self.training
+    if self.cache != 'device':
+      return self._keep(source, self.cache), lambda batch: sharding.to_global(batch, self.mesh)
+    need, free = pipeline.cache_bytes(source, self.example), sharding.free_memory(self.mesh)
+    if free is not None and need > free:
+      raise ValueError(
+        f'config.cache=device: {len(source):,} pictures need {need / 1e9:.2f} GB on each device, '
+        f'but {free / 1e9:.2f} GB is free; choose cache=host'
+      )
+    arrays = self._keep(source, 'host').arrays
+    valid, rows = np.ones(len(source), bool), np.arange(len(source), dtype=np.int32)
+    gather = sharding.make_gather(arrays | {'valid': valid}, self.mesh)
+    return pipeline.Cached(source.info, {'index': rows}), lambda batch: Batch(**gather(batch.index))
+
+  def open(self, **options: Any) -> Source:
+    """The pictures of an evaluation, kept in host memory once read if all of them fit."""
+    key = repr(sorted(options.items()))
+    if key not in self._kept:
+      source = self.on_disk(**options)
+      self._kept[key] = self._remembered(source) or self._keep(source, 'stream')
+    return self._kept[key]
+
+  def on_disk(self, **options: Any) -> Source:
+    """Pictures that are read anew each time."""
+    key = repr(sorted(options.items()))
+    if key not in self._sources:
+      self._sources[key] = open_source(**by_name.tuples(options))
+    return self._sources[key]
+
+  def _keep(self, source: Source, cache: str) -> Source:
+    """A source in host memory or read as needed; each of its bad pictures is reported once."""
+    if cache == 'stream':
+      return pipeline.Reporting(source, self._bad_images(source))
+    return pipeline.cached(source, on_bad_image=self.config['on_bad_image'], report=self.report)
+
+  def _bad_images(self, source: Source) -> pipeline.BadImages:
+    return pipeline.BadImages(len(source), self.config['on_bad_image'], self.report)
+
+  def _remembered(self, source: Source) -> Source | None:
+    """A source kept in host memory as it is read; None if memory is too small for it.
+
+    Memory that other sources may still fill does not count as free.
+    """
+    if self.config['cache'] == 'stream':
+      return None
+    example = features.first_readable(source)
+    promised = sum(kept.unread * size for kept, size in self._filling)
+    if pipeline.choose_cache(source, example, reserved=promised, report=self.report) == 'stream':
+      return None
+    kept = pipeline.Remembering(source, self._bad_images(source))
+    self._filling.append((kept, pipeline.cache_bytes(source, example) // len(source)))
+    return kept
+
+
+def _placed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Batch]:
+  with contextlib.closing(batches):
+    yield from map(place, batches)

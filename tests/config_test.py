@@ -455,7 +455,7 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
 
 
 def test_a_workdir_that_was_killed_while_claimed_is_still_new(tmp_path):
-  (tmp_path / 'config.json.tmp').write_text('{"st')
+  (tmp_path / 'config.json.7.part').write_text('{"st')
   configs.claim(tmp_path, {'steps': 3})
   assert json.loads((tmp_path / 'config.json').read_text()) == {'steps': 3}
 

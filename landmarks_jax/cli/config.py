@@ -22,8 +22,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from landmarks_jax.cli import drafts
-from landmarks_jax.runtime import run_folder
+from landmarks_jax.runtime import atomic, run_folder
 
 # Arguments that commands pass themselves; they are not part of a config.
 INJECTED = frozenset(
@@ -263,7 +262,7 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
         + '\n  '.join(changed)
         + '\nUse another --workdir, or the same config to continue.'
       )
-  elif any(p.name != 'config.json.tmp' for p in workdir.iterdir()):
+  elif not all(re.fullmatch(r'config\.json\..*\.part', p.name) for p in workdir.iterdir()):
     raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
 
 
@@ -284,7 +283,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if file.exists():
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  drafts.replace_text(file, json.dumps(config, indent=2) + '\n')
+  atomic.write_text(file, json.dumps(config, indent=2) + '\n')
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:

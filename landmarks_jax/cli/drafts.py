@@ -21,13 +21,6 @@ def check_outside(output: pathlib.Path, option: str, folder: pathlib.Path) -> No
     raise ValueError(f'--output={output} is inside --{option}={folder}; put it elsewhere')
 
 
-def replace_text(file: pathlib.Path, text: str) -> None:
-  """Writes a file atomically: after a kill at any time, it is the new one or the earlier one."""
-  path = file.with_name(f'{file.name}.tmp')
-  path.write_text(text, encoding='utf-8')
-  path.replace(file)
-
-
 @contextlib.contextmanager
 def draft(output: pathlib.Path) -> Iterator[pathlib.Path]:
   """A path beside `output`, for a file or a folder, renamed to it at the end of the block.

@@ -16,8 +16,8 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import drafts, processes, report, table
-from landmarks_jax.runtime import run_folder
+from landmarks_jax.cli import processes, report, table
+from landmarks_jax.runtime import atomic, run_folder
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -112,7 +112,7 @@ def _note(
   result.parent.mkdir(exist_ok=True)
   if result.exists():
     scores = run_folder.read_config(result)['scores'] | scores
-  drafts.replace_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
+  atomic.write_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
 
 
 def _write(

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from landmarks_jax.cli import drafts, provenance
+from landmarks_jax.cli import provenance
+from landmarks_jax.runtime import atomic
 
 
 def write(
@@ -52,7 +53,7 @@ def write(
     },
   )
   file.parent.mkdir(parents=True, exist_ok=True)
-  drafts.replace_text(file, text)
+  atomic.write_text(file, text)
   print(f'the report is {file}')
 
 

@@ -1,9 +1,7 @@
 """Exports the labels in files that `data/folder.py` reads, with and without predictions."""
 
-import os
 import pathlib
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import numpy as np
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.interop import coco, landmark_csv
 from landmarks_jax.labelling.session import Session
+from landmarks_jax.runtime import atomic
 
 # By kind: confirmed labels alone, and together with predictions for all other pictures.
 FILES = {
@@ -42,12 +41,11 @@ def _write(session: Session, output: pathlib.Path) -> dict[str, Any]:
   names, all_of_them = session.labels.landmarks, labelled | predicted
   for kind, numbers in (('labels', labelled), ('all', dict(sorted(all_of_them.items())))):
     points = {session.files.names[i]: pixels for i, pixels in numbers.items()}
-    _replace(output / FILES[f'{kind}-csv'], lambda to, p=points: landmark_csv.write(to, names, p))
+    with atomic.replaced(output / FILES[f'{kind}-csv']) as part:
+      landmark_csv.write(part, names, points)
     known = {name: pixels for name, pixels in points.items() if name in sizes}
-    _replace(
-      output / FILES[f'{kind}-coco'],
-      lambda to, p=known: coco.write(to, names, p, sizes, confidence=confidence),
-    )
+    with atomic.replaced(output / FILES[f'{kind}-coco']) as part:
+      coco.write(part, names, known, sizes, confidence=confidence)
   return {
     'labelled': len(labelled),
     'predicted': len(predicted),
@@ -73,15 +71,3 @@ def _predictions(session: Session, labelled: dict[int, np.ndarray]) -> tuple[Any
       points = np.clip(fit.points[number], -0.5, [width - 0.5, height - 0.5])
       predicted[number], confidence[name] = points.astype(float), fit.confidence[number]
   return sizes, confidence, predicted
-
-
-def _replace(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-  """Replaces a file atomically: whatever happens, it is the new one or the earlier one."""
-  draft = path.with_name(f'{path.name}.part')
-  try:
-    write(draft)
-    with draft.open('rb') as file:
-      os.fsync(file.fileno())
-    os.replace(draft, path)
-  finally:
-    draft.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from landmarks_jax.runtime import atomic
+
 
 class Logs:
   """Writes numbers and pictures under `workdir`; silent on processes that are not the main one.
@@ -71,9 +73,7 @@ class Logs:
     lines = path.read_text().splitlines()
     steps = [_step_of(line, path, last=i == len(lines)) for i, line in enumerate(lines, 1)]
     kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step <= step]
-    draft = path.with_suffix('.tmp')
-    draft.write_text(''.join(f'{line}\n' for line in kept))
-    os.replace(draft, path)  # atomic: if killed here, either file is complete
+    atomic.write_text(path, ''.join(f'{line}\n' for line in kept))
 
   def close(self) -> None:
     """Ends the TensorBoard file."""

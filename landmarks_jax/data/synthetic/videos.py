@@ -5,7 +5,6 @@ first requested, completely or not at all. Later runs memory-map it.
 """
 
 import functools
-import os
 import pathlib
 import threading
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from landmarks_jax.data.source import Info
+from landmarks_jax.runtime import atomic
 
 _one_writer = threading.Lock()
 
@@ -85,7 +85,7 @@ class Videos:
       return _open(path)
 
   def _keep(self, video: int, path: pathlib.Path) -> None:
-    """Writes a video under a temporary name, and renames it once it is on disk."""
+    """Writes a video."""
     examples = [self.example(video, place) for place in range(self.length)]
     fields = [(name, value.dtype, value.shape) for name, value in examples[0].items()]
     records = np.empty(self.length, fields)
@@ -93,15 +93,8 @@ class Videos:
       for name, value in example.items():
         record[name] = value
     self.folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.{os.getpid()}.part')
-    try:
-      with part.open('wb') as file:
-        np.save(file, records)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, path)
-    finally:
-      part.unlink(missing_ok=True)
+    with atomic.replaced(path) as part, part.open('wb') as file:
+      np.save(file, records)
 
 
 @functools.lru_cache(maxsize=128)

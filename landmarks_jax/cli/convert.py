@@ -27,7 +27,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('std', None, what, flag_values=values)
   what = "Heads of a ViT's attention; one for 64 channels if absent."
   flags.DEFINE_integer('heads', None, what, lower_bound=1, flag_values=values)
-  return configs.define_changes(argv, values)
+  what = 'Changes method.*, as in --config.method.levels=5.'
+  return configs.define_changes(argv, values, what=what)
 
 
 def run(values: flags.FlagValues) -> int:

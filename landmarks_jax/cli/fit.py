@@ -26,7 +26,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('labels', None, what, flag_values=values)
   what = 'How many of the labelled pictures to use, drawn by --seed; all if absent.'
   flags.DEFINE_integer('count', None, what, lower_bound=1, flag_values=values)
-  what = 'What errors are divided by: frame, or two landmarks with a comma between.'
+  what = 'What errors are divided by: frame, or two landmarks separated by a comma.'
   flags.DEFINE_string('scale', 'frame', what, flag_values=values)
   what = 'Mirror images: none, or A/B,C/D with names of landmarks; from names if absent.'
   flags.DEFINE_string('flip_pairs', None, what, flag_values=values)

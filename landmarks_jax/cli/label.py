@@ -27,7 +27,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('DIR', None, 'Folder of pictures.', flag_values=values)
   what = 'Folder of a run or of a landmark model; without, nothing is predicted.'
   flags.DEFINE_string('model', None, what, flag_values=values)
-  what = 'Names with commas between, or a text file with one a line; later starts know them.'
+  what = 'Names separated by commas, or a text file with one per line; later starts know them.'
   flags.DEFINE_string('landmarks', None, what, flag_values=values)
   what = 'Folder for labels, features and exports; DIR/labels if absent.'
   flags.DEFINE_string('output', None, what, flag_values=values)
@@ -40,7 +40,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_boolean('simulate', False, what, flag_values=values)
   what = 'With --simulate: CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
-  what = 'With --simulate, of youtube_faces_68: 5 or 68 landmarks.'
+  what = 'With --simulate on youtube_faces_68: 5 or 68 landmarks.'
   flags.DEFINE_integer('points', 5, what, flag_values=values)
   what = 'With --simulate: the numbers of labelled pictures.'
   flags.DEFINE_list('counts', '5,10,20,50', what, flag_values=values)

@@ -26,11 +26,11 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('A', None, 'The picture with the points.', flag_values=values)
   flags.DEFINE_string('B', None, 'The picture in which they are found.', flag_values=values)
   flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
-  what = 'CSV or COCO JSON file with landmarks of A; chosen by themselves if absent.'
+  what = 'CSV or COCO JSON file with landmarks of A; if absent, points are chosen.'
   flags.DEFINE_string('points', None, what, flag_values=values)
   what = 'At most this many points, where they are chosen.'
   flags.DEFINE_integer('count', 12, what, lower_bound=1, flag_values=values)
-  what = 'Folder that is made; match_A_B here, of the names of the pictures, if absent.'
+  what = 'Folder that is made; if absent, match_A_B here, after the names of the pictures.'
   flags.DEFINE_string('output', None, what, flag_values=values)
   what = 'Square of a picture: centre, pad (all of it) or squash.'
   flags.DEFINE_enum('crop', 'centre', labelled.CROPS, what, flag_values=values)

@@ -13,7 +13,7 @@ from landmarks_jax.contracts import Array, Batch, Method, PyTree, TrainState
 def init_state(
   method: Method, tx: optax.GradientTransformation, rng: PRNGKeyArray, batch: Batch
 ) -> TrainState:
-  """The state before the first step; methods that need no more take only shapes from `batch`."""
+  """The state before the first step; most methods need only the shapes of `batch`."""
   params, aux = method.init(rng, batch)
   return TrainState(jnp.zeros((), 'int32'), params, aux, tx.init(params))
 

@@ -69,6 +69,43 @@ def test_every_command_prints_its_options(capsys, command, flag):
   assert err == ''
 
 
+def options(capsys, command):
+  assert run(command, '--help') == 0
+  return capsys.readouterr().out.splitlines()
+
+
+def test_help_speaks_of_a_config_only_where_there_is_one(capsys):
+  with_keys = '  --help: Shows these options; with --config=FILE also its keys.'
+  assert with_keys in options(capsys, 'train')
+  for command in ('convert', 'label', 'audit'):
+    assert '  --help: Shows these options.' in options(capsys, command)
+
+
+@pytest.mark.parametrize(
+  ('command', 'needed'),
+  [('evaluate', ['--workdir=.']), ('convert', ['--input=no', '--output=out'])],
+)
+def test_the_change_that_help_names_as_an_example_is_one_that_the_command_takes(
+  capsys, tmp_path, monkeypatch, command, needed
+):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('config.json').write_text('{}')
+  line = next(line for line in options(capsys, command) if line.startswith('  --config.KEY: '))
+  key = re.search(r'as in --config\.([\w.]+)=', line).group(1)
+  for change, refused in ((key, False), ('log_every', True)):
+    assert run(command, *needed, f'--config.{change}=5') == 2  # there is nothing to work on
+    assert (f'{command} changes config.' in capsys.readouterr().err) == refused
+
+
+def test_help_shows_defaults_as_they_are_typed_also_zero(capsys):
+  label, fit = options(capsys, 'label'), options(capsys, 'fit')
+  assert any(line.startswith('  --counts: ') and line.endswith(' [5,10,20,50]') for line in label)
+  assert any(line.startswith('  --seed: ') and line.endswith(' [0]') for line in fit)
+  off = [line for line in label if line.startswith(('  --simulate: ', '  --model: '))]
+  assert len(off) == 2
+  assert not any(line.endswith(']') for line in off)
+
+
 def test_help_with_a_config_lists_its_keys_and_values(capsys):
   assert run('train', smoke, '--config.steps=7', '--config.method.area=.5,1', '--help') == 0
   lines = capsys.readouterr().out.splitlines()

@@ -29,6 +29,7 @@ INJECTED = frozenset(
   {'workdir', 'constrain', 'base', 'describer', 'open_split', 'random_init', 'baselines'}
   | {'rate', 'spread', 'others', 'split', 'validation_score'}
 )
+ANY_KEY = 'Changes a key, as in --config.steps=100; --config=FILE --help lists the keys.'
 SMOKE_STEPS, SMOKE_BATCH, SMOKE_IMAGES = 3, 8, 32
 SMOKE_BASE = {'name': 'moco', 'depth': 18, 'width': 0.0625, 'norm_groups': 1}
 SMOKE_BASE |= {'precision': 'float32'}
@@ -286,16 +287,20 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   atomic.write_text(file, json.dumps(config, indent=2) + '\n')
 
 
-def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Declares --config and --config.KEY; returns `argv` with every change as absl can read it."""
+def define_flags(
+  argv: Sequence[str], values: flags.FlagValues, *, changes: str = ANY_KEY
+) -> list[str]:
+  """Declares --config and --config.KEY; returns `argv` with every change as absl can read it.
+
+  changes: the help of --config.KEY, for a command that does not change every key.
+  """
   what = 'Config file, or FILE:smoke.'
   flags.DEFINE_string('config', None, what, flag_values=values)
-  return define_changes(argv, values)
+  return define_changes(argv, values, what=changes)
 
 
-def define_changes(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Declares --config.KEY alone; returns `argv` as `define_flags` does."""
-  what = 'VALUE changes a key, as in --config.steps=100; listed with --config=FILE --help.'
+def define_changes(argv: Sequence[str], values: flags.FlagValues, *, what: str) -> list[str]:
+  """Declares --config.KEY alone, with the help `what`; returns `argv` as `define_flags` does."""
   flags.DEFINE_multi_string('config.KEY', [], what, flag_values=values)
   argv, rest = list(argv), []
   while argv:

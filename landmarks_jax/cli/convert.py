@@ -23,11 +23,12 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('base', None, what, flag_values=values)
   what = 'Mean of R, G, B in 0..1 that pictures are standardised by; else that of the kind.'
   flags.DEFINE_string('mean', None, what, flag_values=values)
-  what = 'Their standard deviation.'
+  what = 'Standard deviation of R, G, B, as --mean.'
   flags.DEFINE_string('std', None, what, flag_values=values)
   what = "Heads of a ViT's attention; one for 64 channels if absent."
   flags.DEFINE_integer('heads', None, what, lower_bound=1, flag_values=values)
-  return configs.define_changes(argv, values)
+  what = 'Changes method.*, as in --config.method.levels=5.'
+  return configs.define_changes(argv, values, what=what)
 
 
 def run(values: flags.FlagValues) -> int:

@@ -27,7 +27,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     'step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values
   )
   processes.define_flags(values)
-  return configs.define_flags(argv, values)
+  what = 'Changes evals.* or data.path, as in --config.evals.faces.labels=5.'
+  return configs.define_flags(argv, values, changes=what)
 
 
 def run(values: flags.FlagValues) -> int:

@@ -24,19 +24,21 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
   what = 'CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
-  what = 'So many of the labelled pictures, drawn by --seed; all if absent.'
+  what = 'How many of the labelled pictures to use, drawn by --seed; all if absent.'
   flags.DEFINE_integer('count', None, what, lower_bound=1, flag_values=values)
-  what = 'What errors are divided by: frame, or two landmarks with a comma between.'
+  what = 'What errors are divided by: frame, or two landmarks separated by a comma.'
   flags.DEFINE_string('scale', 'frame', what, flag_values=values)
   what = 'Mirror images: none, or A/B,C/D with names of landmarks; from names if absent.'
   flags.DEFINE_string('flip_pairs', None, what, flag_values=values)
-  what = 'Confidence is the probability of an error below so many --scale.'
+  what = 'Confidence is the probability of an error below this share of --scale.'
   flags.DEFINE_float('tolerance', 0.1, what, flag_values=values)
   what = 'ridge, in closed form, or probe, the published one: trained, and slow.'
   flags.DEFINE_enum('head', HEADS[0], HEADS, what, flag_values=values)
   what = 'Random warps of every labelled picture that are learned from, too.'
   flags.DEFINE_integer('copies', 20, what, lower_bound=0, flag_values=values)
-  flags.DEFINE_integer('seed', 0, 'Of the pictures drawn and the warps.', flag_values=values)
+  flags.DEFINE_integer(
+    'seed', 0, 'Seed of the drawn pictures and of the warps.', flag_values=values
+  )
   return list(argv)
 
 

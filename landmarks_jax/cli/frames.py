@@ -28,7 +28,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   known = sources.available()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
   flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
-  what = 'At most so many frames, evenly apart.'
+  what = 'At most this many frames, evenly apart.'
   flags.DEFINE_integer('most', None, what, lower_bound=1, flag_values=values)
   for name in [argument for argument in argv if argument in known][:1]:
     for key, parameter in _parameters(name).items():

@@ -1,7 +1,7 @@
 """A local page to click landmarks on the pictures that help most, with a fit after each.
 
 DIR is a folder of pictures; only its folder labels changes, and every point is written there before
-the page reports it as saved. --model=M is the folder of a run, or of a landmark model. The page is
+the page reports it as saved. --model is the folder of a run, or of a landmark model. The page is
 at http://localhost:PORT, for this machine only; Ctrl-C ends it, and the same command continues.
 --simulate shows no page: an oracle clicks true labels, and the table says what choosing the
 pictures was worth.
@@ -27,24 +27,27 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('DIR', None, 'Folder of pictures.', flag_values=values)
   what = 'Folder of a run or of a landmark model; without, nothing is predicted.'
   flags.DEFINE_string('model', None, what, flag_values=values)
-  what = 'Names with commas between, or a text file with one a line; later starts know them.'
+  what = 'Names separated by commas, or a text file with one per line; later starts know them.'
   flags.DEFINE_string('landmarks', None, what, flag_values=values)
   what = 'Folder for labels, features and exports; DIR/labels if absent.'
   flags.DEFINE_string('output', None, what, flag_values=values)
-  what = 'Seen of a picture: pad (all), centre, squash; absent: as the model was fitted, or pad.'
+  what = 'Which part of a picture is seen: pad (all), centre, squash; by default as the model '
+  what += 'was fitted, or pad.'
   flags.DEFINE_string('crop', None, what, flag_values=values)
-  flags.DEFINE_integer('port', 8377, 'Of the page; the next free one.', flag_values=values)
+  what = 'Port of the page; the next free one if it is taken.'
+  flags.DEFINE_integer('port', 8377, what, flag_values=values)
   what = 'No page: measures what choosing pictures is worth, with the labels of DIR.'
   flags.DEFINE_boolean('simulate', False, what, flag_values=values)
   what = 'With --simulate: CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
-  what = 'With --simulate, of youtube_faces_68: 5 or 68 landmarks.'
+  what = 'With --simulate on youtube_faces_68: 5 or 68 landmarks.'
   flags.DEFINE_integer('points', 5, what, flag_values=values)
   what = 'With --simulate: the numbers of labelled pictures.'
   flags.DEFINE_list('counts', '5,10,20,50', what, flag_values=values)
   what = 'With --simulate: the part of the labelled pictures to score on.'
   flags.DEFINE_string('split', 'test', what, flag_values=values)
-  flags.DEFINE_integer('draws', 5, 'With --simulate: random halves.', flag_values=values)
+  what = 'With --simulate: how often to repeat, each time on a random half of the pictures.'
+  flags.DEFINE_integer('draws', 5, what, flag_values=values)
   return list(argv)
 
 

@@ -90,11 +90,13 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagValues:
   values = flags.FlagValues()
-  what = 'Shows these options; with --config=FILE also its keys.'
-  flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
   what = 'Shows where in the code an error arose.'
   flags.DEFINE_boolean('traceback', False, what, flag_values=values)
-  rest = values([name, *command.define_flags(argv, values)])[1:]
+  argv = command.define_flags(argv, values)
+  more = '; with --config=FILE also its keys' if 'config' in values else ''
+  what = f'Shows these options{more}.'
+  flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
+  rest = values([name, *argv])[1:]
   positional = _positional(command)
   for flag in positional[: len(rest)]:
     setattr(values, flag, rest.pop(0))
@@ -122,7 +124,7 @@ def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
   lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']
   for key in sorted(set(values) - {'h'}):
     flag = values[key]
-    default = f' [{flag.default}]' if flag.default and key != 'help' else ''
+    default = '' if key == 'help' else _default(flag)
     dashes = '' if key in positional else '--'
     lines.append(f'  {dashes}{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
   if 'config' in values and values.config:
@@ -134,6 +136,12 @@ def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
     lines += [f'  --config.{key}={value}' for key, value in sorted(keys.items())]
   print('\n'.join(lines))
   return 0
+
+
+def _default(flag: flags.Flag) -> str:
+  """' [VALUE]' as it would be typed; nothing for a flag that is off or empty unless given."""
+  default = ','.join(flag.default) if isinstance(flag.default, list) else flag.default
+  return '' if default is None or default is False or default == '' else f' [{default}]'
 
 
 def _spell(error: Exception) -> str:

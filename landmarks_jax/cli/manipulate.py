@@ -31,9 +31,9 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_list('landmarks', [], what, flag_values=values)
   what = 'How far the landmarks go, in pixels to the right and down, such as 4,-2.'
   flags.DEFINE_list('by', [], what, flag_values=values)
-  what = 'File of another picture, whose landmarks are gone to.'
+  what = 'File of another picture, to whose landmarks they move.'
   flags.DEFINE_string('to', None, what, flag_values=values)
-  what = 'How much of the way is gone at the end; above 1 beyond it.'
+  what = 'How much of the way they have gone at the end; above 1 they go beyond it.'
   flags.DEFINE_float('factor', 1.0, what, flag_values=values)
   what = 'Pictures of the strip, from none of the way to all of it.'
   flags.DEFINE_integer('frames', 8, what, lower_bound=2, flag_values=values)

@@ -26,11 +26,11 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('A', None, 'The picture with the points.', flag_values=values)
   flags.DEFINE_string('B', None, 'The picture in which they are found.', flag_values=values)
   flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
-  what = 'CSV or COCO JSON file with landmarks of A; chosen by themselves if absent.'
+  what = 'CSV or COCO JSON file with landmarks of A; if absent, points are chosen.'
   flags.DEFINE_string('points', None, what, flag_values=values)
-  what = 'At most so many points, where they are chosen.'
+  what = 'At most this many points, where they are chosen.'
   flags.DEFINE_integer('count', 12, what, lower_bound=1, flag_values=values)
-  what = 'Folder that is made; match_A_B here, of the names of the pictures, if absent.'
+  what = 'Folder that is made; if absent, match_A_B here, after the names of the pictures.'
   flags.DEFINE_string('output', None, what, flag_values=values)
   what = 'Square of a picture: centre, pad (all of it) or squash.'
   flags.DEFINE_enum('crop', 'centre', labelled.CROPS, what, flag_values=values)
@@ -38,7 +38,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     'Pixels on each side of the square that the network does not see; as in training if absent.'
   )
   flags.DEFINE_integer('margin', None, what, lower_bound=0, flag_values=values)
-  what = 'Positions a side that are compared.'
+  what = 'How many positions are compared along each side.'
   flags.DEFINE_integer('size', 96, what, lower_bound=2, flag_values=values)
   return list(argv)
 
@@ -121,8 +121,8 @@ def match(
   if given is None:
     told = f'{len(names)} of {len(judged.cycle)} candidates shown; {score:.0f} % of the candidates'
   print(
-    f'{told} lead back to where they came from, in the middle {np.median(judged.cycle):.1f} pixels '
-    f'away; written to {output}'
+    f'{told} lead back to where they came from; the median distance is '
+    f'{np.median(judged.cycle):.1f} pixels; written to {output}'
   )
 
 

@@ -27,11 +27,11 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
   labelled.define_flags(values)
   flags.DEFINE_string('model', None, 'Folder that `fit` made.', flag_values=values)
-  what = 'CSV or COCO JSON file of true landmarks, to be scored by.'
+  what = 'CSV or COCO JSON file of true landmarks, to score against.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
-  what = 'At most so many pictures with the landmarks on them, evenly apart; -1 for all.'
+  what = 'At most this many pictures with the landmarks on them, evenly apart; -1 for all.'
   flags.DEFINE_integer('overlays', 100, what, lower_bound=-1, flag_values=values)
-  what = 'Pictures at once.'
+  what = 'Pictures processed at once.'
   flags.DEFINE_integer('batch_size', 64, what, lower_bound=1, flag_values=values)
   return list(argv)
 

@@ -35,7 +35,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   known = preparable()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
   flags.DEFINE_string('source', None, 'Folder of the original files.', flag_values=values)
-  what = 'Folder that is made; or what an interruption left of it.'
+  what = 'Folder that is made, or completed after an interruption.'
   flags.DEFINE_string('output', None, what, flag_values=values)
   what = 'Threads that read; all cores if absent.'
   flags.DEFINE_integer('workers', None, what, lower_bound=1, flag_values=values)

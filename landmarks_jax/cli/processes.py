@@ -16,7 +16,7 @@ def define_flags(values: flags.FlagValues) -> None:
   """Declares the options."""
   what = 'Joins the processes that TPU, Slurm or another cluster started.'
   flags.DEFINE_boolean('distributed', False, what, flag_values=values)
-  what = 'HOST:PORT of process 0, the same on all; without a cluster.'
+  what = 'HOST:PORT of process 0, the same for all; where no cluster starts them.'
   flags.DEFINE_string('coordinator', None, what, flag_values=values)
   what = 'How many processes run together; with --coordinator.'
   flags.DEFINE_integer('processes', None, what, flag_values=values)

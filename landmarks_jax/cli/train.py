@@ -4,7 +4,8 @@
 changed with --config.KEY=VALUE, as in --config.method.temperature=0.2. DIR gets config.json,
 metrics.jsonl, TensorBoard, pictures and checkpoints. A folder made by another config is refused.
 
-SIGTERM saves and exits with code 75, Ctrl-C saves and exits with 130: see docs/running.md.
+SIGTERM saves and exits with code 75, Ctrl-C saves (a single process) and exits with 130: see
+docs/running.md.
 """
 
 import os

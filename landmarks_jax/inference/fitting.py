@@ -70,7 +70,8 @@ def fit_landmarks(
     copies: random warps of every picture to learn from as well. seed: of the warps.
 
   The confidence is measured on pictures held out of a fit: for the ridge, those its hyperparameters
-  are chosen on. With fewer than 8 it is the same for all landmarks, with one it is nan.
+  are chosen on; for the probe, every fifth if there are 10 or more. With fewer than 8 held out it
+  is the same for all landmarks, with fewer than two it is nan.
   """
   if head not in (RIDGE, PROBE):
     raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')

@@ -17,7 +17,8 @@ from landmarks_jax.contracts import Array, Pyramid
 from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import sampling
 
-# A sum of squares below this share of its summands is rounding: 1 % would remain in float32.
+# A sum of squares below this share of its summands is rounding: in float32 it would be accurate to
+# 1 % only.
 CANCELLED = 1e-5
 
 

@@ -120,7 +120,6 @@ def test_settings_are_told_in_words():
   ('names', 'flip_pairs', 'scale', 'title'),
   [
     ('ab', (), 'frame', 'error / frame'),
-    ('ab', (), 'box', 'error / box'),
     (*face_landmarks.five, 'inter-ocular error'),
     (*face_landmarks.sixty_eight, 'inter-ocular error'),
     (['Left eye', 'Right eye', 'tail'], ((1, 0),), (0, 1), 'inter-ocular error'),

@@ -112,16 +112,17 @@ def measure(
   def landmarks(describer: Describer) -> list[tuple[np.ndarray, np.ndarray]]:
     return [_look(describer, source, names, **options) for source in sources]
 
-  def accuracy(describer: Describer) -> dict[str, float]:
-    return _by_name(names, classify(*landmarks(describer), strength=strength))
-
-  (_, known), (_, truth) = first = landmarks(describer)
-  found = {scoring.TRAINED: _by_name(names, classify(*first, strength=strength))}
+  (_, known), (_, truth) = trained = landmarks(describer)
   usual = known.mean(0) >= 0.5
+
+  def accuracy(given: Describer) -> dict[str, float]:
+    seen = trained if given is describer else landmarks(given)
+    return _by_name(names, classify(*seen, strength=strength))
+
+  found = scoring.measured(
+    accuracy, describer, random_init=random_init, quality=lambda scores: scores['']
+  )
   found[scoring.MAJORITY] = _by_name(names, 100 * (truth == usual).mean(0))
-  variants = [accuracy(variant) for variant in random_init.values()]
-  if variants:
-    found[scoring.RANDOM_INIT] = max(variants, key=lambda scores: scores[''])
   return {
     scoring.score_name('accuracy', row, name): value
     for row, scores in found.items()

@@ -104,12 +104,13 @@ def measure(
     described = nearest.gather(describer, open_split(test), **options)
     return angles(_with_unit_labels(described), side=side)
 
-  found = {rows.TRAINED: angles_of(describer)}
-  variants = [angles_of(variant) for variant in random_init.values()]
-  if variants:
-    found[rows.RANDOM_INIT] = min(variants, key=lambda measured: measured['drift_ratio'])
-  if base is not None:
-    found[rows.BASE] = angles_of(base)
+  found = rows.measured(
+    angles_of,
+    describer,
+    random_init=random_init,
+    base=base,
+    quality=lambda angles: -angles['drift_ratio'],
+  )
   return {rows.score_name(name, row): v for row, of in found.items() for name, v in of.items()}
 
 

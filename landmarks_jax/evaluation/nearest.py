@@ -60,7 +60,10 @@ def run(
   another row is described.
   """
   check(open_split, labels=labels, draws=draws, size=size, train=train, test=test)
-  parts = _label_lists(len(open_split(train)), labels, draws, seed)
+  count = len(open_split(train))
+  parts = {'0': evenly_apart(count, min(count, MOST))}
+  if labels is not None:
+    parts = few_shot.label_lists(count, labels, draws, seed=seed)
   learnt = Chosen(open_split(train), np.unique(np.concatenate(list(parts.values()))))
   sources = learnt, open_split(test)
   side = features.first_readable(learnt)['image'].shape[0] - 2 * margin
@@ -178,15 +181,6 @@ class _BadOfChosen(pipeline.BadImages):
   def add(self, index: int, error: BadImage) -> None:
     self._whole.add(int(self._rows[index]), error)
     super().add(index, error)
-
-
-def _label_lists(
-  count: int, labels: int | None, draws: int, seed: int
-) -> dict[str, Int[np.ndarray, ' n']]:
-  """The examples to learn from, by name of the part."""
-  if labels is None:
-    return {'0': evenly_apart(count, min(count, MOST))}
-  return {str(draw): few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)}
 
 
 def _take(labelled: Batch, rows: Int[np.ndarray, ' n']) -> Batch:

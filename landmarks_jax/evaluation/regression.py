@@ -139,7 +139,7 @@ def run(
 
   trained = described(describer)
   # Drawn from the readable pictures.
-  parts = _label_lists(len(trained[train].valid), labels, draws, seed)
+  parts = few_shot.label_lists(len(trained[train].valid), labels, draws, seed=seed)
   return scoring.compare(
     lambda given: regress(given, trained if given is describer else described(given)),
     describer,
@@ -266,20 +266,6 @@ def _describe(
 ) -> Batch:
   batches = spread.batches(source, batch_size=batch_size)
   return features.gather(describer, batches, spread=spread, **options)
-
-
-def _label_lists(
-  count: int, labels: int | Sequence[int] | None, draws: int, seed: int
-) -> dict[str, np.ndarray]:
-  """The rows to learn from, by name of the part."""
-  if labels is None:
-    return {'0': np.arange(count)}
-  one = isinstance(labels, int)
-  return {
-    f'{draw}' if one else f'n{number}/{draw}': few_shot.draw_labels(count, number, draw, seed=seed)
-    for number in ([labels] if one else labels)
-    for draw in range(draws)
-  }
 
 
 def _take(labelled: Batch, warped: Batch | None, rows: Int[np.ndarray, ' n']) -> Batch:

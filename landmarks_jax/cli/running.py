@@ -81,7 +81,7 @@ class Run:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
       folder = workdir / run_folder.SELECTED
       self.selected = checkpoint.Checkpoints(folder, keep=None, **writers)
-    self.interruption, self.late = signals, guards.Late(self._check_finite)
+    self.interruption, self.late = signals, guards.DelayedChecks(self._check_finite)
     self.step, self.skipped = 0, 0  # the step under way; steps that were not finite
     self.all_finite = jax.jit(training.is_finite)
     self.progress = logs.Progress(

@@ -64,7 +64,7 @@ def run(
   parts = {'0': evenly_apart(count, min(count, MOST))}
   if labels is not None:
     parts = few_shot.label_lists(count, labels, draws, seed=seed)
-  learnt = Chosen(open_split(train), np.unique(np.concatenate(list(parts.values()))))
+  learnt = Subset(open_split(train), np.unique(np.concatenate(list(parts.values()))))
   sources = learnt, open_split(test)
   side = features.first_readable(learnt)['image'].shape[0] - 2 * margin
 
@@ -155,11 +155,11 @@ def gather(
   return features.gather(describer, batches, dtype=jnp.float32, spread=spread, **options)
 
 
-class Chosen(pipeline.Reporting):
+class Subset(pipeline.Reporting):
   """Some examples of a source; unreadable ones are reported to the source."""
 
   def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
-    super().__init__(source, _BadOfChosen(source, rows))
+    super().__init__(source, _BadOfSubset(source, rows))
     self._rows = rows
 
   def __len__(self) -> int:
@@ -169,7 +169,7 @@ class Chosen(pipeline.Reporting):
     return super().__getitem__(int(self._rows[index]))
 
 
-class _BadOfChosen(pipeline.BadImages):
+class _BadOfSubset(pipeline.BadImages):
   """Bad pictures by index among those chosen, passed on to the count of the whole source."""
 
   def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:

@@ -9,7 +9,7 @@ import pytest
 from landmarks_jax import evaluation
 from landmarks_jax.cli import completion
 from landmarks_jax.cli import config as configs
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation.scoring import Metric
 
 PACKAGE = pathlib.Path(evaluation.__file__).parents[1]
 FILES = (PACKAGE / 'evaluation').glob('*.py')

@@ -17,7 +17,7 @@ from landmarks_jax.cli import completion
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Info, Source, fingerprint, open_source
-from landmarks_jax.evaluation import features, rows
+from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import compiler, optim, sharding
 
@@ -385,7 +385,7 @@ class Experiment:
 
   def error_titles(self) -> dict[str, str]:
     """What tables call an error, by evaluation."""
-    return {name: rows.error_title(self.info(name)) for name in self.config['evals']}
+    return {name: scoring.error_title(self.info(name)) for name in self.config['evals']}
 
 
 def _placed(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Batch]:

@@ -2,14 +2,14 @@
 
 A file here that defines `run` is a protocol, called like the file; the others hold what protocols
 share. Nothing is registered: cli/completion.py, cli/experiment.py, cli/pictures.py, layers.py and
-rows.py look for the names below in the file. Those marked optional may be missing.
+scoring.py look for the names below in the file. Those marked optional may be missing.
 
-  METRICS: tuple[rows.Metric, ...]
+  METRICS: tuple[scoring.Metric, ...]
       The scores that tables and reports show, in their order, and that `config.select` may name.
 
   run(describer, open_split, *, random_init, base=None, baselines=None, margin=0, test='test',
       batch_size=128, spread=ALONE, ...) -> dict[str, Predictions]
-      The predictions of every row by 'row/part' (rows.py); their `index` counts pictures of the
+      The predictions of every row by 'row/part' (scoring.py); their `index` counts pictures of the
       split `test`. {} if the protocol predicts no points.
       open_split(name): the Source of a split. random_init: variants of the untrained network by
       name; the better one is the row. base: the network that the method builds on, if any.
@@ -24,8 +24,8 @@ rows.py look for the names below in the file. Those marked optional may be missi
       these sets; called before anything is trained or described.
 
   score(predictions, *, flip_pairs=()) -> dict[str, float]
-      Scores by name (`rows.score_name`) of what `run` returned; {} for {}. flip_pairs: those of the
-      test split. A protocol whose `run` has an option `of` gets of=..., too.
+      Scores by name (`scoring.score_name`) of what `run` returned; {} for {}. flip_pairs: those of
+      the test split. A protocol whose `run` has an option `of` gets of=..., too.
 
   measure(describer, open_split, *, random_init, base, spread, **options) -> dict[str, float]
       Optional: scores that need more than predictions; they are added to those of `score`. Gets

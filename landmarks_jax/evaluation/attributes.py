@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float
 
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 DISCOVERS = True  # it judges landmarks that a method finds by itself

@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float, Int
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, few_shot, regression
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, few_shot, regression, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 DISCOVERS = True  # it judges landmarks that a method finds by itself
@@ -187,7 +186,7 @@ def fit(
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """inter_ocular and left_right_confusion, both in percent, by row; see `rows`."""
+  """inter_ocular and left_right_confusion, both in percent, by row; see `scoring`."""
   return regression.score(predictions, flip_pairs=flip_pairs)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, invariance, matching, pck, regression, rows
+from landmarks_jax.evaluation import features, invariance, matching, pck, regression, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 PROTOCOLS = {'regression': regression, 'matching': matching, 'pck': pck}
@@ -53,7 +53,7 @@ def run(
   found = dict(protocol.run(describer, open_split, **whole, **options))
   side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
   variants = random_init if random and baselines is None else {}
-  prefixes = {rows.TRAINED: '', rows.RANDOM_INIT: RANDOM}
+  prefixes = {scoring.TRAINED: '', scoring.RANDOM_INIT: RANDOM}
   for name, (start, stop) in _parts(len(level_sizes(describer, side))).items():
     part = functools.partial(sliced, start=start, stop=stop)
     untrained = {variant: part(given) for variant, given in variants.items()}
@@ -130,7 +130,7 @@ def measure(
     distances = invariance.distances(network, pairs, **options)
     for level, i in np.ndindex(distances.shape[1:3]):
       near, far = distances[:, level, i].T
-      name = rows.score_name(invariance.METRICS[i].name, f'{prefix}level_{level + 1}')
+      name = scoring.score_name(invariance.METRICS[i].name, f'{prefix}level_{level + 1}')
       found[name] = float(invariance.share(near.mean(), far.mean()))
       found[f'{name}_low'], found[f'{name}_high'] = invariance.interval(near, far)
   return found

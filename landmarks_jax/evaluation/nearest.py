@@ -17,9 +17,8 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Source, evenly_apart
-from landmarks_jax.evaluation import features, few_shot, probing, regression
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, few_shot, probing, regression, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import prototypes
 
@@ -132,7 +131,7 @@ def error(predictions: Predictions) -> float:
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """error and left_right_confusion, both in percent, by row; see `rows`."""
+  """error and left_right_confusion, both in percent, by row; see `scoring`."""
 
   def interval(draw: Predictions) -> tuple[float, float]:
     low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))

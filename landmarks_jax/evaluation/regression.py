@@ -15,9 +15,8 @@ from jaxtyping import Int
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, few_shot, probing
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, few_shot, probing, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import heads
 
@@ -249,7 +248,7 @@ def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> P
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """inter_ocular and left_right_confusion, both in percent, by row; see `rows`."""
+  """inter_ocular and left_right_confusion, both in percent, by row; see `scoring`."""
 
   def interval(draw: Predictions) -> tuple[float, float]:
     low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))

@@ -9,7 +9,7 @@ import pytest
 
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import attributes, rows
+from landmarks_jax.evaluation import attributes, scoring
 
 counts = {'train': 61, 'test': 23}
 NAMES = 'Right', 'Low', 'Always', 'Known'  # the last one in training only
@@ -87,7 +87,7 @@ def test_columns_follow_the_names():
 def test_scores_stand_in_tables_by_row_and_attribute():
   evals = {'a': {'protocol': 'attributes'}}
   scores = {f'a/attributes/{name}': value for name, value in measure().items()}
-  lines = rows.lines(evals, scores)
+  lines = scoring.lines(evals, scores)
   assert [line.group for line in lines] == ['', *NAMES]
   assert set(lines[0].scores) == {'majority', 'random_init', 'trained'}
 

@@ -13,7 +13,7 @@ from landmarks_jax.cli import audit as command
 from landmarks_jax.cli.main import main
 from landmarks_jax.data import audit, audit_labels, folder, youtube_faces_68
 from landmarks_jax.interop import landmark_csv
-from landmarks_jax.interop.landmark_csv import Labels
+from landmarks_jax.interop.landmark_csv import LabelTable
 
 
 def picture(seed, width=90, height=80):
@@ -134,7 +134,7 @@ def faces(count=40, noise=0.6, seed=0):
 
 def label_findings(points, size=(300, 200), pairs=flip_pairs):
   given = {f'{i}.png': one for i, one in enumerate(points)}
-  labels = Labels('p.csv', names, given, dict.fromkeys(given, 'line 2'))
+  labels = LabelTable('p.csv', names, given, dict.fromkeys(given, 'line 2'))
   return audit_labels.findings(labels, dict.fromkeys(given, size), flip_pairs=pairs)
 
 
@@ -210,7 +210,9 @@ def test_landmarks_that_are_usually_near_may_be_equal():
 
 
 def test_pictures_without_labels_and_labels_without_pictures_are_listed():
-  labels = Labels('p.csv', names, {'a.png': face, 'b.png': face}, {'a.png': '', 'b.png': 'line 7'})
+  labels = LabelTable(
+    'p.csv', names, {'a.png': face, 'b.png': face}, {'a.png': '', 'b.png': 'line 7'}
+  )
   found = audit_labels.findings(labels, {'a.png': (90, 90), 'c.png': (90, 90)}, flip_pairs=())
   assert files(found)['pictures without labels'] == [['c.png']]
   assert found[1].groups == [[audit.Item('b.png', 'line 7')]]
@@ -371,7 +373,7 @@ def test_exchanged_labels_of_real_faces_are_found(youtube_faces):
     order[[a, b]] = b, a
   for file in wrong:
     points[file] = points[file][order]
-  labels = Labels('p.csv', source.info.names, points, dict.fromkeys(points, ''))
+  labels = LabelTable('p.csv', source.info.names, points, dict.fromkeys(points, ''))
   size = dict.fromkeys(points, (200, 200))
   found = audit_labels.findings(labels, size, flip_pairs=source.info.flip_pairs)
   assert sorted(group[0] for group in files(found)['left and right exchanged']) == wrong

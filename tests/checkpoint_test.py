@@ -123,7 +123,8 @@ def test_a_killed_save_leaves_the_step_before_usable(folder):
   # What orbax leaves when it is killed: the name is not yet the final one.
   (folder / '20').rename(folder / '20.orbax-checkpoint-tmp')
   (folder / '20.orbax-checkpoint-tmp/commit_success.txt').unlink(missing_ok=True)
-  assert checkpoint.read_metadata(folder)['mean'] == [0.5, 10]
+  with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
+    assert checkpoints.metadata()['mean'] == [0.5, 10]
   with checkpoint.Checkpoints(folder) as checkpoints:
     assert checkpoints.latest_step() == 10
     state, _ = checkpoints.restore(make_state(0))
@@ -222,6 +223,11 @@ def remove(path):
   path.unlink()
 
 
+def read_metadata(folder):
+  with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
+    return checkpoints.metadata()
+
+
 @pytest.mark.parametrize('damage', [cut, flip, remove])
 def test_damage_to_any_file_of_a_step_is_found_and_named(folder, damage):
   paths = files(folder / '20')
@@ -233,7 +239,7 @@ def test_damage_to_any_file_of_a_step_is_found_and_named(folder, damage):
     damage(path)
     name = path.relative_to(folder / '20').as_posix()
     if path.name != checkpoint.CHECKSUMS:
-      for read in (checkpoint.read_variables, checkpoint.read_metadata):
+      for read in (checkpoint.read_variables, read_metadata):
         with pytest.raises(checkpoint.DamagedError) as error:
           read(folder)
         wrong = 'missing' if damage is remove else 'not what was written'

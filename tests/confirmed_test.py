@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from landmarks_jax.labelling.confirmed import INVISIBLE, Conflict, Labels
+from landmarks_jax.labelling.confirmed import INVISIBLE, ConfirmedLabels, Conflict
 from landmarks_jax.labelling.journal import FILE, Journal
 
 NAMES = ['left "eye"', '<b>nose</b>', 'Größe']
@@ -21,7 +21,7 @@ class Desk:
 
   def open(self, names=None):
     self.journal = Journal(self.folder)
-    self.labels = Labels(self.journal, names)
+    self.labels = ConfirmedLabels(self.journal, names)
     return self.labels
 
   def again(self, names=None):
@@ -165,14 +165,14 @@ def test_landmarks_are_those_of_the_journal_and_may_become_more(desk):
   assert not more.complete('a.jpg')
   assert desk.again().landmarks == ('new', *NAMES)
   with pytest.raises(ValueError, match="the journal has points of 'new', 'left \"eye\"' too"):
-    Labels(desk.journal, NAMES[1:])
+    ConfirmedLabels(desk.journal, NAMES[1:])
 
 
 @pytest.mark.parametrize('names', [['a', 'a'], ['a', ''], ['a\nb'], []])
 def test_names_that_cannot_be_are_told(tmp_path, names):
   journal = Journal(tmp_path)
   with pytest.raises(ValueError, match='landmarks'):
-    Labels(journal, names)
+    ConfirmedLabels(journal, names)
   assert journal.entries == []
   journal.close()
 
@@ -206,7 +206,7 @@ def test_an_entry_that_makes_no_sense_is_named_by_its_line(desk, entry):
     file.write(json.dumps(entry) + '\n')
   desk.journal = Journal(desk.folder)
   with pytest.raises(ValueError, match=r'journal\.jsonl, line 4'):
-    Labels(desk.journal)
+    ConfirmedLabels(desk.journal)
 
 
 def test_labels_go_with_a_file_that_has_another_name(desk):

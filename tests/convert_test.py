@@ -194,7 +194,8 @@ def test_a_run_says_where_its_weights_are_from(runs, tmp_path):
     'file': 'x.pth',
     'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
   }
-  metadata = checkpoint.read_metadata(tmp_path / 'run/checkpoints')
+  with checkpoint.Checkpoints(tmp_path / 'run/checkpoints', read_only=True) as opened:
+    metadata = opened.metadata()
   config = json.loads((tmp_path / 'run/config.json').read_text())
   assert metadata['source'] == source
   assert metadata['config'] == config

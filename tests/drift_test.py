@@ -7,7 +7,7 @@ import pytest
 
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import drift, rows
+from landmarks_jax.evaluation import drift, scoring
 from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords
 from landmarks_jax.runtime import sharding
@@ -192,7 +192,7 @@ def test_the_rows_are_the_better_random_network_and_the_base():
   assert found['drift_random_init'] < 1 < 15 < found['drift_base']
   scores = drift.score(predictions)
   assert scores['error_random_init'] < 1.5 < scores['error_base'] < scores['error']
-  known = [rows.parse(name, drift.METRICS) for name in found | scores]
+  known = [scoring.parse(name, drift.METRICS) for name in found | scores]
   assert all(metric is not None and not group for metric, _, group in known)
   assert {metric.name for metric, _, _ in known} == {metric.name for metric in drift.METRICS}
 

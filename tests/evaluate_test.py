@@ -8,7 +8,7 @@ from train_test import command, copied, on_devices, page, plant, rows, whole
 
 from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
-from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.evaluation import scoring
 
 
 @pytest.fixture

@@ -78,3 +78,15 @@ def test_more_labels_than_examples_or_none_are_told(labels):
   text = f'^labels={labels}: expected 1 to 13, the number of labelled pictures$'
   with pytest.raises(ValueError, match=text):
     few_shot.draw_labels(13, labels, 0)
+
+
+def test_lists_are_named_by_their_number_of_labels_where_there_are_several():
+  assert {k: v.tolist() for k, v in few_shot.label_lists(3, None, 1).items()} == {'0': [0, 1, 2]}
+  one = few_shot.label_lists(mafl, 5, 2)
+  assert {name: rows.tolist() for name, rows in one.items()} == {'0': fives[0], '1': fives[1]}
+  several = few_shot.label_lists(40, (3, 10), 2, seed=4)
+  assert list(several) == ['n3/0', 'n3/1', 'n10/0', 'n10/1']
+  for name, rows in several.items():
+    number, draw = map(int, name[1:].split('/'))
+    assert rows.tolist() == few_shot.draw_labels(40, number, draw, seed=4).tolist()
+  assert few_shot.label_lists(40, (), 2) == {}

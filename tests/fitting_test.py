@@ -304,10 +304,10 @@ def test_wrong_options_are_named_before_anything_is_described(faces, options, me
 def test_measured_errors_are_the_metrics(fitted, faces, seeing):
   """`distances` and `metrics` agree on what an error is."""
   from landmarks_jax.contracts import Predictions
-  from landmarks_jax.inference.pictures import Labels, distances
+  from landmarks_jax.inference.pictures import PointLabels, distances
 
   images, points = faces[1]
-  pictures = seeing.pictures(images, labels=Labels.of(points, scale=(0, 1)))
+  pictures = seeing.pictures(images, labels=PointLabels.of(points, scale=(0, 1)))
   for batch, found, _ in fitted.look(pictures):
     gathered = Predictions(found, batch.points, batch.visible, batch.scale, batch.index)
     np.testing.assert_allclose(

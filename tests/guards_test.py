@@ -9,7 +9,7 @@ from landmarks_jax.runtime import guards
 
 def test_steps_are_checked_in_order_two_late_and_all_at_the_end():
   seen = []
-  late = guards.Late(lambda step, metrics: seen.append((step, metrics)))
+  late = guards.DelayedChecks(lambda step, metrics: seen.append((step, metrics)))
   late.add(1, 'a')
   late.add(2, 'b')
   assert seen == []

@@ -9,7 +9,7 @@ from landmarks_jax.contracts import Describer
 from landmarks_jax.data import folder
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import Labels, Pictures, batches
+from landmarks_jax.inference.pictures import Pictures, PointLabels, batches
 
 FRAME, MARGIN = 18, 3
 
@@ -148,12 +148,12 @@ def test_a_box_that_shows_nothing_is_named(model, boxes, message):
 )
 def test_labels_that_cannot_be_are_named(points, options, message):
   with pytest.raises(ValueError, match=message):
-    Labels.of(points, **options)
+    PointLabels.of(points, **options)
 
 
 def test_labels_are_in_the_frame_and_nan_is_not_visible(model):
   points = np.array([[[5.0, 5], [9, 7]], [[1, 2], [np.nan, 3]]])
-  labels = Labels.of(points, scale=(0, 1))
+  labels = PointLabels.of(points, scale=(0, 1))
   pictures = model.pictures([smooth(20, 20), smooth(20, 20)], labels=labels)
   first, second = pictures[0], pictures[1]
   np.testing.assert_allclose(pictures.to_pixels(0, first['points']), points[0], atol=1e-4)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from landmarks_jax.labelling import order
-from landmarks_jax.labelling.confirmed import Labels
+from landmarks_jax.labelling.confirmed import ConfirmedLabels
 from landmarks_jax.labelling.journal import Journal
 from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.labelling.session import Fit, Session
@@ -79,7 +79,7 @@ class Planted:
 def open_session(root, output, landmarks=LANDMARKS, **options):
   """A session with the planted learner, not started; close its `journal` in the end."""
   files, journal = PictureFiles(root), Journal(output)
-  labels = Labels(journal, landmarks)
+  labels = ConfirmedLabels(journal, landmarks)
   session = Session(files, labels, Planted(files, labels.landmarks), **options)
   session.journal = journal
   return session

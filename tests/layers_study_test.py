@@ -1,7 +1,6 @@
 """The layers study: its rows are those of the protocol on levels that were cut by hand."""
 
 import re
-import xml.etree.ElementTree as tree
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +8,8 @@ import pytest
 
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import invariance, layers, matching, regression, rows
+from landmarks_jax.evaluation import invariance, layers, matching, regression
 from landmarks_jax.geometry import coords
-from landmarks_jax.report import layers_plot
 
 SIDE, MARGIN = 36, 2
 LANDMARKS = np.float32([[-0.3, -0.2], [0.35, -0.25], [0.05, 0.35]])
@@ -207,66 +205,5 @@ def test_what_cannot_be_run_is_said(options, expected):
     layers.check(Coloured, **options)
 
 
-# What people see of it.
-
-SCORES = {
-  'pck_n5_level_1': 10.0,
-  'pck_n5_level_2': 20.125,
-  'pck_n5': 30.0,
-  'pck_n5_random_level_1': 4.0,
-  'pck_n5_random_init': 6.0,
-  'equivariance_level_1': 0.125,
-  'equivariance_level_2': 0.75,
-  'equivariance_random_level_2': 0.5,
-  'invariance_warp_random_level_1': 0.25,
-}
-
-
-def test_the_table_has_a_line_for_each_level():
-  sizes = layers.level_sizes(given(), 32)
-  assert sizes == ((4, 3), (8, 2), (16, 5))
-  lines = layers.table(SCORES, sizes[:2], metric='pck_n5').splitlines()
-  assert len({len(line) for line in lines}) == 1
-  cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
-  assert cells[0][:5] == ['level', 'side', 'channels', 'pck_n5 alone', 'pck_n5 of column']
-  assert cells[0][5:] == ['invariance_colour', 'invariance_warp', 'equivariance']
-  assert all(re.fullmatch('-+:', cell) for cell in cells[1])
-  first, second = '10.00 / 4.00', '30.00 / 6.00'
-  assert cells[2:] == [
-    ['1', '4', '3', first, first, '- / -', '- / 0.25', '0.12 / -'],
-    ['2', '8', '2', '20.12 / -', second, '- / -', '- / -', '0.75 / 0.50'],
-  ]
-
-
-def test_charts_show_the_numbers_of_the_table():
-  metric = rows.Metric('pck_n5', 'parts, %', True)
-  drawn = tree.fromstring(layers_plot.figure(SCORES, 2, metric=metric))
-  found = {}
-  for svg in drawn.iter('svg'):
-    (what,) = (t.text for t in list(svg.iter('text')) if t.get('y') == '12')
-    ticks = [
-      (float(t.get('y')), float(t.text))
-      for t in svg.iter('text')
-      if t.get('text-anchor') == 'end' and t.get('class') == 'tick'
-    ]
-    (y0, v0), *_, (y1, v1) = ticks
-    for path in svg.iter('path'):
-      if path.get('class').startswith('line'):
-        places = [float(p.split()[1].split('h')[0]) for p in re.split('[ML]', path.get('d'))[1:]]
-        values = [v0 + (y - y0) * (v1 - v0) / (y1 - y0) for y in places]
-        found[what, path.get('class')] = values
-  trained, random = 'line trained', 'line random-init'
-  warp, equivariance = (metric.what for metric in invariance.METRICS[1:])
-  expected = {
-    ('parts, %: level alone', trained): [10, 20.125],
-    ('parts, %: level alone', random): [4],
-    ('parts, %: column down to the level', trained): [10, 30],
-    ('parts, %: column down to the level', random): [4, 6],
-    (warp, trained): [],
-    (warp, random): [0.25],
-    (equivariance, trained): [0.125, 0.75],
-    (equivariance, random): [0.5],
-  }
-  assert found.keys() == expected.keys()  # no chart of what was not measured
-  for key, values in expected.items():
-    np.testing.assert_allclose(found[key], values, rtol=1e-3, atol=1e-3)
+def test_sizes_are_those_of_the_levels():
+  assert layers.level_sizes(given(), 32) == ((4, 3), (8, 2), (16, 5))

@@ -7,7 +7,7 @@ from PIL import Image
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data.source import Info, open_source
 from landmarks_jax.data.synthetic import face_model
-from landmarks_jax.evaluation import linear, rows
+from landmarks_jax.evaluation import linear, scoring
 
 INFO = Info((), (), 'frame', (0.5,) * 3, (0.2,) * 3)
 SHARES = (0.5, 0.3, 0.2)
@@ -75,8 +75,8 @@ def test_the_better_variant_of_the_untrained_network_is_the_row():
 def test_scores_are_found_by_tables():
   scores = linear.measure(SEES, Coloured, random_init={'a': BLIND}, margin=2)
   evals = {'mine': {'protocol': 'linear'}}
-  (line,) = rows.lines(evals, {f'mine/linear/{name}': value for name, value in scores.items()})
-  assert list(line.scores) == [rows.MAJORITY, rows.RANDOM_INIT, rows.TRAINED]
+  (line,) = scoring.lines(evals, {f'mine/linear/{name}': value for name, value in scores.items()})
+  assert list(line.scores) == [scoring.MAJORITY, scoring.RANDOM_INIT, scoring.TRAINED]
   assert line.scores['majority'].low < line.scores['majority'].value < line.scores['majority'].high
 
 

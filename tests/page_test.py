@@ -11,7 +11,7 @@ import pytest
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
-from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.evaluation import scoring
 from landmarks_jax.report import gallery, page, plot, results, trends
 from landmarks_jax.report.markup import breakable, element
 

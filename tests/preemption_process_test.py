@@ -61,12 +61,12 @@ def be_one_of_two(folder, port, process):
       time.sleep(2)  # JAX looks for it every second
     return real(self, step, metrics)
 
-  patch, real = pytest.MonkeyPatch(), guards.Late.add
+  patch, real = pytest.MonkeyPatch(), guards.DelayedChecks.add
   train_test.plant(patch)
   join = f'--coordinator=127.0.0.1:{port}', '--processes=2', f'--process={process}'
   assert train('whole', *join) == 0  # first: JAX keeps the step that they agree on
   with patch.context() as until:
-    until.setattr(guards.Late, 'add', add)
+    until.setattr(guards.DelayedChecks, 'add', add)
     assert train('stopped') == 75
   (step,) = {path.name for path in (pathlib.Path(folder) / 'stopped/checkpoints').iterdir()} - {'2'}
   assert 3 <= int(step) < 12

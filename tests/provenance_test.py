@@ -25,7 +25,8 @@ def test_every_checkpoint_and_the_run_say_what_they_were_made_with():
     line['versions']
   )
   for step in (2, 4, 6):
-    saved = checkpoint.read_metadata(run / 'checkpoints', step=step)
+    with checkpoint.Checkpoints(run / 'checkpoints', read_only=True) as opened:
+      saved = opened.metadata(step=step)
     expected = {'config': config} | {k: v for k, v in line.items() if k != 'step'}
     assert saved | expected == saved
 

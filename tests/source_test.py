@@ -91,16 +91,13 @@ def test_the_normaliser_of_a_pair_is_its_distance():
   assert normaliser(points[0, 0], (3, 1)) == scale[0, 0]
 
 
-def test_the_normaliser_of_a_frame_or_box_is_its_side():
-  points = np.zeros((2, 5, 2), np.float32)
-  assert normaliser(points, 'frame').tolist() == [2, 2]
-  box = np.array([[-0.5, -1, 0.25, 1], [-1, 0, 0.5, 0.125]])
-  assert normaliser(points, 'box', box=box).tolist() == [2, 1.5]
+def test_the_normaliser_of_a_frame_is_its_side():
+  assert normaliser(np.zeros((2, 5, 2), np.float32), 'frame').tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
   ('scale', 'text'),
-  [('box', 'needs box='), ('eyes', "scale='eyes'; expected a pair"), ((0, 5), 'there are 5')],
+  [('eyes', "scale='eyes'; expected a pair"), ((0, 5), 'there are 5')],
 )
 def test_a_normaliser_that_cannot_be_is_told(scale, text):
   with pytest.raises(ValueError, match=text):

@@ -327,12 +327,12 @@ def test_a_signal_saves_the_step_under_way_and_the_run_resumes_bit_for_bit(
       return tiny('stopped')
 
   saved = tmp_path / 'stopped/checkpoints'
-  assert run(signal.SIGINT, guards.Late, 'add', at=1) == 130
+  assert run(signal.SIGINT, guards.DelayedChecks, 'add', at=1) == 130
   assert (saved / '1').is_dir()
   assert run(signal.SIGTERM, pictures, 'sheet', at=1) == 75  # in the evaluation after step 3
   assert (saved / '3').is_dir()
   assert run(signal.SIGTERM, pipeline, 'training_batches', at=1) == 75  # before any step
-  assert run(signal.SIGTERM, guards.Late, 'add', at=2) == 75
+  assert run(signal.SIGTERM, guards.DelayedChecks, 'add', at=2) == 75
   assert sorted(path.name for path in saved.iterdir()) == ['1', '2', '3', '4', '5']
   assert capsys.readouterr().err.count('the same command continues') == 4
   assert tiny('stopped') == 0

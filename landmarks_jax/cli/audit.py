@@ -74,7 +74,7 @@ def _output(root: pathlib.Path, given: str | None) -> pathlib.Path:
 def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
   """The labels and the flip pairs; a known layout is recognised without --labels."""
   from landmarks_jax.data import folder, youtube_faces_68
-  from landmarks_jax.interop.landmark_csv import Labels
+  from landmarks_jax.interop.landmark_csv import LabelTable
 
   if labels is not None:
     table = folder.read_labels(root, labels)
@@ -84,7 +84,7 @@ def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
   known = youtube_faces_68.source(str(root), split='all')
   print('the folder has the layout of youtube_faces_68: its landmarks are looked at too')
   places = dict.fromkeys(known.labels, '*_frames_keypoints.csv')
-  return Labels(root, known.info.names, known.labels, places), known.info.flip_pairs
+  return LabelTable(root, known.info.names, known.labels, places), known.info.flip_pairs
 
 
 def _looks(root: pathlib.Path, files: Sequence[str]) -> Iterator[Any]:

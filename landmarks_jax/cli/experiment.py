@@ -17,7 +17,7 @@ from landmarks_jax.cli import completion
 from landmarks_jax.cli.inputs import Inputs
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import features, rows
+from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import by_name, compiler, optim, sharding
 
@@ -283,4 +283,4 @@ class Experiment:
 
   def error_titles(self) -> dict[str, str]:
     """What tables call an error, by evaluation."""
-    return {name: rows.error_title(self.info(name)) for name in self.config['evals']}
+    return {name: scoring.error_title(self.info(name)) for name in self.config['evals']}

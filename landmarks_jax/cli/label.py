@@ -85,7 +85,7 @@ def label(
   except ModuleNotFoundError as error:
     raise ValueError(f'{error}; {NEEDED}') from error
   from landmarks_jax.data import folder
-  from landmarks_jax.labelling.confirmed import Labels
+  from landmarks_jax.labelling.confirmed import ConfirmedLabels
   from landmarks_jax.labelling.journal import Journal
   from landmarks_jax.labelling.picture_files import PictureFiles
   from landmarks_jax.labelling.session import Session
@@ -99,7 +99,7 @@ def label(
       print(f'{journal.path}: {told}: {journal.torn!r:.80}')
     if landmarks is None and known is not None and not journal.entries:
       landmarks = known.names
-    labels, learner = Labels(journal, landmarks), None
+    labels, learner = ConfirmedLabels(journal, landmarks), None
     if network is not None:
       from landmarks_jax.labelling.learner import FrozenLearner
 

@@ -22,7 +22,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def read_labels(root: pathlib.Path, labels: str) -> Any:
-  """`interop.landmark_csv.Labels` from a CSV or COCO file, below `root` or as given."""
+  """`interop.landmark_csv.LabelTable` from a CSV or COCO file, below `root` or as given."""
   from landmarks_jax.data import folder  # late: heavy
 
   table = folder.read_labels(root, labels)

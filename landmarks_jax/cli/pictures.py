@@ -12,7 +12,7 @@ from landmarks_jax.cli import completion
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import Batch, Describer, Predictions, PyTree
 from landmarks_jax.data.source import BadImage, Source, evenly_apart
-from landmarks_jax.evaluation import features, rows
+from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.geometry import regions
 from landmarks_jax.report import components, draw, labels
 
@@ -121,8 +121,8 @@ def _shown(
   protocol, data, options = parts.protocol(name)
   if 'of' in options:  # a study of another protocol
     protocol = completion.find('evaluation', options['of'])
-  draws = rows.draws_by_row(predictions)
-  trained = {group: given[0] for (row, group), given in draws.items() if row == rows.TRAINED}
+  draws = scoring.draws_by_row(predictions)
+  trained = {group: given[0] for (row, group), given in draws.items() if row == scoring.TRAINED}
   most = trained.get('', list(trained.values())[-1])  # labels
   shown = trained.get('different', most)
   return shown, protocol, data, options

@@ -180,7 +180,7 @@ class Prediction:
     """The truth about all pictures; those without any have no visible landmark."""
     import numpy as np  # late: heavy
 
-    from landmarks_jax.inference.pictures import Labels
+    from landmarks_jax.inference.pictures import PointLabels
 
     absent = [name for name in self.model.names if name not in table.names]
     if absent:
@@ -190,7 +190,7 @@ class Prediction:
     points = np.stack([table.points.get(file, nothing)[order] for file in self.files])
     if not np.isfinite(points).any():
       raise ValueError(f'{table.path} labels none of the pictures')
-    return Labels.of(points, names=self.model.names, scale=self.model.scale)
+    return PointLabels.of(points, names=self.model.names, scale=self.model.scale)
 
   def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
     """One picture's landmarks, and its overlay if it is among those to be shown."""

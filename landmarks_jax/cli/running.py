@@ -25,7 +25,7 @@ from landmarks_jax.cli import (
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import Batch, TrainState
-from landmarks_jax.evaluation import matching, rows
+from landmarks_jax.evaluation import matching, scoring
 from landmarks_jax.report import draw
 from landmarks_jax.runtime import (
   checkpoint,
@@ -82,7 +82,7 @@ class Run:
       self.more_is_better = completion.check_select(self.select, self.config['evals'])
       folder = workdir / run_folder.SELECTED
       self.selected = checkpoint.Checkpoints(folder, keep=None, **writers)
-    self.interruption, self.late = signals, guards.Late(self._check_finite)
+    self.interruption, self.late = signals, guards.DelayedChecks(self._check_finite)
     self.step, self.skipped = 0, 0  # the step under way; steps that were not finite
     self.all_finite = jax.jit(training.is_finite)
     self.progress = logs.Progress(
@@ -398,7 +398,11 @@ class Run:
     self.logs.write_picture('views', 0, sheet)
 
 
-UNLISTED = (*rows.SPREADS, matching.PAPER, *(f'_{row}' for row in rows.ROWS if row != rows.TRAINED))
+UNLISTED = (
+  *scoring.SPREADS,
+  matching.PAPER,
+  *(f'_{row}' for row in scoring.ROWS if row != scoring.TRAINED),
+)
 
 
 def headline(scores: Mapping[str, float]) -> str:

@@ -13,15 +13,15 @@ def of_scores(
   """A block per metric of each protocol: a line per evaluation and number of labels.
 
   Columns are the rows that were scored, cells 'mean +- sd over draws' or 'value [95 % interval]'.
-  errors: what to call an error, by evaluation; see `rows.error_title`.
+  errors: what to call an error, by evaluation; see `scoring.error_title`.
   """
-  from landmarks_jax.evaluation import rows  # late: heavy
+  from landmarks_jax.evaluation import scoring  # late: heavy
 
   blocks = []
-  for table in rows.tables(evals, scores, errors):
+  for table in scoring.tables(evals, scores, errors):
     lines = [['', *(row.replace('_', ' ') for row in table.rows)]]
     for line in table.lines:
-      setting = rows.setting(evals[line.evaluation], line.group)
+      setting = scoring.setting(evals[line.evaluation], line.group)
       what = f'{line.evaluation} ({setting})' if setting else line.evaluation
       cells = (_cell(*line.scores[row]) if row in line.scores else '-' for row in table.rows)
       lines.append([what, *cells])

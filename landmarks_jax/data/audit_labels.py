@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Inexact, Int
 
 from landmarks_jax.data.audit import Finding, Item
-from landmarks_jax.interop.landmark_csv import Labels
+from landmarks_jax.interop.landmark_csv import LabelTable
 
 APART = 0.25  # of the object's radius; landmarks usually farther apart do not coincide by rounding
 LEAST_SHAPES = 8  # fewer have no majority
@@ -33,7 +33,7 @@ ADVICE = {
 
 
 def findings(
-  labels: Labels,
+  labels: LabelTable,
   sizes: Mapping[str, tuple[int, int]],
   *,
   flip_pairs: Sequence[tuple[int, int]],

@@ -18,7 +18,7 @@ from landmarks_jax.data import images, mirrored, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.interop import coco, landmark_csv
-from landmarks_jax.interop.landmark_csv import Labels
+from landmarks_jax.interop.landmark_csv import LabelTable
 
 extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 extensions += ('.ppm', '.pgm')
@@ -39,7 +39,7 @@ class Pictures:
     info: Info,
     *,
     classes: tuple[str, ...],
-    labels: Labels | None,
+    labels: LabelTable | None,
     frame: int,
     crop: str,
     rotate: bool,
@@ -233,7 +233,7 @@ def others(folder: pathlib.Path) -> dict[str, list[str]]:
   return dict(sorted(kinds.items()))
 
 
-def read_labels(folder: pathlib.Path, labels: str) -> Labels:
+def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:
   """The CSV or JSON file `labels`, as `source` describes it. Errors name place and value."""
   given = pathlib.Path(labels).expanduser()
   for path in (folder / given, given):
@@ -249,7 +249,7 @@ def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
   return tuple((names.index(n), names.index(p)) for n, p in partner.items() if p in names)
 
 
-def label_pairs(table: Labels) -> tuple[tuple[int, int], ...]:
+def label_pairs(table: LabelTable) -> tuple[tuple[int, int], ...]:
   """The flip pairs of the names; none, with a warning, if the labels contradict them."""
   pairs = flip_pairs(table.names)
   points = np.array(list(table.points.values())).reshape(-1, len(table.names), 2)
@@ -305,7 +305,7 @@ def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _with_labels(
-  files: tuple[str, ...], table: Labels, folder: pathlib.Path, unlabelled: str
+  files: tuple[str, ...], table: LabelTable, folder: pathlib.Path, unlabelled: str
 ) -> tuple[str, ...]:
   present = set(files)
   absent = [file for file in table.places if file not in present]
@@ -334,7 +334,7 @@ def _holders(files: Sequence[str], folder: pathlib.Path) -> dict[str, str]:
   return holders
 
 
-def _splits(files: Sequence[str], table: Labels | None) -> dict[str, tuple[str, ...]]:
+def _splits(files: Sequence[str], table: LabelTable | None) -> dict[str, tuple[str, ...]]:
   if table is not None and table.splits is not None:
     return {file: tuple(filter(None, [table.splits[file]])) for file in files}
   return {file: tuple(file.split('/')[:-1][:1]) for file in files}

@@ -20,7 +20,7 @@ folder = pathlib.Path(__file__).parent
 class Info(NamedTuple):
   """A dataset's facts, stated once; nothing downstream knows its name.
 
-  `scale` is the pair of landmarks whose distance divides errors, 'frame' or 'box' (`normaliser`).
+  `scale` is the pair of landmarks whose distance divides errors, or 'frame' (`normaliser`).
   `mean` and `std` are per channel for pictures in [0, 1]. Datasets without landmarks have no names.
   `skeleton` holds the pairs of landmarks that drawings connect.
   """
@@ -145,27 +145,19 @@ def labelled(
 
 
 def normaliser(
-  points: Num[Array, '*batch K 2'],
-  scale: tuple[int, int] | str,
-  *,
-  box: Num[Array, '*batch 4'] | None = None,
+  points: Num[Array, '*batch K 2'], scale: tuple[int, int] | str
 ) -> Num[Array, '*batch']:
   """What errors are divided by, in the unit of `points`: the one definition for all datasets.
 
   Args: points normalised; scale = a pair of landmarks: their distance; 'frame': 2, from the centre
-  of the first pixel to that of the last; 'box': the larger side of `box` = (left, top, right,
-  bottom), normalised. Raises ValueError for any other scale, or a landmark that does not exist.
+  of the first pixel to that of the last. Raises ValueError for any other scale, or a landmark that
+  does not exist.
   """
   points = np.asarray(points, np.float32)
   if scale == 'frame':
     return np.full(points.shape[:-2], 2, np.float32)
-  if scale == 'box':
-    if box is None:
-      raise ValueError("scale='box' needs box=(left, top, right, bottom), normalised")
-    box = np.asarray(box, np.float32)
-    return np.asarray(np.max(box[..., 2:] - box[..., :2], axis=-1))
   if isinstance(scale, str):
-    raise ValueError(f"scale={scale!r}; expected a pair of landmark numbers, 'frame' or 'box'")
+    raise ValueError(f"scale={scale!r}; expected a pair of landmark numbers, or 'frame'")
   first, second = scale
   if not all(0 <= i < points.shape[-2] for i in scale):
     raise ValueError(f'scale={scale}: there are {points.shape[-2]} landmarks, counted from 0')

@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float
 
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 DISCOVERS = True  # it judges landmarks that a method finds by itself
@@ -112,16 +111,17 @@ def measure(
   def landmarks(describer: Describer) -> list[tuple[np.ndarray, np.ndarray]]:
     return [_look(describer, source, names, **options) for source in sources]
 
-  def accuracy(describer: Describer) -> dict[str, float]:
-    return _by_name(names, classify(*landmarks(describer), strength=strength))
-
-  (_, known), (_, truth) = first = landmarks(describer)
-  found = {scoring.TRAINED: _by_name(names, classify(*first, strength=strength))}
+  (_, known), (_, truth) = trained = landmarks(describer)
   usual = known.mean(0) >= 0.5
+
+  def accuracy(given: Describer) -> dict[str, float]:
+    seen = trained if given is describer else landmarks(given)
+    return _by_name(names, classify(*seen, strength=strength))
+
+  found = scoring.measured(
+    accuracy, describer, random_init=random_init, quality=lambda scores: scores['']
+  )
   found[scoring.MAJORITY] = _by_name(names, 100 * (truth == usual).mean(0))
-  variants = [accuracy(variant) for variant in random_init.values()]
-  if variants:
-    found[scoring.RANDOM_INIT] = max(variants, key=lambda scores: scores[''])
   return {
     scoring.score_name('accuracy', row, name): value
     for row, scores in found.items()

@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float, Int
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, few_shot, regression
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, few_shot, regression, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 DISCOVERS = True  # it judges landmarks that a method finds by itself
@@ -68,7 +67,8 @@ def run(
 
   trained = found_by(describer)
   labelled, target = (labels for labels, _ in trained)
-  parts = _label_lists(len(labelled.valid), few, draws, seed)
+  count = len(labelled.valid)
+  parts = {'0': np.arange(count)} | few_shot.label_lists(count, few, draws, seed=seed)
 
   def predict(given: Describer) -> dict[str, Predictions]:
     (_, discovered), (_, placed) = trained if given is describer else found_by(given)
@@ -186,7 +186,7 @@ def fit(
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """inter_ocular and left_right_confusion, both in percent, by row; see `rows`."""
+  """inter_ocular and left_right_confusion, both in percent, by row; see `scoring`."""
   return regression.score(predictions, flip_pairs=flip_pairs)
 
 
@@ -216,9 +216,9 @@ def measure(
     found = [_discovered(describer, source, **options) for source in sources]
     return metrics.inter_ocular_error(backward(*found[0], *found[1], ridge=ridge))
 
-  found = {scoring.TRAINED: error_of(describer)}
-  if random_init:
-    found[scoring.RANDOM_INIT] = min(map(error_of, random_init.values()))
+  found = scoring.measured(
+    error_of, describer, random_init=random_init, quality=lambda error: -error
+  )
   return {scoring.score_name('backward', row): value for row, value in found.items()}
 
 
@@ -228,17 +228,6 @@ def _discovered(
   batches = spread.batches(source, batch_size=batch_size)
   labels, points, _ = features.discover(describer, batches, margin=margin, spread=spread)
   return labels, points
-
-
-def _label_lists(
-  count: int, few: Sequence[int], draws: int, seed: int
-) -> dict[str, Int[np.ndarray, ' n']]:
-  """The rows to learn from, by name of the part."""
-  parts = {'0': np.arange(count)}
-  for number in few:
-    for draw in range(draws):
-      parts[f'n{number}/{draw}'] = few_shot.draw_labels(count, number, draw, seed=seed)
-  return parts
 
 
 def _take(labels: Batch, rows: Int[np.ndarray, ' n']) -> Batch:

@@ -17,15 +17,15 @@ from jaxtyping import Float
 from landmarks_jax import losses
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, nearest, probing, rows
+from landmarks_jax.evaluation import features, nearest, probing, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import heads, hypercolumn, prototypes
 
 METRICS = (
-  rows.Metric('drift_ratio', 'drift of a label, as a share of the spread'),
-  rows.Metric('drift', 'angle between the label of a point and its mean, degrees'),
-  rows.Metric('spread', 'angle between the mean labels of two points, degrees', True),
-  rows.Metric('error', 'distance to where the mean label of a point is found, % of the scale'),
+  scoring.Metric('drift_ratio', 'drift of a label, as a share of the spread'),
+  scoring.Metric('drift', 'angle between the label of a point and its mean, degrees'),
+  scoring.Metric('spread', 'angle between the mean labels of two points, degrees', True),
+  scoring.Metric('error', 'distance to where the mean label of a point is found, % of the scale'),
 )
 NOTHING = 1e-3  # degrees: a spread below it is rounding
 
@@ -58,7 +58,7 @@ def run(
     described = nearest.gather(describer, open_split(test), **options)
     return {'0': find_again(_with_unit_labels(described), side=side)}
 
-  return rows.compare(
+  return scoring.compare(
     found_by,
     describer,
     random_init=random_init,
@@ -78,8 +78,8 @@ def check(open_split: Callable[[str], Source], *, test: str = 'test', **others: 
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """error, in percent, by row; see `rows`. Neighbouring frames are alike: it has no interval."""
-  return rows.summarise(predictions, 'error', nearest.error)
+  """error, in percent, by row; see `scoring`. Neighbouring frames are alike: it has no interval."""
+  return scoring.summarise(predictions, 'error', nearest.error)
 
 
 def measure(
@@ -104,13 +104,14 @@ def measure(
     described = nearest.gather(describer, open_split(test), **options)
     return angles(_with_unit_labels(described), side=side)
 
-  found = {rows.TRAINED: angles_of(describer)}
-  variants = [angles_of(variant) for variant in random_init.values()]
-  if variants:
-    found[rows.RANDOM_INIT] = min(variants, key=lambda measured: measured['drift_ratio'])
-  if base is not None:
-    found[rows.BASE] = angles_of(base)
-  return {rows.score_name(name, row): v for row, of in found.items() for name, v in of.items()}
+  found = scoring.measured(
+    angles_of,
+    describer,
+    random_init=random_init,
+    base=base,
+    quality=lambda angles: -angles['drift_ratio'],
+  )
+  return {scoring.score_name(name, row): v for row, of in found.items() for name, v in of.items()}
 
 
 def angles(described: Batch, *, side: int) -> dict[str, float]:

@@ -1,7 +1,27 @@
 """Which labelled examples a few-shot evaluation learns from: the same lists on every machine."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int
+
+
+def label_lists(
+  count: int, labels: int | Sequence[int] | None, draws: int, *, seed: int = 0
+) -> dict[str, Int[np.ndarray, ' n']]:
+  """The examples to learn from of `count`, by name of the part: draw '0', or 'n10/0' of several.
+
+  labels: how many, or several such numbers, each drawn `draws` times; None takes all, once. Raises
+  ValueError as `draw_labels` does.
+  """
+  if labels is None:
+    return {'0': np.arange(count)}
+  one = isinstance(labels, int)
+  return {
+    f'{draw}' if one else f'n{number}/{draw}': draw_labels(count, number, draw, seed=seed)
+    for number in ([labels] if one else labels)
+    for draw in range(draws)
+  }
 
 
 def draw_labels(

@@ -34,16 +34,16 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from landmarks_jax.augment import colour
 from landmarks_jax.contracts import Array, Describer, Pyramid
 from landmarks_jax.data.source import BadImage, Source, evenly_apart
-from landmarks_jax.evaluation import rows
+from landmarks_jax.evaluation import scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
 from landmarks_jax.runtime import compiler
 
 METRICS = (
-  rows.Metric('invariance_colour', 'invariance of positions to colour, 0 to 1', True),
-  rows.Metric('invariance_warp', 'invariance of whole pictures to warps, 0 to 1', True),
-  rows.Metric('equivariance', 'equivariance of positions to warps, 0 to 1', True),
+  scoring.Metric('invariance_colour', 'invariance of positions to colour, 0 to 1', True),
+  scoring.Metric('invariance_warp', 'invariance of whole pictures to warps, 0 to 1', True),
+  scoring.Metric('equivariance', 'equivariance of positions to warps, 0 to 1', True),
 )
 JITTER, PCA = 0.4, 0.1  # the colours of the paper's training, and the warps of its matching
 WARP = {'warp': 5e-4, 'subset': 5e-3, 'translation': 0.05, 'scale': 0.05, 'rotation': 2.5}

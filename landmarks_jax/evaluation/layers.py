@@ -17,7 +17,7 @@ import numpy as np
 
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, invariance, matching, pck, regression, rows
+from landmarks_jax.evaluation import features, invariance, matching, pck, regression, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 
 PROTOCOLS = {'regression': regression, 'matching': matching, 'pck': pck}
@@ -53,7 +53,7 @@ def run(
   found = dict(protocol.run(describer, open_split, **whole, **options))
   side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
   variants = random_init if random and baselines is None else {}
-  prefixes = {rows.TRAINED: '', rows.RANDOM_INIT: RANDOM}
+  prefixes = {scoring.TRAINED: '', scoring.RANDOM_INIT: RANDOM}
   for name, (start, stop) in _parts(len(level_sizes(describer, side))).items():
     part = functools.partial(sliced, start=start, stop=stop)
     untrained = {variant: part(given) for variant, given in variants.items()}
@@ -130,51 +130,10 @@ def measure(
     distances = invariance.distances(network, pairs, **options)
     for level, i in np.ndindex(distances.shape[1:3]):
       near, far = distances[:, level, i].T
-      name = rows.score_name(invariance.METRICS[i].name, f'{prefix}level_{level + 1}')
+      name = scoring.score_name(invariance.METRICS[i].name, f'{prefix}level_{level + 1}')
       found[name] = float(invariance.share(near.mean(), far.mean()))
       found[f'{name}_low'], found[f'{name}_high'] = invariance.interval(near, far)
   return found
-
-
-def table(scores: Mapping[str, float], sizes: Sequence[tuple[int, int]], *, metric: str) -> str:
-  """One line per level, in Markdown: trained / random network, '-' where there is not a score.
-
-  Args:
-    scores: of `score` and `measure`. sizes: `level_sizes`.
-    metric: of the protocol, such as 'inter_ocular_n10' or 'different'.
-  """
-  measures = [measure.name for measure in invariance.METRICS]
-  lines = [['level', 'side', 'channels', f'{metric} alone', f'{metric} of column', *measures]]
-  for level, (side, channels) in enumerate(sizes, start=1):
-    alone, column = level_rows(level), column_rows(level, len(sizes))
-    asked = [(metric, alone), (metric, column), *((name, alone) for name in measures)]
-    cells = [
-      ' / '.join(_cell(scores, rows.score_name(name, row)) for row in both) for name, both in asked
-    ]
-    lines.append([str(level), str(side), str(channels), *cells])
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  lines.insert(1, ['-' * (width - 1) + ':' for width in widths])
-  return '\n'.join(f'| {" | ".join(map(str.rjust, line, widths))} |' for line in lines)
-
-
-def level_rows(level: int) -> tuple[str, str]:
-  """The rows of a level alone, trained and random; levels are counted from 1.
-
-  >>> level_rows(2)
-  ('level_2', 'random_level_2')
-  """
-  return f'level_{level}', f'{RANDOM}level_{level}'
-
-
-def column_rows(level: int, count: int) -> tuple[str, str]:
-  """The rows of the column that ends with a level, trained and random; there are `count` levels.
-
-  >>> column_rows(1, 3), column_rows(2, 3), column_rows(3, 3)
-  (('level_1', 'random_level_1'), ('column_2', 'random_column_2'), ('trained', 'random_init'))
-  """
-  if level == count:
-    return rows.TRAINED, rows.RANDOM_INIT
-  return level_rows(1) if level == 1 else (f'column_{level}', f'{RANDOM}column_{level}')
 
 
 def level_sizes(describer: Describer, side: int) -> tuple[tuple[int, int], ...]:
@@ -199,7 +158,3 @@ def _parts(count: int) -> dict[str, tuple[int, int]]:
   """First and end level of every row, for `count` levels; the whole column is not a part."""
   levels = {f'level_{i + 1}': (i, i + 1) for i in range(count)}
   return levels | {f'column_{i}': (0, i) for i in range(2, count)}
-
-
-def _cell(scores: Mapping[str, float], name: str) -> str:
-  return f'{scores[name]:.2f}' if name in scores else '-'

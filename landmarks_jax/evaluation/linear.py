@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Array, Describer, Predictions, Pyramid
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, rows
+from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import classifier
 
-METRICS = (rows.Metric('top1', 'pictures classified correctly, %', True),)
+METRICS = (scoring.Metric('top1', 'pictures classified correctly, %', True),)
 
 
 def run(
@@ -87,23 +87,20 @@ def measure(
   """
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
+  usual: dict[str, np.ndarray] = {}
 
   def told_right(describer: Describer) -> Float[np.ndarray, 'N 1']:
     (known, label), (asked, truth) = (pooled(describer, source, **options) for source in sources)
     head = classifier.fit(known, label, classes=int(label.max()) + 1)
-    right[rows.MAJORITY] = _percent(np.bincount(label).argmax() == truth)
+    usual[scoring.MAJORITY] = _percent(np.bincount(label).argmax() == truth)
     return _percent(classifier.predict(head, asked) == truth)
 
-  right: dict[str, np.ndarray] = {}
-  right[rows.TRAINED] = told_right(describer)
-  variants = [told_right(variant) for variant in random_init.values()]
-  if variants:
-    right[rows.RANDOM_INIT] = max(variants, key=np.mean)
-  if base is not None:
-    right[rows.BASE] = told_right(base)
+  right = scoring.measured(
+    told_right, describer, random_init=random_init, base=base, quality=np.mean
+  )
   found = {}
-  for row, values in right.items():
-    name = rows.score_name('top1', row)
+  for row, values in (usual | right).items():
+    name = scoring.score_name('top1', row)
     found[name] = float(values.mean())
     found[f'{name}_low'], found[f'{name}_high'] = metrics.bootstrap_interval(values)
   return found

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions, Pyramid
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, rows
+from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
@@ -31,8 +31,8 @@ DIFFERENT, SAME, PAPER = 'different', 'same', '_paper'
 PIXEL = 2 / 69  # of the 70-pixel frame in which matching errors are published
 DEVIATIONS = 'warp', 'subset', 'translation', 'scale', 'rotation'  # options that draw warps
 METRICS = (
-  rows.Metric(DIFFERENT, 'matching error on another picture, pixels of a 70-pixel frame'),
-  rows.Metric(SAME, 'matching error on the same picture, pixels of a 70-pixel frame'),
+  scoring.Metric(DIFFERENT, 'matching error on another picture, pixels of a 70-pixel frame'),
+  scoring.Metric(SAME, 'matching error on the same picture, pixels of a 70-pixel frame'),
 )
 
 
@@ -84,10 +84,10 @@ def run(
   check(open_split, count=count, size=size, test=test, batch_size=batch_size)
   source = open_split(test)
   pairs = (len(source) if count is None else count) // 2
-  describers, variants = {rows.TRAINED: describer}, {}
+  describers, variants = {scoring.TRAINED: describer}, {}
   if baselines is None:
-    variants = {f'{rows.RANDOM_INIT} {name}': given for name, given in random_init.items()}
-    describers |= variants | ({} if base is None else {rows.BASE: base})
+    variants = {f'{scoring.RANDOM_INIT} {name}': given for name, given in random_init.items()}
+    describers |= variants | ({} if base is None else {scoring.BASE: base})
 
   rng, values = jax.random.key(seed), (warp, subset, translation, scale, rotation)
   deviations = dict(zip(DEVIATIONS, values, strict=True))
@@ -98,7 +98,7 @@ def run(
     views = warped_views(*frames, margin=margin)
     found = {row: match_views(given, views, size=size) for row, given in describers.items()}
     if baselines is None:
-      found[rows.SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
+      found[scoring.SAME_POSITION] = dict.fromkeys((DIFFERENT, SAME), (views.source.points, None))
     for row, tasks in found.items():
       for task, matched in tasks.items():
         part, kept = spread.fetch((_predictions(views, task, *matched), keep))
@@ -108,8 +108,8 @@ def run(
   done = {row: _exact_and_paper(tasks) for row, tasks in parts.items()}
   if variants:
     better = min(variants, key=lambda row: metrics.mean_distance(done[row][DIFFERENT]))
-    done[rows.RANDOM_INIT] = done[better]
-  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(rows.TRAINED)}
+    done[scoring.RANDOM_INIT] = done[better]
+  kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(scoring.TRAINED)}
   named = {row: tasks for row, tasks in done.items() if row not in variants}
   return {f'{row}/{task}': p for row, tasks in named.items() for task, p in tasks.items()} | kept
 
@@ -140,7 +140,7 @@ def check(
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """Mean errors in pixels of a 70-pixel frame, by row; see `rows`.
+  """Mean errors in pixels of a 70-pixel frame, by row; see `scoring`.
 
   different, same, with `_low` and `_high`; different_paper, same_paper; where landmarks have
   mirrored partners also left_right_confusion and left_right_confusion_same, in percent.
@@ -151,14 +151,14 @@ def score(
 
   paper = {name: p for name, p in predictions.items() if name.endswith(PAPER)}
   exact = {name: p for name, p in predictions.items() if name not in paper}
-  looked = {name: p for name, p in exact.items() if not name.startswith(rows.SAME_POSITION)}
+  looked = {name: p for name, p in exact.items() if not name.startswith(scoring.SAME_POSITION)}
   different = {n.split('/')[0]: p for n, p in looked.items() if n.endswith(f'/{DIFFERENT}')}
   same = {name: p for name, p in looked.items() if name.endswith(f'/{SAME}')}
   return (
-    rows.summarise(exact, '', metrics.mean_distance, interval=interval)
-    | rows.summarise(paper, '', metrics.mean_distance)
-    | rows.confusion(different, flip_pairs)
-    | rows.confusion(same, flip_pairs)
+    scoring.summarise(exact, '', metrics.mean_distance, interval=interval)
+    | scoring.summarise(paper, '', metrics.mean_distance)
+    | scoring.confusion(different, flip_pairs)
+    | scoring.confusion(same, flip_pairs)
   )
 
 

@@ -17,9 +17,8 @@ from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Source, evenly_apart
-from landmarks_jax.evaluation import features, few_shot, probing, regression
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, few_shot, probing, regression, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import prototypes
 
@@ -60,8 +59,11 @@ def run(
   another row is described.
   """
   check(open_split, labels=labels, draws=draws, size=size, train=train, test=test)
-  parts = _label_lists(len(open_split(train)), labels, draws, seed)
-  learnt = Chosen(open_split(train), np.unique(np.concatenate(list(parts.values()))))
+  count = len(open_split(train))
+  parts = {'0': evenly_apart(count, min(count, MOST))}
+  if labels is not None:
+    parts = few_shot.label_lists(count, labels, draws, seed=seed)
+  learnt = Subset(open_split(train), np.unique(np.concatenate(list(parts.values()))))
   sources = learnt, open_split(test)
   side = features.first_readable(learnt)['image'].shape[0] - 2 * margin
 
@@ -129,7 +131,7 @@ def error(predictions: Predictions) -> float:
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """error and left_right_confusion, both in percent, by row; see `rows`."""
+  """error and left_right_confusion, both in percent, by row; see `scoring`."""
 
   def interval(draw: Predictions) -> tuple[float, float]:
     low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
@@ -152,11 +154,11 @@ def gather(
   return features.gather(describer, batches, dtype=jnp.float32, spread=spread, **options)
 
 
-class Chosen(pipeline.Reporting):
+class Subset(pipeline.Reporting):
   """Some examples of a source; unreadable ones are reported to the source."""
 
   def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
-    super().__init__(source, _BadOfChosen(source, rows))
+    super().__init__(source, _BadOfSubset(source, rows))
     self._rows = rows
 
   def __len__(self) -> int:
@@ -166,7 +168,7 @@ class Chosen(pipeline.Reporting):
     return super().__getitem__(int(self._rows[index]))
 
 
-class _BadOfChosen(pipeline.BadImages):
+class _BadOfSubset(pipeline.BadImages):
   """Bad pictures by index among those chosen, passed on to the count of the whole source."""
 
   def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
@@ -178,15 +180,6 @@ class _BadOfChosen(pipeline.BadImages):
   def add(self, index: int, error: BadImage) -> None:
     self._whole.add(int(self._rows[index]), error)
     super().add(index, error)
-
-
-def _label_lists(
-  count: int, labels: int | None, draws: int, seed: int
-) -> dict[str, Int[np.ndarray, ' n']]:
-  """The examples to learn from, by name of the part."""
-  if labels is None:
-    return {'0': evenly_apart(count, min(count, MOST))}
-  return {str(draw): few_shot.draw_labels(count, labels, draw, seed=seed) for draw in range(draws)}
 
 
 def _take(labelled: Batch, rows: Int[np.ndarray, ' n']) -> Batch:

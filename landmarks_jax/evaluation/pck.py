@@ -10,12 +10,12 @@ from typing import Any
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import regression, rows
+from landmarks_jax.evaluation import regression, scoring
 
 EXTENDS = regression.run  # whose options `run` takes besides its own
 METRICS = (
-  rows.Metric('pck', 'parts nearer than 5 % of the frame, %', higher_is_better=True),
-  rows.Metric('pck_paper', 'the same with the published rounding, %', higher_is_better=True),
+  scoring.Metric('pck', 'parts nearer than 5 % of the frame, %', higher_is_better=True),
+  scoring.Metric('pck_paper', 'the same with the published rounding, %', higher_is_better=True),
 )
 
 
@@ -61,14 +61,14 @@ def missed(predictions: Predictions) -> float:
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """pck, pck_paper and left_right_confusion, all in percent, by row; see `rows`."""
+  """pck, pck_paper and left_right_confusion, all in percent, by row; see `scoring`."""
 
   def interval(draw: Predictions) -> tuple[float, float]:
     low, high = metrics.bootstrap_interval(metrics.pck_hits(draw), by_landmark=True)
     return 100 * low, 100 * high
 
   return (
-    rows.summarise(predictions, 'pck', metrics.pck, interval=interval)
-    | rows.summarise(predictions, 'pck_paper', metrics.pck_paper)
-    | rows.confusion(predictions, flip_pairs)
+    scoring.summarise(predictions, 'pck', metrics.pck, interval=interval)
+    | scoring.summarise(predictions, 'pck_paper', metrics.pck_paper)
+    | scoring.confusion(predictions, flip_pairs)
   )

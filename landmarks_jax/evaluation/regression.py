@@ -15,9 +15,8 @@ from jaxtyping import Int
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, few_shot, probing
-from landmarks_jax.evaluation import rows as scoring
-from landmarks_jax.evaluation.rows import Metric
+from landmarks_jax.evaluation import features, few_shot, probing, scoring
+from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import heads
 
@@ -139,7 +138,7 @@ def run(
 
   trained = described(describer)
   # Drawn from the readable pictures.
-  parts = _label_lists(len(trained[train].valid), labels, draws, seed)
+  parts = few_shot.label_lists(len(trained[train].valid), labels, draws, seed=seed)
   return scoring.compare(
     lambda given: regress(given, trained if given is describer else described(given)),
     describer,
@@ -249,7 +248,7 @@ def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> P
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
-  """inter_ocular and left_right_confusion, both in percent, by row; see `rows`."""
+  """inter_ocular and left_right_confusion, both in percent, by row; see `scoring`."""
 
   def interval(draw: Predictions) -> tuple[float, float]:
     low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
@@ -266,20 +265,6 @@ def _describe(
 ) -> Batch:
   batches = spread.batches(source, batch_size=batch_size)
   return features.gather(describer, batches, spread=spread, **options)
-
-
-def _label_lists(
-  count: int, labels: int | Sequence[int] | None, draws: int, seed: int
-) -> dict[str, np.ndarray]:
-  """The rows to learn from, by name of the part."""
-  if labels is None:
-    return {'0': np.arange(count)}
-  one = isinstance(labels, int)
-  return {
-    f'{draw}' if one else f'n{number}/{draw}': few_shot.draw_labels(count, number, draw, seed=seed)
-    for number in ([labels] if one else labels)
-    for draw in range(draws)
-  }
 
 
 def _take(labelled: Batch, warped: Batch | None, rows: Int[np.ndarray, ' n']) -> Batch:

@@ -19,7 +19,7 @@ from landmarks_jax.inference import confidence
 from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import Labels, Pictures, batches, check_facts, distances
+from landmarks_jax.inference.pictures import Pictures, PointLabels, batches, check_facts, distances
 from landmarks_jax.models import heads
 from landmarks_jax.runtime import logs
 
@@ -84,7 +84,7 @@ def fit_landmarks(
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
   confidence.check_tolerance(tolerance)
   progress = sys.stderr.isatty() if progress is None else progress
-  labels = Labels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
+  labels = PointLabels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
   check_facts(labels.info.names, flip_pairs, skeleton, labels.info.scale, labels.points.shape[1])
   _warn_without_scale(labels)
   given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
@@ -225,7 +225,7 @@ def _rows(batch: Batch, rows: Int[np.ndarray, ' n'] | Bool[np.ndarray, ' N']) ->
   return jax.tree.map(lambda x: x[rows], batch)
 
 
-def _warn_without_scale(labels: Labels) -> None:
+def _warn_without_scale(labels: PointLabels) -> None:
   """Says that no error can be measured, so that there is no confidence."""
   if isinstance(labels.info.scale, str):
     return
@@ -239,7 +239,7 @@ def _warn_without_scale(labels: Labels) -> None:
     )
 
 
-def _warn_outside(labelled: Batch, model: Model, labels: Labels, pictures: Pictures) -> None:
+def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: Pictures) -> None:
   """Warns about labels in another unit, outside their picture, or outside what the network sees."""
   size = np.array([pictures.sizes[i] for i in range(len(pictures))])[:, None]
   seen = labels.points[labels.visible]

@@ -21,7 +21,7 @@ from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
-from landmarks_jax.inference.pictures import Labels, batches, check_facts, distances
+from landmarks_jax.inference.pictures import PointLabels, batches, check_facts, distances
 from landmarks_jax.runtime import run_folder
 
 ARRAYS = 'head.npz'  # of a saved model, beside run_folder.LANDMARKS and run_folder.NETWORK
@@ -114,7 +114,7 @@ class LandmarkModel:
     Raises ValueError if errors are known for fewer than two pictures.
     """
     confidences.check_tolerance(tolerance)
-    labels = Labels.of(points, visible, names=self.names, scale=self.scale)
+    labels = PointLabels.of(points, visible, names=self.names, scale=self.scale)
     crop = self.crop if crop is None else crop
     pictures = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
     found = self.look(pictures, batch_size=batch_size, progress=progress)

@@ -27,7 +27,7 @@ MOST_PIXELS = 2**28  # of a square padded with repeated edges
 NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # what is known of user-supplied pictures
 
 
-class Labels(NamedTuple):
+class PointLabels(NamedTuple):
   """Landmarks of N pictures, and facts about them."""
 
   points: Float[np.ndarray, 'N K 2']  # in pixels
@@ -43,7 +43,7 @@ class Labels(NamedTuple):
     names: Sequence[str] | None = None,
     flip_pairs: Sequence[Sequence[int]] = (),
     scale: Sequence[int] | str = 'frame',
-  ) -> 'Labels':
+  ) -> 'PointLabels':
     """Labels from unchecked input. visible=None: where no coordinate is nan."""
     points = np.asarray(points)
     numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
@@ -99,7 +99,7 @@ class Pictures:
     frame: int,
     crop: str = 'centre',
     boxes: Any = None,
-    labels: Labels | None = None,
+    labels: PointLabels | None = None,
     names: Sequence[str] | None = None,
   ) -> None:
     self._given = _sequence(given)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from landmarks_jax.interop.landmark_csv import Labels, picture_path
+from landmarks_jax.interop.landmark_csv import LabelTable, picture_path
 
 _expected = (
   'expected images (id, file_name), annotations (image_id, category_id, keypoints) and categories '
@@ -17,7 +17,7 @@ _expected = (
 Id = int | str
 
 
-def read(path: str | os.PathLike) -> Labels:
+def read(path: str | os.PathLike) -> LabelTable:
   """Reads landmarks of the file's one category with keypoints, at most one object per picture.
 
   Of several objects in a picture the one with the largest `area` counts; crowds and objects without
@@ -31,7 +31,9 @@ def read(path: str | os.PathLike) -> Labels:
   category = _category(path, _list(path, data, 'categories'))
   names = _names(path, category)
   files = _files(path, images)
-  labels = Labels(path, names, {}, {}, None, _skeleton(path, category, len(names)), 'annotation')
+  labels = LabelTable(
+    path, names, {}, {}, None, _skeleton(path, category, len(names)), 'annotation'
+  )
   areas: dict[str, float | None] = {}
   for number, annotation in enumerate(annotations):
     where = f'annotation {_take(path, annotation, "id", Id, f"annotation number {number}")}'

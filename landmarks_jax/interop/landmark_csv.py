@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Labels(NamedTuple):
+class LabelTable(NamedTuple):
   """The labels in a file, by path of the picture; (0, 0) is the centre of the first pixel."""
 
   path: pathlib.Path
@@ -21,13 +21,13 @@ class Labels(NamedTuple):
   unit: str = 'row'  # the part of the file that labels one picture, for messages
 
 
-def read(path: str | os.PathLike) -> Labels:
+def read(path: str | os.PathLike) -> LabelTable:
   """Reads the file; two empty cells = not visible. Errors name the line and the value."""
   path = pathlib.Path(path)
   rows = _rows(path)
   header = list(map(str.strip, rows[0][1]))
   names = _names(path, header)
-  labels = Labels(path, names, {}, {}, {} if 'split' in header else None)
+  labels = LabelTable(path, names, {}, {}, {} if 'split' in header else None)
   for line, row in rows[1:]:
     if len(row) != len(header):
       raise ValueError(f'{path}, line {line}: {len(row)} cells, but the header has {len(header)}')

@@ -27,7 +27,7 @@ class _Change(NamedTuple):
   after: int
 
 
-class Labels:
+class ConfirmedLabels:
   """Points by picture and landmark; every change is on disk before it takes effect.
 
   Pictures are identified by their paths relative to their folder. `revision` counts all changes,

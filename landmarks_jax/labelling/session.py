@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.labelling import order
-from landmarks_jax.labelling.confirmed import INVISIBLE, Labels, parse
+from landmarks_jax.labelling.confirmed import INVISIBLE, ConfirmedLabels, parse
 from landmarks_jax.labelling.picture_files import PictureFiles
 
 UNTOUCHED, PARTLY, COMPLETE, BROKEN = range(4)  # states of a picture
@@ -78,7 +78,7 @@ class Session:
   def __init__(
     self,
     files: PictureFiles,
-    labels: Labels,
+    labels: ConfirmedLabels,
     learner: Learner | None = None,
     *,
     now: Callable[[], float] = time.monotonic,
@@ -182,7 +182,7 @@ class Session:
   def change(
     self, number: int, points: Mapping[str, Any], *, base: int, client: str, id: str
   ) -> None:
-    """`Labels.change`, after checking that the points lie in the picture."""
+    """`ConfirmedLabels.change`, after checking that the points lie in the picture."""
     name = self._name(number)
     width, height = self.size(number)
     points = {landmark: parse(point) for landmark, point in points.items()}
@@ -196,7 +196,7 @@ class Session:
     self._wanted.set()
 
   def undo(self, client: str, *, id: str) -> int | None:
-    """`Labels.undo`; returns the number of the picture that was changed."""
+    """`ConfirmedLabels.undo`; returns the number of the picture that was changed."""
     with self._state:
       name = self.labels.undo(client, id=id, time=_utc())
     self._wanted.set()

@@ -10,7 +10,7 @@ from typing import Any, SupportsFloat
 from urllib.parse import quote
 
 from landmarks_jax.contracts import Predictions
-from landmarks_jax.evaluation import rows
+from landmarks_jax.evaluation import scoring
 from landmarks_jax.report import gallery, results, trends
 from landmarks_jax.report.markup import Markup, breakable, element, join
 from landmarks_jax.report.stylesheet import CSS
@@ -43,12 +43,12 @@ def render(
   Args:
     config: of the run; its `evals` describe each evaluation.
     step: the number of updates after which the scores were taken.
-    scores: by full name, '<eval>/<protocol>/<score>', as in `evaluation.rows`.
+    scores: by full name, '<eval>/<protocol>/<score>', as in `evaluation.scoring`.
     log: the lines of metrics.jsonl; 'nan', 'inf' and '-inf' become gaps, with a note.
     predictions: by evaluation, then by 'row/part'. An evaluation that was scored before the run
       was resumed may have none: its scores are shown, with a note.
     names: of the landmarks, by evaluation; numbers where absent.
-    errors: what to call an error, by evaluation; see `rows.error_title`.
+    errors: what to call an error, by evaluation; see `scoring.error_title`.
     examples: by evaluation, arguments of `draw.landmark_sheet`: images, points, target, visible.
     matches: by evaluation, arguments of `draw.match_sheet`.
     pictures: PNG files by name, such as 'views_00000000'; 'landmarks/<eval>_00003000' is shown with
@@ -130,7 +130,7 @@ def _scores(
 ) -> list[Markup]:
   """A table for every metric of every protocol, and a list of all other numbers."""
   parts, used = [], set()
-  for table in rows.tables(evals, scores, errors):
+  for table in scoring.tables(evals, scores, errors):
     used |= {name for line in table.lines for name in line.names}
     what = table.metric.what
     parts.append(element('h3', what[:1].upper() + what[1:]))
@@ -141,14 +141,14 @@ def _scores(
   return [*parts, _options({'': rest})] if rest else parts
 
 
-def _score_table(table: rows.Table, evals: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _score_table(table: scoring.Table, evals: Mapping[str, Mapping[str, Any]]) -> Markup:
   heads = ['', *(trends.ROWS[row] for row in table.rows), 'Ratio']
   numbers = {name: i for i, name in enumerate(evals, start=1)}
   lines = []
   for line in table.lines:
     anchor = f'#evaluation-{numbers[line.evaluation]}'
     link = element('a', breakable(line.evaluation), href=anchor)
-    setting = rows.setting(evals[line.evaluation], line.group)
+    setting = scoring.setting(evals[line.evaluation], line.group)
     cells = [element('td', _score(line.scores.get(row)), class_=row) for row in table.rows]
     what = element('th', link, element('small', setting) if setting else None, scope='row')
     lines.append([what, *cells, element('td', _ratio(line))])
@@ -169,7 +169,7 @@ EXPLAINED = (
 )
 
 
-def _score(score: rows.Score | None) -> list[str | Markup]:
+def _score(score: scoring.Score | None) -> list[str | Markup]:
   if score is None:
     return ['–']
   spread = []
@@ -180,10 +180,10 @@ def _score(score: rows.Score | None) -> list[str | Markup]:
   return [f'{score.value:.2f}', *spread]
 
 
-def _ratio(line: rows.Line) -> str:
+def _ratio(line: scoring.Line) -> str:
   """The ratio, below 1 where the trained row is better than every other."""
   values = {row: score.value for row, score in line.scores.items()}
-  trained = values.pop(rows.TRAINED, None)
+  trained = values.pop(scoring.TRAINED, None)
   if trained is None or not values:
     return '–'
   higher = line.metric.higher_is_better

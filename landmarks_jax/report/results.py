@@ -9,7 +9,7 @@ import numpy as np
 
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
-from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.evaluation import scoring
 from landmarks_jax.report import gallery, plot, trends
 from landmarks_jax.report.markup import Markup, breakable, element
 

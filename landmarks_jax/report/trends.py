@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from landmarks_jax.evaluation import rows as scoring
+from landmarks_jax.evaluation import scoring
 from landmarks_jax.report import plot
 from landmarks_jax.report.markup import Markup, element
 

@@ -286,12 +286,6 @@ def read_variables(
     return checkpoints.variables(names, step=step)
 
 
-def read_metadata(path: str | os.PathLike, *, step: int | None = None) -> dict[str, Any]:
-  """`Checkpoints.metadata` of a folder opened read-only."""
-  with Checkpoints(path, read_only=True) as checkpoints:
-    return checkpoints.metadata(step=step)
-
-
 def _files(folder: Any) -> Iterator[Any]:
   for path in folder.iterdir():
     if path.is_dir():

@@ -9,7 +9,7 @@ from typing import Any
 LAG = 2  # steps that the device may lag behind the host
 
 
-class Late:
+class DelayedChecks:
   """Calls `check(step, metrics)` for every step, two steps late.
 
   So the next step is already under way when the host reads a number of this one, and the device

@@ -9,7 +9,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ SPREADS = '_std', '_low', '_high'
 NONE = MappingProxyType({})
 INTER_OCULAR = 'inter-ocular error'  # what an error is called unless `error_title` knows better
 LEVEL = re.compile(r'(random_)?((?:level|column)_(\d+))')  # a row of the study `layers`
+Measured = TypeVar('Measured')
 
 
 class Metric(NamedTuple):
@@ -283,6 +284,28 @@ def compare(
       found[BASE] = predict(base)
   kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
   return {f'{row}/{part}': p for row, parts in found.items() for part, p in parts.items()} | kept
+
+
+def measured(
+  measure: Callable[[Describer], Measured],
+  describer: Describer,
+  *,
+  random_init: Mapping[str, Describer],
+  base: Describer | None = None,
+  quality: Callable[[Measured], SupportsFloat],
+) -> dict[str, Measured]:
+  """What is measured of every row, by row: of the untrained variants, the one of best quality.
+
+  Args:
+    measure: of a describer. random_init, base: as in `regression.run`.
+    quality: of what was measured, larger for the better variant.
+  """
+  found = {TRAINED: measure(describer)}
+  if random_init:
+    found[RANDOM_INIT] = max(map(measure, random_init.values()), key=quality)
+  if base is not None:
+    found[BASE] = measure(base)
+  return found
 
 
 def better(

@@ -6,7 +6,7 @@ import pytest
 from landmarks_jax.contracts import Predictions
 from landmarks_jax.data import face_landmarks
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import layers, matching, pck, regression, rows
+from landmarks_jax.evaluation import layers, matching, pck, regression, scoring
 
 
 def predictions(seed):
@@ -52,22 +52,22 @@ def test_every_score_of_a_protocol_is_in_a_line(name):
   options = {'of': 'regression'} if name == 'layers' else {}
   scores = PROTOCOLS[name].score(given, flip_pairs=[(0, 2)], **options)
   full = {f'{name}/{protocol}/{metric}': value for metric, value in scores.items()}
-  found = rows.lines({name: {'protocol': protocol}}, full)
+  found = scoring.lines({name: {'protocol': protocol}}, full)
   assert frozenset.union(*(line.names for line in found)) == frozenset(full)
   assert sum(len(line.names) for line in found) == len(full)
   assert (len(found), sum(len(line.scores) for line in found)) == COUNTS[name]
   values = sorted(score.value for line in found for score in line.scores.values())
-  assert values == sorted(v for k, v in scores.items() if not k.endswith(rows.SPREADS))
+  assert values == sorted(v for k, v in scores.items() if not k.endswith(scoring.SPREADS))
 
 
-@pytest.mark.parametrize('row', rows.ROWS)
+@pytest.mark.parametrize('row', scoring.ROWS)
 @pytest.mark.parametrize('group', ['', 'n10', 'paper'])
 @pytest.mark.parametrize('name', ['different', 'same', 'pck', 'pck_paper', 'left_right_confusion'])
 def test_a_name_is_read_as_it_was_written(name, group, row):
-  known = (*matching.METRICS, *pck.METRICS, rows.CONFUSION)
+  known = (*matching.METRICS, *pck.METRICS, scoring.CONFUSION)
   if (name, group) != ('pck', 'paper'):  # that one is called as another metric
     metric = next(metric for metric in known if metric.name == name)
-    assert rows.parse(rows.score_name(name, row, group), known) == (metric, row, group)
+    assert scoring.parse(scoring.score_name(name, row, group), known) == (metric, row, group)
 
 
 def test_a_layer_is_a_group_of_the_trained_or_the_random_row():
@@ -78,7 +78,7 @@ def test_a_layer_is_a_group_of_the_trained_or_the_random_row():
     'inter_ocular_n10_level_12': ('inter_ocular', 'trained', 'n10/level_12'),
     'equivariance_random_level_1': ('equivariance', 'random_init', 'level_1'),
   }.items():
-    metric, row, group = rows.parse(name, known)
+    metric, row, group = scoring.parse(name, known)
     assert (metric.name, row, group) == expected
 
 
@@ -86,41 +86,40 @@ def test_scores_of_nobody_are_in_no_line():
   evals = {'a': {'protocol': 'regression'}, 'b': {'protocol': 'no_such'}, 'c': {}}
   scores = ['a/regression/inter_ocularity', 'a/pck/pck', 'b/no_such/inter_ocular', 'c/None/same']
   scores += ['d/regression/inter_ocular', 'a/regression/inter_ocular_std', 'inter_ocular']
-  assert rows.lines(evals, dict.fromkeys(scores, 1.0)) == []
+  assert scoring.lines(evals, dict.fromkeys(scores, 1.0)) == []
 
 
 @pytest.mark.parametrize(
-  'protocol', ['<b>', '../cli/train', 'os.path', '', None, 'probing', 'rows']
+  'protocol', ['<b>', '../cli/train', 'os.path', '', None, 'probing', 'scoring']
 )
 def test_what_is_no_protocol_has_no_metrics(protocol):
-  assert rows.metrics_of(protocol) == ()
+  assert scoring.metrics_of(protocol) == ()
 
 
 def test_a_score_keeps_its_spread():
   scores = {'a/pck/pck': 70, 'a/pck/pck_low': 60.5, 'a/pck/pck_high': 80.25, 'a/pck/pck_base': 50}
   scores['a/pck/pck_base_std'] = 1.5
-  (line,) = rows.lines({'a': {'protocol': 'pck'}}, scores)
+  (line,) = scoring.lines({'a': {'protocol': 'pck'}}, scores)
   assert line.scores == {
-    'base': rows.Score(50, std=1.5),
-    'trained': rows.Score(70, low=60.5, high=80.25),
+    'base': scoring.Score(50, std=1.5),
+    'trained': scoring.Score(70, low=60.5, high=80.25),
   }
   assert list(line.scores) == ['base', 'trained']
 
 
 def test_settings_are_told_in_words():
   few = {'labels': [1, 10], 'draws': 3}
-  assert rows.setting(few) == '1, 10 labels x 3'
-  assert rows.setting(few, 'n1') == '1 label x 3'
-  assert rows.setting({'labels': 10, 'draws': 1}) == '10 labels'
-  assert rows.setting(few, 'n10/level_2') == 'level 2, 10 labels x 3'
-  assert rows.setting({}) == ''
+  assert scoring.setting(few) == '1, 10 labels x 3'
+  assert scoring.setting(few, 'n1') == '1 label x 3'
+  assert scoring.setting({'labels': 10, 'draws': 1}) == '10 labels'
+  assert scoring.setting(few, 'n10/level_2') == 'level 2, 10 labels x 3'
+  assert scoring.setting({}) == ''
 
 
 @pytest.mark.parametrize(
   ('names', 'flip_pairs', 'scale', 'title'),
   [
     ('ab', (), 'frame', 'error / frame'),
-    ('ab', (), 'box', 'error / box'),
     (*face_landmarks.five, 'inter-ocular error'),
     (*face_landmarks.sixty_eight, 'inter-ocular error'),
     (['Left eye', 'Right eye', 'tail'], ((1, 0),), (0, 1), 'inter-ocular error'),
@@ -131,16 +130,16 @@ def test_settings_are_told_in_words():
 )
 def test_an_error_is_called_by_what_it_is_divided_by(names, flip_pairs, scale, title):
   info = Info(tuple(names), flip_pairs, scale, (0.0,) * 3, (1.0,) * 3)
-  assert rows.error_title(info) == title
+  assert scoring.error_title(info) == title
 
 
 def test_evaluations_that_divide_errors_differently_are_in_different_tables():
   evals = {name: {'protocol': 'regression'} for name in ('eyes', 'frame', 'unknown')}
   scores = {f'{name}/regression/inter_ocular': 1.0 for name in evals}
   errors = {'eyes': 'inter-ocular error', 'frame': 'error / frame'}
-  found = rows.tables(evals, scores, errors)
+  found = scoring.tables(evals, scores, errors)
   shown = [(table.metric, [line.evaluation for line in table.lines]) for table in found]
   assert shown == [
-    (rows.Metric('inter_ocular', 'inter-ocular error, %'), ['eyes', 'unknown']),
-    (rows.Metric('inter_ocular', 'error / frame, %'), ['frame']),
+    (scoring.Metric('inter_ocular', 'inter-ocular error, %'), ['eyes', 'unknown']),
+    (scoring.Metric('inter_ocular', 'error / frame, %'), ['frame']),
   ]

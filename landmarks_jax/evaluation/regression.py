@@ -18,7 +18,7 @@ from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing, scoring
 from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
-from landmarks_jax.models import heads
+from landmarks_jax.models.ridge import fit_ridge
 
 RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
@@ -205,7 +205,7 @@ def ridge(
   flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> Predictions:
   """Fits the closed-form head on labelled rows and predicts the landmarks of `target`."""
-  head = heads.fit_ridge(
+  fitted = fit_ridge(
     labelled.pyramid,
     labelled.points,
     labelled.visible,
@@ -215,7 +215,7 @@ def ridge(
     side=side,
     size=size,
   )
-  return probing.predict(head, target, step=256)
+  return probing.predict(fitted.head, target, step=256)
 
 
 def probe(

@@ -672,9 +672,9 @@ def test_the_mean_of_valid_examples_is_that_without_the_others(shape):
   np.testing.assert_allclose(found, values.mean(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize('shape', [(), (3, 2)])
-def test_an_example_that_is_not_valid_may_hold_anything_and_has_no_say_in_the_mean(shape):
-  values = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+def test_an_example_that_is_not_valid_may_hold_anything_and_has_no_say_in_the_mean():
+  # Not one number per example: of its product with a mask XLA makes a choice, which hides a NaN.
+  values = np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32)
   valid = np.array([True, False, True, True, False, True])
   mean = jax.jit(losses.mean_of_valid)
   grad = jax.jit(jax.grad(lambda values, valid: mean(values, valid).sum()))
@@ -685,7 +685,7 @@ def test_an_example_that_is_not_valid_may_hold_anything_and_has_no_say_in_the_me
   np.testing.assert_allclose(found[valid], 0.25)
   np.testing.assert_array_equal(found[~valid], 0)
   nobody = np.zeros(6, bool)
-  np.testing.assert_array_equal(mean(values, nobody), np.zeros(shape))
+  np.testing.assert_array_equal(mean(values, nobody), np.zeros((3, 2)))
   np.testing.assert_array_equal(grad(values, nobody), 0)
 
 

@@ -29,6 +29,7 @@ import train_step
 from landmarks_jax import training
 from landmarks_jax.contracts import Batch, Describer, Method, PyTree, TrainState
 from landmarks_jax.data.synthetic import faces
+from landmarks_jax.dtypes import PRECISIONS
 from landmarks_jax.methods import equivariant, moco, projection, scrl
 from landmarks_jax.runtime import optim, sharding
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument('--width', type=float, default=1.0, help='of the networks')
   parser.add_argument('--frame', type=int, default=136, help='side of the pictures in pixels')
   parser.add_argument('--queue', type=int, default=4096, help='negatives of MoCo')
-  parser.add_argument('--precision', choices=moco.PRECISIONS, default='float32')
+  parser.add_argument('--precision', choices=PRECISIONS, default='float32')
   parser.add_argument('--no_flops', action='store_true', help='leave the operations out')
   if parser.parse_known_args(arguments)[0].model:
     print(scaling_model.page())

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from landmarks_jax.models.norm import PRECISIONS
+from landmarks_jax.dtypes import PRECISIONS
 
 PRODUCT, MEMORY = 'matrix product', 'pass through memory'
 COUNTS = 'flops', 'bytes', 'peak_bytes'  # of a compiled program: exact, so they may not grow

@@ -28,6 +28,7 @@ from landmarks_jax import training
 from landmarks_jax.augment import views
 from landmarks_jax.contracts import Array, Batch, Method, TrainState
 from landmarks_jax.data.synthetic import faces
+from landmarks_jax.dtypes import PRECISIONS
 from landmarks_jax.geometry import regions
 from landmarks_jax.interop import resnet as torch_names
 from landmarks_jax.methods import moco
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument('--margin', type=int, default=13, help='cut from each side of a view')
   parser.add_argument('--batch_size', type=int, default=32, help='pictures, so pairs, a step')
   parser.add_argument('--queue', type=int, default=4096, help='negatives')
-  parser.add_argument('--precision', choices=moco.PRECISIONS, default='float32')
+  parser.add_argument('--precision', choices=PRECISIONS, default='float32')
   parser.add_argument('--steps', type=int, default=2, help='in a row in every repetition')
   parser.add_argument('--matrix', type=int, default=2048, help='side of the matrix product')
   packages = 'jax', 'jaxlib', 'flax', 'optax', 'torch'
@@ -200,7 +201,7 @@ def same_losses(ours: Step, theirs: Callable[[], Any]) -> str:
 def matrix_product(options: argparse.Namespace) -> Callable[[], Array]:
   """A square matrix times itself on the device, in the networks' precision."""
   shape = options.matrix, options.matrix
-  matrix = jax.random.normal(jax.random.key(0), shape, moco.PRECISIONS[options.precision])
+  matrix = jax.random.normal(jax.random.key(0), shape, PRECISIONS[options.precision])
   return functools.partial(jax.jit(jnp.matmul), matrix, matrix)
 
 

@@ -1,4 +1,4 @@
-"""Pure losses: arrays in, one number per example out; the caller takes the mean."""
+"""Pure losses: arrays in, one number per example out; `mean_of_valid` makes them a batch's."""
 
 import functools
 from collections.abc import Sequence
@@ -151,7 +151,7 @@ def equivariance_nll(
   matched = sampling.bilinear(key, 2 * target / jnp.maximum(positions[-1], 1) - 1)
   score = temperature * jnp.einsum('bpc,bpc->bp', query, matched, precision='float32')
   normaliser = functools.partial(correlation.log_normaliser, temperature=temperature)
-  return _mean_of_valid(jax.vmap(normaliser)(query, _rows(key)) - score, valid)
+  return jax.vmap(mean_of_valid)(jax.vmap(normaliser)(query, _rows(key)) - score, valid)
 
 
 def equivariance_distance(
@@ -177,7 +177,7 @@ def equivariance_distance(
   query, target = (jnp.where(valid[..., None], x, 0) for x in (_rows(query), target))
   distance = functools.partial(correlation.expected_distance, temperature=temperature, power=gamma)
   cost = jax.vmap(distance, in_axes=(0, 0, 0, None))(query, _rows(key), target, positions)
-  return _mean_of_valid(cost, valid)
+  return jax.vmap(mean_of_valid)(cost, valid)
 
 
 def descriptor_exchange(
@@ -209,6 +209,20 @@ def unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
   rows = rows / jnp.where(top == 0, 1, top)
   # The sum is 0 or at least 1: the bound keeps the gradient at 0 finite and affects no other.
   return rows * jax.lax.rsqrt(jnp.maximum((rows * rows).sum(-1, keepdims=True), 0.5))
+
+
+def mean_of_valid(
+  values: Float[Array, 'B *shape'], valid: Bool[Array, ' B'] | None
+) -> Float[Array, '*shape']:
+  """Mean over the valid examples (None: all) of a batch; 0, without gradient, where there are none.
+
+  Values of other examples, even NaN, reach neither the mean nor its gradient.
+  """
+  if valid is None:
+    return values.mean(0)
+  # A product with the mask would keep a NaN.
+  kept = jnp.where(valid.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
+  return kept.sum(0) / jnp.maximum(valid.sum(), 1)
 
 
 def _matches(
@@ -246,7 +260,3 @@ def _positions(maps: Float[Array, 'B h w C'], stride: int | float) -> Float[Arra
 
 def _rows(maps: Float[Array, 'B h w C']) -> Float[Array, 'B P C']:
   return at_least_float32(maps).reshape(len(maps), -1, maps.shape[-1])
-
-
-def _mean_of_valid(cost: Float[Array, 'B P'], valid: Bool[Array, 'B P']) -> Float[Array, ' B']:
-  return jnp.where(valid, cost, 0).sum(1) / jnp.maximum(valid.sum(1), 1)

@@ -24,7 +24,7 @@ def test_resizing_is_pillows_bicubic():
   line = pictures(1)[0, :, :, 0]
   for size in (7, 22, 33, 50):
     expected = np.asarray(Image.fromarray(line).resize((33, size), BICUBIC))
-    np.testing.assert_allclose(blur.resize_matrix(33, size) @ line, expected, atol=1e-3)
+    np.testing.assert_allclose(blur.bicubic_matrix(33, size) @ line, expected, atol=1e-3)
 
 
 def test_every_picture_is_shrunk_by_one_of_the_factors_or_left_alone():

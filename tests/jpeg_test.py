@@ -80,7 +80,7 @@ def test_lines_are_resized_as_pillow_does(source, target):
   line = np.random.default_rng(source).uniform(0, 255, (1, source)).astype(np.float32)
   theirs = np.asarray(Image.fromarray(line, 'F').resize((target, 1), Image.Resampling.BILINEAR))
   padded = np.pad(line[0], (0, side - source), constant_values=1e6)
-  matrix = jpeg.resize_matrix(np.array([source]), np.array([target]), side=side, size=size)
+  matrix = jpeg.bilinear_matrix(np.array([source]), np.array([target]), side=side, size=size)
   ours = np.asarray(matrix)[0] @ padded
   np.testing.assert_allclose(ours[:target], theirs[0], atol=1e-2)
   np.testing.assert_array_equal(ours[target:], ours[target - 1])

@@ -171,6 +171,49 @@ def test_groups_have_their_own_matrix_and_one_bias():
   np.testing.assert_allclose(lmdis.linear(params, groups), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_positions_in_the_padded_picture_are_told_in_the_picture():
+  side, pad = 10, 3
+  # Edges and centre of a picture of 10 pixels between 3 and 3, and the first edge of the padding.
+  padded = np.float32([[3, 13], [8, 8], [0, 3]]) / (side + 2 * pad)
+  found = lmdis.in_picture(padded, ratio=side / (side + 2 * pad))
+  np.testing.assert_allclose(found, [[0, 1], [0.5, 0.5], [-0.3, 0]], atol=1e-6)
+
+
+def test_pooled_codes_are_encoded_means_under_the_maps():
+  r = np.random.default_rng(0)
+  maps, found = r.random((2, 3, 5, 4)), r.normal(size=(2, 3, 5, 6))
+  maps[1, :, :, 2] = 0  # a landmark without any share pools nothing
+  params = {'encode': lmdis.random_linear(jax.random.key(0), 4, 6, 3)}
+  params['encode']['bias'] = jnp.arange(3.0)
+  codes = lmdis.pool(params, maps.astype(np.float32), found.astype(np.float32))
+  for b, g in np.ndindex(2, 4):
+    mean, total = np.zeros(6), 0
+    for at in np.ndindex(3, 5):
+      mean += maps[b][at][g] * found[b][at]
+      total += maps[b][at][g]
+    expected = mean / max(total, 1e-6) @ params['encode']['kernel'][g] + np.arange(3)
+    np.testing.assert_allclose(codes[b, g], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('published', [False, True])
+def test_the_canvas_is_the_shares_and_what_is_painted_with_them(published):
+  r = np.random.default_rng(0)
+  points = r.random((2, 2, 2)).astype(np.float32)
+  codes = r.normal(size=(2, 3, 4)).astype(np.float32)
+  params = {'decode': lmdis.random_linear(jax.random.key(0), 3, 4, 6)}
+  found = lmdis.canvas(params, points, codes, size=5, published=published)
+  shares = np.asarray(lmdis.heat_maps(points, size=5, published=published))
+  paint = [[c @ params['decode']['kernel'][g] for g, c in enumerate(row)] for row in codes]
+  levels = len(lmdis.WIDTHS)
+  assert found.shape == (2, 5, 5, levels * (3 + 6))
+  for b, y, x in np.ndindex(2, 5, 5):
+    np.testing.assert_array_equal(found[b, y, x, : 3 * levels], shares[b, y, x].ravel())
+    for level in range(levels):
+      expected = sum(shares[b, y, x, level, g] * paint[b][g] for g in range(3))
+      at = 3 * levels + 6 * level
+      np.testing.assert_allclose(found[b, y, x, at : at + 6], expected, rtol=1e-4, atol=1e-5)
+
+
 # Warps.
 
 STRENGTH = {'displacement': 0.1, 'rotation': 10.0, 'scale': 1.25, 'translation': 0.3}
@@ -296,6 +339,44 @@ def test_without_a_known_flow_nothing_is_asked():
   )
   assert (np.asarray(moved) == 0).all()
   assert (np.asarray(share) == 0).all()
+
+
+# Pairs.
+
+
+def test_landmarks_of_a_warped_pair_agree_where_the_warp_takes_them():
+  image = jnp.asarray(pictures(), float)
+  warp = lmdis.random_warp(jax.random.key(3), COUNT, bending=0.5, **STRENGTH)
+  pair = lmdis.warped_pair(image, warp, pad=PAD)
+  np.testing.assert_array_equal(pair.image, image)
+  np.testing.assert_allclose(pair.first[:, PAD:-PAD, PAD:-PAD], image, rtol=1e-4)
+  np.testing.assert_array_equal(pair.second, lmdis.warped(pair.first, warp))
+  there = np.random.default_rng(0).random((COUNT, K, 2)).astype(np.float32)
+  here = (warp(2 * there - 1) + 1) / 2
+  width = np.full((COUNT, K), 0.1, np.float32)
+  np.testing.assert_allclose(pair.apart(here, there, width), 0, atol=1e-5)
+  off = np.float32([0.1, -0.2])
+  expected = np.broadcast_to(-2 * off, there.shape)
+  np.testing.assert_allclose(pair.apart(here + off, there, width), expected, atol=1e-5)
+
+
+def test_landmarks_of_a_film_agree_where_the_flow_takes_them_and_count_where_it_is_known():
+  image, after = (jnp.asarray(inner(pictures(seed)), float) for seed in (0, 1))
+  flow = np.broadcast_to(np.float32([2, -1]), (COUNT, SIDE, SIDE, 2))
+  known = np.ones((COUNT, SIDE, SIDE), bool)
+  pair = lmdis.film_pair(image, after, flow, known, pad=PAD)
+  np.testing.assert_array_equal(pair.image, image)
+  for padded, picture in ((pair.first, image), (pair.second, after)):
+    np.testing.assert_allclose(padded[:, PAD:-PAD, PAD:-PAD], picture, rtol=1e-4)
+  here = np.random.default_rng(0).uniform(0.45, 0.55, (COUNT, K, 2)).astype(np.float32)
+  width = np.full((COUNT, K), 0.03, np.float32)  # narrow: all of it is on the picture
+  there = here + np.float32([2, -1]) / (SIDE + 2 * PAD)
+  np.testing.assert_allclose(pair.apart(here, there, width), 0, atol=1e-4)
+  off = np.float32([0.1, -0.2])
+  expected = np.broadcast_to(-2 * off, here.shape)
+  np.testing.assert_allclose(pair.apart(here, there + off, width), expected, atol=1e-4)
+  # Of a landmark in the padding, where no flow is known, nothing is asked.
+  np.testing.assert_allclose(pair.apart(0 * here, there, width), 0, atol=1e-6)
 
 
 # The method.

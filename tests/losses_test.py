@@ -557,7 +557,7 @@ def test_what_is_not_valid_may_hold_anything_and_gets_no_gradient(loss):
 @pytest.mark.parametrize('one', [np.uint8(255), np.int32(3), np.float32(0.5)])
 def test_any_mask_that_is_not_zero_is_valid(monkeypatch, name, one):
   # The shape hook wants bool in tests; the unhooked functions are what a user calls.
-  for inner in ('_matches', '_mean_of_valid'):
+  for inner in ('_matches', 'mean_of_valid'):
     monkeypatch.setattr(losses, inner, getattr(losses, inner).__wrapped__)
   loss = getattr(losses, name).__wrapped__
   query, key, flow, valid = pairs()
@@ -659,6 +659,34 @@ def test_a_unit_descriptor_keeps_its_direction_and_zeros_stay_zeros():
   np.testing.assert_allclose((found**2).sum(-1), np.broadcast_to([1, 1, 1, 1, 0], (3, 4, 5)), 1e-5)
   assert ((found * rows).sum(-1)[..., :4] > 0).all()
   assert np.isfinite(jax.grad(lambda x: losses.unit(x).sum())(rows)[..., 4, :]).all()
+
+
+@pytest.mark.parametrize('shape', [(), (3, 2)])
+def test_the_mean_of_valid_examples_is_that_without_the_others(shape):
+  values = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+  valid = np.array([True, False, True, True, False, True])
+  found = losses.mean_of_valid(jnp.asarray(values), valid)
+  assert found.shape == shape
+  np.testing.assert_allclose(found, values[valid].mean(0), rtol=1e-5)
+  found = losses.mean_of_valid(jnp.asarray(values), None)
+  np.testing.assert_allclose(found, values.mean(0), rtol=1e-5)
+
+
+def test_an_example_that_is_not_valid_may_hold_anything_and_has_no_say_in_the_mean():
+  # Not one number per example: of its product with a mask XLA makes a choice, which hides a NaN.
+  values = np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32)
+  valid = np.array([True, False, True, True, False, True])
+  mean = jax.jit(losses.mean_of_valid)
+  grad = jax.jit(jax.grad(lambda values, valid: mean(values, valid).sum()))
+  expected = mean(values, valid)
+  values[1], values[4] = np.nan, np.inf
+  np.testing.assert_array_equal(mean(values, valid), expected)
+  found = grad(values, valid)
+  np.testing.assert_allclose(found[valid], 0.25)
+  np.testing.assert_array_equal(found[~valid], 0)
+  nobody = np.zeros(6, bool)
+  np.testing.assert_array_equal(mean(values, nobody), np.zeros((3, 2)))
+  np.testing.assert_array_equal(grad(values, nobody), 0)
 
 
 def test_float64_stays_float64():

@@ -1,7 +1,7 @@
 """What every method must do. A new file in methods/ inherits all of it by having a config.
 
-A method is built from the first `configs/<method>_*.py` that names it, made tiny by its `:smoke`;
-one that learns on top of a frozen network, from `ON_BASE`.
+A method is built from the first file of configs/ that uses it, in the order of the files' names,
+made tiny by its `:smoke`; one that learns on top of a frozen network, from `ON_BASE`.
 """
 
 import functools
@@ -71,18 +71,23 @@ KERNELS = tuple(jax.random.normal(jax.random.key(i), (3, 4 + i)) for i in range(
 BASE = Describer(KERNELS, block_means)
 
 
+@functools.cache
+def smoke_config(name):
+  """The `:smoke` of the first file of configs/ that uses the method."""
+  for path in sorted((ROOT / 'configs').glob('*.py')):
+    config = configs.load(f'{path}:smoke').to_dict()
+    if config['method']['name'] == name:
+      return config
+  raise AssertionError(f'no file of configs/ uses the method {name}')
+
+
 def build(name, **options):
-  """The method of the first config that names it, tiny."""
+  """The method of `smoke_config`, or on BASE; and the side of its frames."""
   if name in ON_BASE:
     chosen, frame = ON_BASE[name]
     build = completion.find('methods', name, section='method').build
     return build(base=BASE, **chosen, **options), frame
-  for path in sorted((ROOT / 'configs').glob('*.py')):
-    config = configs.load(f'{path}:smoke').to_dict()
-    if config['method']['name'] == name:
-      break
-  else:
-    raise AssertionError(f'no file of configs/ uses the method {name}')
+  config = smoke_config(name)
   chosen = {k: v for k, v in config['method'].items() if k != 'name'}
   frame = FRAMES.get(name, config['data']['frame'])
   info = source(frame).info
@@ -194,7 +199,7 @@ def test_a_step_keeps_structure_shapes_and_types_of_the_state(run):
 
 
 def test_describe_ignores_batch_mates_and_returns_a_pyramid(run):
-  side = run.frame - 2 * configs_margin(run)
+  side = run.frame - 2 * margin_of(run)
   images = np.random.default_rng(0).integers(0, 255, (4, side, side, 3), np.uint8)
   describe = jax.jit(run.method.describe, static_argnums=3)
   together = describe(run.after.params, run.after.aux, images, None)
@@ -206,14 +211,10 @@ def test_describe_ignores_batch_mates_and_returns_a_pyramid(run):
       np.testing.assert_allclose(level[i], one[0], atol=1e-5 * np.abs(level).max())
 
 
-def configs_margin(run):
+def margin_of(run):
   if run.name in ON_BASE:
     return ON_BASE[run.name][0].get('margin', 0)
-  for path in sorted((ROOT / 'configs').glob('*.py')):
-    config = configs.load(f'{path}:smoke').to_dict()
-    if config['method']['name'] == run.name:
-      return (config['method'] | HARDER.get(run.name, {})).get('margin', 0)
-  raise AssertionError(run.name)
+  return (smoke_config(run.name)['method'] | HARDER.get(run.name, {})).get('margin', 0)
 
 
 def test_three_float32_steps_are_the_same_on_eight_devices(run):

@@ -10,7 +10,7 @@ from landmarks_jax.contracts import Array
 FACTORS = (1.1, 1.2, 1.5)  # as published: not a Gaussian
 
 
-def resize_matrix(side: int, size: int) -> Float[np.ndarray, '{size} {side}']:
+def bicubic_matrix(side: int, size: int) -> Float[np.ndarray, '{size} {side}']:
   """Pillow's bicubic resize of a line of `side` pixels to `size`, without its rounding.
 
   Half-pixel centres; Keys' cubic with a = -1/2, as wide as the samples where they are larger than
@@ -35,7 +35,7 @@ def random_blur(
   rng_factor, rng_which = jax.random.split(rng)
   count, side = image.shape[:2]
   smaller = [int(side / factor) for factor in FACTORS]
-  ways = [resize_matrix(size, side) @ resize_matrix(side, size) for size in smaller]
+  ways = [bicubic_matrix(size, side) @ bicubic_matrix(side, size) for size in smaller]
   way = jax.random.randint(rng_factor, (count,), 0, len(ways))
   way = jnp.where(jax.random.bernoulli(rng_which, probability, (count,)), way, len(ways))
   matrix = jnp.asarray(np.stack([*ways, np.eye(side)]), image.dtype)[way]

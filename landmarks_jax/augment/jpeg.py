@@ -54,7 +54,7 @@ def quantisation_tables(quality: Int[Array, ' B']) -> Int[Array, 'B 2 64']:
   return jnp.clip((tables * scale + 50) // 100, 1, 255)
 
 
-def resize_matrix(
+def bilinear_matrix(
   source: Num[Array, ' B'], target: Num[Array, ' B'], *, side: int, size: int
 ) -> Float[Array, 'B {size} {side}']:
   """Matrices that resize the first `source` pixels of a line to the first `target` of another.
@@ -190,9 +190,9 @@ def add_noise(
   count, side = image.shape[:2]
   canvas, whole = _blocks_side(2 * side), jnp.full(count, side)
   planes = _round(at_least_float32(image).transpose(0, 3, 1, 2))
-  planes = _resize(planes, resize_matrix(whole, sides, side=side, size=canvas))
+  planes = _resize(planes, bilinear_matrix(whole, sides, side=side, size=canvas))
   planes = _code(planes, sides, quality)
-  planes = _resize(planes, resize_matrix(sides, whole, side=canvas, size=side))
+  planes = _resize(planes, bilinear_matrix(sides, whole, side=canvas, size=side))
   return planes.transpose(0, 2, 3, 1)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from landmarks_jax.contracts import Pyramid
 from landmarks_jax.evaluation import matching as protocol
-from landmarks_jax.geometry import regions
+from landmarks_jax.geometry import coords, regions
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import Pictures
 
@@ -124,9 +124,9 @@ class _Pair:
     return Matches(self.pixels(1, found), similarity / len(a), cycle)
 
   def _on_grid(self, points: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, 'K 2']:
-    last = self._size - 1
-    cells = np.clip(np.rint((points + 1) / 2 * last), 0, last)
-    return (2 * cells / last - 1).astype(np.float32)
+    grid = {'width': self._size, 'height': self._size}
+    cells = np.clip(np.rint(coords.to_pixels(points, **grid)), 0, self._size - 1)
+    return coords.to_normalised(cells, **grid).astype(np.float32)
 
   def _search(
     self, source: Pyramid, target: Pyramid, points: Float[np.ndarray, 'K 2']

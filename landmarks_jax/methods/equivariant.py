@@ -19,9 +19,10 @@ from landmarks_jax import losses
 from landmarks_jax.augment import colour, views
 from landmarks_jax.augment import jpeg as codec
 from landmarks_jax.contracts import Array, Batch, Method, Pair, Pyramid, PyTree
+from landmarks_jax.dtypes import dtype_of
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import hourglass, smallnet
-from landmarks_jax.models.norm import PRECISIONS, calibrated
+from landmarks_jax.models.norm import calibrated
 
 NETWORKS = (*smallnet.LAYERS, 'hourglass')
 LOSSES = ('distance', 'nll')
@@ -95,13 +96,11 @@ def build(
   [B, s/2, s/2, dim]. aux: `stats`, running statistics. The metric `matched` is the share of
   positions whose match is known.
   """
-  if precision not in PRECISIONS:
-    raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
   if network not in NETWORKS:
     raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
   if loss not in LOSSES:
     raise ValueError(f'loss={loss!r}: choose from {", ".join(LOSSES)}')
-  common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': PRECISIONS[precision]}
+  common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': dtype_of(precision)}
   if network == 'hourglass':
     widths = tuple(int(width * count) for count in features)
     if not all(widths):
@@ -173,8 +172,7 @@ def build(
       auxiliary = constrain(neighbours(query))
       query = losses.descriptor_exchange(query, auxiliary, temperature=temperature)
     cost = compare(query, key, pair.flow, pair.flow_valid, temperature=temperature)
-    valid = jnp.ones(len(cost), bool) if batch.valid is None else batch.valid
-    value = (cost * valid).sum() / jnp.maximum(valid.sum(), 1)  # padding costs nothing
+    value = losses.mean_of_valid(cost, batch.valid)
     metrics = {'matched': pair.flow_valid.mean()}
     return value, (aux | {'stats': changed.get('batch_stats', {})}, metrics)
 

@@ -12,7 +12,7 @@ They are normalised (docs/conventions.md) where they enter or leave it.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from landmarks_jax import losses
 from landmarks_jax.augment import colour
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
-from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.dtypes import at_least_float32, dtype_of
 from landmarks_jax.geometry import coords, regions, sampling, splines
 from landmarks_jax.models import skip_hourglass
-from landmarks_jax.models.norm import PRECISIONS
+from landmarks_jax.models.norm import with_one_more
 
 CONTROLS, REACH = 7, 6 / 7  # control points of the warps per side, and where the outer ones are
 WIDTHS = tuple(0.125 * 2 ** (level / 2) for level in range(5))  # of the decoder's Gaussians
@@ -42,6 +43,11 @@ def pad_with_border(image: Float[Array, 'B S _ C'], pad: int) -> Float[Array, 'B
   mean = jnp.concatenate(edges, axis=1).mean(1)[:, None, None]
   inner = jnp.pad(image - mean, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
   return inner + mean
+
+
+def in_picture(points: Float[Array, '*shape 2'], *, ratio: float) -> Float[Array, '*shape 2']:
+  """Positions in the padded picture -> in the picture, both from 0 to 1; may leave that."""
+  return (points - 0.5) / ratio + 0.5
 
 
 def moments(maps: Float[Array, 'B h w K']) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
@@ -197,6 +203,57 @@ def flow_at(
   return moved / jnp.maximum(total, tiny)[..., None], share
 
 
+class PaddedPair(NamedTuple):
+  """A picture and a partner that shows the same landmarks elsewhere, both padded."""
+
+  image: Float[Array, 'B S S 3']  # the picture without padding, 0..255
+  first: Float[Array, 'B P P 3']
+  second: Float[Array, 'B P P 3']
+  # How far landmarks are apart, in a frame of -1 to 1, once the known motion is undone: a function
+  # of their positions in `first`, those in `second`, and their deviations in `first`.
+  apart: Callable[[Array, Array, Array], Float[Array, 'B K 2']]
+
+
+def warped_pair(
+  image: Float[Array, 'B S S 3'],
+  warp: Warp,
+  *,
+  pad: int,
+  warp_picture: Callable[[Array, Warp], Array] = warped,
+) -> PaddedPair:
+  """Pictures and their warps; `warp_picture` is `warped` or `warped_published`."""
+  first = pad_with_border(image, pad)
+
+  def apart(here: Array, there: Array, _: Array) -> Float[Array, 'B K 2']:
+    return warp(2 * there - 1) - (2 * here - 1)
+
+  return PaddedPair(image, first, warp_picture(first, warp), apart)
+
+
+def film_pair(
+  image: Float[Array, 'B S S 3'],
+  after: Float[Array, 'B S S 3'],
+  flow: Float[Array, 'B S S 2'],
+  known: Bool[Array, 'B S S'],
+  *,
+  pad: int,
+) -> PaddedPair:
+  """Pictures of a film and later ones, with the flow between them, in pixels.
+
+  A landmark counts by the share of its Gaussian in which the flow is known.
+  """
+  first = pad_with_border(image, pad)
+  around = [(0, 0), (pad, pad), (pad, pad)]
+  flow = jnp.pad(jnp.asarray(flow), [*around, (0, 0)]) * (2 / first.shape[1])
+  known = jnp.pad(jnp.asarray(known), around)
+
+  def apart(here: Array, there: Array, deviation: Array) -> Float[Array, 'B K 2']:
+    moved, share = flow_at(*jax.lax.stop_gradient((here, deviation)), flow, known)
+    return jnp.sqrt(share)[..., None] * (2 * (here - there) + moved)
+
+  return PaddedPair(image, first, pad_with_border(after, pad), apart)
+
+
 def heat_maps(
   points: Float[Array, 'B K 2'], *, size: int, published: bool = False
 ) -> Float[Array, 'B {size} {size} L K+1']:
@@ -228,6 +285,141 @@ def linear(params: PyTree, groups: Float[Array, 'B G I']) -> Float[Array, 'B G O
   """Maps every group by its own matrix."""
   product = jnp.einsum('bgi,gio->bgo', groups, params['kernel'], precision='float32')
   return product + params['bias']
+
+
+def pool(
+  params: PyTree, maps: Float[Array, 'B h w G'], found: Float[Array, 'B h w C']
+) -> Float[Array, 'B G code']:
+  """Codes of what each landmark and the background look like.
+
+  Args: params: with `encode`, a `random_linear`. maps: of the landmarks and the background, of any
+  sum. found: maps of the feature network, whose mean under each map is encoded.
+  """
+  total = jnp.maximum(maps.sum((1, 2)), 1e-6)[..., None]
+  mean = jnp.einsum('bhwg,bhwc->bgc', maps, found, precision='float32') / total
+  return linear(params['encode'], mean)
+
+
+def canvas(
+  params: PyTree,
+  points: Float[Array, 'B K 2'],
+  codes: Float[Array, 'B K+1 code'],
+  *,
+  size: int,
+  published: bool = False,
+) -> Float[Array, 'B {size} {size} D']:
+  """The decoder's input: where landmarks are, and painted there, what they look like.
+
+  Args: params: with `decode`, a `random_linear`. points, size, published: see `heat_maps`. codes:
+  from `pool`.
+  """
+  shares = heat_maps(points, size=size, published=published)
+  paint = linear(params['decode'], codes)
+  painted = jnp.einsum('byxlg,bgc->byxlc', shares, paint, precision='float32')
+  flat = (*shares.shape[:3], -1)
+  return jnp.concatenate([shares.reshape(flat), painted.reshape(flat)], axis=-1)
+
+
+def networks_of(
+  name: str,
+  *,
+  landmarks: int,
+  width: float,
+  appearance_width: float,
+  **options: Any,
+) -> dict[str, skip_hourglass.SkipHourglass]:
+  """Detector, features and decoder; `options` are those of every SkipHourglass.
+
+  Raises ValueError for a name that skip_hourglass.NETWORKS does not have.
+  """
+  if name not in skip_hourglass.NETWORKS:
+    known = ', '.join(skip_hourglass.NETWORKS)
+    raise ValueError(f'network={name!r}: choose from {known}')
+  layers, make = skip_hourglass.NETWORKS[name], skip_hourglass.SkipHourglass
+  return {
+    'detector': make(layers.detector, landmarks + 1, width=width, **options),
+    'features': make(layers.features, width=appearance_width, **options),
+    'decoder': make(layers.decoder, 3, width=appearance_width, **options),
+  }
+
+
+def forward(
+  network: nn.Module,
+  params: PyTree,
+  stats: PyTree,
+  maps: Float[Array, 'B h w I'],
+  *,
+  momentum: float | None = None,
+) -> tuple[Float[Array, 'B h w O'], PyTree]:
+  """A network's maps in float32 at least, and its running statistics.
+
+  Args: momentum: of the statistics in training mode; None is test mode.
+  """
+  if momentum is not None:
+    network = network.clone(norm_momentum=momentum)
+  found, changed = network.apply(
+    {'params': params, 'batch_stats': stats},
+    maps,
+    train=momentum is not None,
+    mutable=['batch_stats'],
+  )
+  return at_least_float32(found), changed['batch_stats']
+
+
+def random_params(
+  rng: PRNGKeyArray,
+  networks: Mapping[str, nn.Module],
+  image: Float[Array, '1 S S 3'],
+  *,
+  pad: int,
+  landmarks: int,
+  features: int,
+  code: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parameters of the networks, `encode` and `decode` before training; statistics of the networks.
+
+  Args: networks: from `networks_of`. image: one picture, not padded, of which only the size counts.
+  features: channels of the feature network's maps. code: see `build`.
+  """
+  rngs = jax.random.split(rng, 5)
+  side, groups = image.shape[1], landmarks + 1
+  inputs = dict.fromkeys(('detector', 'features'), pad_with_border(image, pad))
+  inputs['decoder'] = jnp.zeros((1, side, side, len(WIDTHS) * (groups + features)))
+  variables = {
+    name: networks[name].init(rng, inputs[name], train=False)
+    for name, rng in zip(networks, rngs, strict=False)
+  }
+  params = {name: given['params'] for name, given in variables.items()}
+  params['encode'] = random_linear(rngs[3], groups, features, code)
+  params['decode'] = random_linear(rngs[4], groups, code, features)
+  return params, {name: given['batch_stats'] for name, given in variables.items()}
+
+
+def costs(
+  pair: PaddedPair,
+  places: Float[Array, 'B 2 K 2'],
+  deviation: Float[Array, 'B 2 K'],
+  painted: Float[Array, 'B S S 3'],
+  *,
+  ratio: float,
+  bandwidth: float,
+) -> dict[str, Float[Array, ' B']]:
+  """The parts of the loss that pictures have, one number per picture each, without weights.
+
+  Args: places, deviation: `moments` of the landmarks in both pictures of the pair. painted: the
+  picture as the decoder repaints it, 0..1. ratio: of a picture's side to the padded one's.
+  """
+
+  def of_both(cost: Callable[[Array], Array], given: Array) -> Float[Array, ' B']:
+    return (cost(given[:, 0]) + cost(given[:, 1])) / 2
+
+  apart = pair.apart(places[:, 0], places[:, 1], deviation[:, 0])
+  return {
+    'concentration': of_both(functools.partial(concentration, ratio=ratio), deviation),
+    'separation': of_both(functools.partial(separation, ratio=ratio, bandwidth=bandwidth), places),
+    'equivariance': disagreement(apart, ratio=ratio),
+    'reconstruction': reconstruction_error(pair.image / 255, painted),
+  }
 
 
 def build(
@@ -296,119 +488,47 @@ def build(
   of the picture as one level. `paint` shows a picture with its landmarks moved. aux: `stats`.
   Metrics: the parts of the loss, weighted. Confidence: the greatest share of a pixel.
   """
-  if precision not in PRECISIONS:
-    raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
-  if network not in skip_hourglass.NETWORKS:
-    known = ', '.join(skip_hourglass.NETWORKS)
-    raise ValueError(f'network={network!r}: choose from {known}')
   if len(reconstruct) != len(milestones) + 1:
     raise ValueError(
       f'reconstruct={tuple(reconstruct)} has {len(reconstruct)} weights for {len(milestones)} '
       'milestones: expected one more'
     )
-  features = max(1, int(appearance_width * FEATURES))
-  make = functools.partial(
-    skip_hourglass.SkipHourglass,
+  networks = networks_of(
+    network,
+    landmarks=landmarks,
+    width=width,
+    appearance_width=appearance_width,
     biases=biases,
     norm_groups=norm_groups,
     norm_momentum=norm_momentum,
-    dtype=PRECISIONS[precision],
+    dtype=dtype_of(precision),
   )
-  layers = skip_hourglass.NETWORKS[network]
-  networks = {
-    'detector': make(layers.detector, landmarks + 1, width=width),
-    'features': make(layers.features, width=appearance_width),
-    'decoder': make(layers.decoder, 3, width=appearance_width),
-  }
+  expose = functools.partial(
+    colour.random_exposure, brightness=brightness, contrast=contrast, shared=shared_exposure
+  )
+  draw_warp = functools.partial(
+    random_warp,
+    displacement=displacement,
+    bending=bending,
+    rotation=rotation,
+    scale=scale,
+    translation=translation,
+  )
   warp_picture = {'exact': warped, 'published': warped_published}[sampler]
+  paint_codes = functools.partial(canvas, published=heat == 'published')
+
+  # The networks on pictures.
 
   def run(
     name: str, params: PyTree, stats: PyTree, maps: Array, *, momentum: float | None = None
   ) -> tuple[Array, PyTree]:
-    """A network's maps in float32 at least, and its statistics; momentum None is test mode."""
-    chosen = networks[name]
-    if momentum is not None:
-      chosen = chosen.clone(norm_momentum=momentum)
-    found, changed = chosen.apply(
-      {'params': params[name], 'batch_stats': stats[name]},
-      maps,
-      train=momentum is not None,
-      mutable=['batch_stats'],
-    )
-    found = at_least_float32(found)
-    return found, changed['batch_stats']
-
-  def padded(image: Array) -> Float[Array, 'B P P 3']:
-    return pad_with_border(image, pad)
+    return forward(networks[name], params[name], stats[name], maps, momentum=momentum)
 
   def standard(image: Array) -> Array:
     return colour.standardise(image, mean=mean, std=std)
 
   def ratio_of(side: int) -> float:
     return side / (side + 2 * pad)
-
-  def in_picture(points: Array, side: int) -> Float[Array, 'B K 2']:
-    """From the padded picture to the picture; may leave [0, 1]."""
-    return (points - 0.5) / ratio_of(side) + 0.5
-
-  def pool(params: PyTree, maps: Array, found: Array) -> Float[Array, 'B G code']:
-    """Codes of what each landmark and the background look like: encoded features under its map."""
-    total = jnp.maximum(maps.sum((1, 2)), 1e-6)[..., None]
-    return linear(
-      params['encode'], jnp.einsum('bhwg,bhwc->bgc', maps, found, precision='float32') / total
-    )
-
-  def canvas(params: PyTree, points: Array, codes: Array, size: int) -> Float[Array, 'B S S D']:
-    """The decoder's input: where landmarks are, and painted there, what they look like."""
-    shares = heat_maps(points, size=size, published=heat == 'published')
-    paint = linear(params['decode'], codes)
-    painted = jnp.einsum('byxlg,bgc->byxlc', shares, paint, precision='float32')
-    flat = (*shares.shape[:3], -1)
-    return jnp.concatenate([shares.reshape(flat), painted.reshape(flat)], axis=-1)
-
-  def pair_of(
-    batch: Batch, rng: PRNGKeyArray
-  ) -> tuple[Array, Array, Array, Callable[..., Float[Array, 'B K 2']]]:
-    """The picture, 0..255; it and its partner, padded; and how far apart their landmarks are.
-
-    The last is a function of positions in both padded pictures and of deviations in the first.
-    """
-    rng_exposure, rng_warp = jax.random.split(rng)
-    expose = functools.partial(
-      colour.random_exposure,
-      rng_exposure,
-      brightness=brightness,
-      contrast=contrast,
-      shared=shared_exposure,
-    )
-    names = 'image', 'next', 'flow', 'flow_valid'
-    cut = regions.centre_crop(Batch(**{name: getattr(batch, name) for name in names}), margin)
-    image = expose(jnp.asarray(cut.image, float))
-    first = padded(image)
-    if batch.next is None:
-      warp = random_warp(
-        rng_warp,
-        len(image),
-        displacement=displacement,
-        bending=bending,
-        rotation=rotation,
-        scale=scale,
-        translation=translation,
-      )
-
-      def apart(here: Array, there: Array, _: Array) -> Float[Array, 'B K 2']:
-        return warp(2 * there - 1) - (2 * here - 1)
-
-      return image, first, warp_picture(first, warp), apart
-    around = [(0, 0), (pad, pad), (pad, pad)]
-    flow = jnp.pad(jnp.asarray(cut.flow), [*around, (0, 0)]) * (2 / first.shape[1])
-    known = jnp.pad(jnp.asarray(cut.flow_valid), around)
-
-    def apart(here: Array, there: Array, deviation: Array) -> Float[Array, 'B K 2']:
-      moved, share = flow_at(*jax.lax.stop_gradient((here, deviation)), flow, known)
-      return jnp.sqrt(share)[..., None] * (2 * (here - there) + moved)
-
-    return image, first, padded(expose(jnp.asarray(cut.next, float))), apart
 
   def autoencode(
     params: PyTree, stats: PyTree, first: Array, second: Array, *, momentum: float
@@ -430,59 +550,68 @@ def build(
     found = by_pair(found)[:, 0] if joint_features else found
     side = first.shape[1] - 2 * pad
     codes = pool(params, by_pair(maps)[:, 0], found)
-    start = canvas(params, in_picture(places[:, 0], side), codes, side)
+    start = paint_codes(params, in_picture(places[:, 0], ratio=ratio_of(side)), codes, size=side)
     painted, decoder = run('decoder', params, stats, start, momentum=momentum)
     new = {'detector': detector, 'features': looks, 'decoder': decoder}
     return places, deviation, jax.nn.sigmoid(painted), new
 
+  def detect(params: PyTree, aux: PyTree, image: Array) -> Float[Array, 'B h w G']:
+    """The maps of the padded pictures; `image` is at network size, not padded."""
+    image = standard(pad_with_border(jnp.asarray(image, float), pad))
+    return jax.nn.softmax(run('detector', params, aux['stats'], image)[0])
+
+  # Training.
+
+  def pair_of(batch: Batch, rng: PRNGKeyArray) -> PaddedPair:
+    """The batch's centres and their partners, of one random exposure."""
+    rng_exposure, rng_warp = jax.random.split(rng)
+    names = 'image', 'next', 'flow', 'flow_valid'
+    cut = regions.centre_crop(Batch(**{name: getattr(batch, name) for name in names}), margin)
+    image = expose(rng_exposure, jnp.asarray(cut.image, float))
+    if batch.next is None:
+      warp = draw_warp(rng_warp, len(image))
+      return warped_pair(image, warp, pad=pad, warp_picture=warp_picture)
+    after = expose(rng_exposure, jnp.asarray(cut.next, float))
+    return film_pair(image, after, cut.flow, cut.flow_valid, pad=pad)
+
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
-    rngs = jax.random.split(rng, 5)
     image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)
-    side, groups = image.shape[1], landmarks + 1
-    inputs = {name: padded(image) for name in ('detector', 'features')}
-    inputs['decoder'] = jnp.zeros((1, side, side, len(WIDTHS) * (groups + features)))
-    variables = {
-      name: networks[name].init(rng, inputs[name], train=False)
-      for name, rng in zip(networks, rngs, strict=False)
-    }
-    params = {name: given['params'] for name, given in variables.items()}
-    params['encode'] = random_linear(rngs[3], groups, features, code)
-    params['decode'] = random_linear(rngs[4], groups, code, features)
-    return params, {'stats': {name: given['batch_stats'] for name, given in variables.items()}}
+    features = max(1, int(appearance_width * FEATURES))
+    sizes = {'landmarks': landmarks, 'features': features, 'code': code}
+    params, stats = random_params(rng, networks, image, pad=pad, **sizes)
+    return params, {'stats': stats}
 
   def loss(
     params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, step: Array
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-    image, first, second, apart = pair_of(batch, rng)
+    pair = pair_of(batch, rng)
     places, deviation, painted, stats = autoencode(
-      params, aux['stats'], first, second, momentum=norm_momentum
+      params, aux['stats'], pair.first, pair.second, momentum=norm_momentum
     )
-    valid = jnp.ones(len(image), bool) if batch.valid is None else batch.valid
-    ratio = ratio_of(image.shape[1])
-
-    def mean(cost: Float[Array, ' B']) -> Float[Array, '']:
-      return (cost * valid).sum() / jnp.maximum(valid.sum(), 1)  # padding costs nothing
-
-    def mean_of_both(cost: Callable[[Array], Array], given: Array) -> Float[Array, '']:
-      return mean((cost(given[:, 0]) + cost(given[:, 1])) / 2)
-
-    weight = jnp.asarray(reconstruct)[(step >= jnp.asarray(milestones, int)).sum()]
-    wide = functools.partial(concentration, ratio=ratio)
-    near = functools.partial(separation, ratio=ratio, bandwidth=bandwidth)
-    parts = {
-      'concentration': concentrate * mean_of_both(wide, deviation),
-      'separation': separate * mean_of_both(near, places),
-      'equivariance': follow
-      * mean(disagreement(apart(places[:, 0], places[:, 1], deviation[:, 0]), ratio=ratio)),
-      'reconstruction': weight * mean(reconstruction_error(image / 255, painted)),
-      'decay': weight_decay * decay(params),
-    }
+    found = costs(
+      pair, places, deviation, painted, ratio=ratio_of(pair.image.shape[1]), bandwidth=bandwidth
+    )
+    weights = {'concentration': concentrate, 'separation': separate, 'equivariance': follow}
+    passed = (step >= jnp.asarray(milestones, int)).sum()
+    weights['reconstruction'] = jnp.asarray(reconstruct)[passed]
+    parts = {k: weights[k] * losses.mean_of_valid(cost, batch.valid) for k, cost in found.items()}
+    parts['decay'] = weight_decay * decay(params)
     return sum(parts.values()), (aux | {'stats': stats}, parts)
 
-  def detect(params: PyTree, aux: PyTree, image: Array) -> Float[Array, 'B h w G']:
-    """The maps of the padded pictures; `image` is at network size, not padded."""
-    image = standard(padded(jnp.asarray(image, float)))
-    return jax.nn.softmax(run('detector', params, aux['stats'], image)[0])
+  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
+    return aux
+
+  def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
+    """Exact means over n + 1 training batches, warped pictures included, as published."""
+    pair = pair_of(batch, jax.random.fold_in(rng, n))
+    *_, new = autoencode(params, aux['stats'], pair.first, pair.second, momentum=0.0)
+    return aux | {'stats': with_one_more(aux['stats'], new, n)}
+
+  def pictures(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B P P 3']:
+    pair = pair_of(batch, rng)
+    return jnp.stack([pair.first, pair.second])
+
+  # Use.
 
   def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
     maps = detect(params, aux, image)[..., :-1]
@@ -491,34 +620,20 @@ def build(
 
   def find(params: PyTree, aux: PyTree, batch: Batch) -> tuple[Array, Array]:
     maps, side = detect(params, aux, batch.image)[..., :-1], batch.image.shape[1]
-    edges = 2 * in_picture(moments(maps)[0], side) - 1
+    edges = 2 * in_picture(moments(maps)[0], ratio=ratio_of(side)) - 1
     return coords.edges_to_corners(edges, side=side), maps.max((1, 2))
 
   def paint(
     params: PyTree, aux: PyTree, image: Array, points: Array | None = None
   ) -> Float[Array, 'B S S 3']:
     maps, side = detect(params, aux, image), image.shape[1]
-    seen = standard(padded(jnp.asarray(image, float)))
+    seen = standard(pad_with_border(jnp.asarray(image, float), pad))
     codes = pool(params, maps, run('features', params, aux['stats'], seen)[0])
-    places = in_picture(moments(maps[..., :-1])[0], side)
+    places = in_picture(moments(maps[..., :-1])[0], ratio=ratio_of(side))
     if points is not None:
       places = (coords.corners_to_edges(points, side=side) + 1) / 2
-    start = canvas(params, places, codes, side)
+    start = paint_codes(params, places, codes, size=side)
     return 255 * jax.nn.sigmoid(run('decoder', params, aux['stats'], start)[0])
-
-  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
-    return aux
-
-  def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
-    """Exact means over n + 1 training batches, warped pictures included, as published."""
-    _, first, second, _ = pair_of(batch, jax.random.fold_in(rng, n))
-    *_, new = autoencode(params, aux['stats'], first, second, momentum=0.0)
-    stats = jax.tree.map(lambda old, new: old + (new - old) / (n + 1), aux['stats'], new)
-    return aux | {'stats': stats}
-
-  def pictures(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B P P 3']:
-    _, first, second, _ = pair_of(batch, rng)
-    return jnp.stack([first, second])
 
   return Method(
     init,

@@ -17,10 +17,11 @@ from jaxtyping import Float, Int, Num, PRNGKeyArray
 from landmarks_jax import losses
 from landmarks_jax.augment import colour, views
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
+from landmarks_jax.dtypes import dtype_of
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import heads as embedding_heads
 from landmarks_jax.models import resnet, vit
-from landmarks_jax.models.norm import PRECISIONS, calibrated
+from landmarks_jax.models.norm import calibrated
 
 NETWORKS = ('resnet', 'vit')
 
@@ -107,8 +108,6 @@ def build(
   aux: `stats` (running statistics; a ViT has none), `key` and `key_stats` (momentum encoder),
   `queue`, `pointer`.
   """
-  if precision not in PRECISIONS:
-    raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
   if not 1 <= levels <= 5:
     raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
   if network not in NETWORKS:
@@ -120,7 +119,7 @@ def build(
     raise ValueError(f'momentum={momentum}: expected 0 to 1')
   if not 0 < area[0] <= area[1] <= 1:
     raise ValueError(f'area={area}: expected (least, most) share of the frame, within 0 to 1')
-  common = {'depth': depth, 'width': width, 'dtype': PRECISIONS[precision]}
+  common = {'depth': depth, 'width': width, 'dtype': dtype_of(precision)}
   if network == 'vit':
     backbone = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)
     norm_groups = 1  # nothing to deal out, so that a batch may have any size

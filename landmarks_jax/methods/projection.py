@@ -154,13 +154,12 @@ def build(
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
     pyramid, pixels = features(aux, batch, rng)
     maps = to_maps(params, constrain(pyramid), size=size)
-    valid = jnp.ones(len(maps), bool) if batch.valid is None else batch.valid
 
     def contrast(maps: Float[Array, 'B h w D'], power: float) -> Float[Array, '']:
       cost = losses.spatial_contrast(
         maps, temperature=temperature, stride=pixels / size, power=power
       )
-      return (cost * valid).sum() / jnp.maximum(valid.sum(), 1)  # padding costs nothing
+      return losses.mean_of_valid(cost, batch.valid)
 
     distance = contrast(jax.lax.stop_gradient(maps), 1.0)
     return contrast(maps, power), (aux, {'mean_distance': distance})

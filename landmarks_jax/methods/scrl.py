@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from landmarks_jax.augment import colour, crop, views
 from landmarks_jax.augment.boxes import shared_boxes
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
-from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.dtypes import at_least_float32, dtype_of
 from landmarks_jax.geometry.regions import cut_centre, roi_align
-from landmarks_jax.losses import unit
+from landmarks_jax.losses import mean_of_valid, unit
 from landmarks_jax.models import heads, resnet
-from landmarks_jax.models.norm import PRECISIONS, calibrated
+from landmarks_jax.models.norm import calibrated
 
 
 def prediction_error(
@@ -47,14 +47,6 @@ def target_momentum(
   """
   done = 0.0 if steps is None else jnp.minimum(step / max(steps, 1), 1)
   return 1 - (1 - start) * (jnp.cos(jnp.pi * done) + 1) / 2
-
-
-def mean_of_valid(
-  values: Float[Array, 'B *shape'], valid: Bool[Array, ' B'], count: Int[Array, '']
-) -> Float[Array, '*shape']:
-  """The mean over `count` valid pictures; 0, and no gradient, where there are none."""
-  keep = valid.reshape(-1, *[1] * (values.ndim - 1))
-  return jnp.where(keep, values, 0).sum(0) / count
 
 
 def build(
@@ -114,8 +106,6 @@ def build(
   pictures that have any; `spread`, 0 where all unit vectors of the target are the same (collapse),
   1 where they are spread evenly.
   """
-  if precision not in PRECISIONS:
-    raise ValueError(f'precision={precision!r}: choose from {", ".join(PRECISIONS)}')
   if not 1 <= levels <= 5:
     raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
   backbone = resnet.ResNet(
@@ -123,7 +113,7 @@ def build(
     width=width,
     norm_groups=norm_groups,
     output_stride=output_stride,
-    dtype=PRECISIONS[precision],
+    dtype=dtype_of(precision),
   )
   projector = predictor = heads.NormedMLP(hidden=hidden, dim=dim, norm_groups=norm_groups)
   evaluator = nn.Dense(classes)
@@ -146,10 +136,43 @@ def build(
     top = pyramid[0]
     return at_least_float32(top), changed['batch_stats']
 
+  def boxes_of(
+    rng: PRNGKeyArray, crops: tuple[Any, Any], side: int
+  ) -> tuple[Float[Array, 'n K 4'], Bool[Array, ' B']]:
+    """Boxes of each view, views as in the batch of both, and which pictures have any."""
+    drawn, found = shared_boxes(
+      rng,
+      *crops,
+      side=side,
+      count=boxes,
+      smallest=smallest,
+      overlap=overlap,
+      jitter=box_jitter,
+    )
+    return constrain(drawn.reshape(-1, boxes, 4)), found
+
+  def vectors(maps: Array, drawn: Array | None, side: int) -> Float[Array, 'rows C']:
+    """One for each box of each view, or without boxes for each view."""
+    if drawn is None:
+      return maps.mean((1, 2))
+    rows = roi_align(maps, drawn, stride=side / maps.shape[1])
+    return rows.reshape(-1, rows.shape[-1])
+
   def embed(mlp: heads.NormedMLP, params: PyTree, rows: Array, valid: Array) -> Array:
     # Running statistics are dropped: these networks are used in training only.
     found, _ = mlp.apply({'params': params}, rows, True, valid, mutable=['batch_stats'])
     return found
+
+  def predicted_and_wanted(
+    params: PyTree, target: PyTree, rows: Array, aims: Array, usable: Array
+  ) -> tuple[Float[Array, 'B 2 each C'], Float[Array, 'B 2 each C']]:
+    """Predictions from vectors of the online network, and from the target's what they should be."""
+    valid = jnp.repeat(usable, 2 * each)  # rows: picture, view, box
+    prediction = embed(projector, params['projector'], rows, valid)
+    prediction = embed(predictor, params['predictor'], prediction, valid)
+    wanted = jax.lax.stop_gradient(embed(projector, target['projector'], aims, valid))
+    shape = len(usable), 2, each, dim
+    return prediction.reshape(shape), wanted.reshape(shape)
 
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
     image = cut_centre(jnp.asarray(batch.image[:1], float), margin)
@@ -184,43 +207,24 @@ def build(
     # The views of a picture are adjacent, so that they share a norm group and a device.
     both = jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
     both = constrain(colour.standardise(both, mean=mean, std=std))
-    valid = jnp.ones(count, bool) if batch.valid is None else jnp.asarray(batch.valid)
     online, stats = top_map(params['backbone'], aux['stats'], both)
     target, _ = top_map(aux['target']['backbone'], aux['stats'], both)
-    pooled = online.mean((1, 2)), target.mean((1, 2))
-    vectors = pooled
+    usable = jnp.ones(count, bool) if batch.valid is None else jnp.asarray(batch.valid)
+    drawn = None
     if regions:
-      drawn, overlapping = shared_boxes(
-        rng_boxes,
-        first_crop,
-        second_crop,
-        side=side,
-        count=boxes,
-        smallest=smallest,
-        overlap=overlap,
-        jitter=box_jitter,
-      )
-      drawn, valid = constrain(drawn.reshape(-1, boxes, 4)), valid & overlapping
-      stride = side / online.shape[1]
-      vectors = (roi_align(maps, drawn, stride=stride) for maps in (online, target))
-      vectors = tuple(rows.reshape(-1, rows.shape[-1]) for rows in vectors)
-    row_valid = jnp.repeat(valid, 2 * each)  # rows: picture, view, box
-    prediction = embed(projector, params['projector'], vectors[0], row_valid)
-    prediction = embed(predictor, params['predictor'], prediction, row_valid)
-    wanted = embed(projector, aux['target']['projector'], vectors[1], row_valid)
-    prediction, wanted = (
-      x.reshape(count, 2, each, dim) for x in (prediction, jax.lax.stop_gradient(wanted))
-    )
-    valid_count = valid.sum()
-    cost = prediction_error(prediction, wanted).mean(1)
-    value = mean_of_valid(cost, valid, jnp.maximum(valid_count, 1))
-    middle = mean_of_valid(unit(wanted).mean((1, 2)), valid, jnp.maximum(valid_count, 1))
+      drawn, found = boxes_of(rng_boxes, (first_crop, second_crop), side)
+      usable = usable & found
+    rows, aims = (vectors(maps, drawn, side) for maps in (online, target))
+    prediction, wanted = predicted_and_wanted(params, aux['target'], rows, aims, usable)
+    value = mean_of_valid(prediction_error(prediction, wanted).mean(1), usable)
+    middle = mean_of_valid(unit(wanted).mean((1, 2)), usable)
     metrics = {
-      'with_boxes': valid_count / count,
+      'with_boxes': usable.mean(),
       'spread': jnp.sqrt(jnp.maximum(1 - (middle**2).sum(), 0)),
     }
     if classes:
-      cost, metrics['online_top1'] = classify(params['evaluator'], pooled[0], batch.label)
+      pooled = online.mean((1, 2))
+      cost, metrics['online_top1'] = classify(params['evaluator'], pooled, batch.label)
       value = value + cost
     return value, (aux | {'stats': stats}, metrics)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array, Pyramid
 from landmarks_jax.dtypes import at_least_float32
-from landmarks_jax.geometry import sampling
+from landmarks_jax.geometry import coords, sampling
 
 # A sum of squares below this share of its summands is rounding: in float32 it would be accurate to
 # 1 % only.
@@ -42,7 +42,7 @@ def sample(
   Args: points: [B, ..., 2], normalised in the frame of `side` pixels that the level covers.
   """
   cells = np.array([level.shape[2], level.shape[1]])
-  place = (points * ((side - 1) / side) + 1) / 2 * cells - 0.5
+  place = (coords.corners_to_edges(points, side=side) + 1) / 2 * cells - 0.5
   last = cells - 1
   return sampling.bilinear(level, 2 * jnp.clip(place, 0, last) / np.maximum(last, 1) - 1)
 

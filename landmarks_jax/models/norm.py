@@ -11,9 +11,6 @@ from jaxtyping import Bool, Float, Int
 from landmarks_jax.contracts import Array, PyTree
 from landmarks_jax.dtypes import at_least_float32
 
-# Of a network's computation; parameters and statistics are float32.
-PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
-
 
 class GroupedBatchNorm(nn.Module):
   """Batch normalisation (Ioffe & Szegedy 2015) with statistics over runs of B/groups examples.
@@ -177,4 +174,9 @@ def calibrated(
   _, changed = network.clone(norm_momentum=0.0).apply(
     {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
   )
-  return jax.tree.map(lambda old, new: old + (new - old) / (n + 1), stats, changed['batch_stats'])
+  return with_one_more(stats, changed['batch_stats'], n)
+
+
+def with_one_more(stats: PyTree, new: PyTree, n: Int[Array, ''] | int) -> PyTree:
+  """Means over n + 1 batches, from `stats`, those over the first n, and `new`, of the last."""
+  return jax.tree.map(lambda old, new: old + (new - old) / (n + 1), stats, new)

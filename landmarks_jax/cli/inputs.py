@@ -44,9 +44,9 @@ class Inputs:
     """Whether the devices of this process compute in the memory of the host, as CPUs do."""
     return sharding.free_memory(self.mesh) is None
 
-  def fingerprint(self) -> dict[str, Any]:
-    """The fingerprint of the training pictures."""
-    return fingerprint(self.training)
+  def fingerprint(self, **options: Any) -> dict[str, Any]:
+    """The fingerprint of the pictures with these options; without any, of the training pictures."""
+    return fingerprint(self.on_disk(**options or self.config['data']))
 
   def choose_cache(self, *, reserved: int) -> None:
     """Decides where the training pictures are kept, leaving `reserved` bytes to the step.

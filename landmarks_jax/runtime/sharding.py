@@ -282,6 +282,12 @@ def compile_step(
   return jax.jit(step, **cuts, donate_argnums=0, compiler_options=chosen)
 
 
+def on_this_host() -> int:
+  """How many of the processes run on the host of this one (all of them must call it)."""
+  own = socket.gethostname()
+  return of_all(own).count(own)
+
+
 def shard() -> int:
   """The number of this process, from 0."""
   return jax.process_index()

@@ -55,7 +55,11 @@ class Catalogue:
 def catalogue(path: str, *, frame: int = 136) -> Catalogue:
   """All pictures of the original tree, or of those of its folders that exist."""
   folder = pathlib.Path(path).expanduser()
-  files = sorted(file.relative_to(folder).as_posix() for file in folder.glob('CAT_*/*.jpg'))
+  files = sorted(
+    file.relative_to(folder).as_posix()
+    for file in folder.glob('CAT_*/*.jpg')
+    if not file.name.startswith('.')  # what macOS puts beside files
+  )
   if not files:
     raise FileNotFoundError(
       f'{folder} has no pictures CAT_00/NAME.jpg to CAT_06/NAME.jpg; docs/data.md says what it '

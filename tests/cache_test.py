@@ -150,6 +150,17 @@ def test_auto_takes_the_fastest_memory_that_holds_the_pictures(
   assert_same(batch, expected)
 
 
+def test_processes_on_one_host_share_what_is_free(folder, monkeypatch):
+  hosts = ['here', 'there', 'here']
+  monkeypatch.setattr(sharding.socket, 'gethostname', lambda: 'here')
+  monkeypatch.setattr(sharding, 'of_all', lambda value: hosts)
+  for free, chosen in ((4 * NEED, 'host'), (2 * NEED, 'stream')):
+    monkeypatch.setattr(pipeline, 'free_memory', lambda free=free: free)
+    told = []
+    assert opened(folder, 'auto', told).cache == chosen
+    assert 'is free for each of 2 processes' in told[0]
+
+
 def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
   parts = opened(folder, 'host')
   data = parts.config['data'] | {'split': 'all'}

@@ -110,6 +110,13 @@ def test_the_split_is_by_series_and_complete(tree):
   assert len(parts['test']) == 2 * 3 + 2
 
 
+def test_what_macos_puts_beside_files_is_no_picture(tree):
+  before = opened(tree, split='test').files
+  for file in list(tree.glob('CAT_*/*')):
+    file.with_name(f'._{file.name}').write_bytes(b'\0\5\x16\7')
+  assert opened(tree, split='test').files == before
+
+
 def test_a_folder_more_or_less_does_not_move_the_others_pictures(tree):
   whole = opened(tree, split='train').files
   for file in (tree / 'CAT_00').iterdir():

@@ -141,6 +141,7 @@ def test_what_is_prepared_gives_the_examples_of_the_original(name, request, tmp_
     raw, stored = (source.open_source(name, path=str(path), split=split) for path in (tree, frames))
     assert len(raw) > 0
     assert_same(raw, stored)
+  assert not raw.info.names or any(raw.catalogue.label_bytes())
 
 
 def commands():

@@ -191,6 +191,20 @@ def test_a_box_that_leaves_the_picture_repeats_its_edge():
   np.testing.assert_array_equal(result, image[rows][:, columns])
 
 
+@pytest.mark.parametrize('turn', [False, True])
+def test_the_square_around_a_long_strip_takes_little_memory(monkeypatch, turn):
+  colours = np.repeat(picture(60, 3).mean(axis=0), 10, axis=0).astype(np.uint8)  # smooth
+  strip = np.tile(colours, (20, 1, 1))
+  strip, box = (strip.transpose(1, 0, 2), (-290, 0, 600)) if turn else (strip, (0, -290, 600))
+  expected = images.square_frame(strip, box, 24)
+  real, made = np.pad, []
+  monkeypatch.setattr(images.np, 'pad', lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+  monkeypatch.setattr(images, 'ROOMY', 600 * 600 - 1)
+  result = images.square_frame(strip, box, 24)
+  np.testing.assert_allclose(result.astype(int), expected.astype(int), atol=1)
+  assert [image.size for image in made] == [24 * 600 * 3]
+
+
 def test_shrinking_is_antialiased():
   stripes = np.zeros((64, 64, 3), np.uint8)
   stripes[:, ::2] = 255

@@ -48,6 +48,7 @@ def tree(tmp_path):
     save(tmp_path / root / name, seed=i)
   (tmp_path / root / 'Aves/notes.txt').write_text('no species')
   (tmp_path / root / 'Aves/Anas crecca/Thumbs.db').write_text('no picture')
+  (tmp_path / root / 'Aves/Anas crecca/._0b.jpg').write_bytes(b'what macOS puts beside files')
   return tmp_path
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import BadImage, Info, Source, open_source
+from landmarks_jax.runtime import cgroups
 
 info = Info(('nose', 'tail'), (), (0, 1), (0.5,) * 3, (0.2,) * 3)
 
@@ -327,13 +328,39 @@ def test_a_cache_computes_its_memory_first_and_refuses_what_does_not_fit(monkeyp
 def test_files_that_were_read_take_no_memory_of_a_container(monkeypatch, tmp_path):
   given = {'max': '100000\n', 'current': '70000\n'}
   given['stat'] = 'anon 5000\ninactive_file 60000\nactive_file 3000\nslab_reclaimable 500\n'
-  monkeypatch.setattr(pipeline, 'CGROUP', tmp_path)
+  monkeypatch.setattr(cgroups, 'ROOT', tmp_path)
+  monkeypatch.setattr(cgroups, 'MEMBERS', tmp_path / 'absent')
   whole = pipeline.free_memory()
   for name, text in given.items():
     (tmp_path / f'memory.{name}').write_text(text)
   assert pipeline.free_memory() == 30_000 + 60_000 + 500
   (tmp_path / 'memory.max').write_text('max\n')
   assert pipeline.free_memory() == pytest.approx(whole, rel=0.5)
+
+
+VERSIONS = {
+  '0::/jobs/one\n': ('', 'max', 'current', 'inactive_file', 'max'),
+  '3:cpu:/\n4:memory:/jobs/one\n0::/\n': (
+    'memory', 'limit_in_bytes', 'usage_in_bytes', 'total_inactive_file', str(2**63 - 4096)
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('groups', VERSIONS)
+def test_the_limit_of_a_job_counts_wherever_it_is_above_the_process(monkeypatch, tmp_path, groups):
+  controller, limit, used, files, unlimited = VERSIONS[groups]
+  (tmp_path / 'groups').write_text(groups)
+  monkeypatch.setattr(cgroups, 'ROOT', tmp_path)
+  monkeypatch.setattr(cgroups, 'MEMBERS', tmp_path / 'groups')
+  root = tmp_path / controller
+  for folder, most in (('', unlimited), ('jobs', '9000'), ('jobs/one', '7000'), ('jobs/two', '1')):
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / folder / f'memory.{limit}').write_text(f'{most}\n')
+    (root / folder / f'memory.{used}').write_text('6000\n')
+    (root / folder / 'memory.stat').write_text(f'{files} 500\n')
+  assert pipeline.free_memory() == 1500
+  (root / 'jobs/one' / f'memory.{limit}').write_text(f'{unlimited}\n')
+  assert pipeline.free_memory() == 3500
 
 
 def test_a_cache_names_an_example_that_is_unlike_the_first():

@@ -1,5 +1,6 @@
 """`prepare` as people use it: on files, by its command, read back as the dataset that it was."""
 
+import json
 import os
 import pathlib
 import re
@@ -103,6 +104,37 @@ def test_the_command_on_a_finished_folder_says_so_and_needs_no_source(raw, tmp_p
   assert run(*command(raw, tmp_path / 'out', '--crop=squash')) == 2
   told = 'out was begun with crop=centre, not crop=squash; give another folder\n'
   assert capsys.readouterr().err.endswith(told)
+
+
+@pytest.mark.parametrize('finished', [True, False])
+def test_labels_that_were_corrected_are_not_mixed_with_those_stored(
+  raw, tmp_path, capsys, finished
+):
+  out, labels = tmp_path / 'out', raw / 'points.csv'
+  given = command(raw, out, '--labels=points.csv')
+  assert run(*given) == 0
+  if not finished:
+    (out / 'manifest.json').unlink()
+  before, text = content(out), labels.read_text()
+  labels.write_text(text.replace('10,9,', '10,8,'))
+  capsys.readouterr()
+  assert run(*given) == 2
+  assert 'begun with other files, splits or labels than there are now' in capsys.readouterr().err
+  assert content(out) == before
+  labels.write_text(text)
+  assert run(*given) == 0
+
+
+def test_what_a_version_that_kept_no_sum_of_its_landmarks_stored_is_still_finished(
+  raw, tmp_path, capsys
+):
+  given = command(raw, tmp_path / 'out', '--labels=points.csv')
+  assert run(*given) == 0
+  plan = json.loads((tmp_path / 'out/plan.json').read_text())
+  assert len(plan.pop('landmarks')) == 64
+  (tmp_path / 'out/plan.json').write_text(json.dumps(plan))
+  assert run(*given) == 0
+  assert 'is finished already' in capsys.readouterr().out
 
 
 def test_a_damaged_shard_is_made_again(raw, tmp_path, capsys):

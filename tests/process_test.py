@@ -13,6 +13,7 @@ import sys
 import methods_test
 import numpy as np
 import pytest
+from PIL import Image
 from train_test import arrays, command, on_devices, page, plant, rows
 
 from landmarks_jax.runtime import sharding
@@ -201,4 +202,48 @@ def test_a_process_that_cannot_meet_the_others_says_so_and_ends(tmp_path):
   assert f'process 0 cannot start at 127.0.0.1:{port}: ' in said[0]
   assert 'whose port is free' in said[0]
   assert f'process 0 did not answer at 127.0.0.1:{other} in 2 s' in said[1]
+  assert not (tmp_path / 'run').exists()
+
+
+APART = """
+import pathlib
+import sys
+
+from landmarks_jax.cli import train
+from landmarks_jax.runtime import sharding
+
+folder, port, process = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+sharding.start(f'127.0.0.1:{port}', 2, process)
+own = {'name': 'folder', 'path': str(folder / f'data_{process}')}
+NEAR = {'protocol': 'nearest', 'data': own, 'train': 'all', 'test': 'all'}
+faces = {'name': 'synthetic/faces', 'frame': 16, 'count': 20}
+config = {'data': own, 'method': {'name': 'moco'}, 'optimizer': {'name': 'sgd', 'learning_rate': 1}}
+config |= {'steps': 3, 'batch_size': 8}
+for data, evals in ((own, {}), (faces, {'near': NEAR})):
+  try:
+    train.run_config(config | {'data': data, 'evals': evals}, folder / 'run')
+  except ValueError as error:
+    print('refused', error, flush=True)
+sharding.of_main(None)  # JAX ends all once process 0 has ended
+"""
+
+
+def test_processes_with_other_pictures_are_refused_by_both_before_anything_is_written(tmp_path):
+  for process, count in enumerate((10, 9)):  # a copy that was cut short
+    (tmp_path / f'data_{process}').mkdir()
+    for i in range(count):
+      Image.new('RGB', (40, 40), (i, 0, 0)).save(tmp_path / f'data_{process}/{i}.png')
+  given = [sys.executable, '-c', APART, str(tmp_path), str(free_port())]
+  options = {'cwd': TESTS.parent, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}
+  both = [subprocess.Popen([*given, str(i)], text=True, **options) for i in (0, 1)]
+  try:
+    said = [process.communicate(timeout=120)[0] for process in both]
+  finally:
+    for process in both:
+      process.kill()
+  for text in said:
+    for name in ('training', 'evals.near.test'):
+      assert f'pictures.{name}.examples: 10 -> 9' in text
+    assert text.count('refused process 1 has another config or other pictures') == 2
+    assert 'data.path' not in text
   assert not (tmp_path / 'run').exists()

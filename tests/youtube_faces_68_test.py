@@ -147,9 +147,14 @@ def test_missing_files_and_wrong_lines_are_told(small):
   (small / 'test/D-E_07.jpg').unlink()
   with pytest.raises(FileNotFoundError, match=r'names 1 missing pictures, first test/D-E_07\.jpg'):
     opened(small)
-  with (small / 'training_frames_keypoints.csv').open('a') as file:
-    file.write('\nC_02.jpg,1,2,3')
-  with pytest.raises(ValueError, match=r'line 5 \(C_02\.jpg\): expected 136 numbers'):
+  labels = small / 'training_frames_keypoints.csv'
+  text = labels.read_text() + '\n\n'  # blank lines are none
+  for cells, told in ((['1'] * 3, '136 numbers'), (['7'] * 136, 'with the eyes apart')):
+    labels.write_text(text + ','.join(['C_02.jpg', *cells]))
+    with pytest.raises(ValueError, match=rf'csv, line 6 \(C_02\.jpg\): expected .*{told}'):
+      opened(small)
+  labels.write_text(text + ','.join(['C_02.jpg', 'nan', *map(str, range(135))]))
+  with pytest.raises(ValueError, match=r'line 6 \(C_02\.jpg\): expected 136 finite numbers'):
     opened(small)
   shutil.rmtree(small)
   with pytest.raises(FileNotFoundError, match=r'training_frames_keypoints\.csv is missing; docs/'):

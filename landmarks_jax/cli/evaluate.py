@@ -82,6 +82,7 @@ def evaluate(
   if config['base'] is not None:
     config['base']['checkpoint'] = None  # its weights are in the checkpoint
   parts = experiment.Experiment(config)
+  parts.check_same()
   parts.check_evals()
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step

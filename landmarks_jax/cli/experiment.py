@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from landmarks_jax import training
 from landmarks_jax.cli import base as bases
-from landmarks_jax.cli import completion
+from landmarks_jax.cli import completion, processes
 from landmarks_jax.cli.inputs import Inputs
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
 from landmarks_jax.data.source import Info
@@ -34,6 +34,29 @@ class Experiment:
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}
     self._calibrations: dict[Method, Callable] = {}
+
+  def check_same(self) -> None:
+    """Raises ValueError, on every process, unless all have the same config and pictures.
+
+    All of them must call it, before anything else: an error of one leaves the others waiting.
+    """
+    if sharding.shards() == 1:
+      return
+    found = {'training': self._told_apart(self.inputs.fingerprint)}
+    for name in self.config['evals']:
+      _, data, options = self.protocol(name)
+      for part in [part for part in ('train', 'test', 'validation') if options.get(part)]:
+        of_part = functools.partial(self.inputs.fingerprint, **data, split=options[part])
+        found[f'evals.{name}.{part}'] = self._told_apart(of_part)
+    processes.check_same(self.config, found)
+
+  @staticmethod
+  def _told_apart(fingerprint: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A fingerprint; if there is none, the error, which one process may have and others not."""
+    try:
+      return fingerprint()
+    except (OSError, ValueError) as error:
+      return {'error': str(error)}
 
   def resolve(self) -> None:
     """Fills in what depends on the data: the method's mean and std, and the numbers of steps."""

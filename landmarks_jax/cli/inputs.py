@@ -24,6 +24,7 @@ class Inputs:
     self, config: Mapping[str, Any], mesh: sharding.Mesh, *, report: Callable[[str], None] = print
   ) -> None:
     self.config, self.mesh, self.report = config, mesh, report
+    self._sharing = sharding.on_this_host()  # at once, since all processes must ask
     self._chosen: str | None = None
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
@@ -44,9 +45,9 @@ class Inputs:
     """Whether the devices of this process compute in the memory of the host, as CPUs do."""
     return sharding.free_memory(self.mesh) is None
 
-  def fingerprint(self) -> dict[str, Any]:
-    """The fingerprint of the training pictures."""
-    return fingerprint(self.training)
+  def fingerprint(self, **options: Any) -> dict[str, Any]:
+    """The fingerprint of the pictures with these options; without any, of the training pictures."""
+    return fingerprint(self.on_disk(**options or self.config['data']))
 
   def choose_cache(self, *, reserved: int) -> None:
     """Decides where the training pictures are kept, leaving `reserved` bytes to the step.
@@ -59,7 +60,8 @@ class Inputs:
     if cache == 'auto':
       free = sharding.free_memory(self.mesh)
       beside = {'reserved': reserved} if free is None else {'device': free - reserved}
-      cache = pipeline.choose_cache(self.training, self.example, **beside, report=self.report)
+      beside |= {'sharing': self._sharing, 'report': self.report}
+      cache = pipeline.choose_cache(self.training, self.example, **beside)
       cache = pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
     self._chosen = cache
 
@@ -140,7 +142,8 @@ class Inputs:
       return None
     example = features.first_readable(source)
     promised = sum(kept.unread * size for kept, size in self._filling)
-    if pipeline.choose_cache(source, example, reserved=promised, report=self.report) == 'stream':
+    beside = {'reserved': promised, 'sharing': self._sharing, 'report': self.report}
+    if pipeline.choose_cache(source, example, **beside) == 'stream':
       return None
     kept = pipeline.Remembering(source, self._bad_images(source))
     self._filling.append((kept, pipeline.cache_bytes(source, example) // len(source)))

@@ -6,6 +6,7 @@ them, and is then given to configs as data.path. Running the same command again 
 repairs what is damaged.
 """
 
+import contextlib
 import importlib
 import inspect
 import pathlib
@@ -90,12 +91,15 @@ def prepare(
 
   if (output / prepared.MANIFEST).exists():
     print(f'comparing checksums in {output}', flush=True)
+  module = _module(name)
   manifest = preparing.finished(output, name=name, frame=frame, options=options)
   if manifest is not None:
+    with contextlib.suppress(FileNotFoundError):  # the originals may be gone by now
+      catalogue = module.catalogue(str(source), frame=frame, **by_name.tuples(options))
+      preparing.check_begun(catalogue, output, name=name, options=options)
     print(f'{output} is finished already: {_kept(manifest)}')
     return manifest
   print(f'reading what is in {source}', flush=True)
-  module = _module(name)
   catalogue = module.catalogue(str(source), frame=frame, **by_name.tuples(options))
   manifest = preparing.prepare(
     catalogue,

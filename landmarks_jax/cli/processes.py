@@ -4,12 +4,16 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags
 
 from landmarks_jax.cli import config as configs
+
+# What each process may choose: where its files are, and how it reads them.
+OWN = ('data.path', 'data.labels', 'data.lists', 'data.listed', '.checkpoint')
+OWN += ('init_from', 'workers', 'stuck_after')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -70,3 +74,24 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       f'process {sharding.shard()} does not see {workdir / "config.json"}, which process 0 wrote; '
       'give a --workdir that all processes share'
     )
+
+
+def check_same(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+  """Raises ValueError, on every process, if not all have the same config and the same pictures.
+
+  All of them must call it. Each would compute with shapes and batches of its own, and the first
+  exchange between two that differ would wait for ever. Where files are may differ. data:
+  fingerprints by name.
+  """
+  from landmarks_jax.runtime import sharding  # late: heavy
+
+  config = {key: value for key, value in configs.flat(config).items() if not key.endswith(OWN)}
+  first, *others = sharding.of_all({'config': config, 'pictures': data})
+  for number, other in enumerate(others, 1):
+    changed = configs.differences(first, other)
+    if changed:
+      raise ValueError(
+        f'process {number} has another config or other pictures than process 0 (0 -> {number}):\n  '
+        + '\n  '.join(changed)
+        + '\nGive all processes the same --config, and whole copies of the same files.'
+      )

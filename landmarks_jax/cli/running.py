@@ -49,6 +49,7 @@ class Run:
     signals: interruption.Interruption,
   ) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
+    experiment.check_same()
     experiment.resolve()
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
     experiment.check_evals()

@@ -1,7 +1,7 @@
 """What both releases of AFLW share: squashed face crops, 5 landmarks (Koestinger et al. 2011)."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,3 +38,8 @@ class Pictures:
     image = faces.read(self.root / self.entries[row].file, tuple(self.sizes[row].tolist()))
     square, points = faces.published_frame(image, self.pixels[row], self.frame)
     return labelled(square, points, self.info)
+
+  def label_bytes(self) -> Iterator[bytes]:
+    """The points of all pictures, and the sizes that they are for."""
+    yield self.pixels.tobytes()
+    yield self.sizes.tobytes()

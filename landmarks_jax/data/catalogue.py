@@ -6,7 +6,7 @@ dataset's `source`, whether the user has the original tree or a prepared one.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +31,17 @@ def check_file(path: pathlib.Path) -> None:
     raise FileNotFoundError(f'{path} is missing; {hint}')
 
 
+def label_files(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
+  """The content of files that label one picture each, after its length; of a missing one b'?'."""
+  for path in paths:
+    try:
+      content = path.read_bytes()
+    except OSError:  # opening its picture tells
+      yield b'?'
+    else:
+      yield b'%d ' % len(content) + content
+
+
 class Entry(NamedTuple):
   """What is known of a picture without opening it."""
 
@@ -42,7 +53,11 @@ class Entry(NamedTuple):
 
 @runtime_checkable
 class Catalogue(Protocol):
-  """Every picture that a tree holds; opening one is left to `example`."""
+  """Every picture that a tree holds; opening one is left to `example`.
+
+  One of pictures with landmarks also has `label_bytes() -> Iterator[bytes]`, which differ if any
+  landmark does; by them `prepare` notices labels that were corrected.
+  """
 
   info: Info
   frame: int

@@ -9,14 +9,14 @@ rest; it belongs in CAT_00.
 
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry, sixths
+from landmarks_jax.data.catalogue import Chosen, Entry, label_files, sixths
 from landmarks_jax.data.folder import imagenet
 from landmarks_jax.data.source import BadImage, Info, labelled
 
@@ -47,11 +47,19 @@ class Catalogue:
     points = images.frame_points(pixels, box, self.frame)
     return labelled(images.square_frame(image, box, self.frame), points, self.info)
 
+  def label_bytes(self) -> Iterator[bytes]:
+    """The content of the .cat files of all pictures."""
+    return label_files(self.folder / f'{entry.file}.cat' for entry in self.entries)
+
 
 def catalogue(path: str, *, frame: int = 136) -> Catalogue:
   """All pictures of the original tree, or of those of its folders that exist."""
   folder = pathlib.Path(path).expanduser()
-  files = sorted(file.relative_to(folder).as_posix() for file in folder.glob('CAT_*/*.jpg'))
+  files = sorted(
+    file.relative_to(folder).as_posix()
+    for file in folder.glob('CAT_*/*.jpg')
+    if not file.name.startswith('.')  # what macOS puts beside files
+  )
   if not files:
     raise FileNotFoundError(
       f'{folder} has no pictures CAT_00/NAME.jpg to CAT_06/NAME.jpg; docs/data.md says what it '

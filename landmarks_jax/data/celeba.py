@@ -8,7 +8,7 @@ pictures may be missing.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,12 @@ class Pictures:
       box = (0, 0, _width, _height) if self.crop == 'squash' else self._context_box(row)
       square, points = faces.exact_frame(image, pixels, box, self.frame)
     return labelled(square, points, self.info)
+
+  def label_bytes(self) -> Iterator[bytes]:
+    """The points and, if the crop needs them, the boxes of all pictures."""
+    yield self.pixels.tobytes()
+    if self.boxes is not None:
+      yield self.boxes.tobytes()
 
   def _context_box(self, row: int) -> tuple[float, float, float]:
     x, y, width, height = self.boxes[row].tolist()

@@ -10,7 +10,7 @@ import itertools
 import pathlib
 import re
 import warnings
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,10 @@ class Catalogue:
       'visible': visible,
       'scale': normaliser(points, info.scale),
     }
+
+  def label_bytes(self) -> Iterator[bytes]:
+    """The parts of all pictures."""
+    yield self.parts.tobytes()
 
 
 def catalogue(path: str, *, frame: int = 96) -> Catalogue:

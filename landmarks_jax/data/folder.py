@@ -66,6 +66,12 @@ class Pictures:
       raise BadImage(self.folder / file, fault)
     return example | self._points(self.labels.points[file], box)
 
+  def label_bytes(self) -> Iterator[bytes]:
+    """The names of the landmarks, then the points of every picture."""
+    if self.labels is not None:
+      yield '\n'.join(self.info.names).encode()
+      yield from (self.labels.points[entry.file].tobytes() for entry in self.entries)
+
   def check(self, rows: Int[np.ndarray, ' N']) -> None:
     """Raises ValueError for the first landmark outside its picture, or if no picture has a scale.
 

@@ -18,7 +18,7 @@ from landmarks_jax.data.source import BadImage
 from landmarks_jax.geometry import coords
 
 Box = tuple[int | float | np.number, ...]  # (x0, y0, side) or (x0, y0, width, height)
-
+ROOMY = 2**26  # pixels of a padded picture
 _orientation_tag = 0x0112
 _upright = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,15 +98,15 @@ def square_frame(
   coordinates. Where the box leaves the picture, the picture's edge is repeated.
   """
   x0, y0, width, height = _checked(box)
-  left, top = max(0, math.ceil(-x0)), max(0, math.ceil(-y0))
-  right = max(0, math.ceil(x0 + width - image.shape[1]))
-  bottom = max(0, math.ceil(y0 + height - image.shape[0]))
-  if left or top or right or bottom:
-    image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode='edge')
-  x0, y0 = x0 + left, y0 + top
-  cut = (x0, y0, x0 + width, y0 + height)
-  picture = Image.fromarray(image).resize((frame, frame), Image.Resampling.BILINEAR, box=cut)
-  return np.array(picture)
+  rows, columns = image.shape[:2]
+  padded = (max(x0 + width, columns) - min(x0, 0)) * (max(y0 + height, rows) - min(y0, 0))
+  if padded > max(ROOMY, rows * columns):
+    # The square around a strip is huge: its long side is shrunk before the other one is padded.
+    if columns > rows:
+      image, x0, width = _cut(image, (x0, 0, width, rows), (frame, rows)), 0, frame
+    else:
+      image, y0, height = _cut(image, (0, y0, columns, height), (columns, frame)), 0, frame
+  return _cut(image, (x0, y0, width, height), (frame, frame))
 
 
 def frame_points(
@@ -143,6 +143,21 @@ def box_around(points: Num[np.ndarray, 'K 2'], factor: float) -> tuple[float, fl
   side = factor * float(np.max(high - low))
   x0, y0 = (low + high) / 2 + 0.5 - side / 2
   return float(x0), float(y0), side
+
+
+def _cut(
+  image: UInt8[np.ndarray, 'H W 3'], box: Box, size: tuple[int, int]
+) -> UInt8[np.ndarray, 'rows columns 3']:
+  """A box (x0, y0, width, height) of a picture, its edge repeated, resized to (columns, rows)."""
+  x0, y0, width, height = box
+  left, top = max(0, math.ceil(-x0)), max(0, math.ceil(-y0))
+  right = max(0, math.ceil(x0 + width - image.shape[1]))
+  bottom = max(0, math.ceil(y0 + height - image.shape[0]))
+  if left or top or right or bottom:
+    image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode='edge')
+  x0, y0 = x0 + left, y0 + top
+  cut = (x0, y0, x0 + width, y0 + height)
+  return np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=cut))
 
 
 def _checked(box: Box) -> tuple[float, float, float, float]:

@@ -99,7 +99,10 @@ def source(
 
 
 def _find(folder: pathlib.Path) -> list[str]:
-  """All JPEG files two levels below Aves, by one listing per species: stat on each file is slow."""
+  """All JPEG files two levels below Aves, by one listing per species: stat on each file is slow.
+
+  Hidden ones, such as macOS puts beside files, are left out.
+  """
   birds = folder / _birds
   if not birds.is_dir():
     raise FileNotFoundError(f'{birds} is not a folder; docs/data.md says what {folder} should hold')
@@ -109,7 +112,7 @@ def _find(folder: pathlib.Path) -> list[str]:
     f'{_birds}/{name}/{file}'
     for name in species
     for file in sorted(os.listdir(birds / name))
-    if file.lower().endswith(('.jpg', '.jpeg'))
+    if file.lower().endswith(('.jpg', '.jpeg')) and not file.startswith('.')
   ]
   if not files:
     raise FileNotFoundError(f'{birds} has no pictures; expected SPECIES/HASH.jpg in it')

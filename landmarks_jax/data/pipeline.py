@@ -20,11 +20,11 @@ from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data.source import BadImage, Info, Source, stacked
+from landmarks_jax.runtime import cgroups
 
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
 CACHES = 'device', 'host', 'stream'  # where decoded pictures may be kept, the least demanding last
-CGROUP = pathlib.Path('/sys/fs/cgroup')  # of the container, if this is one
 SHARE = {'device': 0.5, 'host': 0.8}  # of free memory that a cache may take; the run needs the rest
 
 
@@ -224,24 +224,27 @@ def choose_cache(
   *,
   device: int | None = None,
   reserved: int = 0,
+  sharing: int = 1,
   report: Report | None = None,
 ) -> str:
   """Where the decoded pictures of a source fit: one of CACHES, reported in a line with the sizes.
 
   device: bytes of free device memory; None, which rules it out, if unknown or if the device has
   none of its own. Pictures reach it through host memory, so they must fit in both. reserved: bytes
-  of free host memory that will be needed for something else.
+  of free host memory that will be needed for something else. sharing: the processes on this host
+  that keep pictures of their own; each may fill its part of what is free.
   """
   need, host = cache_bytes(source, example), free_memory()
-  host = None if host is None else max(0, host - reserved)
+  host = None if host is None else max(0, host // sharing - reserved)
   chosen = 'stream'
   if host is None or need <= SHARE['host'] * host:
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
   free = {'device': device, 'host': host}
   sizes = [f'{v / 1e9:.2f} GB of {k} memory' for k, v in free.items() if v is not None]
+  part = '' if sharing == 1 else f' for each of {sharing} processes'
   (report or logging.info)(
     f'{len(source):,} decoded pictures need {need / 1e9:.2f} GB; '
-    f'{" and ".join(sizes) or "an unknown amount"} is free; chosen: cache={chosen} '
+    f'{" and ".join(sizes) or "an unknown amount"} is free{part}; chosen: cache={chosen} '
     f'(otherwise: --config.cache={" or ".join(c for c in CACHES if c != chosen)})'
   )
   return chosen
@@ -253,19 +256,14 @@ def cache_bytes(source: Source, example: dict[str, Any]) -> int:
 
 
 def free_memory() -> int | None:
-  """Bytes of host memory that are free to use, within a container's limit; None if unknown."""
-  found = []
+  """Bytes of host memory that are free to use, within the limits of a container or of a job.
+
+  None if unknown.
+  """
+  found = cgroups.free_memory()
   try:
     lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
     found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
-    limit, used, parts = (
-      (CGROUP / f'memory.{name}').read_text() for name in ('max', 'current', 'stat')
-    )
-    if limit.strip() != 'max':
-      sizes = dict(line.split() for line in parts.splitlines())
-      # The page cache counts as used, although the system drops it when memory is needed.
-      given_back = sum(int(sizes.get(name, 0)) for name in ('inactive_file', 'slab_reclaimable'))
-      found.append(int(limit) - int(used) + given_back)
   except (OSError, ValueError):
     pass
   return min(found, default=None)

@@ -30,6 +30,7 @@ from landmarks_jax.runtime import locks
 
 LEAST, MOST = 256, 2048  # pictures per shard
 INTERVAL = 5.0  # seconds between two reports of progress
+LABELS = 'landmarks'  # of a plan: their checksum
 SPLIT = 'pictures'  # the only split TFDS sees: a picture may belong to several of the dataset's
 
 Progress = Callable[[int, int], None]  # (pictures done, of which since this start)
@@ -56,6 +57,16 @@ def finished(
   return manifest if intact else None
 
 
+def check_begun(
+  catalogue: Catalogue, output: pathlib.Path, *, name: str, options: Mapping[str, Any]
+) -> None:
+  """Raises ValueError if a folder was begun with other files, splits or labels than these.
+
+  What an earlier version stored says nothing of its landmarks; then they are not compared.
+  """
+  _holds(output, _plan(catalogue, name, options))
+
+
 def prepare(
   catalogue: Catalogue,
   output: pathlib.Path,
@@ -71,8 +82,7 @@ def prepare(
   stored for its readers. workers: threads; None means one per core. Raises ValueError if `output`
   holds something else or no picture can be read, OSError if it cannot be written.
   """
-  plan = {'format': FORMAT, 'name': name, 'frame': catalogue.frame, 'options': options}
-  plan |= {'pictures': len(catalogue.entries), 'entries': _digest(catalogue.entries)}
+  plan = _plan(catalogue, name, options)
   _holds(output, plan)
   writing = _Writing(catalogue, output, name)
   output.mkdir(parents=True, exist_ok=True)
@@ -207,6 +217,13 @@ class _Writing:
     }
 
 
+def _plan(catalogue: Catalogue, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """What is requested, with all that the stored pictures follow from but their own files."""
+  plan = {'format': FORMAT, 'name': name, 'frame': catalogue.frame, 'options': options}
+  plan |= {'pictures': len(catalogue.entries), 'entries': _digest(catalogue.entries)}
+  return plan | {LABELS: _label_digest(catalogue)}
+
+
 def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
   """Whether the folder was begun with a plan that has these fields; False if empty.
 
@@ -224,10 +241,11 @@ def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
     raise ValueError(f'{output / PLAN} is damaged ({error}); delete {output}') from error
   asked = json.loads(_json(plan))
   was, now = (fields | fields['options'] | {'options': None} for fields in (begun, asked))
-  for key in now:
+  for key in (key for key in now if key != LABELS or key in begun):
     if was.get(key) != now[key]:
       told = f'{key}={was.get(key)}, not {key}={now[key]}'
-      told = 'other files, splits or labels than there are now' if key == 'entries' else told
+      if key in ('entries', LABELS):
+        told = 'other files, splits or labels than there are now'
       raise ValueError(f'{output} was begun with {told}; give another folder')
   return True
 
@@ -329,6 +347,13 @@ def _features(catalogue: Catalogue) -> Any:
 
 def _digest(entries: Sequence[Entry]) -> str:
   return hashlib.sha256('\n'.join(map(repr, entries)).encode()).hexdigest()
+
+
+def _label_digest(catalogue: Catalogue) -> str:
+  digest = hashlib.sha256()
+  for part in getattr(catalogue, 'label_bytes', tuple)():  # without landmarks there is none
+    digest.update(part)
+  return digest.hexdigest()
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ and their .pts files, and 'Bounding Boxes/bounding_boxes_*.mat'. Training: AFW a
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from landmarks_jax.data import faces, images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry
+from landmarks_jax.data.catalogue import Chosen, Entry, label_files
 from landmarks_jax.data.source import BadImage, labelled
 
 PUBLISHED = {'train': 3148, 'test': 689}  # `prepare` compares with these
@@ -55,6 +55,12 @@ class Pictures:
       images.read(path), read_points(path.with_suffix('.pts')), self.boxes[row]
     )
     return labelled(*faces.published_frame(cut, pixels, self.frame), self.info)
+
+  def label_bytes(self) -> Iterator[bytes]:
+    """The boxes of all pictures, then the content of their .pts files."""
+    yield self.boxes.tobytes()
+    paths = (self.root / entry.file for entry in self.entries)
+    yield from label_files(path.with_suffix('.pts') for path in paths)
 
 
 def catalogue(path: str, *, frame: int = 136) -> Pictures:

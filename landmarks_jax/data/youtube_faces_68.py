@@ -90,14 +90,19 @@ def _chosen(pixels: np.ndarray, points: int) -> np.ndarray:
 def _read_labels(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
   path = folder / f'{part}_frames_keypoints.csv'
   check_file(path)
-  with path.open(newline='', encoding='utf-8') as lines:
-    rows = list(csv.reader(lines))[1:]
-  labels = {}
-  for number, (name, *cells) in enumerate(rows, start=2):
-    try:
-      labels[f'{part}/{name}'] = np.array(cells, np.float64).reshape(68, 2)
-    except ValueError as error:
-      raise ValueError(f'{path}, line {number} ({name}): expected 136 numbers ({error})') from error
+  labels, (one, other) = {}, infos[68].scale
+  with path.open(newline='', encoding='utf-8') as file:
+    lines = csv.reader(file)
+    next(lines, None)  # the header
+    for name, *cells in filter(None, lines):
+      where = f'{path}, line {lines.line_num} ({name})'
+      try:
+        points = np.array(cells, np.float64).reshape(68, 2)
+      except ValueError as error:
+        raise ValueError(f'{where}: expected 136 numbers ({error})') from error
+      if not np.isfinite(points).all() or (points[one] == points[other]).all():
+        raise ValueError(f'{where}: expected 136 finite numbers, with the eyes apart')
+      labels[f'{part}/{name}'] = points
   present = {file.name for file in (folder / part).glob('*')}
   missing = [file for file in labels if file.split('/')[1] not in present]
   if missing:

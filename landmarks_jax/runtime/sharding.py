@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import UInt8
 
 from landmarks_jax.contracts import PyTree
 from landmarks_jax.runtime import compiler
@@ -228,11 +229,25 @@ def of_main(value: Any) -> Any:
   """The main process's JSON value, returned on every process (all of them must call it)."""
   if shards() == 1:
     return value
-  text = np.frombuffer(json.dumps(value if is_main() else None).encode(), np.uint8)
+  text = _padded(json.dumps(value if is_main() else None))
+  return json.loads(bytes(multihost_utils.broadcast_one_to_all(text)))
+
+
+def of_all(value: Any) -> list[Any]:
+  """The JSON values of all processes by number, on every process (all of them must call it)."""
+  if shards() == 1:
+    return [value]
+  texts = multihost_utils.process_allgather(_padded(json.dumps(value)))
+  return [json.loads(bytes(text)) for text in texts]
+
+
+def _padded(text: str) -> UInt8[np.ndarray, ' N']:
+  """A JSON text as bytes, of the same length on all processes (all of them must call it)."""
+  found = np.frombuffer(text.encode(), np.uint8)
   # Padded to few lengths, since each is compiled; JSON ignores trailing spaces.
-  padded = np.full(1 << largest(len(text) - 1).bit_length(), ord(' '), np.uint8)
-  padded[: len(text)] = text
-  return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+  padded = np.full(1 << largest(len(found) - 1).bit_length(), ord(' '), np.uint8)
+  padded[: len(found)] = found
+  return padded
 
 
 def on_main(act: Callable[[], None]) -> None:
@@ -265,6 +280,12 @@ def compile_step(
   cuts = {'in_shardings': (whole, cut, whole), 'out_shardings': (whole, whole)}
   chosen = compiler.options(compiler.NETWORKS, platform(mesh)) | dict(compiler_options or {})
   return jax.jit(step, **cuts, donate_argnums=0, compiler_options=chosen)
+
+
+def on_this_host() -> int:
+  """How many of the processes run on the host of this one (all of them must call it)."""
+  own = socket.gethostname()
+  return of_all(own).count(own)
 
 
 def shard() -> int:

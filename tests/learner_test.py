@@ -245,3 +245,24 @@ def test_a_picture_that_cannot_be_read_is_told_and_not_predicted(model, world, t
   assert np.isfinite(fit.points[:3]).all()
   with pytest.raises(ValueError, match='none of the labelled pictures'):
     learner.fit({3: world[1][0]})
+
+
+def test_features_after_a_picture_without_a_usable_name_are_each_pictures_own(
+  model, world, tmp_path
+):
+  for i in range(4):
+    paint(tmp_path / ('1\\.png' if i == 1 else f'{i}.png'), world[1][i])  # read well
+  learner, told = FrozenLearner(model, PictureFiles(tmp_path), NAMES), []
+  learner.describe(lambda done, broken: told.append(dict(broken)) or True)
+  assert 'backslash' in told[-1][1]
+  for n in (0, 2, 3):
+    own = model.describe([str(learner.files.path(n))], crop='pad')
+    for level, found in zip(learner.described.pyramid, own, strict=True):
+      np.testing.assert_allclose(level[n], found[0], atol=0.05)
+
+
+def test_features_kept_by_a_version_that_mixed_pictures_up_are_not_used(model, world, monkeypatch):
+  learner = FrozenLearner(model, PictureFiles(world[0]), NAMES)
+  now = learner._key()
+  monkeypatch.setattr(learning, 'KEPT', 1)
+  assert learner._key() != now

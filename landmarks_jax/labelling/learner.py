@@ -36,6 +36,7 @@ BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
 TOLERANCE = 0.05  # of the confidence, as a share of the side of what the network sees
 TELL = 0.5  # seconds between two progress reports
+KEPT = 2  # version of features on disk: in the first, some belonged to the picture before
 
 
 class FrozenLearner:
@@ -91,11 +92,13 @@ class FrozenLearner:
       frames, rows, sizes = [], [], []
       for row in left[start : start + BATCH].tolist():
         try:
-          frames.append(self._frame(row))
-          sizes.append(self.files.size(row))
-          rows.append(row)
+          frame, size = self._frame(row), self.files.size(row)
         except BadImage as error:
           broken[row] = error.reason
+          continue
+        frames.append(frame)
+        sizes.append(size)
+        rows.append(row)
       if rows:
         padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
         padded[: len(frames)] = frames
@@ -218,7 +221,8 @@ class FrozenLearner:
 
   def _key(self) -> str:
     """A digest of everything the features depend on."""
-    digest = hashlib.sha256(repr((self.model.frame, self.model.margin, self.crop)).encode())
+    facts = KEPT, self.model.frame, self.model.margin, self.crop
+    digest = hashlib.sha256(repr(facts).encode())
     for leaf in jax.tree.leaves(self.model.describer.variables):
       digest.update(np.ascontiguousarray(leaf).tobytes())
     for number, name in enumerate(self.files.names):

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -201,12 +202,25 @@ def test_features_are_there_at_the_next_start_and_not_for_other_pictures(model, 
   assert not other_crop.described.done.any()
 
 
-def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch):
-  def full(*_):
-    raise OSError(28, 'No space left on device')
+def test_without_room_on_the_disk_features_stay_in_memory_and_leave_it_to_the_labels(
+  tmp_path, monkeypatch
+):
+  given = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}
+  allocate = os.posix_fallocate
 
+  def full(file, start, size):
+    if (tmp_path / 'sizes').exists():  # the last but one, when the level has its room
+      raise OSError(28, 'No space left on device')
+    allocate(file, start, size)
+
+  with monkeypatch.context() as patch:
+    free = storage.RESERVE + 3 * (2 * 2 * 5 * 2 + 2 * 4 + 1) - 1
+    patch.setattr(storage.shutil, 'disk_usage', lambda _: SimpleNamespace(free=free))
+    assert '268 are for labels' in storage.Described(tmp_path, **given).told
+    assert list(tmp_path.iterdir()) == []
   monkeypatch.setattr(storage.os, 'posix_fallocate', full)
-  kept = storage.Described(tmp_path, key='k', count=3, shapes=[(2, 2, 5)])
+  kept = storage.Described(tmp_path, **given)
+  assert list(tmp_path.iterdir()) == []
   assert 'No space left on device' in kept.told
   values = np.arange(20.0).reshape(1, 2, 2, 5)
   kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))

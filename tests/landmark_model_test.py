@@ -1,5 +1,6 @@
 """Saved landmark models: what is written is what is read, and damage is named."""
 
+import copy
 import json
 
 import jax
@@ -92,6 +93,21 @@ def test_what_is_saved_is_what_is_loaded(made, saved):
   for a, b in zip(made.predict(pictures()), again.predict(pictures()), strict=True):
     np.testing.assert_array_equal(a, b)
   assert not np.array_equal(made.predict(pictures()).points[0], made.predict(pictures()).points[1])
+
+
+def test_a_head_of_float64_is_saved_as_float32_and_read_as_such(made, saved, tmp_path):
+  double = jax.tree.map(lambda x: np.asarray(x, np.float64), made.head.variables)
+  wide = copy.copy(made)
+  wide.head = made.head._replace(variables=double)
+  wide.save(tmp_path / 'model')
+  arrays = dict(np.load(tmp_path / 'model/head.npz'))
+  own = [name for name in arrays if not name.startswith('confidence/')]
+  assert {str(arrays[name].dtype) for name in own} == {'float32'}
+  arrays |= {name: arrays[name].astype(np.float64) for name in own}  # of earlier versions
+  np.savez(tmp_path / 'model/head.npz', **arrays)
+  again = load_landmarks(tmp_path / 'model')
+  for a, b in zip(jax.tree.leaves(again.head), jax.tree.leaves(made.head), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_the_network_inside_is_a_run(made, saved):

@@ -280,3 +280,19 @@ def test_features_kept_by_a_version_that_mixed_pictures_up_are_not_used(model, w
   now = learner._key()
   monkeypatch.setattr(learning, 'KEPT', 1)
   assert learner._key() != now
+
+
+def test_a_labelled_picture_that_is_deleted_is_left_out_of_the_fit(model, world, tmp_path):
+  for i in range(4):
+    paint(tmp_path / f'{i}.png', world[1][i])
+  learner = FrozenLearner(model, PictureFiles(tmp_path), NAMES)
+  learner.describe(lambda done, broken: True)
+  labels = {i: world[1][i] for i in range(4)}
+  learner.fit({i: labels[i] for i in range(3)})
+  (tmp_path / '2.png').unlink()  # its copies are known while its labels stay
+  (tmp_path / '3.png').unlink()
+  with pytest.warns(UserWarning, match='left out of the fit: .*3.png: cannot be opened'):
+    learner.fit(labels)
+  assert learner._known.learned_from == tuple(learner._checksum(i) for i in range(3))
+  with pytest.warns(UserWarning, match=r'left out of the fit: .*2.png'):
+    learner.fit({0: labels[0], 2: labels[2] + 1})

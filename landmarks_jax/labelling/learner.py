@@ -117,11 +117,16 @@ class FrozenLearner:
     return None if self._known is None else self._predictions()
 
   def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
-    """Fits a head to these points, in pixels; returns predictions for all. Raises ValueError."""
+    """Fits a head to these points, in pixels; returns predictions for all. Raises ValueError.
+
+    Labelled pictures that can no longer be read are left out, with a warning.
+    """
     known = [n for n in labels if self.described.done[n]]
+    if known:
+      self.flip_pairs = self._pairs(np.stack([labels[n] for n in known]))
+    known = [n for n in known if self._is_read(n, labels[n])]
     if not known:
       raise ValueError('none of the labelled pictures can be described')
-    self.flip_pairs = self._pairs(np.stack([labels[n] for n in known]))
     labelled = self._labelled(known, labels)
     head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
@@ -153,6 +158,16 @@ class FrozenLearner:
       warnings.warn(mirrored.warning(self._guessed, self.landmarks), stacklevel=2)
     self._told = True
     return ()
+
+  def _is_read(self, number: int, pixels: Float[np.ndarray, 'K 2']) -> bool:
+    """Whether all that a fit reads of a labelled picture is known; it may have been deleted."""
+    try:
+      self._checksum(number)
+      self._warped(number, pixels)
+    except BadImage as error:
+      warnings.warn(f'left out of the fit: {error}', stacklevel=2)
+      return False
+    return True
 
   def _labelled(self, known: Sequence[int], labels: Mapping[int, Any]) -> Batch:
     """The labelled pictures, then their warped copies."""

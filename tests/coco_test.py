@@ -7,7 +7,7 @@ from landmarks_jax.interop import coco
 
 
 def page():
-  """Two pictures; the second has three objects, of another category, and a crowd, too."""
+  """Two pictures; the second has three objects, crowds, and objects without points, too."""
   points = {
     1: [12, 30.5, 2, 40, 31, 1, 7, 9, 0],
     2: [1, 2, 2, 3, 4, 2, 5, 6, 2],
@@ -21,6 +21,9 @@ def page():
   annotations.append({'id': 5, 'image_id': 8, 'category_id': 6, 'bbox': [0, 0, 9, 9]})
   annotations.append(annotations[3] | {'id': 6, 'area': 999, 'iscrowd': 1})
   annotations.append(annotations[3] | {'id': 7, 'area': 999, 'keypoints': [0] * 9})
+  annotations.append({'id': 8, 'image_id': 'b', 'category_id': 5, 'area': 999})
+  annotations.append(annotations[-1] | {'id': 9, 'keypoints': [], 'num_keypoints': 0})
+  annotations.append(annotations[-1] | {'id': 10, 'iscrowd': 1, 'segmentation': {}})
   names = ['left_ear', 'right_ear', 'tail']
   return {
     'images': [{'id': 8, 'file_name': './a/x.png'}, {'id': 'b', 'file_name': 'a\\y.png'}],
@@ -94,7 +97,7 @@ def change(*path, to):
     (['annotations', 2, 'image_id'], None, ["annotation 3 has no 'image_id'"]),
     (['annotations', 2, 'image_id'], 77, ['annotation 3: there is no image with id 77']),
     (['annotations', 2, 'category_id'], None, ["annotation 3 has no 'category_id'"]),
-    (['annotations', 2, 'keypoints'], None, ["annotation 3 has no 'keypoints'"]),
+    (['annotations', 2, 'keypoints'], 'all', ["annotation 3: keypoints is 'all'"]),
     (['annotations', 2, 'keypoints'], [1, 2], ['2 values; expected 9 numbers x, y, v']),
     (['annotations', 2, 'keypoints', 4], 'x', ['annotation 3: keypoints has 9 values']),
     (['annotations', 2, 'keypoints', 5], 3, ['annotation 3: right_ear is x=13, y=14, v=3']),

@@ -1,5 +1,6 @@
 """Saved landmark models: what is written is what is read, and damage is named."""
 
+import copy
 import json
 
 import jax
@@ -12,6 +13,7 @@ from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, load_landmarks
 from landmarks_jax.inference.model import Model, load
+from landmarks_jax.inference.pictures import Labels
 from landmarks_jax.methods import equivariant, probe
 from landmarks_jax.models import ridge
 
@@ -92,6 +94,38 @@ def test_what_is_saved_is_what_is_loaded(made, saved):
   for a, b in zip(made.predict(pictures()), again.predict(pictures()), strict=True):
     np.testing.assert_array_equal(a, b)
   assert not np.array_equal(made.predict(pictures()).points[0], made.predict(pictures()).points[1])
+
+
+def test_a_head_of_float64_is_saved_as_float32_and_read_as_such(made, saved, tmp_path):
+  double = jax.tree.map(lambda x: np.asarray(x, np.float64), made.head.variables)
+  wide = copy.copy(made)
+  wide.head = made.head._replace(variables=double)
+  wide.save(tmp_path / 'model')
+  arrays = dict(np.load(tmp_path / 'model/head.npz'))
+  own = [name for name in arrays if not name.startswith('confidence/')]
+  assert {str(arrays[name].dtype) for name in own} == {'float32'}
+  arrays |= {name: arrays[name].astype(np.float64) for name in own}  # of earlier versions
+  np.savez(tmp_path / 'model/head.npz', **arrays)
+  again = load_landmarks(tmp_path / 'model')
+  for a, b in zip(jax.tree.leaves(again.head), jax.tree.leaves(made.head), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('scale', [np.array([0, 1]), (np.int64(0), np.int64(1))])
+def test_a_scale_of_numpy_integers_is_that_of_integers(model, tmp_path, scale):
+  assert Labels.of(np.zeros((1, 3, 2)), scale=scale).info.scale == (0, 1)
+  made = LandmarkModel(model, ridge_head(model.channels(), 3), names=NAMES, scale=scale)
+  assert made.scale == (0, 1)
+  made.save(tmp_path / 'model')
+  assert load_landmarks(tmp_path / 'model').scale == (0, 1)
+
+
+def test_facts_that_no_file_can_hold_leave_nothing_behind(made, tmp_path):
+  wrong = copy.copy(made)
+  wrong.learned_from = (object(),)
+  with pytest.raises(TypeError, match='not JSON serializable'):
+    wrong.save(tmp_path / 'model')
+  assert not (tmp_path / 'model').exists()
 
 
 def test_the_network_inside_is_a_run(made, saved):

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -201,12 +202,25 @@ def test_features_are_there_at_the_next_start_and_not_for_other_pictures(model, 
   assert not other_crop.described.done.any()
 
 
-def test_without_room_on_the_disk_features_stay_in_memory(tmp_path, monkeypatch):
-  def full(*_):
-    raise OSError(28, 'No space left on device')
+def test_without_room_on_the_disk_features_stay_in_memory_and_leave_it_to_the_labels(
+  tmp_path, monkeypatch
+):
+  given = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}
+  allocate = os.posix_fallocate
 
+  def full(file, start, size):
+    if (tmp_path / 'sizes').exists():  # the last but one, when the level has its room
+      raise OSError(28, 'No space left on device')
+    allocate(file, start, size)
+
+  with monkeypatch.context() as patch:
+    free = storage.RESERVE + 3 * (2 * 2 * 5 * 2 + 2 * 4 + 1) - 1
+    patch.setattr(storage.shutil, 'disk_usage', lambda _: SimpleNamespace(free=free))
+    assert '268 are for labels' in storage.Described(tmp_path, **given).told
+    assert list(tmp_path.iterdir()) == []
   monkeypatch.setattr(storage.os, 'posix_fallocate', full)
-  kept = storage.Described(tmp_path, key='k', count=3, shapes=[(2, 2, 5)])
+  kept = storage.Described(tmp_path, **given)
+  assert list(tmp_path.iterdir()) == []
   assert 'No space left on device' in kept.told
   values = np.arange(20.0).reshape(1, 2, 2, 5)
   kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))
@@ -245,3 +259,40 @@ def test_a_picture_that_cannot_be_read_is_told_and_not_predicted(model, world, t
   assert np.isfinite(fit.points[:3]).all()
   with pytest.raises(ValueError, match='none of the labelled pictures'):
     learner.fit({3: world[1][0]})
+
+
+def test_features_after_a_picture_without_a_usable_name_are_each_pictures_own(
+  model, world, tmp_path
+):
+  for i in range(4):
+    paint(tmp_path / ('1\\.png' if i == 1 else f'{i}.png'), world[1][i])  # read well
+  learner, told = FrozenLearner(model, PictureFiles(tmp_path), NAMES), []
+  learner.describe(lambda done, broken: told.append(dict(broken)) or True)
+  assert 'backslash' in told[-1][1]
+  for n in (0, 2, 3):
+    own = model.describe([str(learner.files.path(n))], crop='pad')
+    for level, found in zip(learner.described.pyramid, own, strict=True):
+      np.testing.assert_allclose(level[n], found[0], atol=0.05)
+
+
+def test_features_kept_by_a_version_that_mixed_pictures_up_are_not_used(model, world, monkeypatch):
+  learner = FrozenLearner(model, PictureFiles(world[0]), NAMES)
+  now = learner._key()
+  monkeypatch.setattr(learning, 'KEPT', 1)
+  assert learner._key() != now
+
+
+def test_a_labelled_picture_that_is_deleted_is_left_out_of_the_fit(model, world, tmp_path):
+  for i in range(4):
+    paint(tmp_path / f'{i}.png', world[1][i])
+  learner = FrozenLearner(model, PictureFiles(tmp_path), NAMES)
+  learner.describe(lambda done, broken: True)
+  labels = {i: world[1][i] for i in range(4)}
+  learner.fit({i: labels[i] for i in range(3)})
+  (tmp_path / '2.png').unlink()  # its copies are known while its labels stay
+  (tmp_path / '3.png').unlink()
+  with pytest.warns(UserWarning, match='left out of the fit: .*3.png: cannot be opened'):
+    learner.fit(labels)
+  assert learner._known.learned_from == tuple(learner._checksum(i) for i in range(3))
+  with pytest.warns(UserWarning, match=r'left out of the fit: .*2.png'):
+    learner.fit({0: labels[0], 2: labels[2] + 1})

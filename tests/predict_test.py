@@ -204,6 +204,21 @@ def test_bad_pictures_are_skipped_counted_and_listed(mine, tmp_path, capsys):
   assert (upright['width'], upright['height']) == image.shape[:2]
 
 
+def test_an_overlay_that_cannot_be_written_is_counted_and_costs_nothing_else(
+  mine, tmp_path, capsys
+):
+  root, output, long = tmp_path / 'pictures', tmp_path / 'found', f'{"x" * 249}.jpg'
+  write(root, range(100, 102))
+  Image.fromarray(face(102)[0]).save(root / long)  # a name of 253 bytes: with .png too long
+  capsys.readouterr()
+  assert run('predict', f'--model={mine}/M', f'--images={root}', f'--output={output}') == 0
+  told = capsys.readouterr()
+  assert '3 of 3 pictures; 1 of the overlays could not be written; written to' in told.out
+  assert "xxx.jpg' cannot be written (File name too long)" in told.err
+  assert sorted(landmark_csv.read(output / 'landmarks.csv').points) == ['100.png', '101.png', long]
+  assert len(list((output / 'overlays').iterdir())) == 2
+
+
 def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine, tmp_path, capsys):
   pictures = tmp_path / 'pictures'
   shutil.copytree(mine / 'test', pictures)

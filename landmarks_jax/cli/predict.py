@@ -3,9 +3,10 @@
 --output gets landmarks.csv, which can be used as labels; landmarks.json, the same as COCO keypoints
 with confidence; confidence.csv; and a folder overlays of pictures with the landmarks on them, from
 red for no confidence to green for full. A landmark outside its picture is left empty. Pictures that
-are unreadable, or whose names no table can hold, are left out and listed in skipped.csv. With
---labels, true landmarks of some of the pictures, errors and a reliability table are printed and
-written to scores.json, for those that the model did not learn from. Ctrl-C keeps what was found.
+are unreadable, or whose names no table can hold, are left out and listed in skipped.csv; overlays
+that cannot be written are counted. With --labels, true landmarks of some of the pictures, errors
+and a reliability table are printed and written to scores.json, for those that the model did not
+learn from. Ctrl-C keeps what was found.
 """
 
 import csv
@@ -112,7 +113,7 @@ class Prediction:
     self.points: dict[str, Any] = {}
     self.confidence: dict[str, Any] = {}
     self.sizes: dict[str, tuple[int, int]] = {}
-    self.outside, self.scored = 0, []
+    self.outside, self.undrawn, self.scored = 0, 0, []
 
   def __call__(self, *, batch_size: int) -> None:
     """Finds the landmarks."""
@@ -140,6 +141,8 @@ class Prediction:
       told += f'; {len(rows):,} could not be read, see {SKIPPED}'
     if self.outside:
       told += f'; {self.outside:,} landmarks are outside their picture and left empty'
+    if self.undrawn:
+      told += f'; {self.undrawn:,} of the overlays could not be written'
     return f'{told}; written to {self.output}'
 
   @property
@@ -200,30 +203,41 @@ class Prediction:
   def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
     """One picture's landmarks, and its overlay if it is among those to be shown."""
     import numpy as np  # late: heavy
-    from PIL import Image
-
-    from landmarks_jax.report import overlay
 
     file = self.files[row]
     width, height = self.pictures.sizes[row]
     inside = ((pixels >= -0.5) & (pixels <= [width - 0.5, height - 0.5])).all(-1)
     if row in self.shown:
-      target = None
-      if self.truth is not None:
-        target = np.where(self.truth.visible[row][:, None], self.truth.points[row], np.nan)
-      drawn = overlay.landmarks(
-        self.pictures.read(row),
-        pixels,
-        names=self.model.names,
-        confidence=confidence,
-        target=target,
-      )
-      path = self.output / OVERLAYS / (file if file.endswith('.png') else f'{file}.png')
-      path.parent.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(drawn).save(path)
+      try:
+        self._draw(row, pixels, confidence)
+      except OSError as error:  # such as a name too long, or a full disk
+        if not self.undrawn:
+          _tell(f'the overlay of {file!a} cannot be written ({error.strerror or error})')
+        self.undrawn += 1
     self.outside += int((~inside).sum())
     self.sizes[file], self.confidence[file] = (width, height), confidence
     self.points[file] = np.where(inside[:, None], pixels, np.nan)
+
+  def _draw(self, row: int, pixels: Any, confidence: Any) -> None:
+    """Writes one picture's overlay. Raises OSError."""
+    import numpy as np  # late: heavy
+    from PIL import Image
+
+    from landmarks_jax.report import overlay
+
+    file, target = self.files[row], None
+    if self.truth is not None:
+      target = np.where(self.truth.visible[row][:, None], self.truth.points[row], np.nan)
+    drawn = overlay.landmarks(
+      self.pictures.read(row),
+      pixels,
+      names=self.model.names,
+      confidence=confidence,
+      target=target,
+    )
+    path = self.output / OVERLAYS / (file if file.endswith('.png') else f'{file}.png')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawn).save(path)
 
   def _scored(self, batch: Any, points: Any, confidence: Any) -> tuple[Any, Any]:
     """The labelled pictures of a batch as Predictions, and which of them were learned from."""

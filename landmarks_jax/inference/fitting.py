@@ -17,9 +17,16 @@ from landmarks_jax.evaluation import features, probing
 from landmarks_jax.evaluation.regression import WARP
 from landmarks_jax.inference import confidence
 from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
-from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
+from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import Pictures, PointLabels, batches, check_facts, distances
+from landmarks_jax.inference.pictures import (
+  Pictures,
+  PointLabels,
+  Scale,
+  batches,
+  check_facts,
+  distances,
+)
 from landmarks_jax.models import ridge
 from landmarks_jax.runtime import logs
 

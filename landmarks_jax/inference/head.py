@@ -51,13 +51,16 @@ class Head(NamedTuple):
     return functools.partial(look_probe, **(PROBE_OPTIONS | dict(self.options)))
 
   def arrays(self) -> dict[str, np.ndarray]:
-    """Its variables by their names in a file."""
+    """Its variables by their names in a file, float32 whatever JAX computes in."""
     tree = self.variables._asdict() if self.kind == RIDGE else self.variables
-    return {name: np.asarray(x) for name, x in checkpoint.leaves(tree).items()}
+    return {name: np.asarray(x, np.float32) for name, x in checkpoint.leaves(tree).items()}
 
 
 def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Head:
-  """The inverse of `Head.arrays`. Raises ValueError if the arrays do not form such a head."""
+  """The inverse of `Head.arrays`. Raises ValueError if the arrays do not form such a head.
+
+  float64, which earlier versions wrote under jax_enable_x64, becomes float32.
+  """
   kernels = {RIDGE: 'kernels', PROBE: 'inner'}.get(kind)
   if kernels is None:
     raise ValueError(f'the head is {kind!r}; expected {RIDGE} or {PROBE}')
@@ -67,6 +70,7 @@ def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[st
   if not levels or set(arrays) != {*names, *others}:
     expected = ', '.join([f'{kernels}/0', '...', *others])
     raise ValueError(f'the arrays are {sorted(arrays)}; expected {expected}')
+  arrays = {k: a.astype(np.float32) if a.dtype == np.float64 else a for k, a in arrays.items()}
   rest = {name: arrays[name] for name in others}
   _check_shapes(kind, [arrays[name] for name in names], rest, others)
   variables = rest | {kernels: tuple(arrays[name] for name in names)}

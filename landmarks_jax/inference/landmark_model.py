@@ -21,13 +21,19 @@ from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
-from landmarks_jax.inference.pictures import PointLabels, batches, check_facts, distances
+from landmarks_jax.inference.pictures import (
+  PointLabels,
+  Scale,
+  batches,
+  check_facts,
+  distances,
+  plain_scale,
+)
 from landmarks_jax.runtime import run_folder
 
 ARRAYS = 'head.npz'  # of a saved model, beside run_folder.LANDMARKS and run_folder.NETWORK
 FORMAT = 1
 Pair = Sequence[int]
-Scale = Pair | str
 
 
 class Landmarks(NamedTuple):
@@ -69,7 +75,7 @@ class LandmarkModel:
       raise ValueError(f'the head reads levels of {kernels} channels, the network has {channels}')
     self.model, self.head, self.names = model, head, tuple(names)
     self.flip_pairs, self.skeleton = _pairs(flip_pairs), _pairs(skeleton)
-    self.scale = scale if isinstance(scale, str) else tuple(scale)
+    self.scale = plain_scale(scale)
     self.crop, self.confidence, self.learned_from = crop, confidence, tuple(learned_from)
 
   def predict(
@@ -168,12 +174,6 @@ class LandmarkModel:
     folder = pathlib.Path(path).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
       raise ValueError(f'{folder} exists already and is not overwritten; give another folder')
-    folder.mkdir(parents=True, exist_ok=True)
-    self.model.save(folder / run_folder.NETWORK)
-    arrays = self.head.arrays()
-    if self.confidence is not None:
-      arrays |= {f'confidence/{k}': v for k, v in self.confidence.arrays().items()}
-    np.savez(folder / ARRAYS, **arrays)
     facts = {
       'format': FORMAT,
       'versions': {'landmarks_jax': landmarks_jax.__version__, 'jax': jax.__version__},
@@ -189,8 +189,14 @@ class LandmarkModel:
       'confidence': None if self.confidence is None else self.confidence.facts(),
       'learned_from': self.learned_from,
     }
-    # Written last: a folder without it is not a model.
     text = json.dumps(facts, indent=2, ensure_ascii=False) + '\n'
+    folder.mkdir(parents=True, exist_ok=True)
+    self.model.save(folder / run_folder.NETWORK)
+    arrays = self.head.arrays()
+    if self.confidence is not None:
+      arrays |= {f'confidence/{k}': v for k, v in self.confidence.arrays().items()}
+    np.savez(folder / ARRAYS, **arrays)
+    # Written last: a folder without it is not a model.
     (folder / run_folder.LANDMARKS).write_text(text, encoding='utf-8')
 
   def __repr__(self) -> str:

@@ -10,10 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, Num, UInt8
+from jaxtyping import Bool, Float, Integer, Num, UInt8
 from PIL import Image
 
 from landmarks_jax.contracts import Batch
@@ -24,6 +24,7 @@ from landmarks_jax.runtime import logs
 INTERVAL = 5.0  # seconds between two lines of progress
 WIDEST = 8  # the widest a box may be, in multiples of the picture's larger side
 MOST_PIXELS = 2**28  # of a square padded with repeated edges
+Scale = Sequence[SupportsIndex] | Integer[np.ndarray, ' 2'] | str  # a pair of landmarks, or 'frame'
 NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # what is known of user-supplied pictures
 
 
@@ -42,7 +43,7 @@ class PointLabels(NamedTuple):
     *,
     names: Sequence[str] | None = None,
     flip_pairs: Sequence[Sequence[int]] = (),
-    scale: Sequence[int] | str = 'frame',
+    scale: Scale = 'frame',
   ) -> 'PointLabels':
     """Labels from unchecked input. visible=None: where no coordinate is nan."""
     points = np.asarray(points)
@@ -65,10 +66,9 @@ class PointLabels(NamedTuple):
         f'points[{i}, {k}] is {points[i, k].tolist()}, but visible; expected numbers'
       )
     names = [f'landmark {k}' for k in range(points.shape[1])] if names is None else names
-    pair = scale if isinstance(scale, str) else tuple(scale)
-    check_facts(names, flip_pairs, (), pair, points.shape[1])
+    check_facts(names, flip_pairs, (), scale, points.shape[1])
     pairs = tuple((int(a), int(b)) for a, b in flip_pairs)
-    info = Info(tuple(names), pairs, pair, NOTHING.mean, NOTHING.std)
+    info = Info(tuple(names), pairs, plain_scale(scale), NOTHING.mean, NOTHING.std)
     return cls(points.astype(np.float64), visible, info)
 
 
@@ -221,7 +221,7 @@ def check_facts(
   names: Sequence[str],
   flip_pairs: Sequence[Sequence[int]],
   skeleton: Sequence[Sequence[int]],
-  scale: Sequence[int] | str,
+  scale: Scale,
   count: int,
 ) -> None:
   """Raises ValueError for names or pairs that do not fit `count` landmarks."""
@@ -229,7 +229,7 @@ def check_facts(
   if not texts or len(set(names)) != len(names) or len(names) != count:
     raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
   pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
-  pairs |= {} if scale == 'frame' else {'scale': [scale]}
+  pairs |= {} if isinstance(scale, str) and scale == 'frame' else {'scale': [scale]}
   for what, given in pairs.items():
     for pair in given:
       numbers = not isinstance(pair, str) and all(i in range(count) for i in pair)
@@ -241,6 +241,11 @@ def check_facts(
   for i in mirrored:
     if mirrored.count(i) > 1:
       raise ValueError(f'flip_pairs: {i} is in several; a landmark has one mirror image')
+
+
+def plain_scale(scale: Scale) -> tuple[int, ...] | str:
+  """A checked scale that can be compared and written: NumPy's integers become Python's."""
+  return scale if isinstance(scale, str) else tuple(int(i) for i in scale)
 
 
 def _sequence(given: Any) -> Sequence[Any] | UInt8[np.ndarray, 'N _ _ _']:

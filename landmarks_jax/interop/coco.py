@@ -39,8 +39,10 @@ def read(path: str | os.PathLike) -> LabelTable:
     where = f'annotation {_take(path, annotation, "id", Id, f"annotation number {number}")}'
     if _take(path, annotation, 'category_id', Id, where) != category['id']:
       continue
+    if annotation.get('iscrowd') or annotation.get('keypoints') in (None, []):
+      continue
     points = _points(path, annotation, names, where)
-    if annotation.get('iscrowd') or np.isnan(points).all():
+    if np.isnan(points).all():
       continue
     image = _take(path, annotation, 'image_id', Id, where)
     if image not in files:

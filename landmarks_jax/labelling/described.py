@@ -1,9 +1,12 @@
 """The features of all pictures, computed once and kept on disk for the next start."""
 
+import errno
 import json
+import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from landmarks_jax.contracts import Pyramid
 
 FACTS = 'features.json'
 PART = 1 << 20  # bytes that are written at once
+RESERVE = 1 << 28  # bytes left on the disk for labels: about 100,000 changes of 68 landmarks
 Shape = tuple[int, ...]
 
 
@@ -21,8 +25,8 @@ class Described:
   """Pyramids of `count` pictures and their sizes; existing files with the same key are reused.
 
   Args:
-    folder: for the files, created if absent; None keeps everything in memory, as does a full disk,
-      which `told` then reports.
+    folder: for the files, created if absent; None keeps everything in memory, as does a disk
+      without room for them and RESERVE, which `told` then reports.
     key: identifies the network, the pictures and everything else the features depend on; files
       with another key are replaced.
     shapes: [h, w, C] of every level.
@@ -63,24 +67,45 @@ def _files(
 ) -> dict[str, np.ndarray]:
   """Arrays in files, allocated in full now: writing to a mapped file on a full disk is fatal."""
   folder.mkdir(parents=True, exist_ok=True)
-  facts = folder / FACTS
+  facts, paths = folder / FACTS, {name: folder / name for name in kinds}
+  sizes = {n: math.prod(shape) * np.dtype(dtype).itemsize for n, (shape, dtype) in kinds.items()}
   try:
-    same = json.loads(facts.read_text())['key'] == key
+    kept = json.loads(facts.read_text())['key'] == key
+    kept = kept and all(paths[name].stat().st_size == size for name, size in sizes.items())
   except (OSError, ValueError, KeyError, TypeError):
-    same = False
+    kept = False
   facts.unlink(missing_ok=True)  # until everything is consistent
-  arrays = {}
-  for name, (shape, dtype) in kinds.items():
-    path, size = folder / name, int(np.prod(shape)) * np.dtype(dtype).itemsize
-    kept = same and path.is_file() and path.stat().st_size == size
-    with path.open('r+b' if kept else 'w+b') as file:
-      _take_room(file, size)
-    same = same and kept
-    arrays[name] = np.memmap(path, dtype, 'r+', shape=shape)
-  if not same:
-    arrays['done'][:] = False
-  facts.write_text(json.dumps({'key': key}))
+  try:
+    if not kept:
+      _remove(paths.values())
+      _check_room(folder, sum(sizes.values()))
+    for name, path in paths.items():
+      with path.open('r+b' if kept else 'w+b') as file:
+        _take_room(file, sizes[name])
+    arrays = {
+      n: np.memmap(paths[n], dtype, 'r+', shape=shape) for n, (shape, dtype) in kinds.items()
+    }
+    if not kept:
+      arrays['done'][:] = False
+    facts.write_text(json.dumps({'key': key}))
+  except OSError:
+    _remove([facts, *paths.values()])  # what was allocated would leave no room for labels
+    raise
   return arrays
+
+
+def _remove(paths: Iterable[pathlib.Path]) -> None:
+  for path in paths:
+    path.unlink(missing_ok=True)
+
+
+def _check_room(folder: pathlib.Path, size: int) -> None:
+  """Raises OSError unless files of this size leave RESERVE bytes of the disk."""
+  free = shutil.disk_usage(folder).free
+  if size > free - RESERVE:
+    needed, free, reserve = (round(n / 1e6) for n in (size, free, RESERVE))
+    told = f'they take {needed:,} MB of {free:,} MB free, of which {reserve:,} are for labels'
+    raise OSError(errno.ENOSPC, told)
 
 
 def _take_room(file: BinaryIO, size: int) -> None:

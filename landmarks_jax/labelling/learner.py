@@ -36,6 +36,7 @@ BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
 TOLERANCE = 0.05  # of the confidence, as a share of the side of what the network sees
 TELL = 0.5  # seconds between two progress reports
+KEPT = 2  # version of features on disk: in the first, some belonged to the picture before
 
 
 class FrozenLearner:
@@ -91,11 +92,13 @@ class FrozenLearner:
       frames, rows, sizes = [], [], []
       for row in left[start : start + BATCH].tolist():
         try:
-          frames.append(self._frame(row))
-          sizes.append(self.files.size(row))
-          rows.append(row)
+          frame, size = self._frame(row), self.files.size(row)
         except BadImage as error:
           broken[row] = error.reason
+          continue
+        frames.append(frame)
+        sizes.append(size)
+        rows.append(row)
       if rows:
         padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
         padded[: len(frames)] = frames
@@ -114,11 +117,16 @@ class FrozenLearner:
     return None if self._known is None else self._predictions()
 
   def fit(self, labels: Mapping[int, Float[np.ndarray, 'K 2']]) -> Fit:
-    """Fits a head to these points, in pixels; returns predictions for all. Raises ValueError."""
+    """Fits a head to these points, in pixels; returns predictions for all. Raises ValueError.
+
+    Labelled pictures that can no longer be read are left out, with a warning.
+    """
     known = [n for n in labels if self.described.done[n]]
+    if known:
+      self.flip_pairs = self._pairs(np.stack([labels[n] for n in known]))
+    known = [n for n in known if self._is_read(n, labels[n])]
     if not known:
       raise ValueError('none of the labelled pictures can be described')
-    self.flip_pairs = self._pairs(np.stack([labels[n] for n in known]))
     labelled = self._labelled(known, labels)
     head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
@@ -150,6 +158,16 @@ class FrozenLearner:
       warnings.warn(mirrored.warning(self._guessed, self.landmarks), stacklevel=2)
     self._told = True
     return ()
+
+  def _is_read(self, number: int, pixels: Float[np.ndarray, 'K 2']) -> bool:
+    """Whether all that a fit reads of a labelled picture is known; it may have been deleted."""
+    try:
+      self._checksum(number)
+      self._warped(number, pixels)
+    except BadImage as error:
+      warnings.warn(f'left out of the fit: {error}', stacklevel=2)
+      return False
+    return True
 
   def _labelled(self, known: Sequence[int], labels: Mapping[int, Any]) -> Batch:
     """The labelled pictures, then their warped copies."""
@@ -218,7 +236,8 @@ class FrozenLearner:
 
   def _key(self) -> str:
     """A digest of everything the features depend on."""
-    digest = hashlib.sha256(repr((self.model.frame, self.model.margin, self.crop)).encode())
+    facts = KEPT, self.model.frame, self.model.margin, self.crop
+    digest = hashlib.sha256(repr(facts).encode())
     for leaf in jax.tree.leaves(self.model.describer.variables):
       digest.update(np.ascontiguousarray(leaf).tobytes())
     for number, name in enumerate(self.files.names):

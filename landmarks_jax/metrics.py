@@ -32,6 +32,7 @@ def _distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
     raise ValueError(
       f'points, target, visible, scale have shapes {given}; expected [N, K, 2] twice, [N, K], [N]'
     )
+  visible = visible.astype(bool)  # of COCO's 0, 1, 2, `& ~` would take 2 as not visible
   bad = visible.any(1) & ~((scale > 0) & np.isfinite(scale))
   if bad.any():
     first = int(np.flatnonzero(bad)[0])
@@ -118,7 +119,7 @@ def pck_paper_distances(predictions: Predictions, *, box: int = 48) -> Int[np.nd
   """
   distances = _distances(_in_pixels(predictions, box))
   target = coords.to_pixels(np.asarray(predictions.target), width=box, height=box)
-  counted = predictions.visible & (target > 0).all(-1)
+  counted = np.asarray(predictions.visible, bool) & (target > 0).all(-1)
   return np.where(counted, distances, -1).astype(int)
 
 
@@ -156,7 +157,8 @@ def left_right_swaps(
   if (pairs < 0).any() or (pairs >= distances.shape[1]).any():
     raise ValueError(f'{flip_pairs=}: there are {distances.shape[1]} landmarks, counted from 0')
   own, partner = pairs.ravel(), pairs[:, ::-1].ravel()
-  both: Bool[np.ndarray, 'N P'] = predictions.visible[:, own] & predictions.visible[:, partner]
+  visible = np.asarray(predictions.visible, bool)
+  both: Bool[np.ndarray, 'N P'] = visible[:, own] & visible[:, partner]
   placed = predictions.points[:, own]
   right, wrong = (
     _distances(predictions._replace(points=placed, target=predictions.target[:, k], visible=both))

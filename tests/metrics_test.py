@@ -118,6 +118,22 @@ def test_what_is_invisible_may_hold_anything():
     assert metrics.inter_ocular_error(q) == metrics.inter_ocular_error(p)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  """COCO's 1 and 2 are both labelled; `2 & True` is 0."""
+  p = example()
+  coco = p._replace(visible=p.visible * np.random.default_rng(1).integers(1, 3, p.visible.shape))
+  pairs = [(0, 3), (4, 1)]
+  for score in (
+    metrics.normalised_distances,
+    metrics.pck_paper_distances,
+    lambda given: metrics.left_right_swaps(given, pairs),
+  ):
+    np.testing.assert_array_equal(score(coco), score(p))
+  p.points[1, 2] = np.nan
+  with pytest.raises(ValueError, match='the prediction of 1 visible landmarks is not finite'):
+    metrics.normalised_distances(coco._replace(visible=np.where(p.visible, 2, 0)))
+
+
 def test_nothing_visible_is_an_error():
   p = example()
   p.visible[:] = False

@@ -376,6 +376,36 @@ def test_pictures_and_landmarks_that_show_nothing_do_not_change_the_interval(by_
     metrics.bootstrap_interval(np.full((12, 3), np.nan), by_landmark=by_landmark)
 
 
+@pytest.mark.parametrize('by_landmark', [False, True])
+def test_the_pictures_of_a_group_are_drawn_together(by_landmark):
+  values, group = known(40), np.random.default_rng(4).choice([9, -2, 5, 3, 40], 40)
+  values[group == 5] = np.nan  # a group that shows nothing is not drawn
+  people, bits, means = [-2, 3, 9, 40], np.random.PCG64(5), []
+  for _ in range(200):
+    drawn = [values[group == people[int(number) % 4]] for number in bits.random_raw(4)]
+    columns = [[v for v in column if not math.isnan(v)] for column in np.concatenate(drawn).T]
+    parts = columns if by_landmark else [np.concatenate(columns)]
+    means.append(np.mean([np.mean(part) for part in parts]))
+  options = {'by_landmark': by_landmark, 'seed': 5, 'resamples': 200}
+  found = metrics.bootstrap_interval(values, group=group, **options)
+  np.testing.assert_allclose(found, np.percentile(means, [2.5, 97.5]), rtol=1e-12)
+  alone = metrics.bootstrap_interval(values, group=np.arange(40), **options)
+  assert alone == metrics.bootstrap_interval(values, **options)
+
+
+def test_copies_of_a_picture_widen_the_interval_only_by_group():
+  values = known(200, landmarks=1)
+  copies, group = np.repeat(values, 4, axis=0), np.repeat(np.arange(200), 4)
+  alone, together, by_group = (
+    np.diff(metrics.bootstrap_interval(given, group=by))[0]
+    for given, by in ((values, None), (copies, None), (copies, group))
+  )
+  np.testing.assert_allclose(by_group, alone, rtol=1e-9)
+  np.testing.assert_allclose(together, alone / 2, rtol=0.15)
+  with pytest.raises(ValueError, match=re.escape('(200,); expected (800,), one per picture')):
+    metrics.bootstrap_interval.__wrapped__(copies, group=group[::4])
+
+
 def test_a_large_test_set_has_its_interval_in_seconds():
   values, start = known(1000, landmarks=68), time.monotonic()
   metrics.bootstrap_interval(values)

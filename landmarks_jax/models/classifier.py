@@ -26,7 +26,7 @@ class Classifier(NamedTuple):
 def fit(
   features: Float[np.ndarray, 'N C'], label: Int[np.ndarray, ' N'], *, classes: int
 ) -> Classifier:
-  """Multinomial logistic regression with a ridge whose strength is chosen on a tenth of the examples.
+  """Multinomial logistic regression with a ridge whose strength is chosen on a random tenth.
 
   Args: features: finite. label: 0 to classes - 1, of every example.
 

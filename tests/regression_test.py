@@ -291,3 +291,8 @@ def test_a_validation_split_needs_the_head_that_has_epochs():
     regression.check(Marked, labels=(1, 14))
   with pytest.raises(ValueError, match='copies=-1'):
     regression.check(Marked, labels=1, copies=-1)
+
+
+def test_a_number_of_labels_may_be_numpys():
+  lists = regression._label_lists.__wrapped__
+  np.testing.assert_equal(lists(13, np.int64(4), 2, 0), lists(13, 4, 2, 0))

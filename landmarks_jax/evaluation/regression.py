@@ -274,10 +274,10 @@ def _label_lists(
   """The rows to learn from, by name of the part."""
   if labels is None:
     return {'0': np.arange(count)}
-  one = isinstance(labels, int)
+  one = np.ndim(labels) == 0  # also a NumPy integer
   return {
     f'{draw}' if one else f'n{number}/{draw}': few_shot.draw_labels(count, number, draw, seed=seed)
-    for number in ([labels] if one else labels)
+    for number in np.atleast_1d(labels).tolist()
     for draw in range(draws)
   }
 

@@ -39,7 +39,7 @@ from landmarks_jax.evaluation import features, matching, probing
 from landmarks_jax.evaluation import regression as protocol
 from landmarks_jax.geometry import coords, softargmax
 from landmarks_jax.methods import moco, probe, projection
-from landmarks_jax.models import heads, hypercolumn
+from landmarks_jax.models import hypercolumn, ridge
 from landmarks_jax.runtime import compiler, logs, optim
 
 COLOURS = {'mean': faces.INFO.mean, 'std': faces.INFO.std}
@@ -135,8 +135,8 @@ def estimate_memory(
     'pyramids of labelled pictures': 2 * numbers * options.labelled,
     'pyramids of test pictures': 2 * numbers * options.test,
     'describing a batch': temporary_bytes(describe),
-    'Gram matrices of the folds, and as many copies': 2 * heads.FOLDS * 8 * channels**2,
-    'columns of a block, four times': 4 * heads.BLOCK * 4 * channels * MAPS**2,
+    'Gram matrices of the folds, and as many copies': 2 * ridge.FOLDS * 8 * channels**2,
+    'columns of a block, four times': 4 * ridge.BLOCK * 4 * channels * MAPS**2,
     "the stacked step's code and state": logs.peak_memory() - process,
     "the stacked step's temporaries": step.temporary_bytes,
   }
@@ -187,7 +187,7 @@ def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
   labelled, test = sets
   tell(f'fitting in closed form on {len(labelled.valid):,} pyramids; this takes minutes')
   given = labelled.pyramid, labelled.points, labelled.visible, labelled.valid
-  head = heads.fit_ridge(*given, side=options.side, size=MAPS)
+  head = ridge.fit_ridge(*given, side=options.side, size=MAPS).head
   clock.append(time.perf_counter())
   found = probing.predict(head, test, step=256)
   clock.append(time.perf_counter())

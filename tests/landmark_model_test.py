@@ -13,7 +13,7 @@ from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, load_landmarks
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.methods import equivariant, probe
-from landmarks_jax.models import heads
+from landmarks_jax.models import ridge
 
 FRAME, MARGIN = 20, 2
 METHOD = {'name': 'equivariant', 'network': 'simple', 'dim': 5, 'width': 0.1, 'margin': MARGIN}
@@ -36,7 +36,7 @@ def ridge_head(channels, count):
   kernels = tuple(draw(c, count) for c in channels)
   return Head(
     'ridge',
-    heads.RidgeVariables(
+    ridge.RidgeVariables(
       kernels,
       draw(4, 4, count),
       draw(4, 4, 2),

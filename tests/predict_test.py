@@ -142,6 +142,17 @@ def test_scores_are_of_pictures_that_were_not_learned_from(mine, predicted, tmp_
   assert not (tmp_path / 'again/overlays').exists()
 
 
+def test_where_all_labelled_pictures_were_learned_from_there_is_no_score(mine, tmp_path, capsys):
+  images = f'--images={mine}/train', '--labels=labels.csv'
+  assert run('fit', '--model=RUN', *images, SCALE, '--copies=1', f'--output={tmp_path}/M') == 0
+  options = f'--model={tmp_path}/M', *images, '--overlays=0', f'--output={tmp_path}/out'
+  assert run('predict', *options) == 0
+  out = capsys.readouterr().out
+  assert 'no labelled picture is left to be scored; 12 were learned from' in out
+  assert (tmp_path / 'out/landmarks.csv').exists()
+  assert not (tmp_path / 'out/scores.json').exists()
+
+
 @pytest.mark.parametrize('crop', ['centre', 'pad', 'squash'])
 def test_what_was_learned_from_is_known_whatever_is_cut_out(mine, tmp_path, crop):
   options = f'--model={mine}/M', f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'

@@ -61,7 +61,11 @@ def run(values: flags.FlagValues) -> int:
       return 130
     raise
   print(prediction.write())
-  prediction.score()
+  if prediction.truth is not None:
+    scores = prediction.scores()
+    print(in_words(scores, prediction.unit))
+    if scores['pictures']:
+      prediction.write_scores(scores)
   return 0
 
 
@@ -138,21 +142,29 @@ class Prediction:
       told += f'; {self.outside:,} landmarks are outside their picture and left empty'
     return f'{told}; written to {self.output}'
 
-  def score(self) -> dict[str, Any] | None:
-    """Prints, writes and returns the errors and the reliability, if there are labels."""
-    if self.truth is None:
-      return None
-    from landmarks_jax import metrics  # late: heavy
+  @property
+  def unit(self) -> str:
+    """What errors are divided by, in words."""
+    scale = self.model.scale
+    return scale if isinstance(scale, str) else ' to '.join(self.model.names[i] for i in scale)
+
+  def scores(self) -> dict[str, Any]:
+    """The errors and the reliability, for labelled pictures that were not learned from.
+
+    Without any, only their number `pictures`, 0, and that of those `learned_from`. The reliability
+    is absent if the model has no measured confidence.
+    """
+    import numpy as np  # late: heavy
+
+    from landmarks_jax import metrics
 
     predictions, learned = self._gathered()
     if predictions is None:
-      print(f'no labelled picture is left to be scored; {learned} were learned from')
-      return None
-    measured, scale = self.model.confidence, self.model.scale
+      return {'pictures': 0, 'learned_from': learned}
+    measured = self.model.confidence
     tolerance = 0.1 if measured is None else measured.tolerance
-    unit = scale if isinstance(scale, str) else ' to '.join(self.model.names[i] for i in scale)
     distances = metrics.normalised_distances(predictions)
-    known = distances[distances == distances]
+    known = distances[~np.isnan(distances)]
     scores = {
       'pictures': len(predictions.points),
       'learned_from': learned,
@@ -160,21 +172,14 @@ class Prediction:
       'tolerance': tolerance,
       'below_tolerance': float((known < tolerance).mean()),
     }
-    print(
-      f'{scores["pictures"]:,} labelled pictures that were not learned from: error '
-      f'{scores["error_percent"]:.2f} % of {unit}; {100 * scores["below_tolerance"]:.1f} % of '
-      f'the landmarks below {100 * tolerance:g} %'
-    )
     if measured is not None:
       bins, gap = metrics.reliability(predictions, tolerance=tolerance)
       scores |= {'reliability': [one._asdict() for one in bins], 'calibration_error': gap}
-      print('\nconfidence   landmarks   claimed   observed')
-      for one in bins:
-        told = f'{one.count:13,}{one.confidence:10.2f}{one.observed:11.2f}'
-        print(f'{one.low:.1f} to {one.high:.1f}{told}')
-      print(f'claimed and observed differ by {gap:.3f} in the mean')
-    (self.output / SCORES).write_text(json.dumps(scores, indent=2) + '\n')
     return scores
+
+  def write_scores(self, scores: dict[str, Any]) -> None:
+    """Writes what `scores` returned beside what `write` wrote."""
+    (self.output / SCORES).write_text(json.dumps(scores, indent=2) + '\n')
 
   def _labels(self, table: Any) -> Any:
     """The truth about all pictures; those without any have no visible landmark."""
@@ -253,6 +258,25 @@ class Prediction:
     path = self.output / name
     with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
       csv.writer(file).writerows([header, *rows])
+
+
+def in_words(scores: dict[str, Any], unit: str) -> str:
+  """What `Prediction.scores` returned, as lines for a person; unit: of `Prediction.unit`."""
+  if not scores['pictures']:
+    return f'no labelled picture is left to be scored; {scores["learned_from"]} were learned from'
+  lines = [
+    f'{scores["pictures"]:,} labelled pictures that were not learned from: error '
+    f'{scores["error_percent"]:.2f} % of {unit}; {100 * scores["below_tolerance"]:.1f} % of '
+    f'the landmarks below {100 * scores["tolerance"]:g} %'
+  ]
+  if 'reliability' in scores:
+    lines += ['', 'confidence   landmarks   claimed   observed']
+    for one in scores['reliability']:
+      told = f'{one["count"]:13,}{one["confidence"]:10.2f}{one["observed"]:11.2f}'
+      lines.append(f'{one["low"]:.1f} to {one["high"]:.1f}{told}')
+    gap = scores['calibration_error']
+    lines.append(f'claimed and observed differ by {gap:.3f} in the mean')
+  return '\n'.join(lines)
 
 
 def _tell(line: str) -> None:

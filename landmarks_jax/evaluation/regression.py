@@ -19,7 +19,7 @@ from landmarks_jax.evaluation import features, few_shot, probing
 from landmarks_jax.evaluation import rows as scoring
 from landmarks_jax.evaluation.rows import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
-from landmarks_jax.models import heads
+from landmarks_jax.models.ridge import fit_ridge
 
 RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
@@ -206,7 +206,7 @@ def ridge(
   flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> Predictions:
   """Fits the closed-form head on labelled rows and predicts the landmarks of `target`."""
-  head = heads.fit_ridge(
+  fitted = fit_ridge(
     labelled.pyramid,
     labelled.points,
     labelled.visible,
@@ -216,7 +216,7 @@ def ridge(
     side=side,
     size=size,
   )
-  return probing.predict(head, target, step=256)
+  return probing.predict(fitted.head, target, step=256)
 
 
 def probe(

@@ -20,7 +20,7 @@ from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, Scale
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import Labels, Pictures, batches, check_facts, distances
-from landmarks_jax.models import heads
+from landmarks_jax.models import ridge
 from landmarks_jax.runtime import logs
 
 OWN = 'labelled', 'rows', 'seed', 'report'  # arguments of `probing.fit` that are said here
@@ -65,7 +65,7 @@ def fit_landmarks(
     scale: what errors are divided by: a pair of landmarks, such as the eyes, or the 'frame'.
     tolerance: confidence is the probability of an error below `tolerance` times the scale.
     head: 'ridge', in closed form, or 'probe', the published one, trained by gradient descent, and
-      trained twice if its confidence is measured. options: of `heads.fit_ridge` (size, spread) or
+      trained twice if its confidence is measured. options: of `ridge.fit_ridge` (size, spread) or
       of `probing.fit` (size, epochs, ...), whose defaults are the published ones.
     copies: random warps of every picture to learn from as well. seed: of the warps.
 
@@ -161,7 +161,7 @@ def _fit_ridge(
 ) -> tuple[Head, Judged | None]:
   """The head, and the evidence and error of the pictures that it held out."""
   known = _joined([labelled, *warped])
-  head, held_out = heads.fit_ridge_held_out(
+  head, held_out = ridge.fit_ridge(
     known.pyramid,
     known.points,
     known.visible,

@@ -1,6 +1,6 @@
 """The heads that a landmark model can have: how each reads a pyramid, and how it is stored.
 
-Heads come from elsewhere: 'ridge' from `models.heads.fit_ridge`, 'probe' from
+Heads come from elsewhere: 'ridge' from `models.ridge.fit_ridge`, 'probe' from
 `evaluation.probing.fit` or from published weights.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from landmarks_jax.contracts import Array, Pyramid, PyTree
 from landmarks_jax.methods import probe
-from landmarks_jax.models import heads
+from landmarks_jax.models import ridge
 from landmarks_jax.runtime import checkpoint
 
 RIDGE, PROBE = 'ridge', 'probe'
@@ -24,7 +24,7 @@ PROBE_OPTIONS = {'size': 48, 'sharpness': 100.0}
 class Head(NamedTuple):
   """Reads landmarks from a pyramid; can be stored as named arrays.
 
-  variables: `heads.RidgeVariables` for 'ridge'; for 'probe' as `probe.random_params` describes
+  variables: `ridge.RidgeVariables` for 'ridge'; for 'probe' as `probe.random_params` describes
   them: inner, a kernel [C_l, K * P] for each level, and outer [K, 2P, 2]. options: none for
   'ridge'; PROBE_OPTIONS for 'probe'.
   """
@@ -47,7 +47,7 @@ class Head(NamedTuple):
   def look(self) -> Callable[[PyTree, Pyramid], tuple[Array, Array]]:
     """(variables, pyramid) -> points [B, K, 2], normalised, and evidence [B, K, E] of doubt."""
     if self.kind == RIDGE:
-      return heads.look_ridge
+      return ridge.look_ridge
     return functools.partial(look_probe, **(PROBE_OPTIONS | dict(self.options)))
 
   def arrays(self) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[st
   rest = {name: arrays[name] for name in others}
   _check_shapes(kind, [arrays[name] for name in names], rest, others)
   variables = rest | {kernels: tuple(arrays[name] for name in names)}
-  head = heads.RidgeVariables(**variables) if kind == RIDGE else variables
+  head = ridge.RidgeVariables(**variables) if kind == RIDGE else variables
   wrong = [name for name in options if name not in PROBE_OPTIONS or kind == RIDGE]
   if wrong:
     raise ValueError(f'a head of the kind {kind} has no option {wrong[0]!r}')
@@ -82,9 +82,9 @@ def look_probe(
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K E']]:
   """Landmarks of the published head, and evidence of doubt: spread and peaks of its own points."""
   points, peak = probe.intermediate_points(variables, pyramid, size=size, sharpness=sharpness)
-  spread = jnp.sqrt(points.var(2).sum(-1) + heads.LEAST_SPREAD**2)
+  spread = jnp.sqrt(points.var(2).sum(-1) + ridge.LEAST_SPREAD**2)
   return probe.read_out(variables, points), jnp.stack(
-    [jnp.log(spread), -jnp.log(jnp.maximum(peak.mean(-1), heads.LEAST_SPREAD))], axis=-1
+    [jnp.log(spread), -jnp.log(jnp.maximum(peak.mean(-1), ridge.LEAST_SPREAD))], axis=-1
   )
 
 

@@ -29,7 +29,7 @@ from landmarks_jax.labelling import order
 from landmarks_jax.labelling.described import Described
 from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.labelling.session import Fit
-from landmarks_jax.models import heads
+from landmarks_jax.models import ridge
 
 COPIES, MOST_COPIES = 6, 1000  # warped copies of each labelled picture, and in total
 BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
@@ -252,12 +252,12 @@ class _One:
 
 def fit_head(
   labelled: Batch, *, side: int, flip_pairs: Sequence[tuple[int, int]]
-) -> tuple[heads.RidgeVariables, Confidence | None]:
+) -> tuple[ridge.RidgeVariables, Confidence | None]:
   """The closed-form head for labelled pyramids, and its measured confidence.
 
   `index` groups the rows of one picture; the first row of each group is the picture itself.
   """
-  head, held_out = heads.fit_ridge_held_out(
+  head, held_out = ridge.fit_ridge(
     labelled.pyramid,
     labelled.points,
     labelled.visible,

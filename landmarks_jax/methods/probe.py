@@ -3,7 +3,7 @@
 Each of K landmarks has some intermediate maps, linear in the hypercolumn; a sharp softmax turns
 each map into a point; the landmark is linear in its own points (specification section 5). The head
 learns from labels with the common train step, on cached pyramids (evaluation/probing.py) or on
-pictures through a frozen network. The closed-form alternative is `heads.fit_ridge`, which also
+pictures through a frozen network. The closed-form alternative is `ridge.fit_ridge`, which also
 handles many landmarks on a CPU: here 68 landmarks are 3,400 maps, 31 MB per picture at 48x48.
 """
 

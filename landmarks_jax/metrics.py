@@ -32,6 +32,7 @@ def _distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
     raise ValueError(
       f'points, target, visible, scale have shapes {given}; expected [N, K, 2] twice, [N, K], [N]'
     )
+  visible = visible.astype(bool)  # of COCO's 0, 1, 2, `& ~` would take 2 as not visible
   bad = visible.any(1) & ~((scale > 0) & np.isfinite(scale))
   if bad.any():
     first = int(np.flatnonzero(bad)[0])
@@ -118,7 +119,7 @@ def pck_paper_distances(predictions: Predictions, *, box: int = 48) -> Int[np.nd
   """
   distances = _distances(_in_pixels(predictions, box))
   target = coords.to_pixels(np.asarray(predictions.target), width=box, height=box)
-  counted = predictions.visible & (target > 0).all(-1)
+  counted = np.asarray(predictions.visible, bool) & (target > 0).all(-1)
   return np.where(counted, distances, -1).astype(int)
 
 
@@ -156,7 +157,8 @@ def left_right_swaps(
   if (pairs < 0).any() or (pairs >= distances.shape[1]).any():
     raise ValueError(f'{flip_pairs=}: there are {distances.shape[1]} landmarks, counted from 0')
   own, partner = pairs.ravel(), pairs[:, ::-1].ravel()
-  both: Bool[np.ndarray, 'N P'] = predictions.visible[:, own] & predictions.visible[:, partner]
+  visible = np.asarray(predictions.visible, bool)
+  both: Bool[np.ndarray, 'N P'] = visible[:, own] & visible[:, partner]
   placed = predictions.points[:, own]
   right, wrong = (
     _distances(predictions._replace(points=placed, target=predictions.target[:, k], visible=both))
@@ -226,6 +228,7 @@ def reliability(
 def bootstrap_interval(
   values: Float[np.ndarray, 'N K'],
   *,
+  group: Int[np.ndarray, ' N'] | None = None,
   by_landmark: bool = False,
   seed: int = 0,
   resamples: int = 1000,
@@ -234,18 +237,27 @@ def bootstrap_interval(
 
   Args:
     values: NaN where not known, such as `normalised_distances` or `pck_hits`.
+    group: a number for each picture, such as that of its person: all pictures of one group are
+      drawn together. Pictures of one person err alike, and drawn one by one they give an interval
+      that is too narrow for other people. None: every picture by itself.
     by_landmark: take the mean over landmarks of each one's own mean, as PCK does, instead of the
       mean of all known values.
-    seed, resamples: `resamples` times, N of the N pictures that have a value are drawn with
-      replacement; the draws are the same in every version of NumPy.
+    seed, resamples: `resamples` times, N of the N pictures (or groups) that have a value are drawn
+      with replacement; the draws are the same in every version of NumPy.
 
-  Raises ValueError where nothing is known. One picture has no spread: low is high.
+  Raises ValueError where nothing is known, and unless `group` has one number for each picture. One
+  picture, or group, has no spread: low is high.
   """
   known = ~np.isnan(values)
   some = known.any(1)
   if not some.any():
     raise ValueError(f'no known value among {values.size}: there is no interval')
   known, filled = known[some].astype(float), np.where(known, values, 0)[some]
+  if group is not None:
+    if np.shape(group) != some.shape:
+      raise ValueError(f'group has shape {np.shape(group)}; expected {some.shape}, one per picture')
+    place = np.unique(np.asarray(group)[some], return_inverse=True)[1]
+    known, filled = (_sums(x, place) for x in (known, filled))
   bits, count = np.random.PCG64(seed), len(filled)  # bits, as in evaluation/few_shot.py
   means = []
   for _ in range(resamples):
@@ -256,6 +268,15 @@ def bootstrap_interval(
     means.append((total[seen] / number[seen]).mean() if by_landmark else total.sum() / number.sum())
   low, high = np.quantile(means, (0.025, 0.975))
   return float(low), float(high)
+
+
+def _sums(
+  values: Float[np.ndarray, 'N K'], group: Int[np.ndarray, ' N']
+) -> Float[np.ndarray, 'G K']:
+  """The sum over the rows of each group, 0 to G - 1."""
+  total = np.zeros((group.max() + 1, values.shape[1]))
+  np.add.at(total, group, values)
+  return total
 
 
 def _in_pixels(predictions: Predictions, side: int) -> Predictions:

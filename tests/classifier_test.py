@@ -80,6 +80,21 @@ def spy(chosen, real):
   return call
 
 
+def test_a_tenth_of_every_class_is_held_out_when_classes_come_in_turn(monkeypatch):
+  label, found = np.arange(200) % 5, []
+
+  def choose(features, label, held, start):
+    found.append(held)
+    return 0.01, start
+
+  monkeypatch.setattr(classifier, '_choose', choose)
+  for _ in range(2):
+    classifier.fit(np.random.default_rng(0).normal(size=(200, 3)), label, classes=5)
+  assert found[0].sum() == 20
+  assert np.bincount(label[found[0]], minlength=5).min() >= 2
+  np.testing.assert_array_equal(*found)
+
+
 def test_a_channel_that_never_changes_does_no_harm():
   features, label = clouds(100)
   features[:, 1] = 3

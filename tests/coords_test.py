@@ -52,6 +52,13 @@ def test_whole_pixels_may_be_integers():
   )
 
 
+@pytest.mark.parametrize('library', [np, jnp])
+def test_pixels_may_be_bytes(library):
+  pixels = np.array([[200, 100], [0, 255]])
+  found = coords.to_normalised(library.asarray(pixels, np.uint8), width=256, height=256)
+  np.testing.assert_allclose(found, 2 * pixels / 255 - 1, rtol=1e-6)
+
+
 def test_the_grid_holds_every_pixel_as_x_y():
   grid = coords.pixel_grid(4, 7)
   assert grid.shape == (4, 7, 2)

@@ -157,9 +157,10 @@ def test_angles_are_those_of_a_slow_loop():
   assert found['spread'] == pytest.approx(np.degrees(np.arccos(between)).mean())
 
 
-def test_the_label_of_a_hidden_point_does_not_matter():
+@pytest.mark.parametrize('anything', [0.3, np.nan])
+def test_the_label_of_a_hidden_point_does_not_matter(anything):
   batch = described()
-  points = np.where(batch.visible[..., None], batch.points, np.float32(0.3))
+  points = np.where(batch.visible[..., None], batch.points, np.float32(anything))
   assert (points != batch.points).any()
   assert drift.angles(batch._replace(points=points), side=SIDE) == drift.angles(batch, side=SIDE)
 

@@ -104,6 +104,9 @@ def test_neighbours_and_their_gradient_are_those_of_a_roll():
 
   ours, theirs = cost(equivariant.neighbours), cost(lambda maps: jnp.roll(maps, -1, axis=0))
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  # Networks of several seeds are trained at once by `vmap`.
+  both = jax.vmap(jax.grad(lambda maps: (jnp.sin(equivariant.neighbours(maps)) * weight).sum()))
+  np.testing.assert_allclose(both(np.stack([maps, weight]))[0], theirs[1], rtol=1e-6)
 
 
 def test_padding_costs_nothing():

@@ -144,6 +144,28 @@ def test_nothing_to_describe_is_an_error():
       features.gather(describer(), batches)
 
 
+class Coco(Noise):
+  """The same pictures with COCO's numbers: 0, 1 or 2, of which 1 and 2 are labelled."""
+
+  def __getitem__(self, index):
+    example = super().__getitem__(index)
+    return example | {'visible': example['visible'] * np.array([1, 2, 2])}
+
+
+def test_visibility_as_numbers_becomes_true_and_false():
+  plain, numbers = (
+    features.gather(describer(), pipeline.evaluation_batches(s, batch_size=4))
+    for s in (Noise(6), Coco(6))
+  )
+  assert numbers.visible.dtype == bool
+  np.testing.assert_array_equal(numbers.visible, plain.visible)
+  plain, numbers = (
+    features.gather_warped(describer(), s, np.arange(6), copies=1, warp=WARP)
+    for s in (Noise(6), Coco(6))
+  )
+  np.testing.assert_array_equal(numbers.visible, plain.visible)
+
+
 # --- warped copies
 
 

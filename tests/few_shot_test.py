@@ -90,3 +90,8 @@ def test_lists_are_named_by_their_number_of_labels_where_there_are_several():
     number, draw = map(int, name[1:].split('/'))
     assert rows.tolist() == few_shot.draw_labels(40, number, draw, seed=4).tolist()
   assert few_shot.label_lists(40, (), 2) == {}
+
+
+def test_a_number_of_labels_may_be_numpys():
+  lists = few_shot.label_lists.__wrapped__  # without the check of annotations that tests have
+  np.testing.assert_equal(lists(13, np.int64(4), 2), lists(13, 4, 2))

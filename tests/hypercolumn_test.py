@@ -55,6 +55,7 @@ def test_one_number_is_a_square():
   np.testing.assert_array_equal(resize(level, 6), resize(level, (6, 6)))
   assert stack(pyramid(), 6).shape == (2, 6, 6, 18)
   assert project(pyramid(), kernels(), 6).shape == (2, 6, 6, 11)
+  assert hypercolumn.resize.__wrapped__(level, np.int64(6)).shape == (2, 6, 6, level.shape[3])
 
 
 def test_levels_are_stacked_in_the_order_of_the_pyramid():

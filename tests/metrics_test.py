@@ -118,6 +118,22 @@ def test_what_is_invisible_may_hold_anything():
     assert metrics.inter_ocular_error(q) == metrics.inter_ocular_error(p)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  """COCO's 1 and 2 are both labelled; `2 & True` is 0."""
+  p = example()
+  coco = p._replace(visible=p.visible * np.random.default_rng(1).integers(1, 3, p.visible.shape))
+  pairs = [(0, 3), (4, 1)]
+  for score in (
+    metrics.normalised_distances,
+    metrics.pck_paper_distances,
+    lambda given: metrics.left_right_swaps(given, pairs),
+  ):
+    np.testing.assert_array_equal(score(coco), score(p))
+  p.points[1, 2] = np.nan
+  with pytest.raises(ValueError, match='the prediction of 1 visible landmarks is not finite'):
+    metrics.normalised_distances(coco._replace(visible=np.where(p.visible, 2, 0)))
+
+
 def test_nothing_visible_is_an_error():
   p = example()
   p.visible[:] = False
@@ -358,6 +374,36 @@ def test_pictures_and_landmarks_that_show_nothing_do_not_change_the_interval(by_
   )
   with pytest.raises(ValueError, match='no known value among 36: there is no interval'):
     metrics.bootstrap_interval(np.full((12, 3), np.nan), by_landmark=by_landmark)
+
+
+@pytest.mark.parametrize('by_landmark', [False, True])
+def test_the_pictures_of_a_group_are_drawn_together(by_landmark):
+  values, group = known(40), np.random.default_rng(4).choice([9, -2, 5, 3, 40], 40)
+  values[group == 5] = np.nan  # a group that shows nothing is not drawn
+  people, bits, means = [-2, 3, 9, 40], np.random.PCG64(5), []
+  for _ in range(200):
+    drawn = [values[group == people[int(number) % 4]] for number in bits.random_raw(4)]
+    columns = [[v for v in column if not math.isnan(v)] for column in np.concatenate(drawn).T]
+    parts = columns if by_landmark else [np.concatenate(columns)]
+    means.append(np.mean([np.mean(part) for part in parts]))
+  options = {'by_landmark': by_landmark, 'seed': 5, 'resamples': 200}
+  found = metrics.bootstrap_interval(values, group=group, **options)
+  np.testing.assert_allclose(found, np.percentile(means, [2.5, 97.5]), rtol=1e-12)
+  alone = metrics.bootstrap_interval(values, group=np.arange(40), **options)
+  assert alone == metrics.bootstrap_interval(values, **options)
+
+
+def test_copies_of_a_picture_widen_the_interval_only_by_group():
+  values = known(200, landmarks=1)
+  copies, group = np.repeat(values, 4, axis=0), np.repeat(np.arange(200), 4)
+  alone, together, by_group = (
+    np.diff(metrics.bootstrap_interval(given, group=by))[0]
+    for given, by in ((values, None), (copies, None), (copies, group))
+  )
+  np.testing.assert_allclose(by_group, alone, rtol=1e-9)
+  np.testing.assert_allclose(together, alone / 2, rtol=0.15)
+  with pytest.raises(ValueError, match=re.escape('(200,); expected (800,), one per picture')):
+    metrics.bootstrap_interval.__wrapped__(copies, group=group[::4])
 
 
 def test_a_large_test_set_has_its_interval_in_seconds():

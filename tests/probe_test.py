@@ -182,6 +182,18 @@ def test_invisible_landmarks_get_no_gradient_whatever_their_label():
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  method, batch = small(), random_batch()
+  visible = batch.visible.copy()
+  visible[0, 1] = False
+  params, aux = method.init(RNG, batch)
+  found = [
+    loss_and_grads(method, params, aux, batch._replace(visible=given))
+    for given in (visible, np.where(visible, 2, 0))  # COCO's: 2 is visible
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_padding_counts_for_nothing():
   batch, method = random_batch(5), small()
   params, aux = method.init(RNG, batch)

@@ -253,6 +253,18 @@ def test_samples_far_outside_count_as_nothing():
   assert 0 < found[1] < 1
 
 
+def test_boxes_no_larger_than_the_picture_may_leave_it():
+  r = np.random.default_rng(0)
+  maps, stride = r.normal(size=(1, 6, 9, 2)), 16
+  low = r.uniform(-90, 140, (20, 2))
+  boxes = np.concatenate([low, low + r.uniform(0.2, 1, (20, 2)) * [144, 96]], -1)
+  boxes[:2] = [-30, 20, 114, 116], [72, -48, 216, 48]  # as large as the picture
+  for size in (1, 2):
+    found = regions.roi_align(np.float32(maps), np.float32(boxes[None]), stride=stride, size=size)
+    for box, bins in zip(boxes, found[0], strict=True):
+      np.testing.assert_allclose(bins, roi_align_oracle(maps[0], box, stride, size), atol=1e-5)
+
+
 def test_half_precision_maps_are_pooled_in_float32():
   maps = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
   found = regions.roi_align(maps, np.float32([[[0, 0, 32, 32]]]), stride=8)

@@ -139,9 +139,11 @@ def point_labels(
 ) -> tuple[Float[np.ndarray, 'N K L'], Float[np.ndarray, 'K L']]:
   """The unit label of every point in every frame, and the mean direction for every point.
 
-  described: with `pyramid` of one level, `points` and `visible`.
+  described: with `pyramid` of one level, `points` and `visible`. Points that are not visible may
+  hold anything.
   """
-  labels = hypercolumn.sample(*described.pyramid, described.points, side=side)
+  points = np.where(described.visible[..., None], described.points, 0)  # nan * 0 would be nan
+  labels = hypercolumn.sample(*described.pyramid, points, side=side)
   labels = _unit(np.asarray(labels, np.float64))
   return labels, _unit((labels * described.visible[..., None]).sum(0))
 

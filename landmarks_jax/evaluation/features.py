@@ -147,6 +147,8 @@ def _collect(
   parts = []
   for batch in batches:
     batch = regions.centre_crop(batch._replace(next=None, flow=None, flow_valid=None), margin)
+    if batch.visible is not None:  # COCO's 0, 1, 2 would index and mask as numbers
+      batch = batch._replace(visible=batch.visible.astype(bool))
     batch = spread.place(batch)
     seen = look(describer.variables, batch.image)
     part = spread.fetch((batch._replace(image=None), seen))
@@ -221,7 +223,7 @@ def compiled_warp(
     image = splines.warp_image(jnp.asarray(batch.image, float), warps)
     moved = splines.invert(warps, batch.points)
     found = (jnp.abs(moved) < splines.NOWHERE).all(-1)
-    batch = batch._replace(image=image, points=moved, visible=batch.visible & found)
+    batch = batch._replace(image=image, points=moved, visible=batch.visible.astype(bool) & found)
     batch = regions.centre_crop(batch, margin)
     pyramid = apply(variables, batch.image, None)
     return batch._replace(

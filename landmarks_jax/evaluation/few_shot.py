@@ -16,10 +16,10 @@ def label_lists(
   """
   if labels is None:
     return {'0': np.arange(count)}
-  one = isinstance(labels, int)
+  one = np.ndim(labels) == 0  # also a NumPy integer
   return {
     f'{draw}' if one else f'n{number}/{draw}': draw_labels(count, number, draw, seed=seed)
-    for number in ([labels] if one else labels)
+    for number in np.atleast_1d(labels).tolist()
     for draw in range(draws)
   }
 

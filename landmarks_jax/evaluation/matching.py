@@ -326,7 +326,8 @@ def _pairs(
 
 
 def _frames(fields: Mapping[str, np.ndarray]) -> Batch:
-  return Batch(**{name: fields[name] for name in ('image', 'index', 'points', 'visible')})
+  batch = Batch(**{name: fields[name] for name in ('image', 'index', 'points', 'visible')})
+  return batch._replace(visible=batch.visible.astype(bool))
 
 
 def _doubled(batch: Batch) -> Batch:

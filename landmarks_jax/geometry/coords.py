@@ -25,7 +25,8 @@ def to_normalised(
   >>> to_normalised(np.array([0.0, 9.0]), width=10, height=10)
   array([-1.,  1.])
   """
-  return 2 * pixels / np.array([width - 1, height - 1], np.float32) - 1
+  # Divided first: 2 * pixels overflows in bytes.
+  return 2 * (pixels / np.array([width - 1, height - 1], np.float32)) - 1
 
 
 def to_pixels(

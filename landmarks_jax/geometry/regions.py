@@ -96,7 +96,10 @@ def roi_align(
   """Features of maps in boxes, pooled into size x size bins each (RoIAlign, He et al. 2017).
 
   Args:
-    maps: [B, h, w, C]. boxes: (left, top, right, bottom) in pixels of the picture that was mapped.
+    maps: [B, h, w, C].
+    boxes: (left, top, right, bottom) in pixels of the picture that was mapped, with sides no longer
+      than its own. They may leave it: samples a cell or more outside are 0. Clip larger boxes
+      first: they would lose samples, since their number is fixed for those that can be inside.
     stride: pixels from one cell of the maps to the next.
 
   torchvision's roi_align with an adaptive number of samples and aligned=False: the edge at `stride`
@@ -119,7 +122,7 @@ def _bin_weights(
   low = low[..., None, None]
   width = jnp.maximum(high[..., None, None] - low, 1) / bins
   count = jnp.ceil(width)  # samples per bin: at least one for each cell that it covers
-  sample = jnp.arange(-(-cells // bins) + 1)  # no bin inside the picture has more
+  sample = jnp.arange(-(-cells // bins) + 1)  # no bin of a box as large as the picture has more
   place = low + (jnp.arange(bins)[:, None] + (sample + 0.5) / count) * width
   taken = (sample < count) & (place >= -1) & (place <= cells)
   place = jnp.clip(place, 0, cells - 1)[..., None]

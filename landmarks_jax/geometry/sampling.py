@@ -5,6 +5,7 @@ from jaxtyping import Float, Num
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.geometry import coords
 
 
@@ -59,18 +60,20 @@ def interval_matrix(
 
 
 def crop_resize(
-  image: Float[Array, 'B H W C'], boxes: Num[Array, 'B 4'], *, size: int
+  image: Num[Array, 'B H W C'], boxes: Num[Array, 'B 4'], *, size: int
 ) -> Float[Array, 'B {size} {size} C']:
   """Cuts one box from each picture and stretches it to a square of `size` pixels.
 
   Args:
-    image: [B, H, W, C].
+    image: [B, H, W, C]; whole numbers, such as bytes, become float32.
     boxes: [B, 4] as (x, y, width, height) in whole pixels, inside the picture, sides at least 1.
     size: side of the result in pixels.
 
   Raises ValueError unless there is one box per picture.
   """
   shapes.check(image=(image, 'B H W C'), boxes=(boxes, 'B 4'))
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    image = at_least_float32(image)  # weights below 1 would be 0 as integers
   x, y, width, height = (boxes[:, i] for i in range(4))
   rows = interval_matrix(y, height, side=image.shape[1], size=size).astype(image.dtype)
   columns = interval_matrix(x, width, side=image.shape[2], size=size).astype(image.dtype)

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import custom_derivatives
 from jaxtyping import Float, PRNGKeyArray
 
 from landmarks_jax import losses
@@ -28,14 +27,17 @@ NETWORKS = (*smallnet.LAYERS, 'hourglass')
 LOSSES = ('distance', 'nll')
 
 
+@jax.custom_vjp
 def neighbours(maps: Float[Array, 'B h w L']) -> Float[Array, 'B h w L']:
   """For each picture, the maps of the next one in the batch; the first follows the last."""
-  # The transpose that JAX derives, of a slice and a concatenation, sends a device's maps several
-  # times; this one sends a single map, like the roll itself.
-  roll = functools.partial(jnp.roll, axis=0)
-  return custom_derivatives.linear_call(
-    lambda _, maps: roll(maps, -1), lambda _, gradient: roll(gradient, 1), (), maps
-  )
+  return jnp.roll(maps, -1, axis=0)
+
+
+# The gradient that JAX derives, of a slice and a concatenation, sends a device's maps several
+# times; this one sends a single map, like the roll itself.
+neighbours.defvjp(
+  lambda maps: (neighbours(maps), None), lambda _, gradient: (jnp.roll(gradient, 1, axis=0),)
+)
 
 
 def build(

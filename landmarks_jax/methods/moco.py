@@ -105,6 +105,9 @@ def build(
     precision: 'bfloat16' or 'float32' of the networks; losses and statistics are float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
 
+  The loss takes full batches, as training's always are: `Batch.valid` is ignored, so that padding
+  would count, as a negative too.
+
   aux: `stats` (running statistics; a ViT has none), `key` and `key_stats` (momentum encoder),
   `queue`, `pointer`.
   """

@@ -93,7 +93,7 @@ def build(
     independent_target: the target starts from other random weights, as published, not from a copy.
     norm_groups: BatchNorm groups; both views of a picture share one.
     classes: of `label`, if any: a linear classifier is trained alongside, without a gradient to the
-      rest; its accuracy is the metric `online_top1`.
+      rest; its accuracy is the metric `online_top1`. Padding counts in it (training has none).
     size: crops are stretched to this many pixels; None is the frame's side. margin: pixels then cut
       from each side.
     area, aspect, jitter, grey: of `views.random_located_view`. blurred, solarised: probabilities

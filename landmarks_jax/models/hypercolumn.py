@@ -29,7 +29,7 @@ def resize(
 
   Args: maps: [B, h, w, C]. size: the side, or (height, width), of the result.
   """
-  height, width = (size, size) if isinstance(size, int) else size
+  height, width = (size, size) if np.ndim(size) == 0 else size
   shape = (maps.shape[0], height, width, maps.shape[3])
   return jax.image.resize(maps, shape, 'bilinear', antialias=False)
 
@@ -64,7 +64,7 @@ def project(
     raise ValueError(f'kernels: {len(kernels)} given, but the pyramid has {len(pyramid)} levels')
   for i, (level, kernel) in enumerate(zip(pyramid, kernels, strict=True)):
     shapes.check(**{f'pyramid[{i}]': (level, 'B h w C'), f'kernels[{i}]': (kernel, 'C D')})
-  height, width = (size, size) if isinstance(size, int) else size
+  height, width = (size, size) if np.ndim(size) == 0 else size
   dtype = jnp.result_type(jnp.float32, *pyramid, *kernels)
   levels = zip(pyramid, kernels, strict=True)
   mapped = [jnp.matmul(f, k, preferred_element_type=dtype) for f, k in levels]

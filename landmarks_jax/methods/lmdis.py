@@ -350,7 +350,7 @@ def forward(
   maps: Float[Array, 'B h w I'],
   *,
   momentum: float | None = None,
-) -> tuple[Float[Array, 'B h w O'], PyTree]:
+) -> tuple[Float[Array, 'B i j O'], PyTree]:
   """A network's maps in float32 at least, and its running statistics.
 
   Args: momentum: of the statistics in training mode; None is test mode.

@@ -14,7 +14,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from landmarks_jax.contracts import TrainState
-from landmarks_jax.runtime import checkpoint, optim, sharding
+from landmarks_jax.runtime import checkpoint, optim, run_folder, sharding
 
 tx = optim.build(name='adam', learning_rate=0.1, epochs=2, weight_decay=1e-4)
 
@@ -188,6 +188,15 @@ def test_a_missing_checkpoint_is_named(folder, tmp_path):
   assert not (tmp_path / 'nowhere').exists()
   with pytest.raises(FileNotFoundError, match=r'no step 15 in .*; complete steps .*\[10, 20\]'):
     checkpoint.read_variables(folder, step=15)
+
+
+def test_a_run_that_has_not_selected_yet_has_the_weights_of_its_newest_step(folder):
+  run = folder.parent
+  with checkpoint.Checkpoints(run / run_folder.SELECTED, keep=None) as selected:
+    assert run_folder.weights(run) == run / run_folder.ALL
+    selected.save(10, make_state(10))
+  assert run_folder.weights(run) == run / run_folder.SELECTED
+  assert run_folder.weights(run, selected=False) == run / run_folder.ALL
 
 
 def test_a_step_is_written_once_and_never_before_a_later_one(folder):

@@ -3,9 +3,11 @@
 The trees are those of the readers' own tests, in the official layouts.
 """
 
+import codecs
 import pathlib
 import re
 import shlex
+import shutil
 
 import aflw_test
 import cats_test
@@ -142,6 +144,17 @@ def test_what_is_prepared_gives_the_examples_of_the_original(name, request, tmp_
     assert len(raw) > 0
     assert_same(raw, stored)
   assert not raw.info.names or any(raw.catalogue.label_bytes())
+
+
+@pytest.mark.parametrize('name', ['aflw_m', 'aflw_r', 'celeba', 'cub', 'mafl'])
+def test_a_byte_order_mark_is_no_part_of_a_list(name, request, tmp_path_factory):
+  tree = tmp_path_factory.mktemp('marked') / name
+  shutil.copytree(request.getfixturevalue(name), tree)
+  split = parts[name][0]
+  before = source.open_source(name, path=str(tree), split=split)
+  for file in [file for file in tree.rglob('*') if file.suffix in ('.txt', '.csv')]:
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+  assert_same(before, source.open_source(name, path=str(tree), split=split))
 
 
 def commands():

@@ -1,5 +1,6 @@
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -214,6 +215,17 @@ def test_labels_may_lie_elsewhere_and_come_from_a_spreadsheet(animals, tmp_path_
   write(other, *text, name='p.csv', encoding='utf-8-sig', newline='\r\n')
   source = opened(animals, labels=str(other / 'p.csv'), unlabelled='skip')
   assert source.files == ('train/cat.png', 'train/dog.png')
+
+
+@pytest.mark.parametrize(('there', 'given'), [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_labels_find_files_whose_accents_are_written_another_way(tmp_path, there, given):
+  there, given = (unicodedata.normalize(form, 'Ägypten/café.png') for form in (there, given))
+  save(tmp_path / there)
+  save(tmp_path / 'plain.png')
+  write(tmp_path, 'file,nose_x,nose_y', 'plain.png,11,12', f'{given},13,14', encoding='utf-8')
+  source = opened(tmp_path, labels='points.csv')
+  assert set(source.files) == {'plain.png', there}
+  np.testing.assert_array_equal(source.catalogue.labels.points[there], [[13, 14]])
 
 
 def test_rotated_pictures_are_labelled_as_they_are_displayed(tmp_path):

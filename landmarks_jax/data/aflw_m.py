@@ -46,7 +46,7 @@ def _read_csv(path: pathlib.Path) -> tuple[list[str], Float[np.ndarray, 'N 5 2']
   """Files and points of the training rows; the coordinates are cells 5 to 14."""
   check_file(path)
   files, pixels = [], []
-  with path.open(newline='', encoding='utf-8', errors='replace') as file:
+  with path.open(newline='', encoding='utf-8-sig', errors='replace') as file:
     lines = csv.reader(file)
     header = next(lines, [])
     if not {'crop_file', 'set'} <= set(header):

@@ -160,7 +160,7 @@ def _read_list(lists: str, split: str, known: Container[str]) -> list[str]:
 
 def _lines(path: pathlib.Path) -> list[str]:
   check_file(path)
-  lines = path.read_text(encoding='utf-8', errors='replace').rstrip().splitlines()
+  lines = path.read_text(encoding='utf-8-sig', errors='replace').rstrip().splitlines()
   if not lines:
     raise ValueError(f'{path} is empty')
   return lines

@@ -149,7 +149,7 @@ def exact_frame(
 
 def _lines(path: pathlib.Path) -> list[str]:
   check_file(path)
-  return path.read_text(encoding='utf-8', errors='replace').splitlines()
+  return path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
 
 
 def _parse(lines: list[str], columns: int) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -244,8 +245,32 @@ def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:
   given = pathlib.Path(labels).expanduser()
   for path in (folder / given, given):
     if path.is_file():
-      return (coco if path.suffix.lower() == '.json' else landmark_csv).read(path)
+      table = (coco if path.suffix.lower() == '.json' else landmark_csv).read(path)
+      return _spelt_as_on_disk(table, folder)
   raise FileNotFoundError(f'labels={labels!r}: there is no file {folder / given} and no {given}')
+
+
+def _spelt_as_on_disk(table: Labels, folder: pathlib.Path) -> Labels:
+  """The labels by their files' names on the disk, which may write é as e and an accent.
+
+  Archives made on a Mac do so, while labels are mostly written with é in one piece.
+  """
+  if all(file.isascii() for file in table.places):
+    return table
+  there = {file.relative_to(folder).as_posix() for file in _walk(folder)}
+  whole = {unicodedata.normalize('NFC', file): file for file in there}
+  spelt = {
+    file: file if file in there else whole.get(unicodedata.normalize('NFC', file), file)
+    for file in table.places
+  }
+  if len(set(spelt.values())) < len(spelt):  # both forms have labels
+    return table
+  columns = {'points': table.points, 'places': table.places, 'splits': table.splits}
+  renamed = {
+    name: values and {spelt[file]: value for file, value in values.items()}
+    for name, values in columns.items()
+  }
+  return table._replace(**renamed)
 
 
 def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:

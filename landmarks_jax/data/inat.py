@@ -135,7 +135,7 @@ def _read_birds(path: pathlib.Path) -> list[str]:
 def _rows(path: pathlib.Path, known: dict[str, int], missing: str, where: str) -> list[int]:
   if not path.is_file():
     raise FileNotFoundError(f'listed: there is no file {path}')
-  lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+  lines = path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
   names = [line.strip() for line in lines if line.strip()]
   found = [known[key] for key in map(_key, names) if key in known]
   if not found:

@@ -91,7 +91,7 @@ def _read_labels(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
   path = folder / f'{part}_frames_keypoints.csv'
   check_file(path)
   labels, (one, other) = {}, infos[68].scale
-  with path.open(newline='', encoding='utf-8') as file:
+  with path.open(newline='', encoding='utf-8-sig') as file:
     lines = csv.reader(file)
     next(lines, None)  # the header
     for name, *cells in filter(None, lines):

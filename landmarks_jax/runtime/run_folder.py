@@ -48,8 +48,11 @@ def lock(run: pathlib.Path) -> TextIO | None:
 
 
 def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
-  """The folder of a run's checkpoints; that of the selected ones if the run selects."""
-  found = run / SELECTED if selected and (run / SELECTED).is_dir() else run / ALL
+  """The folder of a run's checkpoints; that of the selected ones once the run has selected."""
+  found = run / ALL
+  if selected and (run / SELECTED).is_dir():  # made at the start, a score comes later
+    steps = [path for path in (run / SELECTED).iterdir() if path.name.isdecimal()]
+    found = run / SELECTED if steps else found
   if not found.is_dir():
     raise FileNotFoundError(f'{run} has no checkpoints yet; train it first')
   return found

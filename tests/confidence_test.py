@@ -1,5 +1,7 @@
 """Confidence: on data of a known law it is the probability that it claims to be."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -83,7 +85,9 @@ def test_unknown_errors_have_no_part():
   assert np.isfinite(confidence.fit(evidence, error, tolerance=0.1)(evidence)).all()
 
 
-def test_residuals_are_those_of_leaving_out_a_picture():
+@pytest.mark.parametrize('block', [4, 64])
+def test_residuals_are_those_of_leaving_out_a_picture(block, monkeypatch):
+  monkeypatch.setattr(confidence, 'BLOCK', block)
   evidence, error = drawn(9, 3, 6)
   logs = np.log(error)
   z = (evidence - evidence.mean((0, 1))) / evidence.std((0, 1))
@@ -101,6 +105,20 @@ def test_residuals_are_those_of_leaving_out_a_picture():
     for k in range(3):
       expected = logs[left_out, k] - found @ [1, *np.eye(3)[k], *z[left_out, k]]
       assert residuals[left_out, k] == pytest.approx(expected, abs=1e-6)
+
+
+def test_memory_grows_with_the_pictures_as_the_evidence_does():
+  def most(pictures):
+    given = drawn(pictures, 30, 8)
+    tracemalloc.start()
+    confidence.fit(*given, tolerance=0.1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak, given[0].nbytes
+
+  most(64)
+  (few, less), (many, more) = most(64), most(320)
+  assert many - few < 20 * (more - less)  # 58 where all normal equations are in memory at once
 
 
 def test_errors_of_zero_and_impossible_tolerances():

@@ -1,5 +1,7 @@
 """Landmark models fitted to labelled pictures: the few-shot protocol's numbers, in pixels."""
 
+import weakref
+
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -10,9 +12,11 @@ from landmarks_jax.api import fit_landmarks, load_landmarks
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data import folder
 from landmarks_jax.evaluation import regression
+from landmarks_jax.inference import fitting
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.interop import landmark_csv
+from landmarks_jax.models import heads
 
 FRAME, MARGIN = 36, 2
 NAMES = ('left eye', 'right eye', 'nose "n", <b>鼻</b>')
@@ -218,6 +222,23 @@ def test_the_published_head_tells_its_progress_where_wanted(
   options = {'head': 'probe', 'copies': 0, 'options': {'size': 6, 'epochs': 2}}
   fit_landmarks(seeing, images, points, progress=progress, **options)
   assert ('probe loss' in capsys.readouterr().err) == progress
+
+
+def test_features_are_in_memory_once_during_the_fit(seeing, faces, monkeypatch):
+  parts, fit, join = [], heads.fit_ridge_held_out, fitting._joined
+
+  def joined(given):
+    parts.extend(weakref.ref(level) for part in given for level in part.pyramid)
+    return join(given)
+
+  def fitted(*given, **options):
+    assert len(parts) == 4
+    assert all(part() is None for part in parts)
+    return fit(*given, **options)
+
+  monkeypatch.setattr(fitting, '_joined', joined)
+  monkeypatch.setattr(heads, 'fit_ridge_held_out', fitted)
+  fit_landmarks(seeing, *faces[0], copies=2, options={'size': 12})
 
 
 def test_invisible_labels_are_not_learned(seeing, faces):

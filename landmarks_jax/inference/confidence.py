@@ -9,6 +9,7 @@ from jaxtyping import Float
 FEWEST = 8  # held-out pictures needed to tell landmarks apart; with fewer, all share one confidence
 CAUTION = 1.0  # prior weight, in pictures, that all landmarks and all evidence are alike
 QUANTILES = 101
+BLOCK = 64  # pictures whose normal equations are in memory at once
 LEAST = 1e-4  # errors are clipped from below to this, in normalisers
 
 
@@ -114,26 +115,38 @@ def _regress(
   count, landmarks, _ = evidence.shape
   mean = np.einsum('mk,mke->e', weight, evidence) / count
   deviation = np.sqrt(np.einsum('mk,mke->e', weight, (evidence - mean) ** 2) / count) + 1e-9
-  x = np.concatenate(
-    [
-      np.ones((count, landmarks, 1)),
-      np.broadcast_to(np.eye(landmarks), (count, landmarks, landmarks)),
-      (evidence - mean) / deviation,
-    ],
-    axis=-1,
-  )
-  penalty = np.full(x.shape[2], CAUTION)
+  penalty = np.full(1 + landmarks + len(mean), CAUTION)
   penalty[0] = 1e-9
   # A landmark's own offset draws on only one of each picture's K landmarks.
   penalty[1 : 1 + landmarks] = CAUTION / landmarks if own else 1e9
-  gram = np.einsum('mk,mki,mkj->mij', weight, x, x)
-  moment = np.einsum('mk,mki,mk->mi', weight, x, logs)
-  total, right = gram.sum(0) + np.diag(penalty), moment.sum(0)
+  # In blocks, and once for the sum and once for the residuals: all at once take M K^2 numbers.
+  blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+  given = [((evidence[b] - mean) / deviation, logs[b], weight[b]) for b in blocks]
+  total, right = np.diag(penalty), np.zeros(len(penalty))
+  for one in given:
+    _, gram, moment = _equations(*one)
+    total, right = total + gram.sum(0), right + moment.sum(0)
+  residuals = np.empty(logs.shape)
+  for block, one in zip(blocks, given, strict=True):
+    x, gram, moment = _equations(*one)
+    without = np.linalg.solve(total - gram, (right - moment)[..., None])
+    residuals[block] = logs[block] - (x @ without)[..., 0]
   solution = np.linalg.solve(total, right)
-  without = np.linalg.solve(total - gram, (right - moment)[..., None])[..., 0]
-  residuals = logs - np.einsum('mki,mi->mk', x, without)
   slope = solution[1 + landmarks :] / deviation
   return (solution[0] + solution[1 : 1 + landmarks] - mean @ slope, slope), residuals
+
+
+def _equations(
+  evidence: Float[np.ndarray, 'M K E'],
+  logs: Float[np.ndarray, 'M K'],
+  weight: Float[np.ndarray, 'M K'],
+) -> tuple[Float[np.ndarray, 'M K D'], Float[np.ndarray, 'M D D'], Float[np.ndarray, 'M D']]:
+  """The predictors, D = 1 + K + E, and the two sides of each picture's normal equations."""
+  count, landmarks, _ = evidence.shape
+  each = np.broadcast_to(np.eye(landmarks), (count, landmarks, landmarks))
+  x = np.concatenate([np.ones((count, landmarks, 1)), each, evidence], axis=-1)
+  weighted = (weight[..., None] * x).swapaxes(1, 2)
+  return x, weighted @ x, (weighted @ logs[..., None])[..., 0]
 
 
 def _quantiles(

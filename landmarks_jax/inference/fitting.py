@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from landmarks_jax.contracts import Array, Batch, Pyramid
 from landmarks_jax.data import pipeline
@@ -96,15 +96,16 @@ def fit_landmarks(
   _warn_without_scale(labels)
   given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
   pictures = pipeline.Remembering(given, pipeline.BadImages(len(given), 'error', None))
-  described = {'margin': model.margin, 'batch_size': batch_size}
+  described = {'margin': model.margin, 'batch_size': batch_size, 'seed': seed, 'progress': progress}
   found = batches(pictures, batch_size=batch_size, progress=progress)
   labelled = features.gather(model.describer, found, margin=model.margin)
   _warn_outside(labelled, model, labels, given)
-  warped = _copies(model, pictures, copies, seed=seed, progress=progress, **described)
+  # Rebound at once: only the joined features stay in memory during the fit.
+  labelled = _joined([labelled, *_copies(model, pictures, copies, **described)])
   fit = _fit_ridge if head == RIDGE else _fit_probe
   others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
   others |= {'options': options, 'seed': seed, 'progress': progress}
-  fitted, judged = fit(labelled, warped, **others)
+  fitted, judged = fit(labelled, **others)
   measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
   return LandmarkModel(
     model,
@@ -159,7 +160,6 @@ def _joined(parts: Sequence[Batch]) -> Batch:
 
 def _fit_ridge(
   labelled: Batch,
-  warped: Sequence[Batch],
   *,
   side: int,
   flip_pairs: Sequence[tuple[int, int]],
@@ -167,14 +167,16 @@ def _fit_ridge(
   seed: int,
   progress: bool,
 ) -> tuple[Head, Judged | None]:
-  """The head, and the evidence and error of the pictures that it held out."""
-  known = _joined([labelled, *warped])
+  """The head, and the evidence and error of the pictures that it held out.
+
+  labelled: the pictures, then their warped copies, which have the same `index`.
+  """
   head, held_out = ridge.fit_ridge(
-    known.pyramid,
-    known.points,
-    known.visible,
-    known.valid,
-    group=known.index,
+    labelled.pyramid,
+    labelled.points,
+    labelled.visible,
+    labelled.valid,
+    group=labelled.index,
     flip_pairs=flip_pairs,
     side=side,
     **options,
@@ -182,13 +184,12 @@ def _fit_ridge(
   fitted = Head(RIDGE, head.variables)
   if held_out is None:
     return fitted, None
-  truth = _rows(labelled, held_out.rows)
+  truth = _rows(labelled._replace(pyramid=None), held_out.rows)
   return fitted, (held_out.evidence, distances(held_out.points, truth))
 
 
 def _fit_probe(
   labelled: Batch,
-  warped: Sequence[Batch],
   *,
   side: int,
   flip_pairs: Sequence[tuple[int, int]],
@@ -196,22 +197,25 @@ def _fit_probe(
   seed: int,
   progress: bool,
 ) -> tuple[Head, Judged | None]:
-  """The head; evidence and error of every fifth picture, under a head fitted to the others."""
+  """The head; evidence and error of every fifth picture, under a head fitted to the others.
+
+  labelled: as for `_fit_ridge`.
+  """
   options = FIT_PROBE | options
-  known = _joined([labelled, *warped])
   report = _tell if progress else lambda line: None
 
   def fit(rows: Int[np.ndarray, ' n']) -> Head:
-    trained = probing.fit(known, rows, seed=seed, report=report, **options)
+    trained = probing.fit(labelled, rows, seed=seed, report=report, **options)
     return Head(PROBE, trained.variables, PROBE_OPTIONS | {'size': options['size']})
 
-  left_out = np.isin(known.index, np.unique(known.index)[FOLDS - 1 :: FOLDS])
-  judged = None
-  if len(labelled.index) >= HELD_OUT:
-    other, truth = fit(np.flatnonzero(~left_out)), _rows(labelled, left_out[: len(labelled.index)])
+  pictures = np.unique(labelled.index, return_index=True)[1]  # the row of each that is no copy
+  judged, held_out = None, pictures[FOLDS - 1 :: FOLDS]
+  if len(pictures) >= HELD_OUT:
+    others = np.flatnonzero(~np.isin(labelled.index, labelled.index[held_out]))
+    truth, other = _rows(labelled, held_out), fit(others)
     points, evidence = _looked(other, truth.pyramid)
     judged = evidence, distances(points, truth)
-  return fit(np.arange(len(known.index))), judged
+  return fit(np.arange(len(labelled.index))), judged
 
 
 def _tell(line: str) -> None:
@@ -228,7 +232,7 @@ def _looked(head: Head, pyramid: Pyramid) -> tuple[Array, Array]:
   return points, evidence
 
 
-def _rows(batch: Batch, rows: Int[np.ndarray, ' n'] | Bool[np.ndarray, ' N']) -> Batch:
+def _rows(batch: Batch, rows: Int[np.ndarray, ' n']) -> Batch:
   return jax.tree.map(lambda x: x[rows], batch)
 
 

@@ -91,6 +91,21 @@ def test_the_position_of_an_invisible_landmark_does_not_matter():
     np.testing.assert_array_equal(x, y)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  pyramid, points = blobs(12)
+  visible = np.ones((12, 3), bool)
+  visible[[2, 5, 7], 1] = False
+  numbers = np.where(visible, 2, 0)  # COCO's: 2 is visible
+  found = ridge.fit_ridge.__wrapped__(pyramid, points, numbers, np.ones(12, bool), side=32)
+  expected = fit_and_held_out(pyramid, points, visible)
+  for x, y in zip(
+    jax.tree.leaves((found.head.variables, found.held_out)),
+    jax.tree.leaves((expected.head.variables, expected.held_out)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x, y)
+
+
 def test_a_landmark_that_no_picture_shows_is_an_error():
   pyramid, points = blobs(4)
   visible = np.ones((4, 3), bool)

@@ -143,7 +143,7 @@ def fit_ridge(
   shows.
   """
   keep = np.flatnonzero(np.asarray(valid))
-  visible = np.asarray(visible)[keep]
+  visible = np.asarray(visible)[keep].astype(bool)  # COCO's 2 would weigh twice
   points = np.where(visible[..., None], np.asarray(points)[keep], 0).astype(np.float64)
   group = np.arange(len(keep)) if group is None else np.asarray(group)[keep]
   first, group = np.unique(group, return_index=True, return_inverse=True)[1:]

@@ -106,6 +106,21 @@ def test_visibility_as_numbers_counts_as_true_and_false():
     np.testing.assert_array_equal(x, y)
 
 
+def test_nothing_may_be_held_out():
+  pyramid, points = blobs(40)
+  found = fit_and_held_out(pyramid, points, held_out=0)
+  assert found.held_out is None
+  assert error(found.head, pyramid, points) < 0.5
+
+
+def test_mirror_pairs_may_be_an_array(monkeypatch):
+  monkeypatch.setattr(coords, 'mirrored', coords.mirrored.__wrapped__)
+  labels, both = (blobs(4)[1], np.ones((4, 3), bool)), ridge.with_mirrored.__wrapped__
+  for pairs in ([(0, 2)], []):
+    array = np.array(pairs, int).reshape(-1, 2)
+    jax.tree.map(np.testing.assert_array_equal, both(*labels, array), both(*labels, pairs))
+
+
 def test_a_landmark_that_no_picture_shows_is_an_error():
   pyramid, points = blobs(4)
   visible = np.ones((4, 3), bool)

@@ -135,7 +135,7 @@ def fit_ridge(
     size: side of the heat maps. spread: sd of the Gaussians, normalised.
     held_out: at most this many pictures are predicted by fits without them, to choose the strength
       of the ridge and the sharpness of the softmax, and to fit the linear map by which the
-      landmarks correct each other.
+      landmarks correct each other; 0 chooses nothing.
 
   Everything is chosen on the labels, except that one label leaves nothing to choose by. The
   predictions for held-out pictures are those that it chose by, so they are as good as it could
@@ -162,7 +162,7 @@ def fit_ridge(
   labels = with_mirrored(points[first], visible[first], flip_pairs)
   log_prior, mean_shape = position_prior(*labels, grid)
   choice = None
-  if len(first) > 1:
+  if len(first) > 1 and held_out:
     pictures = np.linspace(0, len(first) - 1, min(held_out, len(first))).astype(int)
     strengths = STRENGTHS if len(first) >= FEWEST else FEW_STRENGTHS
     heat = held_out_heat(columns, parts, fold[first], first, pictures, strengths)
@@ -334,7 +334,7 @@ def with_mirrored(
 ) -> tuple[Float[np.ndarray, 'V n K 2'], Bool[np.ndarray, 'V n K']]:
   """The labels alone (V = 1), or also their mirror images if there are flip pairs (V = 2)."""
   versions = [(points, visible)]
-  if flip_pairs:
+  if len(flip_pairs):
     versions.append(coords.mirrored(points, visible, flip_pairs))
   points, visible = zip(*versions, strict=True)
   return np.stack(points), np.stack(visible)

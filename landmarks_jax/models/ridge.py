@@ -154,7 +154,10 @@ def fit_ridge(
   positions = coords.edges_to_corners(coords.cell_centres(size, size), side=side)
   grid = np.asarray(positions, np.float64).reshape(-1, 2)
   columns = Columns(pyramid, size)
-  targets = _gaussians(points, visible, grid, spread)
+
+  def targets(rows: Int[np.ndarray, ' n']) -> Float[np.ndarray, 'n P K']:
+    return _gaussians(points[rows], visible[rows], grid, spread)
+
   fold = group % FOLDS
   parts = [
     normal_equations(columns, targets, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)
@@ -279,14 +282,19 @@ class NormalEquations(NamedTuple):
 
 
 def normal_equations(
-  columns: Columns, targets: Float[np.ndarray, 'n P K'], rows: Int[np.ndarray, ' m']
+  columns: Columns,
+  targets: Callable[[Int[np.ndarray, ' n']], Float[np.ndarray, 'n P K']],
+  rows: Int[np.ndarray, ' m'],
 ) -> NormalEquations:
-  """The normal equations of some pictures; rows: their numbers, at least one."""
+  """The normal equations of some pictures; rows: their numbers, at least one.
+
+  targets: of some rows. Those of all pictures at once would often be larger than the pyramid.
+  """
   gram, moments, count = 0.0, 0.0, 0
   for start in range(0, len(rows), BLOCK):
     some = rows[start : start + BLOCK]
     x = columns[some].reshape(-1, columns.channels)
-    y = targets[some].reshape(len(x), -1)
+    y = targets(some).reshape(len(x), -1)
     # Blocks in float32, their sum in float64: the small eigenvalues matter.
     gram = gram + (x.T @ x).astype(np.float64)
     moments = moments + (x.T @ y).astype(np.float64)

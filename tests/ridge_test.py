@@ -1,5 +1,7 @@
 """The closed-form landmark head against slow refits."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,50 @@ def test_the_position_of_an_invisible_landmark_does_not_matter():
     np.testing.assert_array_equal(x, y)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  pyramid, points = blobs(12)
+  visible = np.ones((12, 3), bool)
+  visible[[2, 5, 7], 1] = False
+  numbers = np.where(visible, 2, 0)  # COCO's: 2 is visible
+  found = ridge.fit_ridge.__wrapped__(pyramid, points, numbers, np.ones(12, bool), side=32)
+  expected = fit_and_held_out(pyramid, points, visible)
+  for x, y in zip(
+    jax.tree.leaves((found.head.variables, found.held_out)),
+    jax.tree.leaves((expected.head.variables, expected.held_out)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_nothing_may_be_held_out():
+  pyramid, points = blobs(40)
+  found = fit_and_held_out(pyramid, points, held_out=0)
+  assert found.held_out is None
+  assert error(found.head, pyramid, points) < 0.5
+
+
+def test_mirror_pairs_may_be_an_array(monkeypatch):
+  monkeypatch.setattr(coords, 'mirrored', coords.mirrored.__wrapped__)
+  labels, both = (blobs(4)[1], np.ones((4, 3), bool)), ridge.with_mirrored.__wrapped__
+  for pairs in ([(0, 2)], []):
+    array = np.array(pairs, int).reshape(-1, 2)
+    jax.tree.map(np.testing.assert_array_equal, both(*labels, array), both(*labels, pairs))
+
+
+def test_heat_maps_to_be_learnt_are_made_some_at_a_time():
+  count, landmarks = 1500, 40
+  rng = np.random.default_rng(0)
+  pyramid = (rng.normal(size=(count, 2, 2, 1)).astype(np.float32),)
+  points = rng.uniform(-0.7, 0.7, (count, landmarks, 2)).astype(np.float32)
+  tracemalloc.start()
+  try:
+    fit(pyramid, points, size=8, held_out=0)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < count * 8**2 * landmarks * 4  # all of them, in float32
+
+
 def test_a_landmark_that_no_picture_shows_is_an_error():
   pyramid, points = blobs(4)
   visible = np.ones((4, 3), bool)
@@ -107,7 +153,7 @@ def test_held_out_heat_equals_a_refit_without_the_fold():
   targets = np.exp(-((grid[:, None] - points[:, None]) ** 2).sum(-1) / 0.02).astype(np.float32)
   fold = np.array([0, 0, 1, 1, 2, 2])  # rows 0 and 1 are copies of one picture
   rows = [np.flatnonzero(fold == f) for f in range(3)]
-  parts = [ridge.normal_equations(columns, targets, mine) for mine in rows]
+  parts = [ridge.normal_equations(columns, lambda some: targets[some], mine) for mine in rows]
   first, pictures, strengths = np.array([0, 2, 4]), np.array([0, 2]), (0.01, 1.0)
   found = ridge.held_out_heat(columns, parts, np.arange(3), first, pictures, strengths)
   x = columns[np.arange(6)].astype(np.float64)

@@ -135,7 +135,7 @@ def fit_ridge(
     size: side of the heat maps. spread: sd of the Gaussians, normalised.
     held_out: at most this many pictures are predicted by fits without them, to choose the strength
       of the ridge and the sharpness of the softmax, and to fit the linear map by which the
-      landmarks correct each other.
+      landmarks correct each other; 0 chooses nothing.
 
   Everything is chosen on the labels, except that one label leaves nothing to choose by. The
   predictions for held-out pictures are those that it chose by, so they are as good as it could
@@ -143,7 +143,7 @@ def fit_ridge(
   shows.
   """
   keep = np.flatnonzero(np.asarray(valid))
-  visible = np.asarray(visible)[keep]
+  visible = np.asarray(visible)[keep].astype(bool)  # COCO's 2 would weigh twice
   points = np.where(visible[..., None], np.asarray(points)[keep], 0).astype(np.float64)
   group = np.arange(len(keep)) if group is None else np.asarray(group)[keep]
   first, group = np.unique(group, return_index=True, return_inverse=True)[1:]
@@ -154,7 +154,10 @@ def fit_ridge(
   positions = coords.edges_to_corners(coords.cell_centres(size, size), side=side)
   grid = np.asarray(positions, np.float64).reshape(-1, 2)
   columns = Columns(pyramid, size)
-  targets = _gaussians(points, visible, grid, spread)
+
+  def targets(rows: Int[np.ndarray, ' n']) -> Float[np.ndarray, 'n P K']:
+    return _gaussians(points[rows], visible[rows], grid, spread)
+
   fold = group % FOLDS
   parts = [
     normal_equations(columns, targets, np.flatnonzero(fold == f)) for f in range(fold.max() + 1)
@@ -162,7 +165,7 @@ def fit_ridge(
   labels = with_mirrored(points[first], visible[first], flip_pairs)
   log_prior, mean_shape = position_prior(*labels, grid)
   choice = None
-  if len(first) > 1:
+  if len(first) > 1 and held_out:
     pictures = np.linspace(0, len(first) - 1, min(held_out, len(first))).astype(int)
     strengths = STRENGTHS if len(first) >= FEWEST else FEW_STRENGTHS
     heat = held_out_heat(columns, parts, fold[first], first, pictures, strengths)
@@ -279,14 +282,19 @@ class NormalEquations(NamedTuple):
 
 
 def normal_equations(
-  columns: Columns, targets: Float[np.ndarray, 'n P K'], rows: Int[np.ndarray, ' m']
+  columns: Columns,
+  targets: Callable[[Int[np.ndarray, ' n']], Float[np.ndarray, 'n P K']],
+  rows: Int[np.ndarray, ' m'],
 ) -> NormalEquations:
-  """The normal equations of some pictures; rows: their numbers, at least one."""
+  """The normal equations of some pictures; rows: their numbers, at least one.
+
+  targets: of some rows. Those of all pictures at once would often be larger than the pyramid.
+  """
   gram, moments, count = 0.0, 0.0, 0
   for start in range(0, len(rows), BLOCK):
     some = rows[start : start + BLOCK]
     x = columns[some].reshape(-1, columns.channels)
-    y = targets[some].reshape(len(x), -1)
+    y = targets(some).reshape(len(x), -1)
     # Blocks in float32, their sum in float64: the small eigenvalues matter.
     gram = gram + (x.T @ x).astype(np.float64)
     moments = moments + (x.T @ y).astype(np.float64)
@@ -334,7 +342,7 @@ def with_mirrored(
 ) -> tuple[Float[np.ndarray, 'V n K 2'], Bool[np.ndarray, 'V n K']]:
   """The labels alone (V = 1), or also their mirror images if there are flip pairs (V = 2)."""
   versions = [(points, visible)]
-  if flip_pairs:
+  if len(flip_pairs):
     versions.append(coords.mirrored(points, visible, flip_pairs))
   points, visible = zip(*versions, strict=True)
   return np.stack(points), np.stack(visible)

@@ -13,7 +13,7 @@ from landmarks_jax.inference.confidence import Confidence
 from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.landmark_model import LandmarkModel, load_landmarks
 from landmarks_jax.inference.model import Model, load
-from landmarks_jax.inference.pictures import Labels
+from landmarks_jax.inference.pictures import PointLabels
 from landmarks_jax.methods import equivariant, probe
 from landmarks_jax.models import ridge
 
@@ -113,7 +113,7 @@ def test_a_head_of_float64_is_saved_as_float32_and_read_as_such(made, saved, tmp
 
 @pytest.mark.parametrize('scale', [np.array([0, 1]), (np.int64(0), np.int64(1))])
 def test_a_scale_of_numpy_integers_is_that_of_integers(model, tmp_path, scale):
-  assert Labels.of(np.zeros((1, 3, 2)), scale=scale).info.scale == (0, 1)
+  assert PointLabels.of(np.zeros((1, 3, 2)), scale=scale).info.scale == (0, 1)
   made = LandmarkModel(model, ridge_head(model.channels(), 3), names=NAMES, scale=scale)
   assert made.scale == (0, 1)
   made.save(tmp_path / 'model')

@@ -250,7 +250,7 @@ def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:
   raise FileNotFoundError(f'labels={labels!r}: there is no file {folder / given} and no {given}')
 
 
-def _spelt_as_on_disk(table: Labels, folder: pathlib.Path) -> Labels:
+def _spelt_as_on_disk(table: LabelTable, folder: pathlib.Path) -> LabelTable:
   """The labels by their files' names on the disk, which may write é as e and an accent.
 
   Archives made on a Mac do so, while labels are mostly written with é in one piece.

@@ -135,6 +135,21 @@ def test_other_evaluations_get_another_file_and_the_same_ones_the_same(again, tm
   )
 
 
+def test_commands_that_start_at_the_same_moment_get_a_file_each(tmp_path, monkeypatch):
+  write, mine, other = json.dumps, {'few': {'labels': 5}}, {'few': {'labels': 9}}
+
+  def slow(*given, **options):
+    monkeypatch.setattr(json, 'dumps', write)
+    evaluate._claim(tmp_path, 6, other)  # when mine has found its file and not yet written to it
+    return write(*given, **options)
+
+  monkeypatch.setattr(json, 'dumps', slow)
+  evaluate._claim(tmp_path, 6, mine)
+  for evals, name in ((mine, '6.json'), (other, '6_2.json')):
+    assert evaluate._result(tmp_path, 6, evals) == tmp_path / name
+    assert json.loads((tmp_path / name).read_text()) == {'evals': evals, 'scores': {}}
+
+
 def test_the_evaluations_of_another_page_can_be_run(again, tmp_path):
   other = (
     page.replace('few=', 'five=').replace('labels=9', 'labels=5').replace('steps=6', 'steps=1')

@@ -16,7 +16,7 @@ from landmarks_jax.inference import fitting
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import checksum
 from landmarks_jax.interop import landmark_csv
-from landmarks_jax.models import heads
+from landmarks_jax.models import ridge
 
 FRAME, MARGIN = 36, 2
 NAMES = ('left eye', 'right eye', 'nose "n", <b>鼻</b>')
@@ -225,7 +225,7 @@ def test_the_published_head_tells_its_progress_where_wanted(
 
 
 def test_features_are_in_memory_once_during_the_fit(seeing, faces, monkeypatch):
-  parts, fit, join = [], heads.fit_ridge_held_out, fitting._joined
+  parts, fit, join = [], ridge.fit_ridge, fitting._joined
 
   def joined(given):
     parts.extend(weakref.ref(level) for part in given for level in part.pyramid)
@@ -237,7 +237,7 @@ def test_features_are_in_memory_once_during_the_fit(seeing, faces, monkeypatch):
     return fit(*given, **options)
 
   monkeypatch.setattr(fitting, '_joined', joined)
-  monkeypatch.setattr(heads, 'fit_ridge_held_out', fitted)
+  monkeypatch.setattr(ridge, 'fit_ridge', fitted)
   fit_landmarks(seeing, *faces[0], copies=2, options={'size': 12})
 
 

@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -87,9 +87,10 @@ def evaluate(
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
-  result = _unused(workdir / 'evaluations', step, config['evals'])
+  place = workdir / 'evaluations', step, config['evals']
   # Before anything is computed, to check that the folder is writable.
-  sharding.on_main(functools.partial(_note, result, config['evals'], {}))
+  sharding.on_main(functools.partial(_claim, *place))
+  result = _result(*place)
   state = state._replace(aux=parts.calibrated(state.params, state.aux))
   scores, shown = {}, {}
   with processes.only_main_prints():
@@ -107,14 +108,33 @@ def evaluate(
   return scores
 
 
+def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]) -> None:
+  """Makes the file that `_result` then finds, which is no other command's that starts now."""
+  folder.mkdir(exist_ok=True)
+  for file in _files(folder, step):
+    try:
+      with file.open('x', encoding='utf-8') as made:
+        made.write(json.dumps({'evals': evals, 'scores': {}}))
+      break
+    except FileExistsError:
+      if _holds(file, evals):
+        break
+  _note(file, evals, {})
+
+
 def _note(
   result: pathlib.Path, evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, float]
 ) -> None:
   """Writes the scores so far, merged into those of an identical earlier command."""
+<<<<<<< HEAD
   result.parent.mkdir(exist_ok=True)
   if result.exists():
     scores = run_folder.read_config(result)['scores'] | scores
   atomic.write_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
+=======
+  scores = run_folder.read_config(result)['scores'] | scores
+  drafts.replace_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
+>>>>>>> 4aa8f8a9651f2be58de67c1e8c2f1e6c87ef97f7
 
 
 def _write(
@@ -149,9 +169,20 @@ def _write(
   )
 
 
-def _unused(folder: pathlib.Path, step: int, evals: dict[str, Any]) -> pathlib.Path:
-  """STEP.json, or STEP_2.json, ...: the first that is free or holds the same evaluations."""
+def _result(
+  folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]
+) -> pathlib.Path:
+  """The first file that is free or holds the same evaluations."""
+  return next(f for f in _files(folder, step) if not f.exists() or _holds(f, evals))
+
+
+def _files(folder: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
+  """STEP.json, STEP_2.json, ..."""
   for number in itertools.count(1):
-    file = folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
-    if not file.exists() or run_folder.read_config(file).get('evals') == configs.plain(evals):
-      return file
+    yield folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
+
+
+def _holds(file: pathlib.Path, evals: Mapping[str, Mapping[str, Any]]) -> bool:
+  if not file.stat().st_size:  # of another command, which is about to write to it
+    return False
+  return run_folder.read_config(file).get('evals') == configs.plain(evals)

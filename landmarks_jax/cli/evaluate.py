@@ -109,7 +109,7 @@ def evaluate(
 
 
 def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]) -> None:
-  """Makes the file that `_result` then finds, which is no other command's that starts now."""
+  """Makes the file that `_result` then finds, and that no command that starts now gets as well."""
   folder.mkdir(exist_ok=True)
   for file in _files(folder, step):
     try:
@@ -126,15 +126,8 @@ def _note(
   result: pathlib.Path, evals: Mapping[str, Mapping[str, Any]], scores: Mapping[str, float]
 ) -> None:
   """Writes the scores so far, merged into those of an identical earlier command."""
-<<<<<<< HEAD
-  result.parent.mkdir(exist_ok=True)
-  if result.exists():
-    scores = run_folder.read_config(result)['scores'] | scores
-  atomic.write_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
-=======
   scores = run_folder.read_config(result)['scores'] | scores
-  drafts.replace_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
->>>>>>> 4aa8f8a9651f2be58de67c1e8c2f1e6c87ef97f7
+  atomic.write_text(result, json.dumps({'evals': evals, 'scores': scores}, indent=2) + '\n')
 
 
 def _write(

@@ -346,6 +346,8 @@ def _with_labels(
       + (f' ({len(absent)} {table.unit}s name missing pictures)' if len(absent) > 1 else '')
     )
   without = [file for file in files if file not in table.places]
+  if len(without) == len(files):
+    raise ValueError(f'{table.path} has no {table.unit} for any of the {len(files)} pictures')
   if without and unlabelled == 'error':
     raise ValueError(
       f'{table.path} has no {table.unit} for {len(without)} of {len(files)} pictures, first '

@@ -135,6 +135,9 @@ def test_a_landmark_counts_where_it_is_visible_and_inside():
   np.testing.assert_allclose(found[[0, 2]], everything[[0, 2]], rtol=1e-4)
   np.testing.assert_allclose(found[1], some[1], rtol=0.05)
   assert np.abs(found[1] - everything[1]).max() > 0.02
+  numbers = np.where(visible, 2, 0)  # COCO's: 2 is visible
+  again = prototypes.fit.__wrapped__((maps,), moved, numbers, side=SIDE)
+  np.testing.assert_array_equal(vectors(again), found)
 
 
 @pytest.mark.parametrize('channels', [3, 40])

@@ -61,7 +61,7 @@ def fit(
   finite and for a landmark that no picture shows.
   """
   levels = tuple(jnp.asarray(level, jnp.float32) for level in pyramid)
-  seen = np.asarray(visible) & (np.abs(points) <= 1).all(-1)
+  seen = np.asarray(visible, bool) & (np.abs(points) <= 1).all(-1)
   _check(levels, seen)
   mean = jnp.concatenate([level.mean((0, 1, 2)) for level in levels])
   variance = jnp.concatenate([level.var((0, 1, 2)) for level in levels]).mean()

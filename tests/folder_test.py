@@ -389,7 +389,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
     (['file,nose_x,nose_y', 'a.png,1'], ValueError, ['line 2', '2 cells', 'header has 3']),
     (['file,nose_x,nose_y', 'b.png,1,2', 'a.png,1,2'], FileNotFoundError, ['line 2', "'b.png'"]),
     (['file,nose_x,nose_y', 'a.png,1,2', '', 'a.png,3,4'], ValueError, ['line 4', 'in line 2']),
-    (['file,nose_x,nose_y'], ValueError, ['p.csv has no row for any of the 1 pictures']),
+    (['file,nose_x,nose_y'], ValueError, ['points.csv has no row for any of the 1 pictures']),
     (['file,nose_x,nose_y', 'a.png,1,two'], ValueError, ['line 2 (a.png)', 'nose is (1, two)']),
     (['file,nose_x,nose_y', 'a.png,,2'], ValueError, ['line 2 (a.png)', 'nose is (, 2)']),
     (['file,nose_x,nose_y', 'a.png,1,' + '2' * 200_000], ValueError, ['line 2 is not CSV']),

@@ -294,7 +294,8 @@ def test_weights_come_in_and_go_out(there):
     (arguments,) = of_page('weights.md', name)
     names = {'RUN': 'converted'} | ({'FILE': str(given)} if name == 'convert' else {})
     run(arguments, **names)
-  (script,) = [words[2] for _, words in COMMANDS if words[:2] == ('python', '-c')]
+  scripts = [(page, words[2]) for page, words in COMMANDS if words[:2] == ('python', '-c')]
+  (script,) = [script for page, script in scripts if page == 'weights.md']
   exec(script.replace('RUN', 'converted'))
   run_blocks('weights.md', pictures=np.zeros((1, 96, 96, 3), np.uint8))
 

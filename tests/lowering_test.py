@@ -50,7 +50,7 @@ def test_the_step_lowers_for_tpu_and_cuda_on_eight_devices(shapes):
 
 
 def test_describe_lowers_for_tpu_and_cuda_on_eight_devices(shapes):
-  side = shapes.frame - 2 * methods_test.configs_margin(shapes)
+  side = shapes.frame - 2 * methods_test.margin_of(shapes)
   image = jax.ShapeDtypeStruct((16, side, side, 3), np.uint8)
   whole, cut = sharding.replicated(shapes.mesh), sharding.sharded(shapes.mesh)
   describe = jax.jit(

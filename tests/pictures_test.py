@@ -39,6 +39,7 @@ class Parts(experiment.Experiment):
   def __init__(self, source=None, levels=()):
     self.config = {'evals': {'some': {}} if levels else {}}
     self.source, self.levels = source, levels
+    self.inputs = types.SimpleNamespace(open=self.open)
 
   def protocol(self, name):
     return types.ModuleType('some'), {}, {'test': 'test', 'margin': MARGIN}

@@ -137,9 +137,14 @@ def test_a_reader_that_is_gone_ends_a_command_silently(arguments):
   reader, writer = os.pipe()
   os.close(reader)
   try:
-    command = [sys.executable, '-m', 'landmarks_jax', *arguments.split()]
     done = subprocess.run(
-      command, cwd=root, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False
+      [sys.executable, '-m', 'landmarks_jax', *arguments.split()],
+      cwd=root,
+      env={name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'},
+      stdout=writer,
+      stderr=subprocess.PIPE,
+      timeout=120,
+      check=False,
     )
   finally:
     os.close(writer)

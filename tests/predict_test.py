@@ -11,6 +11,7 @@ from fitting_test import NAMES, face, model_of
 from PIL import Image
 
 from landmarks_jax.cli import match as match_command
+from landmarks_jax.cli import predict
 from landmarks_jax.cli.main import main
 from landmarks_jax.data import folder
 from landmarks_jax.inference import landmark_model
@@ -217,6 +218,22 @@ def test_an_overlay_that_cannot_be_written_is_counted_and_costs_nothing_else(
   assert "xxx.jpg' cannot be written (File name too long)" in told.err
   assert sorted(landmark_csv.read(output / 'landmarks.csv').points) == ['100.png', '101.png', long]
   assert len(list((output / 'overlays').iterdir())) == 2
+
+
+def test_a_picture_that_is_gone_before_its_overlay_costs_only_that(
+  mine, tmp_path, capsys, monkeypatch
+):
+  root, output, draw = tmp_path / 'pictures', tmp_path / 'found', predict.Prediction._draw
+  write(root, range(100, 103))
+
+  def gone(self, row, *given):
+    (root / '101.png').unlink(missing_ok=True)
+    draw(self, row, *given)
+
+  monkeypatch.setattr(predict.Prediction, '_draw', gone)
+  assert run('predict', f'--model={mine}/M', f'--images={root}', f'--output={output}') == 0
+  assert '3 of 3 pictures; 1 of the overlays could not be written' in capsys.readouterr().out
+  assert len(landmark_csv.read(output / 'landmarks.csv').points) == 3
 
 
 def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine, tmp_path, capsys):

@@ -204,15 +204,18 @@ class Prediction:
     """One picture's landmarks, and its overlay if it is among those to be shown."""
     import numpy as np  # late: heavy
 
+    from landmarks_jax.data.source import BadImage
+
     file = self.files[row]
     width, height = self.pictures.sizes[row]
     inside = ((pixels >= -0.5) & (pixels <= [width - 0.5, height - 0.5])).all(-1)
     if row in self.shown:
       try:
         self._draw(row, pixels, confidence)
-      except OSError as error:  # such as a name too long, or a full disk
+      except (OSError, BadImage) as error:  # a name too long, a full disk, a picture that is gone
         if not self.undrawn:
-          _tell(f'the overlay of {file!a} cannot be written ({error.strerror or error})')
+          reason = getattr(error, 'strerror', None) or error
+          _tell(f'the overlay of {file!a} cannot be written ({reason})')
         self.undrawn += 1
     self.outside += int((~inside).sum())
     self.sizes[file], self.confidence[file] = (width, height), confidence

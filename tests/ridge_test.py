@@ -29,6 +29,13 @@ def fit(*given, **options):
   return fit_and_held_out(*given, **options).head
 
 
+def assert_same(head, other):
+  """Bit for bit the same head."""
+  leaves = jax.tree.leaves(head.variables), jax.tree.leaves(other.variables)
+  for x, y in zip(*leaves, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
 def fit_and_held_out(pyramid, points, visible=None, valid=None, **options):
   visible = np.ones(points.shape[:2], bool) if visible is None else visible
   valid = np.ones(len(points), bool) if valid is None else valid
@@ -79,8 +86,7 @@ def test_padding_changes_nothing():
   valid = np.array([True] * 12 + [False] * 3)
   a = fit(pyramid, points)
   b = fit(padded, np.concatenate([points, np.full((3, 3, 2), 7, np.float32)]), valid=valid)
-  for x, y in zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True):
-    np.testing.assert_array_equal(x, y)
+  assert_same(a, b)
 
 
 def test_the_position_of_an_invisible_landmark_does_not_matter():
@@ -89,8 +95,7 @@ def test_the_position_of_an_invisible_landmark_does_not_matter():
   visible[[2, 5, 7], 1] = False
   moved = np.where(visible[..., None], points, np.float32(np.nan))
   a, b = fit(pyramid, points, visible), fit(pyramid, moved, visible)
-  for x, y in zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True):
-    np.testing.assert_array_equal(x, y)
+  assert_same(a, b)
 
 
 def test_visibility_as_numbers_counts_as_true_and_false():

@@ -222,7 +222,7 @@ class Prediction:
     self.points[file] = np.where(inside[:, None], pixels, np.nan)
 
   def _draw(self, row: int, pixels: Any, confidence: Any) -> None:
-    """Writes one picture's overlay. Raises OSError."""
+    """Writes one picture's overlay. Raises OSError, or BadImage if it can no longer be read."""
     import numpy as np  # late: heavy
     from PIL import Image
 

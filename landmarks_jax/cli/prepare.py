@@ -7,6 +7,7 @@ repairs what is damaged.
 """
 
 import contextlib
+import functools
 import importlib
 import inspect
 import pathlib
@@ -92,15 +93,15 @@ def prepare(
   if (output / prepared.MANIFEST).exists():
     print(f'comparing checksums in {output}', flush=True)
   module = _module(name)
+  read = functools.partial(module.catalogue, str(source), frame=frame, **by_name.tuples(options))
   manifest = preparing.finished(output, name=name, frame=frame, options=options)
   if manifest is not None:
     with contextlib.suppress(FileNotFoundError):  # the originals may be gone by now
-      catalogue = module.catalogue(str(source), frame=frame, **by_name.tuples(options))
-      preparing.check_begun(catalogue, output, name=name, options=options)
+      preparing.check_begun(read(), output, name=name, options=options)
     print(f'{output} is finished already: {_kept(manifest)}')
     return manifest
   print(f'reading what is in {source}', flush=True)
-  catalogue = module.catalogue(str(source), frame=frame, **by_name.tuples(options))
+  catalogue = read()
   manifest = preparing.prepare(
     catalogue,
     output,

@@ -57,6 +57,9 @@ ON_FEATURES = {'probe'}  # of these, the ones whose batches bring a pyramid
 BATCH = 16
 # What conftest.py asks for, 0, compiles faster, but then 1 and 8 devices round less alike.
 ROUNDED_ALIKE = {'xla_backend_optimization_level': 1}
+# Relative, of losses in three float32 steps. Rounding grows a hundredfold a step in MoCo, to 1.6e-4
+# with jax 0.12. The steps in float64 tell whether more than rounding differs.
+ROUNDING = 1e-3
 
 
 def block_means(variables, image, size):
@@ -219,7 +222,7 @@ def margin_of(run):
 
 def test_three_float32_steps_are_the_same_on_eight_devices(run):
   spread = Run(run.name, devices=8)
-  np.testing.assert_allclose(spread.steps(3), run.losses, atol=1e-5)
+  np.testing.assert_allclose(spread.steps(3), run.losses, rtol=ROUNDING)
 
 
 @functools.cache

@@ -89,7 +89,7 @@ class Run:
     self.progress = logs.Progress(
       steps=self.config['steps'],
       images_per_step=self.config['batch_size'],
-      memory=lambda: logs.peak_memory(self.mesh.local_devices),
+      memory=self._peak_memory,
     )
 
   def __call__(self) -> dict[str, float]:
@@ -372,7 +372,6 @@ class Run:
     self, start: int, scores: Mapping[str, float], log: Sequence[Mapping[str, Any]]
   ) -> None:
     seconds = logs.duration(time.monotonic() - self.began)
-    memory = logs.peak_memory(self.mesh.local_devices)
     report.write(
       self.workdir / 'report' / 'index.html',
       self.experiment,
@@ -384,9 +383,13 @@ class Run:
       cost={
         'Time': f'{seconds} from step {start}' if start else seconds,
         'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
-        'Memory': f'{memory / 2**30:.1f} GiB',
+        'Memory': f'{self._peak_memory() / 2**30:.1f} GiB',
       },
     )
+
+  def _peak_memory(self) -> int:
+    """Bytes on the fullest device; on the host where devices do not report any."""
+    return sharding.peak_memory(self.mesh) or logs.peak_memory()
 
   def _draw_views(self, batch: Any) -> None:
     views = self.experiment.method.views

@@ -58,15 +58,26 @@ class Levels(NamedTuple):
     return pyramid[self.start : self.stop]
 
 
-@functools.lru_cache(maxsize=16)
-def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array], Pyramid]:
-  """A describer's `apply` as compiled `(variables, image) -> pyramid` of that dtype."""
+def compiled(
+  apply: Callable, dtype: Any = jnp.bfloat16, *, size: int | None = None
+) -> Callable[[Any, Array], Pyramid]:
+  """A describer's `apply` as compiled `(variables, image) -> pyramid`.
+
+  dtype: of the pyramid; None: as it is. size: as in `Describer`.
+  """
   if isinstance(apply, Levels):
-    whole = compiled(apply.whole, dtype)
+    whole = compiled(apply.whole, dtype, size=size)
     return lambda variables, image: apply.cut(whole(variables, image))
+  return _compiled(apply, dtype, size)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(apply: Callable, dtype: Any, size: int | None) -> Callable[[Any, Array], Pyramid]:
+  """`compiled` of all levels; apart from it, since a cache tells ways to spell a call apart."""
 
   def describe(variables: Any, image: Array) -> Pyramid:
-    return tuple(level.astype(dtype) for level in apply(variables, image, None))
+    pyramid = apply(variables, image, size)
+    return pyramid if dtype is None else tuple(level.astype(dtype) for level in pyramid)
 
   return compiler.jit(describe)
 

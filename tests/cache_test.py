@@ -139,7 +139,7 @@ def test_auto_takes_the_fastest_memory_that_holds_the_pictures(
   parts = opened(folder, 'auto', told)
   (batch,) = taken(parts, 2, 1)
   assert f'19 decoded pictures need {NEED / 1e9:.2f} GB' in told[0]
-  assert f'chosen: cache={chosen} (otherwise: --config.cache=' in told[0]
+  assert f'chosen: cache={chosen} (otherwise: cache=' in told[0]
   assert ('of device memory' in told[0]) == (device is not None)
   assert ('of host memory' in told[0]) == (host is not None)
   assert sum('chosen' in line for line in told) == 1

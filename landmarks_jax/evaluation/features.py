@@ -92,6 +92,18 @@ def first_readable(source: Source) -> dict[str, Any]:
   raise ValueError(f'none of the {len(source)} pictures can be read')
 
 
+def seen_side(source: Source, margin: int) -> int:
+  """The side, in pixels, of what a describer sees of its pictures."""
+  return first_readable(source)['image'].shape[0] - 2 * margin
+
+
+def check_landmarks(open_split: Callable[[str], Source], *splits: str, protocol: str) -> None:
+  """Raises ValueError that names the first of the splits without landmarks."""
+  for split in splits:
+    if not open_split(split).info.names:
+      raise ValueError(f'{protocol} needs landmarks; the split {split!r} has none')
+
+
 def _check_fields(example: dict[str, Any]) -> None:
   missing = {'image', 'index'} - example.keys()
   if missing:

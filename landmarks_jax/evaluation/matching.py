@@ -123,9 +123,8 @@ def check(
   **others: Any,
 ) -> None:
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
+  features.check_landmarks(open_split, test, protocol='matching')
   source = open_split(test)
-  if not source.info.names:
-    raise ValueError(f'matching needs landmarks; the split {test!r} has none')
   if len(source) < 2:
     raise ValueError(f'matching needs pairs; the split {test!r} has {len(source)} pictures')
   if count is not None and not (2 <= count <= len(source) and count % 2 == 0):

@@ -62,7 +62,7 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   )
   if config['steps'] is None and config['optimizer']['epochs'] is None:
     raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
-  config['evals'] = _evals(config['evals'], config['data'], config['method'])
+  config['evals'] = evaluations(config['evals'], config['data'], config['method'])
   check_select(config['select'], config['evals'])
   return config
 
@@ -74,9 +74,14 @@ def method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
   return configs.complete(section, options, build, passed=OF_METHOD, also=('name',), later=later)
 
 
-def _evals(
+def evaluations(
   evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any], method: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
+  """The section `evals` with its defaults.
+
+  training, method: the completed sections data and method, from which an evaluation may take its
+  path, frame and margin; empty where they are not known.
+  """
   done = {}
   for name, options in evals.items():
     section = f'config.evals.{name}'
@@ -99,7 +104,7 @@ def _evals(
         f'{section}.data.split={data["split"]!r}: protocols choose splits themselves; '
         f'give {section}.test=SPLIT, and {section}.train=SPLIT where it has one'
       )
-    if data.get('name') == training['name'] and 'path' in training:  # given once, changed once
+    if data.get('name') == training.get('name') and 'path' in training:  # given once, changed once
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
@@ -110,7 +115,7 @@ def _as_in_training(
 ) -> Mapping[str, Any]:
   """An evaluation of the training set that names neither frame nor margin takes training's."""
   data = options.get('data')
-  if not isinstance(data, Mapping) or data.get('name') != training['name']:
+  if not isinstance(data, Mapping) or data.get('name') != training.get('name'):
     return options
   if 'frame' in data or 'margin' in options or 'frame' not in training:
     return options

@@ -438,7 +438,7 @@ def projected(options: argparse.Namespace, base: Describer) -> Describer:
 
 def describe_views(describer: Describer, views: matching.Views, size: int) -> list[Pyramid]:
   """The pyramids of the source and the targets, same and different."""
-  describe = matching.compiled(describer.apply, size)
+  describe = features.compiled(describer.apply, None, size=size)
   return [describe(describer.variables, view.image) for view in views]
 
 

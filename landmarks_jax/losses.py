@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from landmarks_jax import correlation, shapes
 from landmarks_jax.contracts import Array
@@ -212,17 +212,21 @@ def unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
 
 
 def mean_of_valid(
-  values: Float[Array, 'B *shape'], valid: Bool[Array, ' B'] | None
+  values: Float[Array, 'B *shape'],
+  valid: Bool[Array, ' B'] | None,
+  *,
+  count: Int[Array, ''] | None = None,
 ) -> Float[Array, '*shape']:
   """Mean over the valid examples (None: all) of a batch; 0, without gradient, where there are none.
 
-  Values of other examples, even NaN, reach neither the mean nor its gradient.
+  Values of other examples, even NaN, reach neither the mean nor its gradient. count: how many are
+  valid, where that is known already.
   """
   if valid is None:
     return values.mean(0)
   # A product with the mask would keep a NaN.
   kept = jnp.where(valid.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
-  return kept.sum(0) / jnp.maximum(valid.sum(), 1)
+  return kept.sum(0) / jnp.maximum(valid.sum() if count is None else count, 1)
 
 
 def _matches(

@@ -10,6 +10,7 @@ from train_test import arrays, assert_same_run, on_devices, plant, rows, whole
 
 from landmarks_jax.cli import base, completion, evaluate, experiment, train
 from landmarks_jax.cli.main import main
+from landmarks_jax.contracts import Batch, Method
 from landmarks_jax.runtime import checkpoint, run_folder
 
 page = """
@@ -260,3 +261,19 @@ def test_a_network_on_a_network_is_no_base(stacked, tmp_path):
   section = base.complete({'checkpoint': str(tmp_path / 'run')}, lambda section, options: options)
   with pytest.raises(ValueError, match='builds on a network of its own'):
     base.resolve(section, lambda section, options: options)
+
+
+def test_weights_of_the_right_shapes_under_other_names_are_refused(monkeypatch):
+  zeros = np.zeros(4, np.float32)
+
+  def init(rng, example):
+    return {'one': zeros, 'two': zeros}, {}
+
+  state = {'params': {'one': zeros, 'other': zeros + 1}, 'aux': {}}
+  monkeypatch.setattr(base, 'read', lambda run, step: state)
+  given = {'checkpoint': 'run', 'step': 3}, Method(init, *[None] * 3), jax.random.key(0), Batch()
+  with pytest.raises(ValueError, match=r'config\.base\.checkpoint=run: .* first params/two'):
+    base.variables(*given)
+  state['params'] = {'two': zeros + 2, 'one': zeros + 1}
+  params, _ = base.variables(*given)
+  assert (params['one'][0], params['two'][0]) == (1, 2)

@@ -139,7 +139,7 @@ def test_auto_takes_the_fastest_memory_that_holds_the_pictures(
   parts = opened(folder, 'auto', told)
   (batch,) = taken(parts, 2, 1)
   assert f'19 decoded pictures need {NEED / 1e9:.2f} GB' in told[0]
-  assert f'chosen: cache={chosen} (otherwise: --config.cache=' in told[0]
+  assert f'chosen: cache={chosen} (otherwise: cache=' in told[0]
   assert ('of device memory' in told[0]) == (device is not None)
   assert ('of host memory' in told[0]) == (host is not None)
   assert sum('chosen' in line for line in told) == 1
@@ -206,10 +206,22 @@ def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(folder, monkeypa
     taken(opened(folder, 'host'), 0, 1)
 
 
+def reporting(*found):
+  """A mesh whose devices report these statistics."""
+  devices = [mock.Mock(**{'memory_stats.return_value': stats}) for stats in found]
+  return mock.Mock(spec=mesh(), local_devices=devices)
+
+
+def test_peak_memory_is_that_of_the_fullest_device():
+  peaks = [{'peak_bytes_in_use': n, 'bytes_in_use': 1} for n in (3000, 9000, 5000)]
+  assert sharding.peak_memory(reporting(*peaks)) == 9000
+  assert sharding.peak_memory(reporting(None, {})) is None
+  assert sharding.peak_memory(mesh()) is None  # CPUs
+
+
 def test_free_memory_is_that_of_the_fullest_device():
   def free(*found):
-    devices = [mock.Mock(**{'memory_stats.return_value': stats}) for stats in found]
-    return sharding.free_memory(mock.Mock(spec=mesh(), local_devices=devices))
+    return sharding.free_memory(reporting(*found))
 
   room = {'bytes_limit': 100, 'bytes_in_use': 7, 'other': 1}
   assert free(room, room | {'bytes_in_use': 30}) == 70

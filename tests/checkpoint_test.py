@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import warnings
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,22 @@ def test_variables_are_read_without_the_code_that_made_them(folder):
   assert_same_bits(checkpoint.read_variables(folder, ('step',)), {'step': np.int32(20)})
   with pytest.raises(ValueError, match=r"has no \['param'\], it has \['aux', 'opt', 'params'"):
     checkpoint.read_variables(folder, ('param',))
+
+
+def test_variables_fit_a_method_by_name_and_shape():
+  class Moments(NamedTuple):
+    first: Any
+    second: Any
+
+  stored = {'params': {'b': np.ones(2), 'a': np.zeros(2)}, 'aux': {'second': [5], 'first': [4]}}
+  stored = jax.tree.map(np.asarray, stored)
+  wanted = jax.eval_shape(lambda: ({'a': np.zeros(2), 'b': np.zeros(2)}, Moments([1], (2,))))
+  params, aux = checkpoint.fitted(stored, wanted, where='there')
+  assert (params['a'].sum(), params['b'].sum()) == (0, 2)
+  assert (aux.first, aux.second) == ([4], (5,))
+  for wrong in ({'c': np.ones(2), 'a': np.zeros(2)}, {'b': np.ones(3), 'a': np.zeros(2)}):
+    with pytest.raises(ValueError, match=r'^there are not those .* 1 arrays .* first params/b$'):
+      checkpoint.fitted(stored | {'params': wrong}, wanted, where='there')
 
 
 def test_every_path_that_differs_is_named_with_both_sides(folder):

@@ -114,6 +114,42 @@ def test_help_with_a_config_lists_its_keys_and_values(capsys):
   assert run('train', smoke, '--config.stepz=7', '--help') == 2
 
 
+EVALS = f"""
+{page.partition('def')[0]}
+FACES = dict(name='synthetic/faces', count=20)
+def get_config():
+  return ConfigDict(dict(evals=dict(mine=dict(protocol='regression', data=FACES, labels=3))))
+"""
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_help_of_evaluate_lists_the_keys_of_evaluations_alone(capsys, tmp_path, alone):
+  name = 'mine' if alone else 'faces'
+  (tmp_path / 'evals.py').write_text(EVALS)
+  config = f'--config={tmp_path}/evals.py' if alone else smoke
+  assert run('evaluate', config, f'--config.evals.{name}.labels=5', '--help') == 0
+  lines = capsys.readouterr().out.splitlines()
+  keys = lines[lines.index(f'Keys of {config.partition("=")[2]} and their values:') + 1 :]
+  assert keys
+  assert all(line.startswith(f'  --config.evals.{name}.') for line in keys)
+  assert f'  --config.evals.{name}.labels=5' in keys
+  assert f'  --config.evals.{name}.every=0' in keys
+  assert run('evaluate', config, '--config.steps=7', '--help') == 2
+  assert 'evaluate changes config.evals.*' in capsys.readouterr().err
+
+
+def test_help_of_evaluate_takes_from_training_what_an_evaluation_of_the_run_does(capsys, tmp_path):
+  (tmp_path / 'evals.py').write_text(EVALS)
+  changes = ['data.name=synthetic/faces', 'data.frame=40', 'method.margin=3']
+  config = completion.complete(configs.changed(configs.load(smoke[9:]), changes), train.train)
+  configs.claim(tmp_path / 'run', config)
+  where = f'--config={tmp_path}/evals.py', f'--workdir={tmp_path}/run'
+  assert run('evaluate', *where, '--help') == 0
+  keys = capsys.readouterr().out.splitlines()
+  assert '  --config.evals.mine.data.frame=40' in keys
+  assert '  --config.evals.mine.margin=3' in keys
+
+
 def test_exit_codes_and_streams_of_the_process():
   listed = process('-m', 'landmarks_jax')
   assert (listed.returncode, listed.stderr) == (0, '')

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from landmarks_jax.evaluation import features, matching
+from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import compiler, sharding
 
 
@@ -76,7 +76,7 @@ def test_networks_that_describe_are_compiled_alike():
   def apply(kernel, image, size):
     return (CONVOLVE(image, kernel),)
 
-  compiled = features.compiled(apply), matching.compiled(apply, 24)
+  compiled = features.compiled(apply), features.compiled(apply, None, size=24)
   for describe in compiled:
     assert '__ynn_fusion' not in describe.lower(KERNEL, PICTURES).compile().as_text()
 

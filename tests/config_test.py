@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -333,7 +334,7 @@ def test_unknown_and_missing_keys_are_named():
     configs.complete('c', {'stpes': 3}, taker)
   for hidden in ('workdir', 'others'):  # not for configs
     with pytest.raises(ValueError, match=f"^c has no '{hidden}'; it has: area, cache, mean, "):
-      configs.complete('c', {'steps': 3, hidden: 'x'}, taker)
+      configs.complete('c', {'steps': 3, hidden: 'x'}, taker, passed=('workdir',))
   with pytest.raises(ValueError, match=r'^c.steps is missing; give it as c.steps=VALUE$'):
     configs.complete('c', {}, taker)
 
@@ -466,6 +467,21 @@ def test_a_damaged_config_is_named(tmp_path):
     with pytest.raises(ValueError, match=r'config.json is damaged'):
       configs.claim(tmp_path, {'steps': 3})
     assert (tmp_path / 'config.json').read_text() == text
+
+
+def test_names_that_are_reserved_in_one_section_are_keys_of_another(monkeypatch):
+  def build(*, rate: float = 0.5, spread: int = 1, split: str = 'a', others: int = 2) -> None:
+    """A user's method."""
+
+  def source(path: str, *, split: str = 'train', base: float = 1.5, rate: int = 3) -> None:
+    """A user's dataset."""
+
+  monkeypatch.setattr(completion, 'find', lambda *_, **__: SimpleNamespace(build=build))
+  monkeypatch.setattr(completion, 'source_function', lambda name: source)
+  found = completion.method('config.method', {'name': 'mine', 'rate': 0.25})
+  assert found == {'name': 'mine', 'rate': 0.25, 'spread': 1, 'split': 'a', 'others': 2}
+  found = completion._data('config.data', {'name': 'mine', 'path': 'there'})
+  assert found == {'name': 'mine', 'path': 'there', 'base': 1.5, 'rate': 3}
 
 
 def test_what_the_data_says_is_left_open_only_where_it_is_taken():

@@ -2,7 +2,6 @@
 
 import ast
 import pathlib
-import re
 
 import pytest
 
@@ -31,6 +30,14 @@ FLOORS = {
   '__main__': 6,
 }
 IMPURE = {'absl', 'datetime', 'io', 'logging', 'ml_collections', 'open', 'os', 'pathlib', 'time'}
+WORDS = {'pmap', 'psum', 'pmean', 'all_gather', 'axis_name', 'axis_index', 'shard_map'}
+WORDS |= {'process_index', 'process_count', 'process_allgather', 'multihost_utils'}
+WORDS |= {'devices', 'device_count', 'local_devices', 'local_device_count', 'device_put'}
+WORDS |= {'default_backend', 'memory_stats'}
+MAY_SAY = {
+  'runtime/compiler.py': {'default_backend'},  # sharding builds on it
+  'runtime/memory.py': {'devices'},  # a number that it is given
+}
 FILES = sorted(p for p in PACKAGE.rglob('*.py') if p.parent != PACKAGE or p.stem != '__init__')
 
 
@@ -81,13 +88,41 @@ def test_the_lower_floors_know_no_disk_clock_config_or_log(path):
     assert not {'open', 'print'} & {f.id for f in calls if isinstance(f, ast.Name)}
 
 
+def words_of_devices(source):
+  """The WORDS that a file's code uses; a docstring may say what is absent."""
+  kinds = {ast.Attribute: 'attr', ast.Name: 'id', ast.keyword: 'arg'}
+  kinds |= {ast.alias: 'name', ast.ImportFrom: 'module'}
+  nodes = [node for node in ast.walk(ast.parse(source)) if type(node) in kinds]
+  names = [getattr(node, kinds[type(node)]) for node in nodes]
+  return WORDS & {part for name in names if name for part in name.split('.')}
+
+
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_sharding_and_commands_know_of_devices_and_processes(path):
-  if path.relative_to(PACKAGE).as_posix() != 'runtime/sharding.py' and room_of(path) != 'cli':
-    words = r'\b(pmap|psum|axis_name|process_index|process_count|device_count|local_devices)\b'
-    # Names in code, not words in comments: a docstring may say what is absent.
-    names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
-    assert not [name for name in names if re.fullmatch(words, name)]
+  name = path.relative_to(PACKAGE).as_posix()
+  if name != 'runtime/sharding.py' and room_of(path) != 'cli':
+    assert words_of_devices(path.read_text()) == MAY_SAY.get(name, set())
+
+
+@pytest.mark.parametrize(
+  ('code', 'word'),
+  [
+    ('count = jax.local_device_count()', 'local_device_count'),
+    ('from jax.lax import psum as add', 'psum'),
+    ('from jax import lax\nx = lax.pmean(x, "data")', 'pmean'),
+    ('f = jax.vmap(f, axis_name="data")', 'axis_name'),
+    ('import jax.experimental.multihost_utils', 'multihost_utils'),
+    ('from jax.experimental.multihost_utils import sync_global_devices', 'multihost_utils'),
+    ('from jax import devices\nfirst = devices()[0]', 'devices'),
+    ('def f(x):\n  return device_put(x)', 'device_put'),
+  ],
+)
+def test_code_that_knows_of_devices_is_found(code, word):
+  assert words_of_devices(code) == {word}
+
+
+def test_words_about_devices_are_not_code():
+  assert not words_of_devices('"""No axis_name, no psum."""\n# on all devices\nx = "devices"')
 
 
 def test_no_room_is_named_after_nothing():

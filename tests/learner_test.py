@@ -10,13 +10,15 @@ import pytest
 from PIL import Image, ImageDraw
 
 from landmarks_jax.contracts import Batch, Describer
+from landmarks_jax.data.source import normaliser
 from landmarks_jax.inference.model import Model
-from landmarks_jax.inference.pictures import checksum
+from landmarks_jax.inference.pictures import checksum, distances
 from landmarks_jax.labelling import described as storage
 from landmarks_jax.labelling import learner as learning
 from landmarks_jax.labelling.learner import FrozenLearner
 from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.methods import equivariant
+from landmarks_jax.models import ridge
 
 FRAME, MARGIN, COUNT, SIZE = 36, 2, 16, (90, 60)
 METHOD = {'name': 'equivariant', 'network': 'simple', 'dim': 8, 'width': 0.2, 'margin': MARGIN}
@@ -88,9 +90,29 @@ def test_it_finds_the_discs_in_pixels_of_pictures_that_are_not_square(learner, w
 def test_confidence_is_the_share_of_points_that_are_near(learner, world):
   places = world[1]
   fit = learner.fit({i: places[i] for i in range(8)})
-  side = SIZE[0] * learner.model.side / FRAME  # of what the network sees, in pixels
+  side = SIZE[0]  # of the frame, in pixels
   near = np.linalg.norm(fit.points - places, axis=-1) < learning.TOLERANCE * side
   assert abs(fit.confidence[8:].mean() - near[8:].mean()) < 0.25
+
+
+def test_confidence_is_of_the_whole_frame_where_the_network_sees_less(monkeypatch):
+  count, frame, margin = 12, 136, 20
+  describer = Describer({}, lambda *_: (np.zeros((1, 1, 1, 1)),))
+  model = Model(describer, {'method': METHOD}, frame=frame, margin=margin)
+  seen = np.zeros((count, 2, 2), np.float32)
+  found = seen + np.float32([6 * 2 / (model.side - 1), 0])  # 6 pixels: 4 % of the frame's side
+  evidence = np.zeros((count, 2, 1))
+  held_out = ridge.HeldOut(np.arange(count), found, evidence)
+  head = SimpleNamespace(variables=ridge.RidgeVariables((), *[None] * 5))  # not looked at
+  fitted = ridge.RidgeFit(head, held_out)
+  monkeypatch.setattr(ridge, 'fit_ridge', lambda *_, **__: fitted)
+  labelled = Batch(points=seen, visible=np.ones((count, 2), bool))
+  _, judge = learning.fit_head(labelled, side=model.side, zoom=model.zoom, flip_pairs=())
+  side = normaliser(seen * model.zoom, 'frame')
+  error = distances(found * model.zoom, labelled._replace(points=seen * model.zoom, scale=side))
+  observed = (error < judge.tolerance).mean()
+  assert abs(judge(evidence).mean() - observed) < 0.01
+  assert observed == 1
 
 
 def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_start(

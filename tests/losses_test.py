@@ -668,6 +668,8 @@ def test_the_mean_of_valid_examples_is_that_without_the_others(shape):
   found = losses.mean_of_valid(jnp.asarray(values), valid)
   assert found.shape == shape
   np.testing.assert_allclose(found, values[valid].mean(0), rtol=1e-5)
+  counted = losses.mean_of_valid(jnp.asarray(values), valid, count=jnp.sum(valid))
+  np.testing.assert_array_equal(counted, found)
   found = losses.mean_of_valid(jnp.asarray(values), None)
   np.testing.assert_allclose(found, values.mean(0), rtol=1e-5)
 

@@ -20,7 +20,8 @@ GIVEN = 'random_init', 'base', 'spread'
 
 def options_of(protocol):
   """The options that a config may set, with the names that `run` takes besides."""
-  found = configs.complete('x', {}, *completion._extended(protocol, {}), protocol.run)
+  functions = *completion._extended(protocol, {}), protocol.run
+  found = configs.complete('x', {}, *functions, passed=completion.OF_EVALUATION)
   assert set(NEEDED) <= set(found)
   return found
 

@@ -200,7 +200,7 @@ def test_heads_of_a_vit_are_64_channels_wide_unless_told():
   assert found.frame == 112
   told = recognised(state, Options(heads=8))
   assert (told.method['heads'], told.method['width']) == (8, 0.25)
-  with pytest.raises(ValueError, match=r'5 heads of 128 channels.* --heads=N that divides'):
+  with pytest.raises(ValueError, match=r'5 heads of 128 channels.* and heads=N that divides'):
     recognised(state, Options(heads=5))
 
 

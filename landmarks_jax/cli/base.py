@@ -68,11 +68,7 @@ def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, exampl
     return jax.jit(method.init)(rng, example)
   run = pathlib.Path(base['checkpoint']).expanduser()
   state, untrained = read(run, step=base['step']), jax.eval_shape(method.init, rng, example)
-  found = jax.tree.leaves((state['params'], state['aux']))
-  expected = jax.tree.leaves(untrained)
-  if [x.shape for x in found] != [x.shape for x in expected]:
-    raise ValueError(f'config.base.checkpoint={run}: its weights are not those of its config.json')
-  return jax.tree.unflatten(jax.tree.structure(untrained), found)
+  return checkpoint.fitted(state, untrained, where=f'config.base.checkpoint={run}: its weights')
 
 
 def read(run: pathlib.Path, *, step: int | None = None) -> dict[str, PyTree]:

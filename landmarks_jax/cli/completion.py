@@ -13,6 +13,13 @@ from landmarks_jax.data.source import source_function
 from landmarks_jax.runtime import by_name, optim
 
 FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
+# Arguments that are no keys of a section, since whoever calls its function passes them.
+OF_TRAIN = 'workdir', 'base'  # base is checked on its own
+OF_METHOD = 'constrain', 'base'
+OF_OPTIMIZER = ('rate',)
+OF_DATA = ('split',)
+OF_EVALUATION = 'describer', 'open_split', 'random_init', 'base', 'baselines', 'spread'
+OF_EVALUATION += ('validation_score',)  # pck chooses it for regression
 LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
 LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_after': 1}
 
@@ -31,7 +38,8 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
 
   Raises ValueError that names the key and says what was expected.
   """
-  config = configs.complete('config', configs.plain(config), command, also=('base',))
+  config = configs.plain(config)
+  config = configs.complete('config', config, command, passed=OF_TRAIN, also=('base',))
   for key, least in LEAST.items():
     if config[key] is not None and config[key] < least:
       raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
@@ -50,11 +58,11 @@ def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
   functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
   later = 'epochs', 'steps_per_epoch'
   config['optimizer'] = configs.complete(
-    'config.optimizer', optimizer, *functions, also=('name',), later=later
+    'config.optimizer', optimizer, *functions, passed=OF_OPTIMIZER, also=('name',), later=later
   )
   if config['steps'] is None and config['optimizer']['epochs'] is None:
     raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')
-  config['evals'] = _evals(config['evals'], config['data'], config['method'])
+  config['evals'] = evaluations(config['evals'], config['data'], config['method'])
   check_select(config['select'], config['evals'])
   return config
 
@@ -63,12 +71,17 @@ def method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
   """The section of a method with its defaults; mean and std are left to the data."""
   build = find('methods', _named(section, options, 'name'), section=f'{section}.name').build
   later = 'mean', 'std'
-  return configs.complete(section, options, build, also=('name',), later=later)
+  return configs.complete(section, options, build, passed=OF_METHOD, also=('name',), later=later)
 
 
-def _evals(
+def evaluations(
   evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any], method: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
+  """The section `evals` with its defaults.
+
+  training, method: the completed sections data and method, from which an evaluation may take its
+  path, frame and margin; empty where they are not known.
+  """
   done = {}
   for name, options in evals.items():
     section = f'config.evals.{name}'
@@ -80,7 +93,8 @@ def _evals(
     own = ('protocol', 'data', 'every')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
     options = _as_in_training(options, training, method)
-    options = {'every': 0} | configs.complete(section, options, *functions, also=own)
+    options = configs.complete(section, options, *functions, passed=OF_EVALUATION, also=own)
+    options = {'every': 0} | options
     options['every'] = configs.typed(f'{section}.every', options['every'], int)
     if options['every'] < 0:
       raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
@@ -90,7 +104,7 @@ def _evals(
         f'{section}.data.split={data["split"]!r}: protocols choose splits themselves; '
         f'give {section}.test=SPLIT, and {section}.train=SPLIT where it has one'
       )
-    if data.get('name') == training['name'] and 'path' in training:  # given once, changed once
+    if data.get('name') == training.get('name') and 'path' in training:  # given once, changed once
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
@@ -101,7 +115,7 @@ def _as_in_training(
 ) -> Mapping[str, Any]:
   """An evaluation of the training set that names neither frame nor margin takes training's."""
   data = options.get('data')
-  if not isinstance(data, Mapping) or data.get('name') != training['name']:
+  if not isinstance(data, Mapping) or data.get('name') != training.get('name'):
     return options
   if 'frame' in data or 'margin' in options or 'frame' not in training:
     return options
@@ -142,7 +156,7 @@ def _extended(protocol: ModuleType, options: Mapping[str, Any]) -> list[Callable
 
 def _data(section: str, data: Mapping[str, Any]) -> dict[str, Any]:
   source = source_function(_named(section, data, 'name'))
-  return configs.complete(section, data, source, also=('name', 'split'))
+  return configs.complete(section, data, source, passed=OF_DATA, also=('name', 'split'))
 
 
 def _named(section: str, options: Mapping[str, Any], key: str) -> str:

@@ -16,7 +16,7 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -24,11 +24,6 @@ from absl import flags
 
 from landmarks_jax.runtime import atomic, run_folder
 
-# Arguments that commands pass themselves; they are not part of a config.
-INJECTED = frozenset(
-  {'workdir', 'constrain', 'base', 'describer', 'open_split', 'random_init', 'baselines'}
-  | {'rate', 'spread', 'others', 'split', 'validation_score'}
-)
 ANY_KEY = 'Changes a key, as in --config.steps=100; --config=FILE --help lists the keys.'
 SMOKE_STEPS, SMOKE_BATCH, SMOKE_IMAGES = 3, 8, 32
 SMOKE_BASE = {'name': 'moco', 'depth': 18, 'width': 0.0625, 'norm_groups': 1}
@@ -110,7 +105,7 @@ def defaults(*functions: Callable) -> dict[str, Any]:
   return {
     p.name: p.default
     for p in parameters
-    if p.name not in INJECTED and p.default is not p.empty and p.kind is not p.VAR_KEYWORD
+    if p.default is not p.empty and p.kind is not p.VAR_KEYWORD
   }
 
 
@@ -118,26 +113,28 @@ def complete(
   section: str,
   given: Mapping[str, Any],
   *functions: Callable,
+  passed: Collection[str] = (),
   also: tuple[str, ...] = (),
   later: tuple[str, ...] = (),
 ) -> dict[str, Any]:
   """A section of a config with the defaults of the functions that will take it.
 
-  also: keys that are no function's argument. later: arguments that may stay None until the data
-  determine them. Raises ValueError for a key that no function takes, a missing one, and a value
-  that does not fit the argument's annotation.
+  passed: arguments that the caller passes itself: no keys. also: keys that are no function's
+  argument. later: arguments that may stay None until the data determine them. Raises ValueError for
+  a key that no function takes, a missing one, and a value that does not fit the annotation.
   """
   parameters = {
     name: p
     for f in functions
     for name, p in inspect.signature(f).parameters.items()
-    if name not in INJECTED and p.kind is not p.VAR_KEYWORD
+    if name not in passed and p.kind is not p.VAR_KEYWORD
   }
   for key in given:
     if key not in parameters and key not in also:
       known = sorted({*parameters, *also})
       raise ValueError(f'{section} has no {key!r}{hint(key, known)}; it has: {", ".join(known)}')
-  values = defaults(*functions) | {name: None for name in later if name in parameters} | dict(given)
+  values = {name: value for name, value in defaults(*functions).items() if name in parameters}
+  values |= {name: None for name in later if name in parameters} | dict(given)
   for name, parameter in parameters.items():
     if name not in values:
       raise ValueError(f'{section}.{name} is missing; give it as {section}.{name}=VALUE')

@@ -31,23 +31,53 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   return configs.define_flags(argv, values, changes=what)
 
 
-def run(values: flags.FlagValues) -> int:
-  """The command."""
-  if not values.workdir:
-    raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
-  workdir, changes = pathlib.Path(values.workdir).expanduser(), values['config.KEY'].value
-  given = run_folder.read_config(workdir / 'config.json')
-  if values.config:
-    given = configs.plain(configs.load(values.config))
+def keys(values: flags.FlagValues) -> dict[str, Any]:
+  """The config's evaluations with the defaults that they leave out, also where it has no more.
+
+  What an evaluation takes from training is that of the run, if --workdir names one.
+  """
+  from landmarks_jax.cli import completion  # late: heavy
+
+  config = configs.plain(configs.load(values.config))
+  evals, _ = _changed(config, values['config.KEY'].value)
+  if values.workdir:
+    config = run_folder.read_config(pathlib.Path(values.workdir).expanduser() / 'config.json')
+  if 'method' in config:
+    return {'evals': _completed(config, evals)['evals']}
+  return {'evals': completion.evaluations(evals, {}, {})}
+
+
+def _completed(config: Mapping[str, Any], evals: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with these evaluations, of which none selects."""
+  from landmarks_jax.cli import completion, train  # late: heavy
+
+  return completion.complete({**config, 'select': None, 'evals': evals}, train.train)
+
+
+def _changed(
+  config: Mapping[str, Any], changes: Sequence[str]
+) -> tuple[Mapping[str, Any], str | None]:
+  """The evaluations of a config, changed, and the new path of the training pictures, if any."""
   moved = [change for change in changes if change.startswith('data.path=')]
   changes = [change for change in changes if change not in moved]
   for change in changes:
     if not change.startswith(('evals.', 'evals=')):
       key = change.partition('=')[0]
       raise ValueError(f'evaluate changes config.evals.* and config.data.path, not config.{key}')
-  evals = configs.changed({'evals': given.get('evals', {})}, changes)['evals']
+  evals = configs.changed({'evals': config.get('evals', {})}, changes)['evals']
   evals = configs.typed('config.evals', evals, Mapping[str, Any])
-  path = moved[-1].partition('=')[2] if moved else None
+  return evals, moved[-1].partition('=')[2] if moved else None
+
+
+def run(values: flags.FlagValues) -> int:
+  """The command."""
+  if not values.workdir:
+    raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
+  workdir = pathlib.Path(values.workdir).expanduser()
+  given = run_folder.read_config(workdir / 'config.json')
+  if values.config:
+    given = configs.plain(configs.load(values.config))
+  evals, path = _changed(given, values['config.KEY'].value)
   processes.start(values)
   evaluate(workdir, step=values.step, evals=evals, path=path)
   return 0
@@ -66,12 +96,11 @@ def evaluate(
   run's own. path: where the training pictures are now, and those of evaluations that were in the
   same place.
   """
-  from landmarks_jax.cli import completion, experiment, running, train  # late: heavy
+  from landmarks_jax.cli import experiment, running  # late: heavy
   from landmarks_jax.runtime import checkpoint, sharding
 
   config = run_folder.read_config(workdir / 'config.json')
-  changes = {'select': None} | ({} if evals is None else {'evals': evals})
-  config = completion.complete(config | changes, train.train)
+  config = _completed(config, config.get('evals', {}) if evals is None else evals)
   before = config['data'].get('path')
   for data in (config['data'], *(options['data'] for options in config['evals'].values())):
     if path is not None and data.get('path') == before:

@@ -2,7 +2,8 @@
 
 Its `define_flags` declares the options. If it has POSITIONAL = 'DIR', the flag DIR that it declares
 is a required positional argument: values.DIR in `run`. There may be several, in order: POSITIONAL =
-'A', 'B'.
+'A', 'B'. If it declares --config, it also defines `keys(values)`: that config with all defaults, as
+far as the command takes it.
 """
 
 import importlib
@@ -128,11 +129,8 @@ def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
     dashes = '' if key in positional else '--'
     lines.append(f'  {dashes}{key}: {flag.help.splitlines()[0].rstrip(";")}{default}')
   if 'config' in values and values.config:
-    from landmarks_jax.cli import completion, train  # late: heavy
-
-    given = configs.changed(configs.load(values.config), values['config.KEY'].value)
-    keys = configs.flat(completion.complete(given, train.train))
     lines += ['', f'Keys of {values.config} and their values:']
+    keys = configs.flat(command.keys(values))
     lines += [f'  --config.{key}={value}' for key, value in sorted(keys.items())]
   print('\n'.join(lines))
   return 0

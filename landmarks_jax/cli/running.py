@@ -5,7 +5,6 @@ import math
 import pathlib
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ import jax
 from landmarks_jax import training
 from landmarks_jax.cli import (
   compiling,
-  completion,
   pictures,
   processes,
   provenance,
@@ -24,6 +22,7 @@ from landmarks_jax.cli import (
 )
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
+from landmarks_jax.cli.selection import Selection
 from landmarks_jax.contracts import Batch, TrainState
 from landmarks_jax.evaluation import matching, scoring
 from landmarks_jax.report import draw
@@ -78,18 +77,16 @@ class Run:
     self.checkpoints = checkpoint.Checkpoints(folder, keep=self.config['keep'], **writers)
     sharding.on_main(self._keep_aside)
     self.provenance = provenance.of(self.config, experiment.inputs.fingerprint())
-    self.select, self.selected = self.config['select'], None
-    if self.select:
-      self.more_is_better = completion.check_select(self.select, self.config['evals'])
-      folder = workdir / run_folder.SELECTED
-      self.selected = checkpoint.Checkpoints(folder, keep=None, **writers)
+    self.selection = None
+    if self.config['select']:
+      self.selection = Selection(self.config, workdir, logged=self._logged, **writers)
     self.interruption, self.late = signals, guards.DelayedChecks(self._check_finite)
     self.step, self.skipped = 0, 0  # the step under way; steps that were not finite
     self.all_finite = jax.jit(training.is_finite)
     self.progress = logs.Progress(
       steps=self.config['steps'],
       images_per_step=self.config['batch_size'],
-      memory=lambda: logs.peak_memory(self.mesh.local_devices),
+      memory=self._peak_memory,
     )
 
   def __call__(self) -> dict[str, float]:
@@ -110,8 +107,8 @@ class Run:
   def close(self) -> None:
     """Finishes what is written in the background, and releases the folder."""
     self.checkpoints.close()
-    if self.selected:
-      self.selected.close()
+    if self.selection:
+      self.selection.close()
     self.logs.close()
     self._unlock()
 
@@ -146,8 +143,8 @@ class Run:
     state, saved, start = found
     self.skipped = saved.get('skipped', 0)
     self.logs.truncate(start)
-    if self.selected:
-      self.selected.drop_after(start)
+    if self.selection:
+      self.selection.drop_after(start)
     where = {'step': start, 'workdir': self.workdir}
     if self.is_main and provenance.warn(saved, self.provenance, **where):
       provenance.write(here=self.provenance, **where)
@@ -237,8 +234,8 @@ class Run:
 
   def _save(self, step: int, state: Any) -> None:
     self._check_whole(step, state)
-    if self.selected:  # resuming from here needs the best before it
-      self.selected.wait()
+    if self.selection:  # resuming from here needs the best before it
+      self.selection.wait()
     self.checkpoints.save(step, state, self.provenance | {'skipped': self.skipped})
 
   def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -274,14 +271,13 @@ class Run:
     The final evaluations are of the selected weights, if a score selects.
     """
     final, scores = step == self.config['steps'], {}
-    if self.select and step > 0:
+    if self.selection and step > 0:
       scores |= self._consider(state, step)
       if final:
-        best = self._kept_step()
-        scores = self._written(best, self._prefix(self.select.split('/')[0]))
-        state, _ = self.selected.restore(state, step=best)
+        state, best = self.selection.restore(state)
+        scores = self._written(best, self._prefix(self.selection.evaluation))
     due = [name for name in self.config['evals'] if self._due(name, step)]
-    if due and (self.select or not final):  # else it was done before saving
+    if due and (self.selection or not final):  # else it was done before saving
       state = self._calibrated(state)
     for name in due:
       scores |= self._score(name, state, step, shown=final)
@@ -295,7 +291,7 @@ class Run:
     """Whether an evaluation runs after `step` updates; one that selects has run already."""
     every = self.config['evals'][name]['every']
     due = step == self.config['steps'] or (step > 0 and every and step % every == 0)
-    return bool(due) and not (self.select and name == self.select.split('/')[0])
+    return bool(due) and not (self.selection and name == self.selection.evaluation)
 
   def _prefix(self, name: str) -> str:
     """The prefix of the names of an evaluation's scores."""
@@ -323,40 +319,15 @@ class Run:
     return found
 
   def _consider(self, state: Any, step: int) -> dict[str, float]:
-    """Keeps the weights if their score is the best so far."""
-    name = self.select.split('/')[0]
-    options, final = self.config['evals'][name], step == self.config['steps']
-    if not final and step % options['every']:
+    """Scores the weights, where that is due, and keeps them if they are the best so far."""
+    if not self.selection.due(step):
       return {}
+    name = self.selection.evaluation
     scores = self._score(name, self._calibrated(state), step, shown=False)
-    if self._best_steps()[0] == step:
+    if self.selection.is_best(step):
       self._check_whole(step, state)
-      self.selected.save(step, state, self.provenance)
-      self._drop_beaten()
+      self.selection.keep(step, state, self.provenance, self.checkpoints)
     return scores
-
-  def _drop_beaten(self) -> None:
-    """Keeps the newest two, and the best that a run would find on resuming."""
-    self.checkpoints.wait()  # a half-written step cannot be resumed from
-    last = self.checkpoints.latest_step()
-    steps = self.selected.steps()
-    needed = [step for step in steps if last is not None and step <= last][-1:]
-    self.selected.drop(set(steps) - {*steps[-2:], *needed})
-
-  def _best_steps(self) -> list[int]:
-    """The steps that have a score, best first."""
-    sign = -1 if self.more_is_better else 1
-    found = [(sign * row[self.select], row['step']) for row in self._logged() if self.select in row]
-    return [step for _, step in sorted(found)]
-
-  def _kept_step(self) -> int:
-    """The best step whose weights are still there."""
-    steps, there = self._best_steps(), self.selected.steps()
-    found = next((step for step in steps if step in there), steps[0])
-    if found != steps[0] and self.is_main:
-      told = f'has no step {steps[0]}, the best; taking step {found}, the best there'
-      warnings.warn(f'{self.selected.path} {told}', stacklevel=2)
-    return found
 
   def _written(self, step: int, prefix: str) -> dict[str, float]:
     at_step = (row for row in self._logged() if row['step'] == step)
@@ -372,7 +343,6 @@ class Run:
     self, start: int, scores: Mapping[str, float], log: Sequence[Mapping[str, Any]]
   ) -> None:
     seconds = logs.duration(time.monotonic() - self.began)
-    memory = logs.peak_memory(self.mesh.local_devices)
     report.write(
       self.workdir / 'report' / 'index.html',
       self.experiment,
@@ -384,9 +354,13 @@ class Run:
       cost={
         'Time': f'{seconds} from step {start}' if start else seconds,
         'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
-        'Memory': f'{memory / 2**30:.1f} GiB',
+        'Memory': f'{self._peak_memory() / 2**30:.1f} GiB',
       },
     )
+
+  def _peak_memory(self) -> int:
+    """Bytes on the fullest device; on the host where devices do not report any."""
+    return sharding.peak_memory(self.mesh) or logs.peak_memory()
 
   def _draw_views(self, batch: Any) -> None:
     views = self.experiment.method.views

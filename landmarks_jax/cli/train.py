@@ -109,11 +109,22 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
       run.close()
 
 
+def keys(values: flags.FlagValues) -> dict[str, Any]:
+  """The config with the defaults that it leaves out."""
+  from landmarks_jax.cli import completion  # late: heavy
+
+  return completion.complete(_config(values), train)
+
+
+def _config(values: flags.FlagValues) -> dict[str, Any]:
+  return configs.changed(configs.load(values.config), values['config.KEY'].value)
+
+
 def run(values: flags.FlagValues) -> int:
   """The command."""
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
-  config = configs.changed(configs.load(values.config), values['config.KEY'].value)
+  config = _config(values)
   if values.init_from:
     config['init_from'] = values.init_from
   processes.start(values)

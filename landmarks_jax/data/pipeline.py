@@ -245,7 +245,7 @@ def choose_cache(
   (report or logging.info)(
     f'{len(source):,} decoded pictures need {need / 1e9:.2f} GB; '
     f'{" and ".join(sizes) or "an unknown amount"} is free{part}; chosen: cache={chosen} '
-    f'(otherwise: --config.cache={" or ".join(c for c in CACHES if c != chosen)})'
+    f'(otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
   )
   return chosen
 
@@ -367,7 +367,7 @@ def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:
       raise
     raise ChildProcessError(
       f'a process that reads pictures has died: {error} Often the memory of the host is full: '
-      'use fewer --config.workers, or 0'
+      'use fewer workers, or workers=0'
     ) from error
   finally:
     examples.close()

@@ -101,17 +101,12 @@ def check(
   **others: Any,
 ) -> None:
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
-  if draws < 1 or (not few and draws != 1):
-    raise ValueError(f'draws={draws}: expected 1 or more, and 1 without few=N,M')
   if ridge < 0:
     raise ValueError(f'ridge={ridge}: expected 0 or more')
   for split in (train, test):
     if not open_split(split).info.names:
       raise ValueError(f'discovery is judged by landmarks; the split {split!r} has none')
-  count = len(open_split(train))
-  for number in few:
-    if not 1 <= number <= count:
-      raise ValueError(f'few={number}: expected 1 to {count}, the number of labelled pictures')
+  few_shot.check(len(open_split(train)), few, draws, name='few')
 
 
 def forward(

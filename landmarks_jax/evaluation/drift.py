@@ -51,7 +51,7 @@ def run(
     margin: pixels cut from each side of the frame. test: the split, one sequence.
   """
   check(open_split, test=test)
-  side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
+  side = features.seen_side(open_split(test), margin)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
   def found_by(describer: Describer) -> dict[str, Predictions]:
@@ -97,7 +97,7 @@ def measure(
 
   Args: see `run`.
   """
-  side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
+  side = features.seen_side(open_split(test), margin)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
   def angles_of(describer: Describer) -> dict[str, float]:

@@ -58,15 +58,26 @@ class Levels(NamedTuple):
     return pyramid[self.start : self.stop]
 
 
-@functools.lru_cache(maxsize=16)
-def compiled(apply: Callable, dtype: Any = jnp.bfloat16) -> Callable[[Any, Array], Pyramid]:
-  """A describer's `apply` as compiled `(variables, image) -> pyramid` of that dtype."""
+def compiled(
+  apply: Callable, dtype: Any = jnp.bfloat16, *, size: int | None = None
+) -> Callable[[Any, Array], Pyramid]:
+  """A describer's `apply` as compiled `(variables, image) -> pyramid`.
+
+  dtype: of the pyramid; None: as it is. size: as in `Describer`.
+  """
   if isinstance(apply, Levels):
-    whole = compiled(apply.whole, dtype)
+    whole = compiled(apply.whole, dtype, size=size)
     return lambda variables, image: apply.cut(whole(variables, image))
+  return _compiled(apply, dtype, size)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(apply: Callable, dtype: Any, size: int | None) -> Callable[[Any, Array], Pyramid]:
+  """`compiled` of all levels; apart from it, since a cache tells ways to spell a call apart."""
 
   def describe(variables: Any, image: Array) -> Pyramid:
-    return tuple(level.astype(dtype) for level in apply(variables, image, None))
+    pyramid = apply(variables, image, size)
+    return pyramid if dtype is None else tuple(level.astype(dtype) for level in pyramid)
 
   return compiler.jit(describe)
 
@@ -79,6 +90,18 @@ def first_readable(source: Source) -> dict[str, Any]:
       _check_fields(example)
       return example
   raise ValueError(f'none of the {len(source)} pictures can be read')
+
+
+def seen_side(source: Source, margin: int) -> int:
+  """The side, in pixels, of what a describer sees of its pictures."""
+  return first_readable(source)['image'].shape[0] - 2 * margin
+
+
+def check_landmarks(open_split: Callable[[str], Source], *splits: str, protocol: str) -> None:
+  """Raises ValueError that names the first of the splits without landmarks."""
+  for split in splits:
+    if not open_split(split).info.names:
+      raise ValueError(f'{protocol} needs landmarks; the split {split!r} has none')
 
 
 def _check_fields(example: dict[str, Any]) -> None:

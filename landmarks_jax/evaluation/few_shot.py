@@ -24,6 +24,20 @@ def label_lists(
   }
 
 
+def check(
+  count: int, labels: int | Sequence[int] | None, draws: int, *, name: str = 'labels'
+) -> None:
+  """Raises ValueError for numbers that `label_lists` cannot draw, and for several draws of all.
+
+  name: of the option `labels`.
+  """
+  numbers = [] if labels is None else np.atleast_1d(labels).tolist()
+  if draws < 1 or (not numbers and draws != 1):
+    raise ValueError(f'draws={draws}: expected 1 or more, and 1 without {name}=N')
+  for number in numbers:
+    _check_number(count, number, name)
+
+
 def draw_labels(
   count: int, labels: int, draw: int, *, seed: int = 0
 ) -> Int[np.ndarray, '{labels}']:
@@ -33,8 +47,12 @@ def draw_labels(
   are taken, so that within a draw the list of 5 is part of the list of 10. Raises ValueError for
   more labels than examples, or none.
   """
-  if not 1 <= labels <= count:
-    raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
+  _check_number(count, labels)
   # Bits, not `Generator.choice`: NumPy keeps the former the same in all releases (NEP 19).
   ranks = np.random.PCG64([seed, draw]).random_raw(count)
   return np.sort(np.argsort(ranks, kind='stable')[:labels])
+
+
+def _check_number(count: int, number: int, name: str = 'labels') -> None:
+  if not 1 <= number <= count:
+    raise ValueError(f'{name}={number}: expected 1 to {count}, the number of labelled pictures')

@@ -51,7 +51,7 @@ def run(
   protocol, options = _protocol(of), {'margin': margin, 'test': test} | others
   whole = {'random_init': random_init, 'base': base, 'baselines': baselines}
   found = dict(protocol.run(describer, open_split, **whole, **options))
-  side = features.first_readable(open_split(test))['image'].shape[0] - 2 * margin
+  side = features.seen_side(open_split(test), margin)
   variants = random_init if random and baselines is None else {}
   prefixes = {scoring.TRAINED: '', scoring.RANDOM_INIT: RANDOM}
   for name, (start, stop) in _parts(len(level_sizes(describer, side))).items():

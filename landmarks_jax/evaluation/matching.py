@@ -25,7 +25,6 @@ from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.models import hypercolumn
-from landmarks_jax.runtime import compiler
 
 DIFFERENT, SAME, PAPER = 'different', 'same', '_paper'
 PIXEL = 2 / 69  # of the 70-pixel frame in which matching errors are published
@@ -124,9 +123,8 @@ def check(
   **others: Any,
 ) -> None:
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
+  features.check_landmarks(open_split, test, protocol='matching')
   source = open_split(test)
-  if not source.info.names:
-    raise ValueError(f'matching needs landmarks; the split {test!r} has none')
   if len(source) < 2:
     raise ValueError(f'matching needs pairs; the split {test!r} has {len(source)} pictures')
   if count is not None and not (2 <= count <= len(source) and count % 2 == 0):
@@ -233,20 +231,11 @@ def warped(batch: Batch, coefficients: Float[Array, 'B _ 2']) -> Batch:
   return _hide_outside(batch._replace(image=image, points=points))
 
 
-@functools.lru_cache(maxsize=16)
-def compiled(apply: Callable, size: int) -> Callable[[Any, Array], Pyramid]:
-  """A describer's `apply` for matching as compiled `(variables, image) -> pyramid`."""
-  if isinstance(apply, features.Levels):
-    whole = compiled(apply.whole, size)
-    return lambda variables, image: apply.cut(whole(variables, image))
-  return compiler.jit(lambda variables, image: apply(variables, image, size))
-
-
 def match_views(
   describer: Describer, views: Views, *, size: int
 ) -> dict[str, tuple[Float[Array, 'P K 2'], Float[Array, 'P K']]]:
   """`match` of the source's points in each target, by task."""
-  describe = compiled(describer.apply, size)
+  describe = features.compiled(describer.apply, None, size=size)
   source = describe(describer.variables, views.source.image)
   return {
     task: match(

@@ -65,7 +65,7 @@ def run(
     parts = few_shot.label_lists(count, labels, draws, seed=seed)
   learnt = Subset(open_split(train), np.unique(np.concatenate(list(parts.values()))))
   sources = learnt, open_split(test)
-  side = features.first_readable(learnt)['image'].shape[0] - 2 * margin
+  side = features.seen_side(learnt, margin)
 
   def described(describer: Describer) -> list[Batch]:
     options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
@@ -105,16 +105,10 @@ def check(
   **others: Any,
 ) -> None:
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
-  if draws < 1 or (labels is None and draws != 1):
-    raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
   if size is not None and size < 2:
     raise ValueError(f'size={size}: expected a grid of at least 2 positions a side')
-  for split in (train, test):
-    if not open_split(split).info.names:
-      raise ValueError(f'nearest needs landmarks; the split {split!r} has none')
-  count = len(open_split(train))
-  if labels is not None and not 1 <= labels <= count:
-    raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
+  features.check_landmarks(open_split, train, test, protocol='nearest')
+  few_shot.check(len(open_split(train)), labels, draws)
 
 
 def nearest(labelled: Batch, target: Batch, *, side: int, size: int | None) -> Predictions:
@@ -132,12 +126,7 @@ def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
   """error and left_right_confusion, both in percent, by row; see `scoring`."""
-
-  def interval(draw: Predictions) -> tuple[float, float]:
-    low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
-    return 100 * low, 100 * high
-
-  errors = scoring.summarise(predictions, 'error', error, interval=interval)
+  errors = scoring.summarise(predictions, 'error', error, interval=scoring.error_interval)
   return errors | scoring.confusion(predictions, flip_pairs)
 
 

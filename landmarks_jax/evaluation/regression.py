@@ -96,7 +96,7 @@ def run(
   )
   splits = (train, test) if validation is None else (train, test, validation)
   sources = {split: open_split(split) for split in splits}
-  side = features.first_readable(sources[train])['image'].shape[0] - 2 * margin
+  side = features.seen_side(sources[train], margin)
   describing = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
   flip_pairs = sources[train].info.flip_pairs if mirror and labels is not None else ()
   probe_options = {
@@ -174,8 +174,6 @@ def check(
     raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
   if validation is not None and head != PROBE:
     raise ValueError(f'validation={validation!r} chooses an epoch of head={PROBE}; use that head')
-  if draws < 1 or (labels is None and draws != 1):
-    raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every labelled picture')
   if size < 2:
@@ -187,13 +185,9 @@ def check(
     validate_every=probe_validate_every,
     prefix='probe_',
   )
-  for split in filter(None, (train, test, validation)):
-    if not open_split(split).info.names:
-      raise ValueError(f'regression needs landmarks; the split {split!r} has none')
-  count = len(open_split(train))
-  for number in () if labels is None else np.atleast_1d(labels).tolist():
-    if not 1 <= number <= count:
-      raise ValueError(f'labels={number}: expected 1 to {count}, the number of labelled pictures')
+  splits = filter(None, (train, test, validation))
+  features.check_landmarks(open_split, *splits, protocol='regression')
+  few_shot.check(len(open_split(train)), labels, draws)
 
 
 def ridge(
@@ -249,13 +243,8 @@ def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
   """inter_ocular and left_right_confusion, both in percent, by row; see `scoring`."""
-
-  def interval(draw: Predictions) -> tuple[float, float]:
-    low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
-    return 100 * low, 100 * high
-
   errors = scoring.summarise(
-    predictions, 'inter_ocular', metrics.inter_ocular_error, interval=interval
+    predictions, 'inter_ocular', metrics.inter_ocular_error, interval=scoring.error_interval
   )
   return errors | scoring.confusion(predictions, flip_pairs)
 

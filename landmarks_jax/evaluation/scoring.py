@@ -237,6 +237,12 @@ def summarise(
   return scores
 
 
+def error_interval(predictions: Predictions) -> tuple[float, float]:
+  """The 95 % interval over pictures of `metrics.inter_ocular_error`, in percent."""
+  low, high = metrics.bootstrap_interval(metrics.normalised_distances(predictions))
+  return 100 * low, 100 * high
+
+
 def confusion(
   predictions: Mapping[str, Predictions], flip_pairs: Iterable[Sequence[int]]
 ) -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.contracts import Pyramid
+from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation import matching as protocol
 from landmarks_jax.geometry import coords, regions
 from landmarks_jax.inference.model import Model
@@ -93,7 +94,7 @@ class _Pair:
     self._pictures: Pictures = model.pictures([image_a, image_b], boxes=boxes, crop=crop)
     self._zoom = np.float32(model.zoom)
     frames = np.stack([self._pictures[i]['image'] for i in (0, 1)])
-    describe = protocol.compiled(model.describer.apply, size)
+    describe = features.compiled(model.describer.apply, None, size=size)
     pyramid = describe(model.describer.variables, regions.cut_centre(frames, model.margin))
     self._described = [tuple(level[i : i + 1] for level in pyramid) for i in (0, 1)]
 

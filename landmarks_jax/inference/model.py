@@ -140,7 +140,7 @@ def load(
   with _quiet():
     found = checkpoint.read_variables(weights, step=step)
   built, shapes = _method(config, where, frame, margin)
-  variables = _fitted(found, shapes, where=weights)
+  variables = checkpoint.fitted(found, shapes, where=f'{weights}: the weights')
   return Model(features.of_method(built, variables), config, frame=frame, margin=margin)
 
 
@@ -226,20 +226,3 @@ def _shapes(init: Any, *args: Any, where: pathlib.Path) -> PyTree:
     return jax.eval_shape(init, *args)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{where}: the method cannot be built as it says ({error})') from error
-
-
-def _fitted(found: Mapping[str, PyTree], shapes: PyTree, *, where: pathlib.Path) -> PyTree:
-  """(params, aux) in the method's own structure; ValueError if the arrays do not fit it."""
-  params, aux = shapes
-  wanted = checkpoint.leaves({'params': params, 'aux': aux})
-  stored = checkpoint.leaves(found)
-  wrong = [n for n in wanted if n not in stored or stored[n].shape != wanted[n].shape]
-  if wrong:
-    raise ValueError(
-      f'{where}: the weights are not those of its config.json: {len(wrong)} arrays are absent or '
-      f'of another shape, first {wrong[0]}'
-    )
-  arrays = [np.asarray(stored[name]) for name in wanted]
-  names = {'params': params, 'aux': aux}
-  tree = jax.tree.unflatten(jax.tree.structure(names), arrays)
-  return tree['params'], tree['aux']

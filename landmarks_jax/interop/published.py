@@ -279,7 +279,7 @@ def _vit(state: State, prefix: str, rest: Mapping[str, Any], options: Options) -
   if patch != other or depth > MOST_BLOCKS or not heads or channels % heads:
     raise ValueError(
       f'a ViT of {depth} blocks and {heads} heads of {channels} channels, patches of {patch} x '
-      f'{other}; expected square patches, at most {MOST_BLOCKS} blocks, and --heads=N that divides '
+      f'{other}; expected square patches, at most {MOST_BLOCKS} blocks, and heads=N that divides '
       'the channels'
     )
   sizes = {'patch': patch, 'depth': depth, 'heads': heads, 'width': channels / heads / 64}

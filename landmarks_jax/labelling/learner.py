@@ -34,7 +34,7 @@ from landmarks_jax.models import ridge
 COPIES, MOST_COPIES = 6, 1000  # warped copies of each labelled picture, and in total
 BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
-TOLERANCE = 0.05  # of the confidence, as a share of the side of what the network sees
+TOLERANCE = 0.05  # of the confidence, as a share of the side of the frame
 TELL = 0.5  # seconds between two progress reports
 KEPT = 2  # version of features on disk: in the first, some belonged to the picture before
 
@@ -128,7 +128,9 @@ class FrozenLearner:
     if not known:
       raise ValueError('none of the labelled pictures can be described')
     labelled = self._labelled(known, labels)
-    head, judge = fit_head(labelled, side=self.model.side, flip_pairs=self.flip_pairs)
+    head, judge = fit_head(
+      labelled, side=self.model.side, zoom=self.model.zoom, flip_pairs=self.flip_pairs
+    )
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
     facts |= {'learned_from': [self._checksum(n) for n in known]}
     self._known = LandmarkModel(self.model, Head(RIDGE, head), confidence=judge, **facts)
@@ -270,11 +272,12 @@ class _One:
 
 
 def fit_head(
-  labelled: Batch, *, side: int, flip_pairs: Sequence[tuple[int, int]]
+  labelled: Batch, *, side: int, zoom: float, flip_pairs: Sequence[tuple[int, int]]
 ) -> tuple[ridge.RidgeVariables, Confidence | None]:
   """The closed-form head for labelled pyramids, and its measured confidence.
 
-  `index` groups the rows of one picture; the first row of each group is the picture itself.
+  `index` groups the rows of one picture; the first row of each group is the picture itself. side,
+  zoom: of the model, see `Model`; the points are normalised in what it sees.
   """
   head, held_out = ridge.fit_ridge(
     labelled.pyramid,
@@ -288,7 +291,8 @@ def fit_head(
   )
   if held_out is None:
     return head.variables, None
-  error = np.linalg.norm(held_out.points - labelled.points[held_out.rows], axis=-1) / 2
+  error = np.linalg.norm(held_out.points - labelled.points[held_out.rows], axis=-1)
+  error = error * zoom / 2  # 2 / zoom is the side of the frame in units of what the network sees
   error = np.where(labelled.visible[held_out.rows], error, np.nan)
   return head.variables, confidence.fit(held_out.evidence, error, tolerance=TOLERANCE)
 

@@ -111,7 +111,9 @@ class _Oracle:
     parts = [self._warped(int(index)) for index in own.index] if self._number else []
     labelled = jax.tree.map(lambda *arrays: np.concatenate(arrays), own, *parts)
     flip_pairs = self._source.info.flip_pairs if parts else ()
-    head, _ = learner.fit_head(labelled, side=self._model.side, flip_pairs=flip_pairs)
+    head, _ = learner.fit_head(
+      labelled, side=self._model.side, zoom=self._model.zoom, flip_pairs=flip_pairs
+    )
     return Head(RIDGE, head)
 
   def _warped(self, index: int) -> Batch:

@@ -22,7 +22,7 @@ from landmarks_jax.augment.boxes import shared_boxes
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.dtypes import at_least_float32, dtype_of
 from landmarks_jax.geometry.regions import cut_centre, roi_align
-from landmarks_jax.losses import unit
+from landmarks_jax.losses import mean_of_valid, unit
 from landmarks_jax.models import heads, resnet
 from landmarks_jax.models.norm import calibrated
 
@@ -47,14 +47,6 @@ def target_momentum(
   """
   done = 0.0 if steps is None else jnp.minimum(step / max(steps, 1), 1)
   return 1 - (1 - start) * (jnp.cos(jnp.pi * done) + 1) / 2
-
-
-def mean_of_valid(
-  values: Float[Array, 'B *shape'], valid: Bool[Array, ' B'], count: Int[Array, '']
-) -> Float[Array, '*shape']:
-  """`losses.mean_of_valid` with a known count: devices would exchange that once for each mean."""
-  keep = valid.reshape(-1, *[1] * (values.ndim - 1))
-  return jnp.where(keep, values, 0).sum(0) / jnp.maximum(count, 1)
 
 
 def build(
@@ -224,10 +216,10 @@ def build(
       usable = usable & found
     rows, aims = (vectors(maps, drawn, side) for maps in (online, target))
     prediction, wanted = predicted_and_wanted(params, aux['target'], rows, aims, usable)
-    usable_count = usable.sum()
+    usable_count = usable.sum()  # once: devices would exchange it for each of the means
     cost = prediction_error(prediction, wanted).mean(1)
-    value = mean_of_valid(cost, usable, usable_count)
-    middle = mean_of_valid(unit(wanted).mean((1, 2)), usable, usable_count)
+    value = mean_of_valid(cost, usable, count=usable_count)
+    middle = mean_of_valid(unit(wanted).mean((1, 2)), usable, count=usable_count)
     metrics = {
       'with_boxes': usable_count / count,
       'spread': jnp.sqrt(jnp.maximum(1 - (middle**2).sum(), 0)),

@@ -332,6 +332,26 @@ def leaves(tree: PyTree) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in found}
 
 
+def fitted(
+  stored: Mapping[str, PyTree], shapes: tuple[PyTree, PyTree], *, where: str
+) -> tuple[PyTree, PyTree]:
+  """(params, aux) of a file, which knows only names, in the structure of the method's own `shapes`.
+
+  Raises ValueError, which begins with `where`, for arrays that are absent or of another shape.
+  """
+  tree = dict(zip(('params', 'aux'), shapes, strict=True))
+  wanted, found = leaves(tree), leaves(stored)
+  wrong = [n for n in wanted if n not in found or found[n].shape != wanted[n].shape]
+  if wrong:
+    raise ValueError(
+      f'{where} are not those of its config.json: {len(wrong)} arrays are absent or of another '
+      f'shape, first {wrong[0]}'
+    )
+  arrays = [np.asarray(found[name]) for name in wanted]
+  tree = jax.tree.unflatten(jax.tree.structure(tree), arrays)
+  return tree['params'], tree['aux']
+
+
 def _kinds(tree: PyTree) -> dict[str, str]:
   return {name: f'{np.dtype(x.dtype)}{list(x.shape)}' for name, x in leaves(tree).items()}
 

@@ -7,7 +7,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -127,12 +127,8 @@ class Progress:
     return '  '.join(parts)
 
 
-def peak_memory(devices: Sequence[Any] = ()) -> int:
-  """Peak bytes used on the fullest of `devices`; of this process if they do not report any."""
-  stats = [device.memory_stats() or {} for device in devices]
-  peaks = [one['peak_bytes_in_use'] for one in stats if 'peak_bytes_in_use' in one]
-  if peaks:
-    return max(peaks)
+def peak_memory() -> int:
+  """Peak bytes that this process has used of the host."""
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -1,7 +1,8 @@
 """The interface between this process's rows and arrays on all devices.
 
-Only this file and `cli/` know of devices and processes: the rest is written for one big batch on
-one device (jax.jit with shardings over a 1-D mesh takes the place of pmap).
+Only this file and `cli/` know of devices and processes (and `compiler.py` of their kind): the rest
+is written for one big batch on one device (jax.jit with shardings over a 1-D mesh takes the place
+of pmap).
 """
 
 import json
@@ -197,6 +198,16 @@ def free_memory(mesh: Mesh) -> int | None:
   if not all({'bytes_limit', 'bytes_in_use'} <= stats.keys() for stats in found):
     return None
   return min(stats['bytes_limit'] - stats['bytes_in_use'] for stats in found)
+
+
+def peak_memory(mesh: Mesh) -> int | None:
+  """Peak bytes used on the fullest device of this process; None if no device reports it.
+
+  CPUs do not.
+  """
+  stats = [device.memory_stats() or {} for device in mesh.local_devices]
+  peaks = [one['peak_bytes_in_use'] for one in stats if 'peak_bytes_in_use' in one]
+  return max(peaks, default=None)
 
 
 def largest(number: int) -> int:

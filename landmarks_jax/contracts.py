@@ -1,9 +1,9 @@
 """The types that the parts of the project exchange. Read this page first.
 
-Shape letters, everywhere: B batch, S side of a square frame, H W image, h w feature map, C
-channels, K landmarks, N negatives, G norm groups; a trailing 2 is (x, y). Points are normalised
-and corner-aligned: -1 is the centre of the first pixel, +1 the centre of the last
-(docs/conventions.md).
+Shape letters: B examples of a batch, N those of a whole set (in a contrastive loss, its negatives),
+S side of a square frame, H W image, h w feature map, C channels, K landmarks, G groups (of a
+BatchNorm, of pictures); a trailing 2 is (x, y). Points are normalised and corner-aligned: -1 is the
+centre of the first pixel, +1 the centre of the last (docs/conventions.md).
 """
 
 from collections.abc import Callable

@@ -244,8 +244,8 @@ def compiled(apply: Callable, size: int) -> Callable[[Any, Array], Pyramid]:
 
 def match_views(
   describer: Describer, views: Views, *, size: int
-) -> dict[str, tuple[Float[Array, 'P K 2'], Float[Array, 'P K']]]:
-  """`match` of the source's points in each target, by task."""
+) -> dict[str, tuple[Float[Array, 'P M 2'], Float[Array, 'P M']]]:
+  """`match` of the source's M = 2K points, exact and snapped, in each target, by task."""
   describe = compiled(describer.apply, size)
   source = describe(describer.variables, views.source.image)
   return {

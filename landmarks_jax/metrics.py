@@ -62,10 +62,12 @@ def mean_distance(predictions: Predictions) -> float:
 
 
 def inter_ocular_error(predictions: Predictions) -> float:
-  """Mean |prediction - target| / |eye - eye| over the visible landmarks of all images, in percent.
+  """Mean |prediction - target| / scale over the visible landmarks of all pictures, in percent.
 
-  With every landmark visible this is the published mean over images and landmarks (specification
-  section 5; fixture inter_ocular). Raises ValueError as `normalised_distances` does.
+  With the distance between the eyes as `scale` it is the inter-ocular error; any other scale, such
+  as the frame's side, divides it likewise. With every landmark visible this is the published mean
+  over pictures and landmarks (specification section 5; fixture inter_ocular). Raises ValueError as
+  `normalised_distances` does.
   """
   return 100 * mean_distance(predictions)
 

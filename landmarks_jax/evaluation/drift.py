@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from landmarks_jax import losses
+from landmarks_jax import losses, metrics
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, nearest, probing, scoring
@@ -64,7 +64,7 @@ def run(
     random_init=random_init,
     base=base,
     baselines=baselines,
-    measure=nearest.error,
+    measure=metrics.inter_ocular_error,
   )
 
 
@@ -79,7 +79,7 @@ def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
   """error, in percent, by row; see `scoring`. Neighbouring frames are alike: it has no interval."""
-  return scoring.summarise(predictions, 'error', nearest.error)
+  return scoring.summarise(predictions, 'error', metrics.inter_ocular_error)
 
 
 def measure(

@@ -89,7 +89,7 @@ def run(
     random_init=random_init,
     base=base,
     baselines=baselines,
-    measure=error,
+    measure=metrics.inter_ocular_error,
     mean_shape=mean_shape,
   )
 
@@ -123,11 +123,6 @@ def nearest(labelled: Batch, target: Batch, *, side: int, size: int | None) -> P
   return probing.predict(head, target)
 
 
-def error(predictions: Predictions) -> float:
-  """Mean distance of visible landmarks, in percent of `scale`: of the frame's side, for 'frame'."""
-  return 100 * metrics.mean_distance(predictions)
-
-
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
@@ -137,7 +132,7 @@ def score(
     low, high = metrics.bootstrap_interval(metrics.normalised_distances(draw))
     return 100 * low, 100 * high
 
-  errors = scoring.summarise(predictions, 'error', error, interval=interval)
+  errors = scoring.summarise(predictions, 'error', metrics.inter_ocular_error, interval=interval)
   return errors | scoring.confusion(predictions, flip_pairs)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from landmarks_jax import metrics
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.labelling import order
 from landmarks_jax.labelling.confirmed import INVISIBLE, ConfirmedLabels, parse
@@ -133,7 +134,7 @@ class Session:
         'status': self.status._asdict() | {'pictures': len(self.files)},
       }
       if self.fit is not None and fits != self.status.fits:
-        sure = _mean(self.fit.confidence)
+        sure = metrics.mean_of_known(self.fit.confidence, axis=1)
         told['sure'] = _rounded(sure)
         told['order'] = np.lexsort((-self.fit.doubt, sure)).tolist()  # the least sure first
       return told
@@ -364,12 +365,6 @@ def _first(numbers: Iterable[int], *, apart: Collection[int]) -> int | None:
 
 def _inside(point: tuple[float, float], width: int, height: int) -> bool:
   return -0.5 <= point[0] <= width - 0.5 and -0.5 <= point[1] <= height - 0.5
-
-
-def _mean(confidence: Float[np.ndarray, 'N K']) -> Float[np.ndarray, ' N']:
-  known = np.isfinite(confidence)
-  total = np.where(known, confidence, 0).sum(1)
-  return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
 
 
 def _rounded(values: Float[np.ndarray, '...']) -> Any:

@@ -92,15 +92,15 @@ def _looks(root: pathlib.Path, files: Sequence[str]) -> Iterator[Any]:
   from landmarks_jax.data import audit as audits
   from landmarks_jax.runtime import logs
 
-  began = told = time.monotonic()
+  began = reported_at = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), CHUNK):
       chunk = files[start : start + CHUNK]
       yield from pool.map(lambda file: audits.look(root, file), chunk)
       done, now = start + len(chunk), time.monotonic()
-      if now - told > INTERVAL or done == len(files):
+      if now - reported_at > INTERVAL or done == len(files):
         print(logs.pictures_done(done, len(files), done, now - began), flush=True)
-        told = now
+        reported_at = now
 
 
 def _write(

@@ -95,8 +95,8 @@ def label(
   files, (network, known) = PictureFiles(root), _models(model)
   with contextlib.closing(Journal(output)) as journal:
     if journal.torn:
-      told = f'{len(journal.torn)} bytes that were never said to be saved are cut off'
-      print(f'{journal.path}: {told}: {journal.torn!r:.80}')
+      message = f'{len(journal.torn)} bytes that were never said to be saved are cut off'
+      print(f'{journal.path}: {message}: {journal.torn!r:.80}')
     if landmarks is None and known is not None and not journal.entries:
       landmarks = known.names
     labels, learner = ConfirmedLabels(journal, landmarks), None
@@ -208,8 +208,8 @@ def _crop(given: str | None, known: Any) -> str:
   if known is None:
     return given or 'pad'
   if given not in (None, known.crop):
-    told = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
-    print(f'warning: {told}; expect worse predictions', file=sys.stderr)
+    message = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
+    print(f'warning: {message}; expect worse predictions', file=sys.stderr)
   return given or known.crop
 
 

@@ -158,8 +158,8 @@ class Run:
     """The state before the first step, with the weights of `init_from`."""
     if self.initial is None:
       return state
-    params, aux, told = transfer.start(self.initial, state.params, state.aux)
-    print(told)
+    params, aux, message = transfer.start(self.initial, state.params, state.aux)
+    print(message)
     self.initial = None
     opt = self.experiment.optimizer.init(params)
     return sharding.replicate(TrainState(state.step, params, aux, opt), self.mesh)

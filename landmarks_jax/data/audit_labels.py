@@ -118,8 +118,8 @@ def _odd_shapes(
   for i, ways in zip(doubtful.tolist(), errors.T, strict=True):
     way = int(ways.argmin())
     if ways[way] < error[i] / 2:
-      told = f'{ways[way]:.2f} with {list(exchanges)[way]} exchanged'
-      swapped[i] = f'off by {error[i]:.2f} of the radius of the object, {told}'
+      reason = f'{ways[way]:.2f} with {list(exchanges)[way]} exchanged'
+      swapped[i] = f'off by {error[i]:.2f} of the radius of the object, {reason}'
     elif error[i] > high + 3 * (high - low):
       away = np.abs(_aligned(shapes[i : i + 1], middle)[0] - middle) / _radius(middle[None])[0]
       k = int(np.nanargmax(away))

@@ -183,11 +183,11 @@ def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
   """The indices in `files` of those that exist below `folder`."""
   found = {path.relative_to(folder).as_posix() for path in folder.glob('*/*')}
   absent = [file for file in files if file not in found]
-  told = f'{folder}: {len(absent):,} of {len(files):,} pictures of images.txt are missing'
+  message = f'{folder}: {len(absent):,} of {len(files):,} pictures of images.txt are missing'
   if len(absent) == len(files):
-    raise FileNotFoundError(f'{told}; {hint}')
+    raise FileNotFoundError(f'{message}; {hint}')
   if absent:
-    warnings.warn(f'{told}, first {absent[0]}; they are left out', stacklevel=2)
+    warnings.warn(f'{message}, first {absent[0]}; they are left out', stacklevel=2)
   return [row for row, file in enumerate(files) if file in found]
 
 

@@ -329,8 +329,8 @@ def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
   """Like os.walk, following no links; warns of folders that cannot be read."""
 
   def tell(error: OSError) -> None:
-    told = f'{error.filename}: {error.strerror}; what is in there is left out'
-    warnings.warn(told, stacklevel=2)
+    message = f'{error.filename}: {error.strerror}; what is in there is left out'
+    warnings.warn(message, stacklevel=2)
 
   return os.walk(folder, onerror=tell)
 

@@ -246,10 +246,10 @@ KINDS = {
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
-    told = f'{file.parent} holds no landmark model: it has no {file.name}'
+    message = f'{file.parent} holds no landmark model: it has no {file.name}'
     if (file.parent / run_folder.CONFIG).is_file():
-      told += '; it is a run, and the command fit makes a landmark model from a run and labels'
-    raise FileNotFoundError(told)
+      message += '; it is a run, and the command fit makes a landmark model from a run and labels'
+    raise FileNotFoundError(message)
   try:
     facts = json.loads(file.read_text(encoding='utf-8'))
   except (ValueError, RecursionError) as error:

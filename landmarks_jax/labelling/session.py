@@ -38,8 +38,8 @@ class Fit(NamedTuple):
 class Learner(Protocol):
   """Learns landmarks from few labels. Called by one thread at a time."""
 
-  def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
-    """Computes the features of all pictures; told(done, broken) returns whether to go on."""
+  def describe(self, report: Callable[[int, Mapping[int, str]], bool]) -> None:
+    """Computes the features of all pictures; report(done, broken) returns whether to go on."""
     ...
 
   def looks(self) -> Float[np.ndarray, 'N C']:
@@ -122,7 +122,7 @@ class Session:
       if broken != len(self.broken):
         names |= {self.files.names[i] for i in self.broken}
       numbers = [self.files.numbers[name] for name in names if name in self.files.numbers]
-      told = {
+      news = {
         'key': self.files.key,
         'revision': self.labels.revision,
         'changed': [
@@ -135,9 +135,9 @@ class Session:
       }
       if self.fit is not None and fits != self.status.fits:
         sure = metrics.mean_of_known(self.fit.confidence, axis=1)
-        told['sure'] = _rounded(sure)
-        told['order'] = np.lexsort((-self.fit.doubt, sure)).tolist()  # the least sure first
-      return told
+        news['sure'] = _rounded(sure)
+        news['order'] = np.lexsort((-self.fit.doubt, sure)).tolist()  # the least sure first
+      return news
 
   def state_of(self, number: int) -> int:
     """One of UNTOUCHED, PARTLY, COMPLETE, BROKEN."""
@@ -156,7 +156,7 @@ class Session:
     name = self._name(number)
     width, height = self.size(number)
     with self._state:
-      told = {
+      known = {
         'picture': number,
         'width': width,
         'height': height,
@@ -167,9 +167,9 @@ class Session:
       }
       if self.fit is not None and np.isfinite(self.fit.points[number]).all():
         points = np.clip(self.fit.points[number], -0.5, [width - 0.5, height - 0.5])
-        told['predicted'] = _rounded(points)
-        told['confidence'] = _rounded(self.fit.confidence[number])
-      return told
+        known['predicted'] = _rounded(points)
+        known['confidence'] = _rounded(self.fit.confidence[number])
+      return known
 
   def size(self, number: int) -> tuple[int, int]:
     """(width, height). Raises BadImage, and remembers it."""

@@ -16,10 +16,10 @@ SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all ch
 def read_config(file: pathlib.Path) -> dict[str, Any]:
   """The config.json of a run. Raises FileNotFoundError or ValueError that say what is wrong."""
   if not file.is_file():
-    told = f'{file.parent} holds no run: it has no {file.name}'
+    message = f'{file.parent} holds no run: it has no {file.name}'
     if (file.parent / LANDMARKS).is_file():
-      told += f'; it is a landmark model, and its network is {file.parent / NETWORK}'
-    raise FileNotFoundError(told)
+      message += f'; it is a landmark model, and its network is {file.parent / NETWORK}'
+    raise FileNotFoundError(message)
   try:
     config = json.loads(file.read_text())
   except ValueError as error:

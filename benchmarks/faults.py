@@ -403,8 +403,7 @@ def read_only(lab: Lab) -> Outcome:
   with mounted(trial.workdir, '--bind', str(trial.workdir)) as possible:
     if not possible:
       return Outcome(name, 0, (), 0, True, note='skipped: no mounts here')
-    command = ['mount', '--options=remount,ro,bind', str(trial.workdir)]
-    subprocess.run(command, check=True)
+    subprocess.run(['mount', '--options=remount,ro,bind', str(trial.workdir)], check=True)
     trial.start()
     code, told = trial.end(), trial.told()
   ended = lab.finish(name, trial, told=told, count=1, codes=(code,))

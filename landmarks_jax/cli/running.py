@@ -372,7 +372,7 @@ class Run:
     self, start: int, scores: Mapping[str, float], log: Sequence[Mapping[str, Any]]
   ) -> None:
     seconds = logs.duration(time.monotonic() - self.began)
-    memory = logs.peak_memory(self.mesh.local_devices)
+    peak = logs.peak_memory(self.mesh.local_devices)
     report.write(
       self.workdir / 'report' / 'index.html',
       self.experiment,
@@ -384,7 +384,7 @@ class Run:
       cost={
         'Time': f'{seconds} from step {start}' if start else seconds,
         'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
-        'Memory': f'{memory / 2**30:.1f} GiB',
+        'Memory': f'{peak / 2**30:.1f} GiB',
       },
     )
 

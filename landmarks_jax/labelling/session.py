@@ -208,8 +208,8 @@ class Session:
     with self._state:
       now = self._now()
       others = {p for c, (p, at) in self._held.items() if c != client and now - at < GONE}
-      order = itertools.chain(self._suggested, self._shuffled)
-      left = (i for i in order if self.state_of(i) in (UNTOUCHED, PARTLY))
+      by_turn = itertools.chain(self._suggested, self._shuffled)
+      left = (i for i in by_turn if self.state_of(i) in (UNTOUCHED, PARTLY))
       found = _first(left, apart=others.union(skipped))
       self._hold(client, found)
       return found

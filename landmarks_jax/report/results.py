@@ -203,14 +203,14 @@ def _landmarks(
   names = [str(k) for k in range(count)] if names is None else list(names)
   if len(names) != count:
     raise ValueError(f'{len(names)} names of landmarks, but predictions of {count}')
-  table = element('div', _landmark_table(rows, names, unit), class_='wide')
+  numbers = element('div', _landmark_table(rows, names, unit), class_='wide')
   if count > LIST_AT_MOST:
-    table = element('details', element('summary', f'All {count} landmarks by name'), table)
+    numbers = element('details', element('summary', f'All {count} landmarks by name'), numbers)
   return [
     element('h3', 'Each landmark'),
     element('p', MAP_CAPTION, class_='soft'),
     _maps(rows, given, names, unit),
-    table,
+    numbers,
   ]
 
 

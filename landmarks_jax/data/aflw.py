@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from landmarks_jax.data import faces
-from landmarks_jax.data.catalogue import Entry
+from landmarks_jax.data.catalogue import Entry, present
 from landmarks_jax.data.source import labelled
 
 splits: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
@@ -29,7 +29,7 @@ class Pictures:
     *,
     frame: int,
   ) -> None:
-    rows = faces.present(root, [entry.file for entry in entries])
+    rows = present(root, [entry.file for entry in entries])
     self.root, self.frame, self.entries = root, frame, [entries[row] for row in rows]
     self.pixels, self.sizes = pixels[rows], sizes[rows]
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import faces, prepared
-from landmarks_jax.data.catalogue import Catalogue, Chosen, Entry, hint
+from landmarks_jax.data.catalogue import Catalogue, Chosen, Entry, hint, present
 from landmarks_jax.data.source import BadImage, Info, labelled
 
 splits: faces.Splits = {  # without MAFL's lists no picture counts as 'outside_mafl'
@@ -107,7 +107,7 @@ def catalogue(
   info = faces.info5._replace(attributes=names)
   options = {'frame': frame, 'crop': crop}
   whole = Pictures(folder, entries, pixels.reshape(-1, 5, 2), boxes, info, **options)
-  return whole.subset(faces.present(folder, files))
+  return whole.subset(present(folder, files))
 
 
 def source(

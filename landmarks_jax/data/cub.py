@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import pathlib
 import re
-import warnings
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry, check_file, hint
+from landmarks_jax.data.catalogue import Chosen, Entry, present, read_lines
 from landmarks_jax.data.folder import imagenet
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.geometry import coords
@@ -96,7 +95,7 @@ def catalogue(path: str, *, frame: int = 96) -> Catalogue:
     if official.get(number) not in _official:
       raise ValueError(f'{folder / "train_test_split.txt"} has no 0 or 1 for picture {number}')
     entries.append(Entry(file, (_official[official[number]],), labels[_species(file)]))
-  rows = _present(folder / 'images', list(files.values()))
+  rows = present(folder / 'images', list(files.values()))
   entries = [entries[row] for row in rows]
   return Catalogue(folder / 'images', entries, classes, parts[rows], frame=frame)
 
@@ -159,8 +158,7 @@ def _read_list(lists: str, split: str, known: Container[str]) -> list[str]:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-  check_file(path)
-  lines = path.read_text(encoding='utf-8-sig', errors='replace').rstrip().splitlines()
+  lines = read_lines(path)
   if not lines:
     raise ValueError(f'{path} is empty')
   return lines
@@ -177,18 +175,6 @@ def _read_numbered(path: pathlib.Path) -> dict[int, str]:
       )
     table[int(number)] = rest[0]
   return table
-
-
-def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
-  """The indices in `files` of those that exist below `folder`."""
-  found = {path.relative_to(folder).as_posix() for path in folder.glob('*/*')}
-  absent = [file for file in files if file not in found]
-  message = f'{folder}: {len(absent):,} of {len(files):,} pictures of images.txt are missing'
-  if len(absent) == len(files):
-    raise FileNotFoundError(f'{message}; {hint}')
-  if absent:
-    warnings.warn(f'{message}, first {absent[0]}; they are left out', stacklevel=2)
-  return [row for row, file in enumerate(files) if file in found]
 
 
 def _read_parts(path: pathlib.Path, numbers: Sequence[int]) -> Float[np.ndarray, 'N 15 3']:

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from landmarks_jax.data import faces, images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry, label_files
+from landmarks_jax.data.catalogue import Chosen, Entry, label_files, present
 from landmarks_jax.data.source import BadImage, labelled
 
 PUBLISHED = {'train': 3148, 'test': 689}  # `prepare` compares with these
@@ -44,7 +44,7 @@ class Pictures:
     *,
     frame: int,
   ) -> None:
-    rows = faces.present(root, [entry.file for entry in entries])
+    rows = present(root, [entry.file for entry in entries])
     self.root, self.frame = root, frame
     self.entries, self.boxes = [entries[row] for row in rows], boxes[rows]
 

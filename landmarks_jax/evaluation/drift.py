@@ -144,8 +144,8 @@ def point_labels(
   """
   points = np.where(described.visible[..., None], described.points, 0)  # nan * 0 would be nan
   labels = hypercolumn.sample(*described.pyramid, points, side=side)
-  labels = _unit(np.asarray(labels, np.float64))
-  return labels, _unit((labels * described.visible[..., None]).sum(0))
+  labels = hypercolumn.unit(np.asarray(labels, np.float64))
+  return labels, hypercolumn.unit((labels * described.visible[..., None]).sum(0))
 
 
 def find_again(described: Batch, *, side: int) -> Predictions:
@@ -167,12 +167,6 @@ def _with_unit_labels(described: Batch) -> Batch:
 @jax.jit
 def _unit_column(pyramid: tuple[Array, ...]) -> Float[Array, 'B h w L']:
   return losses.unit(prototypes.column(pyramid))
-
-
-def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:
-  """Labels scaled to length 1; zeros stay zero."""
-  length = np.linalg.norm(labels, axis=-1, keepdims=True)
-  return labels / np.where(length > 0, length, 1)
 
 
 def _angle(

@@ -79,7 +79,7 @@ def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
   if labels is not None:
     table = folder.read_labels(root, labels)
     return table, folder.label_pairs(table)
-  if not (root / 'training_frames_keypoints.csv').is_file():
+  if not youtube_faces_68.is_layout(root):
     return None
   known = youtube_faces_68.source(str(root), split='all')
   print('the folder has the layout of youtube_faces_68: its landmarks are looked at too')

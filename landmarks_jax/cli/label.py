@@ -162,7 +162,7 @@ def _labelled(
   from landmarks_jax.evaluation import few_shot
 
   if labels is None:
-    if not (root / 'training_frames_keypoints.csv').is_file():
+    if not youtube_faces_68.is_layout(root):
       raise ValueError(f'--simulate needs true labels of {root}: --labels=FILE')
     sets = (
       youtube_faces_68.source(str(root), split=part, points=points, frame=frame)

@@ -70,6 +70,11 @@ def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 13
   return Faces(folder, {file: labels[file] for file in files}, infos[points], frame)
 
 
+def is_layout(root: pathlib.Path) -> bool:
+  """Whether a folder is laid out like this set, so that its labels need not be named."""
+  return _list_file(root, 'training').is_file()
+
+
 def _person(file: str) -> str:
   return file.split('/')[1].rpartition('_')[0]
 
@@ -87,8 +92,12 @@ def _chosen(pixels: np.ndarray, points: int) -> np.ndarray:
   return np.stack([*eyes, pixels[30], pixels[48], pixels[54]])
 
 
+def _list_file(folder: pathlib.Path, part: str) -> pathlib.Path:
+  return folder / f'{part}_frames_keypoints.csv'
+
+
 def _read_labels(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
-  path = folder / f'{part}_frames_keypoints.csv'
+  path = _list_file(folder, part)
   check_file(path)
   labels, (one, other) = {}, infos[68].scale
   with path.open(newline='', encoding='utf-8-sig') as file:

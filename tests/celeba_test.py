@@ -77,7 +77,7 @@ def published(tmp_path_factory):
 @pytest.fixture
 def complete(published, monkeypatch):
   """As if all of its pictures were there."""
-  monkeypatch.setattr(faces, 'present', lambda root, files: list(range(len(files))))
+  monkeypatch.setattr(celeba, 'present', lambda root, files: list(range(len(files))))
   return published
 
 

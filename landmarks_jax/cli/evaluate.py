@@ -36,7 +36,7 @@ def run(values: flags.FlagValues) -> int:
   if not values.workdir:
     raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
   workdir, changes = pathlib.Path(values.workdir).expanduser(), values['config.KEY'].value
-  given = run_folder.read_config(workdir / 'config.json')
+  given = run_folder.read_config(workdir / run_folder.CONFIG)
   if values.config:
     given = configs.plain(configs.load(values.config))
   moved = [change for change in changes if change.startswith('data.path=')]
@@ -69,7 +69,7 @@ def evaluate(
   from landmarks_jax.cli import completion, experiment, running, train  # late: heavy
   from landmarks_jax.runtime import checkpoint, sharding
 
-  config = run_folder.read_config(workdir / 'config.json')
+  config = run_folder.read_config(workdir / run_folder.CONFIG)
   changes = {'select': None} | ({} if evals is None else {'evals': evals})
   config = completion.complete(config | changes, train.train)
   before = config['data'].get('path')

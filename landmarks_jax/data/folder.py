@@ -20,13 +20,14 @@ from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.interop import coco, landmark_csv
 from landmarks_jax.interop.landmark_csv import LabelTable
+from landmarks_jax.runtime import run_folder
 
 extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 extensions += ('.ppm', '.pgm')
 TABLES = '.csv', '.json', '.txt'  # of labels, mostly
 crops = ('centre', 'pad', 'squash')
 # What commands made: a run, and what match writes. Pictures in there are drawings.
-MADE = ({'config.json', 'checkpoints'}, {'matches.json', 'matches.png'})
+MADE = ({run_folder.CONFIG, run_folder.ALL}, {'matches.json', 'matches.png'})
 imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -1,4 +1,4 @@
-"""Where the config and the weights are in the folder of a run."""
+"""What is where in the folder of a run."""
 
 import itertools
 import json
@@ -8,7 +8,8 @@ from typing import Any, TextIO
 
 from landmarks_jax.runtime import locks
 
-CONFIG = 'config.json'
+CONFIG, LOG = 'config.json', 'metrics.jsonl'
+PICTURES, TENSORBOARD = 'pictures', 'tensorboard'
 LANDMARKS, NETWORK = 'landmarks.json', 'run'  # in a landmark model's folder: its facts, its run
 SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all checkpoints
 

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landmarks_jax.cli import completion, provenance, running  # noqa: F401
+from landmarks_jax.cli import completion, provenance, running  # noqa: F401 (imported before forks)
 from landmarks_jax.cli.main import main as command
 from landmarks_jax.contracts import Method
 from landmarks_jax.runtime import checkpoint

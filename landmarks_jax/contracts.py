@@ -38,7 +38,7 @@ class Batch(NamedTuple):
   next: Array | None = None  # uint8 [B, S, S, 3]
   flow: Array | None = None  # float32 [B, S, S, 2], (dx, dy) pixels: image(u) is next(u + flow(u))
   flow_valid: Array | None = None  # bool [B, S, S]
-  pyramid: Pyramid | None = None  # frozen features computed once, bfloat16
+  pyramid: Pyramid | None = None  # frozen features computed once; bfloat16 unless more is needed
 
 
 class Pair(NamedTuple):

@@ -59,7 +59,7 @@ def read_mat(path: pathlib.Path, *names: str, structs: bool = False) -> list[np.
 
   structs: returns structs as dicts, and drops axes of length 1 everywhere.
   """
-  import scipy.io  # late: heavy; JAX brings it
+  import scipy.io  # late: heavy
 
   check_file(path)
   try:

@@ -257,7 +257,7 @@ def network(options: argparse.Namespace) -> Describer:
   method = moco.build(**COLOURS, **size, margin=0, queue=0, precision='float32')
   example = Batch(image=np.zeros((1, options.side, options.side, 3), np.uint8))
   variables = jax.jit(method.init)(jax.random.key(SEED), example)
-  return Describer(variables, lambda given, image, size: method.describe(*given, image, size))
+  return features.of_method(method, variables)
 
 
 class PublishedStep:
@@ -433,7 +433,7 @@ def projected(options: argparse.Namespace, base: Describer) -> Describer:
   method = projection.build(base=base, dim=options.dim, margin=0)
   example = Batch(image=np.zeros((1, options.side, options.side, 3), np.uint8))
   variables = jax.jit(method.init)(jax.random.key(SEED), example)
-  return Describer(variables, lambda given, image, size: method.describe(*given, image, size))
+  return features.of_method(method, variables)
 
 
 def describe_views(describer: Describer, views: matching.Views, size: int) -> list[Pyramid]:

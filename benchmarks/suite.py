@@ -10,6 +10,7 @@ import functools
 import json
 import pathlib
 import time
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Way(NamedTuple):
 
   run: Callable[[], Any]  # its result is waited for
   items: int = 1  # processed by a call, in the case's unit
-  counts: Mapping[str, float] = {}  # COUNTS of a call, from XLA's analysis
+  counts: Mapping[str, float] = types.MappingProxyType({})  # COUNTS of a call, from XLA's analysis
   compile_seconds: float | None = None
 
 

@@ -256,7 +256,7 @@ def test_examples_are_what_a_source_promises(points, number):
   eyes = example['points'][1] - example['points'][0]
   assert example['scale'] == pytest.approx(np.hypot(*eyes))
   assert len(data.info.names) == number
-  assert data.info.names[:5] == ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
+  assert data.info.names[:5] == ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth')
   with pytest.raises(IndexError, match='examples 0 to 999'):
     data[1000]
 

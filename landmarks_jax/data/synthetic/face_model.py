@@ -22,7 +22,7 @@ from landmarks_jax.data.synthetic.painting import (
 )
 
 hair_styles = 'bald', 'short', 'long', 'cap'
-names = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
+names = ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth')
 more_names = (
   *('left_eye_outer', 'left_eye_inner', 'right_eye_inner', 'right_eye_outer'),
   *('left_brow_outer', 'left_brow_inner', 'right_brow_inner', 'right_brow_outer'),

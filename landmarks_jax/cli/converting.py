@@ -21,7 +21,7 @@ from landmarks_jax.interop.published import Published
 from landmarks_jax.runtime import checkpoint, run_folder
 
 PICTURES = 32  # rendered, in place of those that the weights learned from
-KNOWN = {len(info.names): info for info in (faces.info5, faces.info68, cub.info)}  # by landmarks
+KNOWN = {len(info.names): info for info in (*faces.INFOS.values(), cub.INFO)}  # by landmarks
 
 
 class Plan(NamedTuple):

@@ -90,8 +90,8 @@ def label(
   from landmarks_jax.labelling.picture_files import PictureFiles
   from landmarks_jax.labelling.session import Session
 
-  if crop not in (None, *folder.crops):
-    raise ValueError(f'{crop=}; expected one of {", ".join(folder.crops)}')
+  if crop not in (None, *folder.CROPS):
+    raise ValueError(f'{crop=}; expected one of {", ".join(folder.CROPS)}')
   files, (network, known) = PictureFiles(root), _models(model)
   with contextlib.closing(Journal(output)) as journal:
     if journal.torn:

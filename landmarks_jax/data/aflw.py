@@ -11,14 +11,14 @@ from landmarks_jax.data import faces
 from landmarks_jax.data.catalogue import Entry, present
 from landmarks_jax.data.source import labelled
 
-splits: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
+SPLITS: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
 
 
 class Pictures:
   """The listed pictures that exist below `root`, with points in pixels (the first pixel is 0)."""
 
   classes = ()
-  info = faces.info5
+  info = faces.INFOS[5]
 
   def __init__(
     self,

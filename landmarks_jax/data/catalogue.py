@@ -18,10 +18,10 @@ from jaxtyping import Int
 
 from landmarks_jax.data.source import Info
 
-hint = 'docs/data.md says what the folder should hold'
+HINT = 'docs/data.md says what the folder should hold'
 
 # Splits for datasets that come without any: membership by position in a sorted list.
-sixths: Mapping[str, Callable[[int], bool]] = {
+SIXTHS: Mapping[str, Callable[[int], bool]] = {
   'train': lambda i: i % 6 > 1,
   'validation': lambda i: i % 6 == 1,
   'test': lambda i: i % 6 == 0,
@@ -32,7 +32,7 @@ sixths: Mapping[str, Callable[[int], bool]] = {
 def check_file(path: pathlib.Path) -> None:
   """Raises FileNotFoundError if there is no such file."""
   if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing; {hint}')
+    raise FileNotFoundError(f'{path} is missing; {HINT}')
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -54,7 +54,7 @@ def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
   absent = next((file for file in files if file not in found), None)
   if not rows:
     raise FileNotFoundError(
-      f'{root} holds none of the {len(files)} pictures of its lists, such as {absent}; {hint}'
+      f'{root} holds none of the {len(files)} pictures of its lists, such as {absent}; {HINT}'
     )
   if absent is not None:
     missing = f'{len(files) - len(rows):,} of {len(files):,} pictures are missing'

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 from landmarks_jax.data import face_landmarks, images
-from landmarks_jax.data.catalogue import Catalogue, Chosen, check_file, hint, read_lines
+from landmarks_jax.data.catalogue import HINT, Catalogue, Chosen, check_file, read_lines
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.geometry import coords
 
@@ -16,8 +16,10 @@ Splits = Mapping[str, Sequence[set[str]]]  # name -> sets; a member belongs to a
 
 _colours = (0.5084, 0.4224, 0.3769), (0.2599, 0.2371, 0.2323)  # specification section 1
 
-info5 = Info(*face_landmarks.five, *_colours)
-info68 = Info(*face_landmarks.sixty_eight, *_colours)
+INFOS = {
+  5: Info(*face_landmarks.FIVE, *_colours),
+  68: Info(*face_landmarks.SIXTY_EIGHT, *_colours),
+}
 
 
 class List(NamedTuple):
@@ -76,7 +78,7 @@ def read_mat(path: pathlib.Path, *names: str, structs: bool = False) -> list[np.
 def check_root(root: pathlib.Path) -> None:
   """Raises FileNotFoundError if there is no such folder."""
   if not root.is_dir():
-    raise FileNotFoundError(f'{root} is not a folder; {hint}')
+    raise FileNotFoundError(f'{root} is not a folder; {HINT}')
 
 
 def choose(catalogue: Catalogue, split: str, splits: Splits) -> Chosen:

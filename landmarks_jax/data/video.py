@@ -20,7 +20,7 @@ from landmarks_jax.data import folder, images
 from landmarks_jax.data.catalogue import Chosen, Entry, natural
 from landmarks_jax.data.source import BadImage, Info
 
-info = Info((), (), 'frame', *folder.imagenet)
+INFO = Info((), (), 'frame', *folder.IMAGENET)
 
 _magic = b'PIEH'  # 202021.25 as a little-endian float32
 
@@ -33,7 +33,7 @@ class Catalogue:
   def __init__(
     self, root: pathlib.Path, pairs: Sequence[tuple[str, str, str]], *, frame: int
   ) -> None:
-    self.root, self.pairs, self.info, self.frame = root, pairs, info, frame
+    self.root, self.pairs, self.info, self.frame = root, pairs, INFO, frame
     self.entries = [Entry(first, tuple(first.split('/')[:-1][:1])) for first, _, _ in pairs]
 
   def example(self, row: int) -> dict[str, Any]:

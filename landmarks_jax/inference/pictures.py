@@ -80,7 +80,7 @@ class Pictures:
       transparency, composited on white), Pillow images or paths of files. Pillow images and files
       are turned upright by their EXIF orientation.
     frame: side of the frames in pixels.
-    crop: one of `folder.crops`: what a frame shows of the picture, the 'centre' square, or all of
+    crop: one of `folder.CROPS`: what a frame shows of the picture, the 'centre' square, or all of
       it with its edge repeated ('pad') or squashed ('squash').
     boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
       larger side instead.
@@ -103,8 +103,8 @@ class Pictures:
     names: Sequence[str] | None = None,
   ) -> None:
     self._given = _sequence(given)
-    if crop not in folder.crops:
-      raise ValueError(f'crop={crop!r}; expected one of {", ".join(folder.crops)}')
+    if crop not in folder.CROPS:
+      raise ValueError(f'crop={crop!r}; expected one of {", ".join(folder.CROPS)}')
     if labels is not None and len(labels.points) != len(self):
       raise ValueError(f'points are of {len(labels.points)} pictures, images are {len(self)}')
     self.info = NOTHING if labels is None else labels.info

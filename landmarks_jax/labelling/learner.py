@@ -44,7 +44,7 @@ class FrozenLearner:
 
   Args:
     model: the network. files: the pictures. landmarks: their names; names that differ only by left
-    and right are mirror images, unless the labels contradict that. crop: one of `folder.crops`,
+    and right are mirror images, unless the labels contradict that. crop: one of `folder.CROPS`,
     what a frame shows of a picture. keep: a folder for features, or None; see `Described`. known: a
     model with the same landmarks, which predicts before there are labels; its pairs of mirror
     images, if it has any that the names do not suggest, are taken as stated.

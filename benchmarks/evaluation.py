@@ -181,7 +181,7 @@ def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
   clock, sets = [time.perf_counter()], []
   for source in sources:
     batches = pipeline.evaluation_batches(source, batch_size=DESCRIBED)
-    sets.append(features.gather(describer, told(batches, len(source))))
+    sets.append(features.gather(describer, reporting(batches, len(source))))
     clock.append(time.perf_counter())
   peaks = [logs.peak_memory()]
   labelled, test = sets
@@ -198,7 +198,7 @@ def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
   return ClosedForm(tuple(described), fitted, predicted, tuple(peaks), errors)
 
 
-def told(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+def reporting(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
   """Passes batches on and reports progress."""
   progress = logs.Progress(steps=-(-count // DESCRIBED), images_per_step=DESCRIBED)
   before = time.monotonic()

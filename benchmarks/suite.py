@@ -121,8 +121,8 @@ def table(name: str, record: dict[str, Any]) -> None:
   ]
   notes += [f'- {note}' for note in record['notes']]
   compiling = {way: found['compile_seconds'] for way, found in ways.items() if way != PRODUCT}
-  told = [f'{way} {measure.number(s)} s' for way, s in compiling.items() if s is not None]
-  notes += [f'- compiled: {", ".join(told)}'] if told else []
+  timed = [f'{way} {measure.number(s)} s' for way, s in compiling.items() if s is not None]
+  notes += [f'- compiled: {", ".join(timed)}'] if timed else []
   header = [column.format(record['unit']) for column in HEADER]
   rows = [
     row(way, ways[way], each, product, memory, record['baseline'])

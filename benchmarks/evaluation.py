@@ -181,7 +181,7 @@ def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
   clock, sets = [time.perf_counter()], []
   for source in sources:
     batches = pipeline.evaluation_batches(source, batch_size=DESCRIBED)
-    sets.append(features.gather(describer, told(batches, len(source))))
+    sets.append(features.gather(describer, reporting(batches, len(source))))
     clock.append(time.perf_counter())
   peaks = [logs.peak_memory()]
   labelled, test = sets
@@ -198,7 +198,7 @@ def fit_closed_form(options: argparse.Namespace) -> ClosedForm:
   return ClosedForm(tuple(described), fitted, predicted, tuple(peaks), errors)
 
 
-def told(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+def reporting(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
   """Passes batches on and reports progress."""
   progress = logs.Progress(steps=-(-count // DESCRIBED), images_per_step=DESCRIBED)
   before = time.monotonic()
@@ -257,7 +257,7 @@ def network(options: argparse.Namespace) -> Describer:
   method = moco.build(**COLOURS, **size, margin=0, queue=0, precision='float32')
   example = Batch(image=np.zeros((1, options.side, options.side, 3), np.uint8))
   variables = jax.jit(method.init)(jax.random.key(SEED), example)
-  return Describer(variables, lambda given, image, size: method.describe(*given, image, size))
+  return features.of_method(method, variables)
 
 
 class PublishedStep:
@@ -433,7 +433,7 @@ def projected(options: argparse.Namespace, base: Describer) -> Describer:
   method = projection.build(base=base, dim=options.dim, margin=0)
   example = Batch(image=np.zeros((1, options.side, options.side, 3), np.uint8))
   variables = jax.jit(method.init)(jax.random.key(SEED), example)
-  return Describer(variables, lambda given, image, size: method.describe(*given, image, size))
+  return features.of_method(method, variables)
 
 
 def describe_views(describer: Describer, views: matching.Views, size: int) -> list[Pyramid]:

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landmarks_jax.cli import completion, provenance, running  # noqa: F401
+from landmarks_jax.cli import completion, provenance, running  # noqa: F401 (imported before forks)
 from landmarks_jax.cli.main import main as command
 from landmarks_jax.contracts import Method
 from landmarks_jax.runtime import checkpoint
@@ -403,8 +403,7 @@ def read_only(lab: Lab) -> Outcome:
   with mounted(trial.workdir, '--bind', str(trial.workdir)) as possible:
     if not possible:
       return Outcome(name, 0, (), 0, True, note='skipped: no mounts here')
-    command = ['mount', '--options=remount,ro,bind', str(trial.workdir)]
-    subprocess.run(command, check=True)
+    subprocess.run(['mount', '--options=remount,ro,bind', str(trial.workdir)], check=True)
     trial.start()
     code, told = trial.end(), trial.told()
   ended = lab.finish(name, trial, told=told, count=1, codes=(code,))

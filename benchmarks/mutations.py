@@ -16,7 +16,6 @@ import functools
 import io
 import json
 import pathlib
-import resource
 import shutil
 import signal
 import sys
@@ -33,6 +32,7 @@ sys.path.insert(0, str(ROOT / 'tests'))  # where the files are written
 
 from landmarks_jax.cli import converting  # noqa: E402
 from landmarks_jax.interop import published  # noqa: E402
+from landmarks_jax.runtime import logs  # noqa: E402
 
 Change = Callable[[np.random.Generator, bytes], bytes]
 
@@ -149,11 +149,6 @@ def attempt(path: pathlib.Path, options: published.Options) -> str:
   return 'read'
 
 
-def megabytes() -> float:
-  """The peak memory of this process."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
   """Tries all mutations and prints a table; raises the error of the first one that goes wrong."""
   parser = argparse.ArgumentParser(
@@ -170,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for name, (content, known) in originals.items():
     (folder / 'x').write_bytes(content)
     assert attempt(folder / 'x', known) == 'read', name
-  before, slowest = megabytes(), (0.0, 0)
+  before, slowest = logs.peak_memory(), (0.0, 0)
   outcomes: collections.Counter = collections.Counter()
   numbers = range(options.count) if options.only is None else [options.only]
   signal.signal(signal.SIGALRM, _too_slow)
@@ -198,7 +193,7 @@ def _too_slow(*_: Any) -> None:
 
 
 def _print(
-  names: Sequence[str], outcomes: collections.Counter, slowest: tuple[float, int], before: float
+  names: Sequence[str], outcomes: collections.Counter, slowest: tuple[float, int], before: int
 ) -> None:
   print('| File | Refused | Read |\n|---|---|---|')
   for name in names:
@@ -206,7 +201,8 @@ def _print(
   totals = [sum(outcomes[name, how] for name in names) for how in ('refused', 'read')]
   print(f'| all | {totals[0]} | {totals[1]} |\n')
   print(f'slowest: {slowest[0]:.2f} s of processor time, number {slowest[1]}')
-  print(f'memory: {megabytes():.0f} MB at most, {before:.0f} MB before the first')
+  most = logs.peak_memory() / 2**20
+  print(f'memory: {most:.0f} MB at most, {before / 2**20:.0f} MB before the first')
 
 
 if __name__ == '__main__':

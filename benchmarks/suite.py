@@ -10,6 +10,7 @@ import functools
 import json
 import pathlib
 import time
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Way(NamedTuple):
 
   run: Callable[[], Any]  # its result is waited for
   items: int = 1  # processed by a call, in the case's unit
-  counts: Mapping[str, float] = {}  # COUNTS of a call, from XLA's analysis
+  counts: Mapping[str, float] = types.MappingProxyType({})  # COUNTS of a call, from XLA's analysis
   compile_seconds: float | None = None
 
 
@@ -120,8 +121,8 @@ def table(name: str, record: dict[str, Any]) -> None:
   ]
   notes += [f'- {note}' for note in record['notes']]
   compiling = {way: found['compile_seconds'] for way, found in ways.items() if way != PRODUCT}
-  told = [f'{way} {measure.number(s)} s' for way, s in compiling.items() if s is not None]
-  notes += [f'- compiled: {", ".join(told)}'] if told else []
+  timed = [f'{way} {measure.number(s)} s' for way, s in compiling.items() if s is not None]
+  notes += [f'- compiled: {", ".join(timed)}'] if timed else []
   header = [column.format(record['unit']) for column in HEADER]
   rows = [
     row(way, ways[way], each, product, memory, record['baseline'])

@@ -4,7 +4,7 @@ A step includes everything: two random views of every picture, two encoders, the
 queue, backward, SGD, the moving average. Pictures are on the device already; one device is used.
 The defaults take about two minutes on two otherwise idle CPU cores. On an accelerator:
 
-python benchmarks/train_step.py --width 1 --frame 136 --margin 20 --batch_size 256
+python benchmarks/train_step.py --width 1 --frame 136 --margin 20 --batch_size 256 \\
   --precision bfloat16 --steps 20 --matrix 8192
 """
 

@@ -1,9 +1,9 @@
 """The types that the parts of the project exchange. Read this page first.
 
-Shape letters, everywhere: B batch, S side of a square frame, H W image, h w feature map, C
-channels, K landmarks, N negatives, G norm groups; a trailing 2 is (x, y). Points are normalised
-and corner-aligned: -1 is the centre of the first pixel, +1 the centre of the last
-(docs/conventions.md).
+Shape letters: B examples of a batch, N those of a whole set (in a contrastive loss, its negatives),
+S side of a square frame, H W image, h w feature map, C channels, K landmarks, G groups (of a
+BatchNorm, of pictures); a trailing 2 is (x, y). Points are normalised and corner-aligned: -1 is the
+centre of the first pixel, +1 the centre of the last (docs/conventions.md).
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
   next: Array | None = None  # uint8 [B, S, S, 3]
   flow: Array | None = None  # float32 [B, S, S, 2], (dx, dy) pixels: image(u) is next(u + flow(u))
   flow_valid: Array | None = None  # bool [B, S, S]
-  pyramid: Pyramid | None = None  # frozen features computed once, bfloat16
+  pyramid: Pyramid | None = None  # frozen features computed once; bfloat16 unless more is needed
 
 
 class Pair(NamedTuple):

@@ -23,7 +23,10 @@ def info_nce(
 ) -> Float[Array, ' B']:
   """InfoNCE with explicit negatives (van den Oord et al. 2018, eq. 4; MoCo, He et al. 2020, eq. 1).
 
-  Args: query, key: [B, C], unit rows. negatives: [N, C], such as MoCo's queue.
+  Args:
+    query, key: [B, C], unit rows. negatives: [N, C], such as MoCo's queue.
+    temperature: divides the products; the dense losses multiply by theirs.
+
   No gradient is stopped here: pass `jax.lax.stop_gradient(key)` where the key is a target.
   Computed in at least float32. Raises ValueError that names the argument whose shape differs.
   Fixture moco_memory.
@@ -45,7 +48,10 @@ def in_batch_nce(
 ) -> Float[Array, ' B']:
   """InfoNCE whose negatives are the keys of the other examples (Chen et al. 2021, MoCo v3, alg. 1).
 
-  Args: query, key: [B, C], unit rows; row i of one belongs to row i of the other.
+  Args:
+    query, key: [B, C], unit rows; row i of one belongs to row i of the other.
+    temperature: divides the products; the dense losses multiply by theirs.
+
   The algorithm's factor of 2 * temperature is left out.
   Computed in at least float32. Raises ValueError that names the argument whose shape differs.
   """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 
 from landmarks_jax.contracts import Predictions
 from landmarks_jax.geometry import coords
@@ -52,6 +52,20 @@ def _distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
   return np.where(visible, distance / np.where(scale > 0, scale, 1)[:, None], np.nan)
 
 
+def mean_of_known(
+  values: Inexact[np.ndarray, '*shape'], *, axis: int, keepdims: bool = False
+) -> Inexact[np.ndarray, '*reduced']:
+  """Mean over an axis of the values that are not NaN; NaN, without a warning, where there are none.
+
+  Over axis 0 of `normalised_distances` or `pck_hits` it is the mean of each landmark, over axis 1
+  that of each picture. Values may be complex.
+  """
+  known = ~np.isnan(values)
+  count = known.sum(axis, keepdims=keepdims)
+  total = np.where(known, values, 0).sum(axis, keepdims=keepdims)
+  return total / np.where(count > 0, count, np.nan)
+
+
 def mean_distance(predictions: Predictions) -> float:
   """Mean of |prediction - target| / scale over all visible landmarks of all pictures.
 
@@ -62,20 +76,14 @@ def mean_distance(predictions: Predictions) -> float:
 
 
 def inter_ocular_error(predictions: Predictions) -> float:
-  """Mean |prediction - target| / |eye - eye| over the visible landmarks of all images, in percent.
+  """Mean |prediction - target| / scale over the visible landmarks of all pictures, in percent.
 
-  With every landmark visible this is the published mean over images and landmarks (specification
-  section 5; fixture inter_ocular). Raises ValueError as `normalised_distances` does.
+  With the distance between the eyes as `scale` it is the inter-ocular error; any other scale, such
+  as the frame's side, divides it likewise. With every landmark visible this is the published mean
+  over pictures and landmarks (specification section 5; fixture inter_ocular). Raises ValueError as
+  `normalised_distances` does.
   """
   return 100 * mean_distance(predictions)
-
-
-def inter_ocular_error_per_landmark(predictions: Predictions) -> Float[np.ndarray, ' K']:
-  """The inter-ocular error of each landmark, in percent; NaN for one that is never visible.
-
-  Raises ValueError as `normalised_distances` does.
-  """
-  return 100 * _mean_over_pictures(normalised_distances(predictions))
 
 
 def pck_hits(
@@ -98,7 +106,7 @@ def pck_per_landmark(
 
   Options and errors: `pck_hits`.
   """
-  return 100 * _mean_over_pictures(pck_hits(predictions, threshold=threshold, box=box))
+  return 100 * mean_of_known(pck_hits(predictions, threshold=threshold, box=box), axis=0)
 
 
 def pck(predictions: Predictions, *, threshold: float = 0.05, box: int = 48) -> float:
@@ -140,7 +148,7 @@ def pck_paper(
   for i in range(0, len(distances), batch_size):
     batch = distances[i : i + batch_size]
     hits = np.where(batch >= 0, batch < threshold * box, np.nan)
-    found.append(np.nanmean(_mean_over_pictures(hits)) if (batch >= 0).any() else 0)
+    found.append(np.nanmean(mean_of_known(hits, axis=0)) if (batch >= 0).any() else 0)
   return 100 * float(np.mean(found))
 
 
@@ -282,10 +290,3 @@ def _sums(
 def _in_pixels(predictions: Predictions, side: int) -> Predictions:
   """Sets the scale so that distances are in pixels of a frame `side` wide."""
   return predictions._replace(scale=np.full(len(predictions.points), 2 / (side - 1)))
-
-
-def _mean_over_pictures(values: Float[np.ndarray, 'N K']) -> Float[np.ndarray, ' K']:
-  """Mean of the known values; NaN for a landmark that has none."""
-  seen = ~np.isnan(values)
-  total = np.where(seen, values, 0).sum(0)
-  return np.divide(total, seen.sum(0), out=np.full(len(total), np.nan), where=seen.any(0))

@@ -77,7 +77,7 @@ def published(tmp_path_factory):
 @pytest.fixture
 def complete(published, monkeypatch):
   """As if all of its pictures were there."""
-  monkeypatch.setattr(faces, 'present', lambda root, files: list(range(len(files))))
+  monkeypatch.setattr(celeba, 'present', lambda root, files: list(range(len(files))))
   return published
 
 
@@ -111,7 +111,7 @@ def test_the_official_parts_have_their_counts_and_the_published_validation_is_in
 ):
   expected = golden('celeba_geometry')
   whole = celeba.catalogue(str(complete))
-  chosen = {split: faces.choose(whole, split, celeba.splits).files for split in celeba.splits}
+  chosen = {split: faces.choose(whole, split, celeba.SPLITS).files for split in celeba.SPLITS}
   sizes = {split: len(files) for split, files in chosen.items()}
   assert (sizes['validation'], sizes['test']) == (19867, 19962)
   assert sizes['train_except_mafl_test'] == 162770 - len(range(7, 162770, 200))
@@ -181,7 +181,7 @@ def replaced(path, old, new):
 
 
 def test_training_leaves_out_all_of_mafl_or_only_what_is_tested(small):
-  assert {split: numbers(opened(small, split)) for split in celeba.splits} == {
+  assert {split: numbers(opened(small, split)) for split in celeba.SPLITS} == {
     'train': [1, 3, 5, 6, 7],
     'train_except_mafl_test': [1, 2, 3, 5, 6, 7],
     'validation': [8, 9],
@@ -192,7 +192,7 @@ def test_training_leaves_out_all_of_mafl_or_only_what_is_tested(small):
   assert [e.file[:6] for e in mafl.catalogue(str(small)).entries] == [
     '000002', '000004', '000008', '000012',
   ]  # fmt: skip
-  for part in mafl.splits:
+  for part in mafl.SPLITS:
     ours, theirs = opened(small, part, 'mafl'), opened(small, f'mafl_{part}')
     for i in range(2):
       assert all(np.array_equal(ours[i][key], value) for key, value in theirs[i].items())

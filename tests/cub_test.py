@@ -98,9 +98,9 @@ def test_the_fraction_1_of_the_picture_is_slightly_beyond_the_frame(tree):
 
 
 def test_left_and_right_parts_are_flip_pairs():
-  swap = {cub.names[a]: cub.names[b] for a, b in cub.info.flip_pairs}
+  swap = {cub.NAMES[a]: cub.NAMES[b] for a, b in cub.INFO.flip_pairs}
   assert swap == {f'left {part}': f'right {part}' for part in ('eye', 'leg', 'wing')}
-  assert len(set(cub.names)) == 15
+  assert len(set(cub.NAMES)) == 15
 
 
 def test_the_official_parts_are_known(tree):
@@ -149,16 +149,16 @@ def drawn(files, **options):
 def all_files(count=60):
   """As many pictures of each of the 35 species, and of some others."""
   others = ['001.Black_footed_Albatross', '018.Spotted_Catbird', '200.Common_Yellowthroat']
-  species = [f'{number:03d}.Species' for number in cub.species] + others
+  species = [f'{number:03d}.Species' for number in cub.SPECIES] + others
   return [f'{name}/{i:04d}_{len(name)}.jpg' for name in species for i in range(count)]
 
 
 def test_the_drawn_split_has_the_papers_sizes_and_species_only():
   parts = {part: drawn(all_files(), split=part) for part in ('train', 'validation', 'test')}
-  assert {part: len(files) for part, files in parts.items()} == cub.sizes
+  assert {part: len(files) for part, files in parts.items()} == cub.COUNTS
   together = [file for files in parts.values() for file in files]
   assert len(set(together)) == 2006
-  assert {int(file[:3]) for file in together} == set(cub.species)
+  assert {int(file[:3]) for file in together} == set(cub.SPECIES)
   for files in parts.values():
     assert len({file[:3] for file in files}) > 30
 
@@ -195,26 +195,26 @@ def lists():
 def test_the_papers_lists_are_of_these_species_and_sizes(lists, tmp_path, monkeypatch):
   content = {p.stem: p.read_text().split() for p in lists.glob('*.txt')}
   files = sorted(content['train'] + content['val'] + content['test'])
-  assert {int(file[:3]) for file in files} == set(cub.species)
+  assert {int(file[:3]) for file in files} == set(cub.SPECIES)
   for file in files:
     (tmp_path / 'images' / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / 'images' / file).touch()
   write_tree(tmp_path, files, np.ones((len(files), 15, 3)))
   stored = cub.catalogue(str(tmp_path))  # once, instead of at every opening
   monkeypatch.setattr(prepared, 'open_catalogue', lambda *args, frame: stored)
-  for split, size in cub.sizes.items():
+  for split, size in cub.COUNTS.items():
     source = opened(tmp_path, lists=str(lists), split=split)
     assert len(source) == size
     assert source.files == tuple(content['val' if split == 'validation' else split])
   for count in (10, 50, 100, 250, 500, 1241):
     source = opened(tmp_path, lists=str(lists), split=f'train_{count}')
     assert source.files == tuple(content[f'train_{count}'])
-  assert {s: len(opened(tmp_path, split=s)) for s in cub.sizes} == cub.sizes
+  assert {s: len(opened(tmp_path, split=s)) for s in cub.COUNTS} == cub.COUNTS
 
 
 def test_missing_pictures_are_counted_and_left_out(tree):
   (tree / 'images' / names[1]).unlink()
-  told = r'1 of 4 pictures of images\.txt are missing, first 014\.Indigo'
+  told = r'1 of 4 pictures are missing, first 014\.Indigo'
   with pytest.warns(UserWarning, match=told):
     source = opened(tree, split='all')
   assert source.files == (names[0], names[2], names[3])
@@ -223,7 +223,7 @@ def test_missing_pictures_are_counted_and_left_out(tree):
   assert source[2]['image'][y, x, 0] > 150
   for name in names[::2] + names[3:]:
     (tree / 'images' / name).unlink()
-  with pytest.raises(FileNotFoundError, match=r'4 of 4 pictures of images\.txt are missing; docs/'):
+  with pytest.raises(FileNotFoundError, match=r'images holds none of the 4 pictures of its lists'):
     opened(tree)
 
 

@@ -457,10 +457,10 @@ def test_a_bad_picture_is_named_when_read_not_when_opened(animals):
 
 def test_every_extension_can_be_read(tmp_path):
   kinds = {'.jpe': 'jpeg', '.jfif': 'jpeg'}
-  for extension in folder.extensions:
+  for extension in folder.EXTENSIONS:
     save(tmp_path / f'x{extension}', format=kinds.get(extension))
   source = opened(tmp_path, frame=8)
-  assert len(source) == len(folder.extensions)
+  assert len(source) == len(folder.EXTENSIONS)
   for i in range(len(source)):
     assert np.abs(source[i]['image'].astype(int) - 20).max() <= 2
 

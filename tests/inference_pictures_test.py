@@ -35,7 +35,7 @@ def model():
 SIZES = [(40, 30), (23, 51), (18, 18), (1, 1), (200, 7)]
 
 
-@pytest.mark.parametrize('crop', folder.crops)
+@pytest.mark.parametrize('crop', folder.CROPS)
 @pytest.mark.parametrize('kind', ['arrays', 'files', 'pillow'])
 def test_a_picture_is_framed_as_the_same_file_is_in_a_folder(tmp_path, model, crop, kind):
   arrays = [smooth(*size) for size in SIZES]

@@ -41,7 +41,7 @@ class Planted:
   def __init__(self, files, landmarks, *, seconds=0.0):
     self.files, self.landmarks, self.seconds, self.fitted = files, len(landmarks), seconds, []
 
-  def describe(self, told):
+  def describe(self, report):
     broken, looks = {}, []
     for i in range(len(self.files)):
       try:
@@ -52,7 +52,7 @@ class Planted:
         broken[i] = str(error)
         looks.append(np.zeros(3))
     self._looks = np.array(looks)
-    told(len(self.files), broken)
+    report(len(self.files), broken)
 
   def looks(self):
     return self._looks

@@ -238,12 +238,12 @@ def test_without_room_on_the_disk_features_stay_in_memory_and_leave_it_to_the_la
   with monkeypatch.context() as patch:
     free = storage.RESERVE + 3 * (2 * 2 * 5 * 2 + 2 * 4 + 1) - 1
     patch.setattr(storage.shutil, 'disk_usage', lambda _: SimpleNamespace(free=free))
-    assert '268 are for labels' in storage.Described(tmp_path, **given).told
+    assert '268 are for labels' in storage.Described(tmp_path, **given).warning
     assert list(tmp_path.iterdir()) == []
   monkeypatch.setattr(storage.os, 'posix_fallocate', full)
   kept = storage.Described(tmp_path, **given)
   assert list(tmp_path.iterdir()) == []
-  assert 'No space left on device' in kept.told
+  assert 'No space left on device' in kept.warning
   values = np.arange(20.0).reshape(1, 2, 2, 5)
   kept.put(np.array([1]), (values,), np.array([[7, 9]], np.int32))
   np.testing.assert_array_equal(np.asarray(kept.pyramid[0][1], float), values[0])
@@ -265,7 +265,7 @@ def test_room_is_taken_also_where_the_system_cannot_reserve_it(tmp_path, monkeyp
   assert (tmp_path / 'level_0').stat().st_size == 3 * 2 * 2 * 5 * 2
   kept.put(np.array([1]), (np.ones((1, 2, 2, 5)),), np.array([[7, 9]], np.int32))
   again = storage.Described(tmp_path, **given)
-  assert (again.told, again.done.tolist()) == ('', [False, True, False])
+  assert (again.warning, again.done.tolist()) == ('', [False, True, False])
   assert np.asarray(again.pyramid[0], float).sum() == 20
 
 

@@ -108,7 +108,7 @@ def test_rendered_faces_have_the_hair_of_their_person_as_a_class():
   source = open_source('synthetic/faces', classes=True, frame=16, count=20)
   plain = open_source('synthetic/faces', frame=16, count=20)
   styles = [face_model.draw((0, 0, i)).hair_style for i in range(20)]
-  assert [face_model.hair_styles[source[i]['label']] for i in range(20)] == styles
+  assert [face_model.HAIR_STYLES[source[i]['label']] for i in range(20)] == styles
   assert len(set(styles)) == 4
   assert 'label' not in plain[0]
   np.testing.assert_array_equal(source[3]['image'], plain[3]['image'])

@@ -49,8 +49,8 @@ def test_matches_the_published_error(golden, landmarks):
     index=np.arange(len(target)),
   )
   np.testing.assert_allclose(metrics.inter_ocular_error(p), g[f'ioe{landmarks}'], rtol=1e-6)
-  per_landmark = metrics.inter_ocular_error_per_landmark(p)
-  np.testing.assert_allclose(per_landmark.mean(), g[f'ioe{landmarks}'], rtol=1e-6)
+  per_landmark = metrics.mean_of_known(metrics.normalised_distances(p), axis=0)
+  np.testing.assert_allclose(100 * per_landmark.mean(), g[f'ioe{landmarks}'], rtol=1e-6)
 
 
 def test_the_error_is_the_mean_over_visible_landmarks():
@@ -70,18 +70,27 @@ def test_distances_are_those_of_the_loop_and_nan_elsewhere():
       assert np.isnan(distances[n, k])
 
 
-def test_each_landmark_has_its_own_error():
-  p, errors = example(), metrics.inter_ocular_error_per_landmark(example())
-  for k in range(5):
-    seen = [value for (_, landmark), value in oracle(p).items() if landmark == k]
-    np.testing.assert_allclose(errors[k], 100 * np.mean(seen), rtol=1e-12)
+def test_each_landmark_and_each_picture_has_its_own_mean():
+  p, distances = example(), metrics.normalised_distances(example())
+  for axis, number in ((0, 5), (1, 4)):
+    means = metrics.mean_of_known(distances, axis=axis)
+    for i in range(number):
+      seen = [value for place, value in oracle(p).items() if place[1 - axis] == i]
+      np.testing.assert_allclose(means[i], np.mean(seen), rtol=1e-12)
 
 
-def test_a_landmark_that_is_never_visible_has_no_error_of_its_own():
+@pytest.mark.filterwarnings('error')
+def test_where_nothing_is_known_the_mean_is_nan_without_a_warning():
   p = example()
   p.visible[:, 1] = False
-  errors = metrics.inter_ocular_error_per_landmark(p)
-  np.testing.assert_array_equal(np.isnan(errors), [False, True, False, False, False])
+  means = metrics.mean_of_known(metrics.normalised_distances(p), axis=0)
+  np.testing.assert_array_equal(np.isnan(means), [False, True, False, False, False])
+
+
+def test_the_mean_of_known_values_may_be_complex_and_keep_its_axis():
+  values = np.array([[1 + 2j, np.nan, 3 - 4j], [np.nan] * 3])
+  means = metrics.mean_of_known(values, axis=-1, keepdims=True)
+  np.testing.assert_array_equal(means, [[2 - 1j], [np.nan]])
 
 
 def test_a_masked_landmark_equals_its_removal():
@@ -108,9 +117,7 @@ def test_what_is_invisible_may_hold_anything():
   q.target[~q.visible] = np.nan
   q.points[~q.visible] = np.nan
   assert metrics.inter_ocular_error(q) == metrics.inter_ocular_error(p)
-  np.testing.assert_array_equal(
-    metrics.inter_ocular_error_per_landmark(q), metrics.inter_ocular_error_per_landmark(p)
-  )
+  np.testing.assert_array_equal(*map(metrics.normalised_distances, (q, p)))
   q.visible[1] = False
   p.visible[1] = False
   for useless in (0, -1, np.nan, np.inf):
@@ -137,7 +144,7 @@ def test_visibility_as_numbers_counts_as_true_and_false():
 def test_nothing_visible_is_an_error():
   p = example()
   p.visible[:] = False
-  for score in (metrics.inter_ocular_error, metrics.inter_ocular_error_per_landmark):
+  for score in (metrics.inter_ocular_error, metrics.normalised_distances):
     with pytest.raises(ValueError, match='no visible landmark among 20: there is nothing to score'):
       score(p)
 
@@ -165,7 +172,7 @@ def test_a_visible_landmark_that_is_not_finite_is_never_left_out(field, name, br
   message = (
     f'the {name} of 1 visible landmarks is not finite; the first is landmark 2 of example 103'
   )
-  for score in (metrics.inter_ocular_error, metrics.inter_ocular_error_per_landmark):
+  for score in (metrics.inter_ocular_error, metrics.normalised_distances):
     with pytest.raises(ValueError, match=message):
       score(p)
 

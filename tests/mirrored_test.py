@@ -6,7 +6,7 @@ import pytest
 from landmarks_jax.data import face_landmarks, folder, mirrored, youtube_faces_68
 from landmarks_jax.data.synthetic import face_model
 
-names, true, _ = face_landmarks.sixty_eight
+names, true, _ = face_landmarks.SIXTY_EIGHT
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +37,7 @@ def test_all_labels_decide_alike(points):
 @pytest.mark.parametrize('count', [1, 5, 20])
 def test_names_of_five_points_are_not_contradicted(points, count):
   five = np.stack([youtube_faces_68._chosen(one, 5) for one in points])
-  pairs = folder.flip_pairs(face_landmarks.five[0])
+  pairs = folder.flip_pairs(face_landmarks.FIVE[0])
   assert len(pairs) == 2
   assert share(five, pairs, count) == 0
 
@@ -46,7 +46,7 @@ def test_names_of_five_points_are_not_contradicted(points, count):
 def test_names_of_rendered_faces_are_not_contradicted(count):
   shots = [face_model.photograph(face_model.draw((0, 0, i))) for i in range(100)]
   shown = np.stack([np.where(one.visible[:, None], one.points, np.nan) for one in shots])
-  pairs = folder.flip_pairs(face_model.names + face_model.more_names)
+  pairs = folder.flip_pairs(face_model.NAMES + face_model.MORE_NAMES)
   assert len(pairs) == 7
   assert share(shown, pairs, count) == 0
 

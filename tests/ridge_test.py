@@ -413,7 +413,7 @@ def test_the_spread_of_a_clear_landmark_is_no_rounding():
   grid = np.asarray(coords.cell_centres(16, 16)).reshape(-1, 2).astype(np.float32)
   logits = np.full((2, len(grid), 3), -200, np.float32)
   logits[:, -1], logits[:, -2] = 0, [-14, -9, -4]
-  mean, spread = ridge.moments(jnp.asarray(logits), jnp.asarray(grid))
+  mean, spread = ridge.mean_and_spread(jnp.asarray(logits), jnp.asarray(grid))
   weight = np.exp(logits.astype(np.float64))
   weight /= weight.sum(1, keepdims=True)
   expected = np.einsum('bpk,pc->bkc', weight, grid)

@@ -270,7 +270,7 @@ def test_the_statistics_are_those_of_a_benchmark():
 
 def test_splits_and_seeds_share_no_motion(monkeypatch):
   monkeypatch.setattr(roboarm, 'VIDEO', 2)
-  options = [{'split': split, 'seed': seed} for split in roboarm.counts for seed in (0, 1)]
+  options = [{'split': split, 'seed': seed} for split in roboarm.COUNTS for seed in (0, 1)]
   starts = [roboarm.source(frame=16, count=1, **o)[0]['points'].tobytes() for o in options]
   assert len(set(starts)) == len(options)
 
@@ -294,7 +294,7 @@ def test_examples_are_what_a_source_promises(side):
   assert example['index'] == 999
   assert example['scale'] == 2
   assert len(data.info.names) == K
-  assert [len(roboarm.source(split=split)) for split in roboarm.counts] == [23_999, 1000, 2000]
+  assert [len(roboarm.source(split=split)) for split in roboarm.COUNTS] == [23_999, 1000, 2000]
   with pytest.raises(IndexError, match='examples 0 to 999'):
     data[1000]
 

@@ -120,8 +120,8 @@ def test_settings_are_told_in_words():
   ('names', 'flip_pairs', 'scale', 'title'),
   [
     ('ab', (), 'frame', 'error / frame'),
-    (*face_landmarks.five, 'inter-ocular error'),
-    (*face_landmarks.sixty_eight, 'inter-ocular error'),
+    (*face_landmarks.FIVE, 'inter-ocular error'),
+    (*face_landmarks.SIXTY_EIGHT, 'inter-ocular error'),
     (['Left eye', 'Right eye', 'tail'], ((1, 0),), (0, 1), 'inter-ocular error'),
     (['Left eye', 'tail'], (), (0, 1), 'error / distance of Left eye and tail'),
     (['eye_1', 'eye_2'], (), (0, 1), 'error / distance of eye_1 and eye_2'),  # perhaps of one eye

@@ -53,7 +53,7 @@ def planted(monkeypatch, tmp_path, opener):
   (tmp_path / 'made').mkdir()
   (tmp_path / 'made/up.py').write_text('def source(\n')
   (tmp_path / 'made/helper.py').write_text('def sources(): ...\n')
-  monkeypatch.setattr(source, 'folder', tmp_path)
+  monkeypatch.setattr(source, 'HERE', tmp_path)
   module = types.SimpleNamespace(source=opener)
   for name in ('landmarks_jax.data.made', 'landmarks_jax.data.made.up'):
     monkeypatch.setitem(sys.modules, name, module)

@@ -149,7 +149,7 @@ def test_videos_begin_anywhere_and_turn_about_any_axis():
 
 
 def test_splits_and_seeds_show_the_same_sphere_in_different_motions():
-  options = [{'split': split, 'seed': seed} for split in sphere.counts for seed in (0, 1)]
+  options = [{'split': split, 'seed': seed} for split in sphere.COUNTS for seed in (0, 1)]
   shown = [sphere.source(frame=90, count=1, **o)[0] for o in options]
   assert len({e['points'].tobytes() for e in shown}) == len(options)
   colours = np.full((len(options), sphere.POINTS, 3), np.nan)
@@ -170,7 +170,7 @@ def test_info_tells_the_colours_of_the_train_split():
 def test_examples_are_what_a_source_promises(side, tmp_path, monkeypatch):
   data = sources.open_source('synthetic/sphere', frame=side)
   assert isinstance(data, sources.Source)
-  assert [len(sphere.source(split=split)) for split in sphere.counts] == [7200, 360, 72]
+  assert [len(sphere.source(split=split)) for split in sphere.COUNTS] == [7200, 360, 72]
   example = pickle.loads(pickle.dumps(data))[7199]
   shapes = {key: (value.dtype.name, value.shape) for key, value in example.items()}
   assert shapes == {

@@ -89,7 +89,7 @@ def test_turning_right_moves_the_nose_right_of_the_eyes():
 def test_flip_pairs_are_mirror_images_of_a_frontal_face():
   shot = face_model.photograph(plain_face(5, yaw=0.0, roll=0.0))
   order = np.arange(len(shot.points))
-  for a, b in face_model.flip_pairs + face_model.more_flip_pairs:
+  for a, b in face_model.FLIP_PAIRS + face_model.MORE_FLIP_PAIRS:
     order[[a, b]] = b, a
   mirrored = shot.points[order] * [-1, 1] + [2 * shot.origin[0], 0]
   np.testing.assert_allclose(mirrored, shot.points, atol=1e-6)
@@ -149,7 +149,7 @@ def test_an_example_depends_on_seed_split_and_index_alone(rendered):
 
 
 def test_splits_and_seeds_share_nothing():
-  options = [{'split': split, 'seed': seed} for split in faces.counts for seed in (0, 1)]
+  options = [{'split': split, 'seed': seed} for split in faces.COUNTS for seed in (0, 1)]
   points = [faces.source(frame=16, **o)[i]['points'].tobytes() for o in options for i in range(4)]
   assert len(set(points)) == len(options) * 4
 
@@ -256,7 +256,7 @@ def test_examples_are_what_a_source_promises(points, number):
   eyes = example['points'][1] - example['points'][0]
   assert example['scale'] == pytest.approx(np.hypot(*eyes))
   assert len(data.info.names) == number
-  assert data.info.names[:5] == ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
+  assert data.info.names[:5] == ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth')
   with pytest.raises(IndexError, match='examples 0 to 999'):
     data[1000]
 

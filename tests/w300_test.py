@@ -106,7 +106,7 @@ def test_a_face_has_the_published_size_wherever_it_is():
 
 
 def test_the_published_parts(tree):
-  assert {split: opened(tree, split).files for split in w300.splits} == {
+  assert {split: opened(tree, split).files for split in w300.SPLITS} == {
     'train': ('afw/1.jpg', 'afw/2.jpg', 'helen/trainset/h.jpg', 'lfpw/trainset/image_0001.png'),
     'test': (
       'helen/testset/h.jpg', 'helen/testset/g.jpg', 'lfpw/testset/image_0002.png',

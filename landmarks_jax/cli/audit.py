@@ -79,7 +79,7 @@ def _labels(root: pathlib.Path, labels: str | None) -> tuple[Any, Any] | None:
   if labels is not None:
     table = folder.read_labels(root, labels)
     return table, folder.label_pairs(table)
-  if not (root / 'training_frames_keypoints.csv').is_file():
+  if not youtube_faces_68.is_layout(root):
     return None
   known = youtube_faces_68.source(str(root), split='all')
   print('the folder has the layout of youtube_faces_68: its landmarks are looked at too')
@@ -92,15 +92,15 @@ def _looks(root: pathlib.Path, files: Sequence[str]) -> Iterator[Any]:
   from landmarks_jax.data import audit as audits
   from landmarks_jax.runtime import logs
 
-  began = told = time.monotonic()
+  began = reported_at = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), CHUNK):
       chunk = files[start : start + CHUNK]
       yield from pool.map(lambda file: audits.look(root, file), chunk)
       done, now = start + len(chunk), time.monotonic()
-      if now - told > INTERVAL or done == len(files):
+      if now - reported_at > INTERVAL or done == len(files):
         print(logs.pictures_done(done, len(files), done, now - began), flush=True)
-        told = now
+        reported_at = now
 
 
 def _write(

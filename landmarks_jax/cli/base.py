@@ -52,7 +52,7 @@ def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, A
   if not base['checkpoint']:
     return
   run = pathlib.Path(base['checkpoint']).expanduser()
-  config = run_folder.read_config(run / 'config.json')
+  config = run_folder.read_config(run / run_folder.CONFIG)
   if config.get('base'):
     raise ValueError(f'config.base.checkpoint={run} builds on a network of its own; use that one')
   base['method'] = complete_method('config.base.method', config['method'])

@@ -126,6 +126,7 @@ def _free(experiment: Experiment, held: int) -> int | None:
   free = pipeline.free_memory() if device is None else device
   if free is None:
     return None
+  # The least of all processes is minus the largest of the negatives; in KiB it fits an int32.
   return (-sharding.largest(-(free >> 10)) << 10) + held * _copies(experiment)
 
 

@@ -251,7 +251,7 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     return
   if not workdir.is_dir():
     raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
-  file = workdir / 'config.json'
+  file = workdir / run_folder.CONFIG
   if file.exists():
     changed = differences(_with_later_options(run_folder.read_config(file)), config)
     if changed:
@@ -277,7 +277,7 @@ def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
 def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   """Writes config.json into a new workdir, after `check_workdir`."""
   check_workdir(workdir, config)
-  file = workdir / 'config.json'
+  file = workdir / run_folder.CONFIG
   if file.exists():
     return
   workdir.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from landmarks_jax.interop.published import Published
 from landmarks_jax.runtime import checkpoint, run_folder
 
 PICTURES = 32  # rendered, in place of those that the weights learned from
-KNOWN = {len(info.names): info for info in (faces.info5, faces.info68, cub.info)}  # by landmarks
+KNOWN = {len(info.names): info for info in (*faces.INFOS.values(), cub.INFO)}  # by landmarks
 
 
 class Plan(NamedTuple):
@@ -59,7 +59,7 @@ def convert(
       _write_landmarks(folder, found, plan.below, source)
     else:
       _write(folder, plan.experiment, state, source)
-  print('\n'.join([*_told(plan, untrained), f'written to {output}']))
+  print('\n'.join([*_summary(plan, untrained), f'written to {output}']))
 
 
 def prepare(
@@ -114,8 +114,8 @@ def shapes(experiment: Experiment) -> TrainState:
   try:
     return experiment.shapes(1)[0]
   except Exception as error:  # a hostile file's sizes can make any library fail
-    told = str(error).partition('\n')[0]
-    raise ValueError(f'no network has these sizes ({told})') from error
+    reason = str(error).partition('\n')[0]
+    raise ValueError(f'no network has these sizes ({reason})') from error
 
 
 def _fitting(found: Published, experiment: Experiment, what: str) -> TrainState:
@@ -196,7 +196,7 @@ def _fingerprint(file: pathlib.Path) -> dict[str, str]:
     return {'file': file.name, 'sha256': hashlib.file_digest(content, 'sha256').hexdigest()}
 
 
-def _told(plan: Plan, untrained: Sequence[str]) -> Iterator[str]:
+def _summary(plan: Plan, untrained: Sequence[str]) -> Iterator[str]:
   """Lines that say what was recognised, taken and dropped."""
   found = plan.found
   stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})

@@ -41,7 +41,7 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
   config = configs.plain(configs.load(values.config))
   evals, _ = _changed(config, values['config.KEY'].value)
   if values.workdir:
-    config = run_folder.read_config(pathlib.Path(values.workdir).expanduser() / 'config.json')
+    config = run_folder.read_config(pathlib.Path(values.workdir).expanduser() / run_folder.CONFIG)
   if 'method' in config:
     return {'evals': _completed(config, evals)['evals']}
   return {'evals': completion.evaluations(evals, {}, {})}
@@ -74,7 +74,7 @@ def run(values: flags.FlagValues) -> int:
   if not values.workdir:
     raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
   workdir = pathlib.Path(values.workdir).expanduser()
-  given = run_folder.read_config(workdir / 'config.json')
+  given = run_folder.read_config(workdir / run_folder.CONFIG)
   if values.config:
     given = configs.plain(configs.load(values.config))
   evals, path = _changed(given, values['config.KEY'].value)
@@ -99,7 +99,7 @@ def evaluate(
   from landmarks_jax.cli import experiment, running  # late: heavy
   from landmarks_jax.runtime import checkpoint, sharding
 
-  config = run_folder.read_config(workdir / 'config.json')
+  config = run_folder.read_config(workdir / run_folder.CONFIG)
   config = _completed(config, config.get('evals', {}) if evals is None else evals)
   before = config['data'].get('path')
   for data in (config['data'], *(options['data'] for options in config['evals'].values())):

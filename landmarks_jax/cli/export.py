@@ -35,6 +35,6 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('--side belongs to --format=jax; weights alone know no pictures')
   from landmarks_jax.cli import exporting  # late: heavy
 
-  run, output = (pathlib.Path(path).expanduser() for path in (values.model, values.output))
-  exporting.export(run, output, format=values.format, step=values.step, side=values.side)
+  folder, output = (pathlib.Path(path).expanduser() for path in (values.model, values.output))
+  exporting.export(folder, output, format=values.format, step=values.step, side=values.side)
   return 0

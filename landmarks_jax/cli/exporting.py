@@ -37,8 +37,8 @@ def export(
   if side is not None:
     model = Model(model.describer, model.config, frame=side, margin=0)
   with drafts.draft(output) as path:
-    told = write[format](model, path)
-  print(f'{output}: {told}, {output.stat().st_size / 1e6:.1f} MB')
+    contents = write[format](model, path)
+  print(f'{output}: {contents}, {output.stat().st_size / 1e6:.1f} MB')
 
 
 def _write_arrays(model: Model, path: pathlib.Path) -> str:

@@ -63,7 +63,7 @@ def run(values: flags.FlagValues) -> int:
   )
   with drafts.draft(output) as folder:
     fitted.save(folder)
-  print(f'{_told(fitted, values.scale)}\nwritten to {output}')
+  print(f'{_summary(fitted, values.scale)}\nwritten to {output}')
   return 0
 
 
@@ -127,11 +127,11 @@ def _pairs(text: str, names: Sequence[str]) -> tuple[tuple[int, int], ...]:
   return tuple((names.index(a), names.index(b)) for a, b in pairs)
 
 
-def _told(fitted: Any, scale: str) -> str:
+def _summary(fitted: Any, scale: str) -> str:
   count, landmarks = len(fitted.learned_from), len(fitted.names)
-  told = f'{landmarks} landmarks learned from {count} pictures'
+  message = f'{landmarks} landmarks learned from {count} pictures'
   measured = fitted.confidence
   if measured is None:
-    return f'{told}; too few for a confidence'
+    return f'{message}; too few for a confidence'
   share = f'an error below {measured.tolerance:g} of {scale}'
-  return f'{told}; confidence is the probability of {share}, by {measured.pictures} held out'
+  return f'{message}; confidence is the probability of {share}, by {measured.pictures} held out'

@@ -58,8 +58,8 @@ def run(values: flags.FlagValues) -> int:
   source = sources.open_source(name, **options)
   with drafts.draft(output) as folder:
     folder.mkdir()
-    told = write(source, folder, most=values.most)
-  print(f'{told} written to {output}')
+    written = write(source, folder, most=values.most)
+  print(f'{written} written to {output}')
   return 0
 
 
@@ -75,7 +75,7 @@ def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
   total = len(source)
   rows = range(total) if most is None else sources.evenly_apart(total, most).tolist()
   points, bad = {}, 0
-  began = told = time.monotonic()
+  began = reported_at = time.monotonic()
   for done, row in enumerate(rows, start=1):
     try:
       example = source[row]
@@ -89,9 +89,10 @@ def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
       pixels = coords.to_pixels(example['points'], width=image.shape[1], height=image.shape[0])
       inside = (np.abs(pixels - (len(image) - 1) / 2) <= len(image) / 2).all(-1)
       points[file] = np.where((example['visible'] & inside)[:, None], pixels, np.nan)
-    if time.monotonic() - told > INTERVAL:
-      told = time.monotonic()
-      print(logs.pictures_done(done, len(rows), done, told - began), flush=True)
+    now = time.monotonic()
+    if now - reported_at > INTERVAL:
+      print(logs.pictures_done(done, len(rows), done, now - began), flush=True)
+      reported_at = now
   if points:
     landmark_csv.write(folder / LABELS, source.info.names, points)
   left = f' ({bad} could not be read)' if bad else ''

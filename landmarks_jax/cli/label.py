@@ -90,13 +90,13 @@ def label(
   from landmarks_jax.labelling.picture_files import PictureFiles
   from landmarks_jax.labelling.session import Session
 
-  if crop not in (None, *folder.crops):
-    raise ValueError(f'{crop=}; expected one of {", ".join(folder.crops)}')
+  if crop not in (None, *folder.CROPS):
+    raise ValueError(f'{crop=}; expected one of {", ".join(folder.CROPS)}')
   files, (network, known) = PictureFiles(root), _models(model)
   with contextlib.closing(Journal(output)) as journal:
     if journal.torn:
-      told = f'{len(journal.torn)} bytes that were never said to be saved are cut off'
-      print(f'{journal.path}: {told}: {journal.torn!r:.80}')
+      message = f'{len(journal.torn)} bytes that were never said to be saved are cut off'
+      print(f'{journal.path}: {message}: {journal.torn!r:.80}')
     if landmarks is None and known is not None and not journal.entries:
       landmarks = known.names
     labels, learner = ConfirmedLabels(journal, landmarks), None
@@ -162,7 +162,7 @@ def _labelled(
   from landmarks_jax.evaluation import few_shot
 
   if labels is None:
-    if not (root / 'training_frames_keypoints.csv').is_file():
+    if not youtube_faces_68.is_layout(root):
       raise ValueError(f'--simulate needs true labels of {root}: --labels=FILE')
     sets = (
       youtube_faces_68.source(str(root), split=part, points=points, frame=frame)
@@ -208,8 +208,8 @@ def _crop(given: str | None, known: Any) -> str:
   if known is None:
     return given or 'pad'
   if given not in (None, known.crop):
-    told = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
-    print(f'warning: {told}; expect worse predictions', file=sys.stderr)
+    message = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
+    print(f'warning: {message}; expect worse predictions', file=sys.stderr)
   return given or known.crop
 
 

@@ -117,11 +117,12 @@ def match(
     Image.fromarray(drawn).save(folder / PICTURE)
     text = json.dumps(data, indent=2, ensure_ascii=False) + '\n'
     (folder / LIST).write_text(text, encoding='utf-8', errors='backslashreplace')
-  told = f'{len(names)} points, {score:.0f} %'
+  judgement = f'{len(names)} points, {score:.0f} %'
   if given is None:
-    told = f'{len(names)} of {len(judged.cycle)} candidates shown; {score:.0f} % of the candidates'
+    shown = f'{len(names)} of {len(judged.cycle)} candidates shown'
+    judgement = f'{shown}; {score:.0f} % of the candidates'
   print(
-    f'{told} lead back to where they came from; the median distance is '
+    f'{judgement} lead back to where they came from; the median distance is '
     f'{np.median(judged.cycle):.1f} pixels; written to {output}'
   )
 
@@ -133,8 +134,8 @@ def _points(picture: pathlib.Path, file: str) -> dict[str, Any]:
   table = labelled.read_labels(picture.parent, file)
   rows = [row for row in table.points if pathlib.PurePosixPath(row).name == picture.name]
   if len(rows) != 1:
-    told = 'no picture' if not rows else f'{len(rows)} pictures'
-    raise ValueError(f'{table.path} has {told} of the name {picture.name}')
+    count = 'no picture' if not rows else f'{len(rows)} pictures'
+    raise ValueError(f'{table.path} has {count} of the name {picture.name}')
   named = dict(zip(table.names, table.points[rows[0]], strict=True))
   found = {name: point for name, point in named.items() if np.isfinite(point).all()}
   if not found:

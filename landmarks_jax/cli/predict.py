@@ -134,16 +134,16 @@ class Prediction:
     coco.write(self.output / COCO, self.model.names, self.points, self.sizes, **more)
     rows = [[file, *(f'{c:.4f}' for c in sure)] for file, sure in self.confidence.items()]
     self._table(CONFIDENCE, ['file', *self.model.names], rows)
-    told = f'{len(self.points):,} of {len(self.files):,} pictures'
+    message = f'{len(self.points):,} of {len(self.files):,} pictures'
     if self.bad.found:
       rows = [[self.files[i], error.reason] for i, error in sorted(self.bad.found.items())]
       self._table(SKIPPED, ['file', 'reason'], rows)
-      told += f'; {len(rows):,} could not be read, see {SKIPPED}'
+      message += f'; {len(rows):,} could not be read, see {SKIPPED}'
     if self.outside:
-      told += f'; {self.outside:,} landmarks are outside their picture and left empty'
+      message += f'; {self.outside:,} landmarks are outside their picture and left empty'
     if self.undrawn:
-      told += f'; {self.undrawn:,} of the overlays could not be written'
-    return f'{told}; written to {self.output}'
+      message += f'; {self.undrawn:,} of the overlays could not be written'
+    return f'{message}; written to {self.output}'
 
   @property
   def unit(self) -> str:
@@ -289,8 +289,8 @@ def in_words(scores: dict[str, Any], unit: str) -> str:
   if 'reliability' in scores:
     lines += ['', 'confidence   landmarks   claimed   observed']
     for one in scores['reliability']:
-      told = f'{one["count"]:13,}{one["confidence"]:10.2f}{one["observed"]:11.2f}'
-      lines.append(f'{one["low"]:.1f} to {one["high"]:.1f}{told}')
+      columns = f'{one["count"]:13,}{one["confidence"]:10.2f}{one["observed"]:11.2f}'
+      lines.append(f'{one["low"]:.1f} to {one["high"]:.1f}{columns}')
     gap = scores['calibration_error']
     lines.append(f'claimed and observed differ by {gap:.3f} in the mean')
   return '\n'.join(lines)

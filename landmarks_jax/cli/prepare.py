@@ -169,6 +169,6 @@ def _differences(manifest: Mapping[str, Any], published: Mapping[str, int]) -> l
       reasons = [f'{count["skipped"]:,} cannot be read'] if count['skipped'] else []
       reasons += [f'{missing:,} are not in --source'] if missing > 0 else []
       reasons += [f'{-missing:,} more are in --source'] if missing < 0 else []
-      told = f'{split} has {count["kept"]:,} pictures, published are {expected:,}'
-      lines.append(f'{told}: {", ".join(reasons)}')
+      message = f'{split} has {count["kept"]:,} pictures, published are {expected:,}'
+      lines.append(f'{message}: {", ".join(reasons)}')
   return lines

@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
+from landmarks_jax.runtime import run_folder
 
 # What each process may choose: where its files are, and how it reads them.
 OWN = ('data.path', 'data.labels', 'data.lists', 'data.listed', '.checkpoint')
@@ -69,10 +70,11 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   from landmarks_jax.runtime import sharding  # late: heavy
 
   sharding.on_main(lambda: configs.claim(workdir, config))
-  if not (workdir / 'config.json').exists():
+  file = workdir / run_folder.CONFIG
+  if not file.exists():
     raise ValueError(
-      f'process {sharding.shard()} does not see {workdir / "config.json"}, which process 0 wrote; '
-      'give a --workdir that all processes share'
+      f'process {sharding.shard()} does not see {file}, which process 0 wrote; give a --workdir '
+      'that all processes share'
     )
 
 

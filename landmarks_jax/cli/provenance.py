@@ -56,8 +56,8 @@ def warn(
     changes = configs.differences(saved[part], here[part]) if part in saved else []
     if changes:
       found = True
-      told = text.format(step=step, changes=', '.join(changes), workdir=workdir)
-      warnings.warn(told, stacklevel=2)
+      message = text.format(step=step, changes=', '.join(changes), workdir=workdir)
+      warnings.warn(message, stacklevel=2)
   return found
 
 

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from landmarks_jax.cli import provenance
-from landmarks_jax.runtime import atomic
+from landmarks_jax.runtime import atomic, run_folder
+
+FILES = (  # of a run, to which its page links
+  run_folder.CONFIG,
+  run_folder.LOG,
+  run_folder.PICTURES,
+  run_folder.ALL,
+  run_folder.TENSORBOARD,
+)
 
 
 def write(
@@ -42,13 +50,13 @@ def write(
     errors=experiment.error_titles(),
     examples={name: given for name, given in examples.items() if given is not None},
     matches={name: given for name, given in matches.items() if given is not None},
-    pictures=_newest(workdir / 'pictures', drawn=predictions),
+    pictures=_newest(workdir / run_folder.PICTURES, drawn=predictions),
     command=command(),
     cost=cost,
     versions=provenance.versions(),
     files={
       name: os.path.relpath(workdir / name, file.parent)
-      for name in ('config.json', 'metrics.jsonl', 'pictures', 'checkpoints', 'tensorboard')
+      for name in FILES
       if (workdir / name).exists()
     },
   )

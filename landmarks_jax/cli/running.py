@@ -54,7 +54,7 @@ class Run:
     experiment.check_evals()
     experiment.check_step()
     self.initial = transfer.of(experiment, workdir)
-    begun = sharding.of_main((workdir / 'config.json').exists())
+    begun = sharding.of_main((workdir / run_folder.CONFIG).exists())
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     processes.claim(workdir, self.config)
@@ -119,7 +119,8 @@ class Run:
     """Renames the files of an earlier start if there is no checkpoint to resume from."""
     if self.checkpoints.latest_step() is not None:
       return
-    there = run_folder.set_aside(self.workdir / 'metrics.jsonl', self.workdir / run_folder.SELECTED)
+    left = (self.workdir / name for name in (run_folder.LOG, run_folder.SELECTED))
+    there = run_folder.set_aside(*left)
     if there:
       print(
         f'{self.workdir} has no checkpoint: it trains from the first step; files of an '
@@ -155,8 +156,8 @@ class Run:
     """The state before the first step, with the weights of `init_from`."""
     if self.initial is None:
       return state
-    params, aux, told = transfer.start(self.initial, state.params, state.aux)
-    print(told)
+    params, aux, message = transfer.start(self.initial, state.params, state.aux)
+    print(message)
     self.initial = None
     opt = self.experiment.optimizer.init(params)
     return sharding.replicate(TrainState(state.step, params, aux, opt), self.mesh)
@@ -335,7 +336,7 @@ class Run:
 
   def _logged(self) -> list[dict[str, Any]]:
     """What the main process logged, on every process."""
-    file = self.workdir / 'metrics.jsonl'
+    file = self.workdir / run_folder.LOG
     lines = file.read_text().splitlines() if self.is_main and file.exists() else []
     return sharding.of_main([json.loads(line) for line in lines])
 

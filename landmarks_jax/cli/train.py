@@ -128,13 +128,13 @@ def run(values: flags.FlagValues) -> int:
   if values.init_from:
     config['init_from'] = values.init_from
   processes.start(values)
-  told = 'the same command continues from the last checkpoint'
+  message = 'the same command continues from the last checkpoint'
   try:
     run_config(config, pathlib.Path(values.workdir).expanduser())
   except KeyboardInterrupt:
-    print(f'\ninterrupted; {told}', file=sys.stderr)
+    print(f'\ninterrupted; {message}', file=sys.stderr)
     return 130
   except interruption.Preempted:
-    print(f'\nstopped by SIGTERM; {told}', file=sys.stderr)
+    print(f'\nstopped by SIGTERM; {message}', file=sys.stderr)
     return interruption.EXIT_CODE
   return 0

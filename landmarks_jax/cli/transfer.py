@@ -64,7 +64,7 @@ def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree
   structure = jax.tree.structure({'params': params, 'aux': aux})
   tree = jax.tree.unflatten(structure, list((wanted | found).values()))
   left = {name: why for name, why in left.items() if name not in copies}
-  return tree['params'], tree['aux'], _told(weights.run, taken, copies, left)
+  return tree['params'], tree['aux'], _summary(weights.run, taken, copies, left)
 
 
 def _check(weights: Weights, wanted: Leaves) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _origin(name: str, wanted: Leaves) -> str | None:
   return None
 
 
-def _told(
+def _summary(
   run: pathlib.Path, taken: Iterable[str], copies: Iterable[str], left: Mapping[str, str]
 ) -> str:
   lines = [f'initial weights from {run}: {groups(taken)}']

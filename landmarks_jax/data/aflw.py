@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from landmarks_jax.data import faces
-from landmarks_jax.data.catalogue import Entry
+from landmarks_jax.data.catalogue import Entry, present
 from landmarks_jax.data.source import labelled
 
-splits: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
+SPLITS: faces.Splits = {'train': [{'train'}], 'test': [{'test'}]}
 
 
 class Pictures:
   """The listed pictures that exist below `root`, with points in pixels (the first pixel is 0)."""
 
   classes = ()
-  info = faces.info5
+  info = faces.INFOS[5]
 
   def __init__(
     self,
@@ -29,7 +29,7 @@ class Pictures:
     *,
     frame: int,
   ) -> None:
-    rows = faces.present(root, [entry.file for entry in entries])
+    rows = present(root, [entry.file for entry in entries])
     self.root, self.frame, self.entries = root, frame, [entries[row] for row in rows]
     self.pixels, self.sizes = pixels[rows], sizes[rows]
 

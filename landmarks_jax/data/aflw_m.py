@@ -39,7 +39,7 @@ def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
   what is missing, or which line is wrong.
   """
   found = prepared.open_catalogue(path, 'aflw_m', lambda: catalogue(path, frame=frame), frame=frame)
-  return faces.choose(found, split, aflw.splits)
+  return faces.choose(found, split, aflw.SPLITS)
 
 
 def _read_csv(path: pathlib.Path) -> tuple[list[str], Float[np.ndarray, 'N 5 2']]:

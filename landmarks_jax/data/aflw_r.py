@@ -21,7 +21,7 @@ def catalogue(path: str, *, frame: int = 136) -> aflw.Pictures:
   root = pathlib.Path(path).expanduser()
   faces.check_root(root)
   entries, pixels, sizes = [], [], []
-  for part in aflw.splits:
+  for part in aflw.SPLITS:
     files = faces.read_names(root / f'aflw_{part}_images.txt')
     points, shapes = _read_labels(root / f'aflw_{part}_keypoints.mat', len(files))
     entries += [Entry(f'output/{file}', (part,)) for file in files]
@@ -38,7 +38,7 @@ def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
   missing or wrong.
   """
   found = prepared.open_catalogue(path, 'aflw_r', lambda: catalogue(path, frame=frame), frame=frame)
-  return faces.choose(found, split, aflw.splits)
+  return faces.choose(found, split, aflw.SPLITS)
 
 
 def _read_labels(

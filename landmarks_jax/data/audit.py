@@ -4,7 +4,6 @@ import hashlib
 import io
 import itertools
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from landmarks_jax.data import duplicates, images
+from landmarks_jax.data.catalogue import natural
 from landmarks_jax.data.source import BadImage
 
 TINY, LONG = 64, 3  # shorter side in pixels; ratio of longer to shorter side
@@ -113,7 +113,7 @@ def of_pictures(looks: Sequence[Look]) -> list[Finding]:
 
   looks: of all pictures in a folder; neighbours are in order of file name, 2 before 10.
   """
-  good = sorted((one for one in looks if not one.reason), key=lambda one: _natural(one.file))
+  good = sorted((one for one in looks if not one.reason), key=_place)
   bad = [Item(one.file, one.reason) for one in looks if one.reason]
   equal = duplicates.exact([one.digest for one in good])
   bursts = list(_bursts(good))
@@ -149,11 +149,10 @@ def _sized(one: Look) -> Item:
   return Item(one.file, f'{width}x{height}')
 
 
-def _natural(file: str) -> list[tuple[str, int]]:
-  """A sort key that puts a2 before a10, and keeps the pictures of a folder together."""
-  folder, _, name = file.rpartition('/')
-  parts = re.findall(r'([^0-9]*)([0-9]*)', name)
-  return [(folder, 0), *((text, int(digits or -1)) for text, digits in parts)]
+def _place(one: Look) -> tuple[str, list[str | int]]:
+  """A sort key that keeps the pictures of a folder together, in natural order."""
+  folder, _, name = one.file.rpartition('/')
+  return folder, natural(name)
 
 
 def _bursts(looks: Sequence[Look]) -> Iterator[list[int]]:

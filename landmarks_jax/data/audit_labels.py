@@ -5,8 +5,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Complex, Float, Inexact, Int
+from jaxtyping import Complex, Float, Int
 
+from landmarks_jax import metrics
 from landmarks_jax.data.audit import Finding, Item
 from landmarks_jax.interop.landmark_csv import LabelTable
 
@@ -117,8 +118,8 @@ def _odd_shapes(
   for i, ways in zip(doubtful.tolist(), errors.T, strict=True):
     way = int(ways.argmin())
     if ways[way] < error[i] / 2:
-      told = f'{ways[way]:.2f} with {list(exchanges)[way]} exchanged'
-      swapped[i] = f'off by {error[i]:.2f} of the radius of the object, {told}'
+      reason = f'{ways[way]:.2f} with {list(exchanges)[way]} exchanged'
+      swapped[i] = f'off by {error[i]:.2f} of the radius of the object, {reason}'
     elif error[i] > high + 3 * (high - low):
       away = np.abs(_aligned(shapes[i : i + 1], middle)[0] - middle) / _radius(middle[None])[0]
       k = int(np.nanargmax(away))
@@ -169,7 +170,7 @@ def _aligned(
   """Shapes shifted, rotated and scaled to the reference, by least squares over common points."""
   known = np.isfinite(shapes) & np.isfinite(reference)
   moved, aim = np.where(known, shapes, np.nan), np.where(known, reference, np.nan)
-  centre, target = _mean(moved), _mean(aim)
+  centre, target = (metrics.mean_of_known(z, axis=-1, keepdims=True) for z in (moved, aim))
   size = np.where(known, np.abs(moved - centre) ** 2, 0).sum(axis=-1, keepdims=True)
   product = np.where(known, (moved - centre).conj() * (aim - target), 0)
   turn = product.sum(axis=-1, keepdims=True) / np.where(size > 0, size, np.nan)
@@ -181,14 +182,8 @@ def _complex(points: Float[np.ndarray, 'N K 2']) -> Complex[np.ndarray, 'N K']:
 
 
 def _radius(shapes: Complex[np.ndarray, 'N K']) -> Float[np.ndarray, ' N']:
-  return _root_mean_square(shapes - _mean(shapes))
+  return _root_mean_square(shapes - metrics.mean_of_known(shapes, axis=-1, keepdims=True))
 
 
 def _root_mean_square(z: Complex[np.ndarray, 'N K']) -> Float[np.ndarray, ' N']:
-  return np.sqrt(_mean(np.abs(z) ** 2)[:, 0])
-
-
-def _mean(z: Inexact[np.ndarray, 'N K']) -> Inexact[np.ndarray, 'N 1']:
-  """The mean over points that are not nan; nan where all are."""
-  count = np.isfinite(z).sum(axis=-1, keepdims=True)
-  return np.where(np.isfinite(z), z, 0).sum(axis=-1, keepdims=True) / np.where(count, count, np.nan)
+  return np.sqrt(metrics.mean_of_known(np.abs(z) ** 2, axis=-1))

@@ -5,7 +5,11 @@ what it stored is a catalogue again. So lists, splits and species are applied in
 dataset's `source`, whether the user has the original tree or a prepared one.
 """
 
+import os
 import pathlib
+import posixpath
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,10 +18,10 @@ from jaxtyping import Int
 
 from landmarks_jax.data.source import Info
 
-hint = 'docs/data.md says what the folder should hold'
+HINT = 'docs/data.md says what the folder should hold'
 
 # Splits for datasets that come without any: membership by position in a sorted list.
-sixths: Mapping[str, Callable[[int], bool]] = {
+SIXTHS: Mapping[str, Callable[[int], bool]] = {
   'train': lambda i: i % 6 > 1,
   'validation': lambda i: i % 6 == 1,
   'test': lambda i: i % 6 == 0,
@@ -28,7 +32,40 @@ sixths: Mapping[str, Callable[[int], bool]] = {
 def check_file(path: pathlib.Path) -> None:
   """Raises FileNotFoundError if there is no such file."""
   if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing; {hint}')
+    raise FileNotFoundError(f'{path} is missing; {HINT}')
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+  """The lines of a text file, without empty ones at its end. Raises FileNotFoundError."""
+  check_file(path)
+  return path.read_text(encoding='utf-8-sig', errors='replace').rstrip().splitlines()
+
+
+def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
+  """The indices in `files` of those that exist below `root`; warns how many do not.
+
+  Lists each folder once. Raises FileNotFoundError if none exists.
+  """
+  found = set()
+  for folder in {posixpath.dirname(file) for file in files}:
+    if (root / folder).is_dir():
+      found.update(posixpath.join(folder, name) for name in os.listdir(root / folder))
+  rows = [row for row, file in enumerate(files) if file in found]
+  absent = next((file for file in files if file not in found), None)
+  if not rows:
+    raise FileNotFoundError(
+      f'{root} holds none of the {len(files)} pictures of its lists, such as {absent}; {HINT}'
+    )
+  if absent is not None:
+    missing = f'{len(files) - len(rows):,} of {len(files):,} pictures are missing'
+    warnings.warn(f'{root}: {missing}, first {absent}; they are left out', stacklevel=2)
+  return rows
+
+
+def natural(name: str) -> list[str | int]:
+  """A sort key by which a2 comes before a10."""
+  parts = re.split('([0-9]+)', name)
+  return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def label_files(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:

@@ -16,17 +16,17 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry, label_files, sixths
-from landmarks_jax.data.folder import imagenet
+from landmarks_jax.data.catalogue import SIXTHS, Chosen, Entry, label_files
+from landmarks_jax.data.folder import IMAGENET
 from landmarks_jax.data.source import BadImage, Info, labelled
 
 _names = ('left_eye', 'right_eye', 'mouth', 'left_ear_1', 'left_ear_2', 'left_ear_3')
 _names += ('right_ear_1', 'right_ear_2', 'right_ear_3')
 _seven = (0, 1, 2, 3, 5, 6, 8)  # without the tips of the ears
 
-infos = {
-  7: Info(tuple(_names[i] for i in _seven), ((0, 1), (3, 6), (4, 5)), (0, 1), *imagenet),
-  9: Info(_names, ((0, 1), (3, 8), (4, 7), (5, 6)), (0, 1), *imagenet),
+INFOS = {
+  7: Info(tuple(_names[i] for i in _seven), ((0, 1), (3, 6), (4, 5)), (0, 1), *IMAGENET),
+  9: Info(_names, ((0, 1), (3, 8), (4, 7), (5, 6)), (0, 1), *IMAGENET),
 }
 
 
@@ -36,7 +36,7 @@ class Catalogue:
   classes = ()
 
   def __init__(self, folder: pathlib.Path, entries: Sequence[Entry], *, frame: int) -> None:
-    self.folder, self.entries, self.info, self.frame = folder, entries, infos[9], frame
+    self.folder, self.entries, self.info, self.frame = folder, entries, INFOS[9], frame
 
   def example(self, row: int) -> dict[str, Any]:
     """The square around the nine points, side 1.6 x their box's larger side, at frame x frame."""
@@ -77,16 +77,16 @@ def source(path: str, *, split: str = 'train', points: int = 9, frame: int = 136
   points: 9, or the 7 that lmdis scores, without the tips of the ears; the frame is the same. frame:
   side in pixels. Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
-  if split not in sixths:
-    raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')
-  if points not in infos:
+  if split not in SIXTHS:
+    raise ValueError(f'split={split!r}; expected one of {", ".join(SIXTHS)}')
+  if points not in INFOS:
     raise ValueError(f'points={points}; expected 7 or 9')
   tree = prepared.open_catalogue(path, 'cats', lambda: catalogue(path, frame=frame), frame=frame)
   series = [_series(entry.file) for entry in tree.entries]
   place = {}
   for _, group in itertools.groupby(sorted(set(series)), key=lambda s: s.split('/')[0]):
     place |= {name: i for i, name in enumerate(group)}
-  rows = [row for row, name in enumerate(series) if sixths[split](place[name])]
+  rows = [row for row, name in enumerate(series) if SIXTHS[split](place[name])]
   return Chosen(tree if points == 9 else _Seven(tree), rows)
 
 
@@ -94,7 +94,7 @@ class _Seven:
   """A catalogue of nine points, reduced to seven."""
 
   def __init__(self, nine: Any) -> None:
-    self.nine, self.info, self.frame = nine, infos[7], nine.frame
+    self.nine, self.info, self.frame = nine, INFOS[7], nine.frame
     self.entries, self.classes = nine.entries, nine.classes
 
   def example(self, row: int) -> dict[str, Any]:

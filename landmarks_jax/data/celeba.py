@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import faces, prepared
-from landmarks_jax.data.catalogue import Catalogue, Chosen, Entry, hint
+from landmarks_jax.data.catalogue import HINT, Catalogue, Chosen, Entry, present
 from landmarks_jax.data.source import BadImage, Info, labelled
 
-splits: faces.Splits = {  # without MAFL's lists no picture counts as 'outside_mafl'
+SPLITS: faces.Splits = {  # without MAFL's lists no picture counts as 'outside_mafl'
   'train': [{'train', 'outside_mafl'}],
   'train_except_mafl_test': [{'train', 'outside_mafl'}, {'train', 'mafl_train'}],
   'validation': [{'validation'}],
@@ -26,9 +26,9 @@ splits: faces.Splits = {  # without MAFL's lists no picture counts as 'outside_m
   'mafl_train': [{'mafl_train'}],
   'mafl_test': [{'mafl_test'}],
 }
-crops = ('aligned', 'squash', 'wild', 'wild_box')
+CROPS = ('aligned', 'squash', 'wild', 'wild_box')
 PUBLISHED = {'train': 162770, 'validation': 19867, 'test': 19962}  # `prepare` compares with these
-mafl_lists = {'mafl_train': 'MAFL/training.txt', 'mafl_test': 'MAFL/testing.txt'}
+MAFL_LISTS = {'mafl_train': 'MAFL/training.txt', 'mafl_test': 'MAFL/testing.txt'}
 _width, _height, _top = 178, 218, 30  # of an aligned picture; its square is rows 30..207
 _context = 136 / 96  # a network that sees 96 of 136 pixels sees the whole box
 _parts = ('train', 'validation', 'test')
@@ -93,8 +93,8 @@ def catalogue(
   path: str, *, frame: int = 136, crop: str = 'aligned', images: str | None = None
 ) -> Pictures:
   """All pictures of the original folder; options and errors as in `source`."""
-  if crop not in crops:
-    raise ValueError(f'crop={crop!r}; expected one of {", ".join(crops)}')
+  if crop not in CROPS:
+    raise ValueError(f'crop={crop!r}; expected one of {", ".join(CROPS)}')
   root, wild = pathlib.Path(path).expanduser(), crop.startswith('wild')
   folder = _picture_folder(root, images, wild)
   landmarks = root / f'Anno/list_landmarks_{"" if wild else "align_"}celeba.txt'
@@ -104,10 +104,10 @@ def catalogue(
   boxes = _in_order(faces.read_list(boxes, 4, header=True), files) if crop == 'wild_box' else None
   known = zip(files, _memberships(root, files), attributes, strict=True)
   entries = [Entry(file, parts, attributes=values) for file, parts, values in known]
-  info = faces.info5._replace(attributes=names)
+  info = faces.INFOS[5]._replace(attributes=names)
   options = {'frame': frame, 'crop': crop}
   whole = Pictures(folder, entries, pixels.reshape(-1, 5, 2), boxes, info, **options)
-  return whole.subset(faces.present(folder, files))
+  return whole.subset(present(folder, files))
 
 
 def source(
@@ -134,10 +134,10 @@ def source(
   """
   found = opened(path, 'celeba', catalogue, frame=frame, crop=crop, images=images)
   known = {part for entry in found.entries for part in entry.splits}
-  if set().union(*splits.get(split, ())) - set(_parts) and known <= set(_parts):
-    lists = ' and '.join(mafl_lists.values())
-    raise FileNotFoundError(f'split={split!r} needs {lists}, which are not in {path}; {hint}')
-  return faces.choose(found, split, splits)
+  if set().union(*SPLITS.get(split, ())) - set(_parts) and known <= set(_parts):
+    lists = ' and '.join(MAFL_LISTS.values())
+    raise FileNotFoundError(f'split={split!r} needs {lists}, which are not in {path}; {HINT}')
+  return faces.choose(found, split, SPLITS)
 
 
 def opened(
@@ -170,7 +170,7 @@ def _picture_folder(root: pathlib.Path, images: str | None, wild: bool) -> pathl
   for name in names:
     if (root / name).is_dir():
       return root / name
-  raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}; {hint}')
+  raise FileNotFoundError(f'{root} has no folder {" or ".join(names)}; {HINT}')
 
 
 def _attributes(
@@ -191,15 +191,15 @@ def _memberships(root: pathlib.Path, files: list[str]) -> list[tuple[str, ...]]:
   if not np.isin(part, (0, 1, 2)).all():
     raise ValueError(f'{path}: expected 0, 1 or 2 in every line, found {set(part.tolist())}')
   official = [_parts[int(p)] for p in part]
-  if not all((root / name).is_file() for name in mafl_lists.values()):
+  if not all((root / name).is_file() for name in MAFL_LISTS.values()):
     return [(p,) for p in official]
   mafl = {
-    file: name for name, where in mafl_lists.items() for file in faces.read_names(root / where)
+    file: name for name, where in MAFL_LISTS.items() for file in faces.read_names(root / where)
   }
   unknown = sorted(set(mafl) - set(files))
   if unknown:
     raise ValueError(
-      f'{root}/{mafl_lists[mafl[unknown[0]]]} names {unknown[0]!r}, which CelebA has not '
+      f'{root}/{MAFL_LISTS[mafl[unknown[0]]]} names {unknown[0]!r}, which CelebA has not '
       f'({len(unknown)} such lines)'
     )
   return [(p, mafl.get(file, 'outside_mafl')) for p, file in zip(official, files, strict=True)]

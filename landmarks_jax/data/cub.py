@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import pathlib
 import re
-import warnings
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,22 +16,22 @@ import numpy as np
 from jaxtyping import Float
 
 from landmarks_jax.data import images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry, check_file, hint
-from landmarks_jax.data.folder import imagenet
+from landmarks_jax.data.catalogue import Chosen, Entry, present, read_lines
+from landmarks_jax.data.folder import IMAGENET
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.geometry import coords
 
-names = ('back', 'beak', 'belly', 'breast', 'crown', 'forehead', 'left eye', 'left leg')
-names += ('left wing', 'nape', 'right eye', 'right leg', 'right wing', 'tail', 'throat')
-info = Info(names, ((6, 10), (7, 11), (8, 12)), 'frame', *imagenet)
+NAMES = ('back', 'beak', 'belly', 'breast', 'crown', 'forehead', 'left eye', 'left leg')
+NAMES += ('left wing', 'nape', 'right eye', 'right leg', 'right wing', 'tail', 'throat')
+INFO = Info(NAMES, ((6, 10), (7, 11), (8, 12)), 'frame', *IMAGENET)
 
 PUBLISHED = {'official_train': 5994, 'official_test': 5794}  # `prepare` compares with these
 _official = {'1': 'official_train', '0': 'official_test'}
 
 # The numbers of the paper's 35 species (songbirds from 014.Indigo_Bunting to 170.Mourning_Warbler).
-species = (14, 15, 16, 17, 20, 21, 34, 35, 47, 48, 54, 55, 56, 57, 76, 99, 109, 113, 114, 115, 116)
-species += (117, 139, 158, 159, 160, 161, 162, 163, 164, 165, 166, 167, 168, 170)
-sizes = {'train': 1241, 'validation': 382, 'test': 383}  # of the paper's lists
+SPECIES = (14, 15, 16, 17, 20, 21, 34, 35, 47, 48, 54, 55, 56, 57, 76, 99, 109, 113, 114, 115, 116)
+SPECIES += (117, 139, 158, 159, 160, 161, 162, 163, 164, 165, 166, 167, 168, 170)
+COUNTS = {'train': 1241, 'validation': 382, 'test': 383}  # of the paper's lists
 
 
 class Catalogue:
@@ -52,7 +51,7 @@ class Catalogue:
     frame: int,
   ) -> None:
     self.folder, self.entries, self.classes, self.parts = folder, entries, classes, parts
-    self.info, self.frame = info, frame
+    self.info, self.frame = INFO, frame
 
   def example(self, row: int) -> dict[str, Any]:
     """The whole picture, squashed to frame x frame, with its parts; invisible ones are at 0."""
@@ -64,7 +63,7 @@ class Catalogue:
     for k in np.flatnonzero(visible & ((share < 0) | (share > 1)).any(axis=-1)):
       x, y = pixels[k]
       raise BadImage(
-        path, f'{names[k]} at ({x:g}, {y:g}) is outside its {width}x{height} pixels (part_locs.txt)'
+        path, f'{NAMES[k]} at ({x:g}, {y:g}) is outside its {width}x{height} pixels (part_locs.txt)'
       )
     points = coords.to_normalised(share * self.frame, width=self.frame, height=self.frame)
     points = np.where(visible[:, None], points, 0).astype(np.float32)
@@ -72,7 +71,7 @@ class Catalogue:
       'image': images.square_frame(image, (0, 0, width, height), self.frame),
       'points': points,
       'visible': visible,
-      'scale': normaliser(points, info.scale),
+      'scale': normaliser(points, INFO.scale),
     }
 
   def label_bytes(self) -> Iterator[bytes]:
@@ -96,7 +95,7 @@ def catalogue(path: str, *, frame: int = 96) -> Catalogue:
     if official.get(number) not in _official:
       raise ValueError(f'{folder / "train_test_split.txt"} has no 0 or 1 for picture {number}')
     entries.append(Entry(file, (_official[official[number]],), labels[_species(file)]))
-  rows = _present(folder / 'images', list(files.values()))
+  rows = present(folder / 'images', list(files.values()))
   entries = [entries[row] for row in rows]
   return Catalogue(folder / 'images', entries, classes, parts[rows], frame=frame)
 
@@ -133,13 +132,13 @@ def _species(file: str) -> str:
 
 def _draw(files: Iterable[str], split: str, seed: int) -> list[str]:
   """Pictures of the 35 species sorted by a digest of seed and name, cut at the paper's sizes."""
-  numbers = {f'{number:03d}' for number in species}
+  numbers = {f'{number:03d}' for number in SPECIES}
   ours = [file for file in files if _species(file).split('.')[0] in numbers]
   ours.sort(key=lambda file: hashlib.sha256(f'{seed} {file}'.encode()).digest())
-  share = min(1, len(ours) / sum(sizes.values()))  # less than 1 where pictures are missing
-  ends = [0, *(round(share * end) for end in itertools.accumulate(sizes.values()))]
+  share = min(1, len(ours) / sum(COUNTS.values()))  # less than 1 where pictures are missing
+  ends = [0, *(round(share * end) for end in itertools.accumulate(COUNTS.values()))]
   part, _, count = split.partition('_')
-  place = list(sizes).index(part)
+  place = list(COUNTS).index(part)
   drawn = ours[ends[place] : ends[place + 1]]
   if len(drawn) < int(count or 1):
     raise ValueError(f'split={split!r}, but {part} has {len(drawn)} pictures of the 35 species')
@@ -159,8 +158,7 @@ def _read_list(lists: str, split: str, known: Container[str]) -> list[str]:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-  check_file(path)
-  lines = path.read_text(encoding='utf-8-sig', errors='replace').rstrip().splitlines()
+  lines = read_lines(path)
   if not lines:
     raise ValueError(f'{path} is empty')
   return lines
@@ -177,18 +175,6 @@ def _read_numbered(path: pathlib.Path) -> dict[int, str]:
       )
     table[int(number)] = rest[0]
   return table
-
-
-def _present(folder: pathlib.Path, files: Sequence[str]) -> list[int]:
-  """The indices in `files` of those that exist below `folder`."""
-  found = {path.relative_to(folder).as_posix() for path in folder.glob('*/*')}
-  absent = [file for file in files if file not in found]
-  told = f'{folder}: {len(absent):,} of {len(files):,} pictures of images.txt are missing'
-  if len(absent) == len(files):
-    raise FileNotFoundError(f'{told}; {hint}')
-  if absent:
-    warnings.warn(f'{told}, first {absent[0]}; they are left out', stacklevel=2)
-  return [row for row, file in enumerate(files) if file in found]
 
 
 def _read_parts(path: pathlib.Path, numbers: Sequence[int]) -> Float[np.ndarray, 'N 15 3']:

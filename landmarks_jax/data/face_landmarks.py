@@ -14,8 +14,8 @@ _flips68 = (
   *((60, 64), (61, 63), (65, 67)),  # inner lip
 )
 
-five = ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth'), ((0, 1), (3, 4)), (0, 1)
-sixty_eight = (
+FIVE = ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth'), ((0, 1), (3, 4)), (0, 1)
+SIXTY_EIGHT = (
   tuple(f'{part}_{i}' for part, count in _parts.items() for i in range(count)),
   _flips68,
   (36, 45),  # the outer corners of the eyes

@@ -1,9 +1,6 @@
 """What the published sets of faces share: landmarks, colours, lists of files, and their frame."""
 
-import os
 import pathlib
-import posixpath
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 from landmarks_jax.data import face_landmarks, images
-from landmarks_jax.data.catalogue import Catalogue, Chosen, check_file, hint
+from landmarks_jax.data.catalogue import HINT, Catalogue, Chosen, check_file, read_lines
 from landmarks_jax.data.source import BadImage, Info
 from landmarks_jax.geometry import coords
 
@@ -19,8 +16,10 @@ Splits = Mapping[str, Sequence[set[str]]]  # name -> sets; a member belongs to a
 
 _colours = (0.5084, 0.4224, 0.3769), (0.2599, 0.2371, 0.2323)  # specification section 1
 
-info5 = Info(*face_landmarks.five, *_colours)
-info68 = Info(*face_landmarks.sixty_eight, *_colours)
+INFOS = {
+  5: Info(*face_landmarks.FIVE, *_colours),
+  68: Info(*face_landmarks.SIXTY_EIGHT, *_colours),
+}
 
 
 class List(NamedTuple):
@@ -38,7 +37,7 @@ def read_list(path: pathlib.Path, columns: int, *, header: bool = False) -> List
   header: two lines come first, the number of pictures and the names of the columns. Raises
   FileNotFoundError, and ValueError that names the line.
   """
-  lines, first = _lines(path), 2 if header else 0
+  lines, first = read_lines(path), 2 if header else 0
   body = lines[first:]
   rows = _parse(body, columns) if any(map(str.strip, body)) else None
   if rows is None:
@@ -51,7 +50,7 @@ def read_list(path: pathlib.Path, columns: int, *, header: bool = False) -> List
 
 def read_names(path: pathlib.Path) -> list[str]:
   """The file names of a list with one name per line. Raises FileNotFoundError, ValueError."""
-  names = [line.strip() for line in _lines(path) if line.strip()]
+  names = [line.strip() for line in read_lines(path) if line.strip()]
   if not names:
     raise ValueError(f'{path} is empty; expected a file name a line')
   return names
@@ -62,7 +61,7 @@ def read_mat(path: pathlib.Path, *names: str, structs: bool = False) -> list[np.
 
   structs: returns structs as dicts, and drops axes of length 1 everywhere.
   """
-  import scipy.io  # late: heavy; JAX brings it
+  import scipy.io  # late: heavy
 
   check_file(path)
   try:
@@ -79,28 +78,7 @@ def read_mat(path: pathlib.Path, *names: str, structs: bool = False) -> list[np.
 def check_root(root: pathlib.Path) -> None:
   """Raises FileNotFoundError if there is no such folder."""
   if not root.is_dir():
-    raise FileNotFoundError(f'{root} is not a folder; {hint}')
-
-
-def present(root: pathlib.Path, files: Sequence[str]) -> list[int]:
-  """The indices in `files` of those that exist below `root`; warns how many do not.
-
-  Lists each folder once. Raises FileNotFoundError if none exists.
-  """
-  found = set()
-  for folder in {posixpath.dirname(file) for file in files}:
-    if (root / folder).is_dir():
-      found.update(posixpath.join(folder, name) for name in os.listdir(root / folder))
-  rows = [row for row, file in enumerate(files) if file in found]
-  absent = next((file for file in files if file not in found), None)
-  if not rows:
-    raise FileNotFoundError(
-      f'{root} holds none of the {len(files)} pictures of its lists, such as {absent}; {hint}'
-    )
-  if absent is not None:
-    missing = f'{len(files) - len(rows):,} of {len(files):,} pictures are missing'
-    warnings.warn(f'{root}: {missing}, first {absent}; they are left out', stacklevel=2)
-  return rows
+    raise FileNotFoundError(f'{root} is not a folder; {HINT}')
 
 
 def choose(catalogue: Catalogue, split: str, splits: Splits) -> Chosen:
@@ -145,11 +123,6 @@ def exact_frame(
 ) -> tuple[UInt8[np.ndarray, '{frame} {frame} 3'], Float[np.ndarray, 'K 2']]:
   """A box of a picture in the frame, and its points normalised, with the half-pixel shift."""
   return images.square_frame(image, box, frame), images.frame_points(pixels, box, frame)
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-  check_file(path)
-  return path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
 
 
 def _parse(lines: list[str], columns: int) -> np.ndarray | None:

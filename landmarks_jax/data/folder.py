@@ -20,14 +20,15 @@ from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.interop import coco, landmark_csv
 from landmarks_jax.interop.landmark_csv import LabelTable
+from landmarks_jax.runtime import run_folder
 
-extensions = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
-extensions += ('.ppm', '.pgm')
+EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+EXTENSIONS += ('.ppm', '.pgm')
 TABLES = '.csv', '.json', '.txt'  # of labels, mostly
-crops = ('centre', 'pad', 'squash')
+CROPS = ('centre', 'pad', 'squash')
 # What commands made: a run, and what match writes. Pictures in there are drawings.
-MADE = ({'config.json', 'checkpoints'}, {'matches.json', 'matches.png'})
-imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MADE = ({run_folder.CONFIG, run_folder.ALL}, {'matches.json', 'matches.png'})
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Pictures:
@@ -137,8 +138,8 @@ def source(
   unlabelled: str = 'error',
   classes: bool = False,
   exact: bool = False,
-  mean: tuple[float, float, float] = imagenet[0],
-  std: tuple[float, float, float] = imagenet[1],
+  mean: tuple[float, float, float] = IMAGENET[0],
+  std: tuple[float, float, float] = IMAGENET[1],
 ) -> Chosen:
   """All pictures below a folder, sorted by path; hidden files and folders, and runs, are left out.
 
@@ -188,11 +189,11 @@ def catalogue(
   unlabelled: str = 'error',
   classes: bool = False,
   exact: bool = True,
-  mean: tuple[float, float, float] = imagenet[0],
-  std: tuple[float, float, float] = imagenet[1],
+  mean: tuple[float, float, float] = IMAGENET[0],
+  std: tuple[float, float, float] = IMAGENET[1],
 ) -> Pictures:
   """Every picture below a folder, whatever its split; options as in `source`."""
-  _one_of('crop', crop, crops)
+  _one_of('crop', crop, CROPS)
   _one_of('unlabelled', unlabelled, ('error', 'skip'))
   if frame < 2:
     raise ValueError(f'frame={frame}; expected a side of at least 2 pixels')
@@ -219,9 +220,9 @@ def find(folder: pathlib.Path) -> tuple[str, ...]:
   if not folder.is_dir():
     raise FileNotFoundError(f'{folder} is not a folder')
   files = sorted(file.relative_to(folder).as_posix() for file in _walk(folder))
-  found = tuple(file for file in files if _extension(file) in extensions)
+  found = tuple(file for file in files if _extension(file) in EXTENSIONS)
   if not found:
-    known = ' '.join(extensions)
+    known = ' '.join(EXTENSIONS)
     kinds = collections.Counter(_extension(file) or 'without extension' for file in files)
     others = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
     raise FileNotFoundError(
@@ -235,7 +236,7 @@ def others(folder: pathlib.Path) -> dict[str, list[str]]:
   """The files below a folder that are neither pictures nor tables, by extension, sorted."""
   kinds = collections.defaultdict(list)
   for file in sorted(file.relative_to(folder).as_posix() for file in _walk(folder)):
-    if _extension(file) not in (*extensions, *TABLES):
+    if _extension(file) not in (*EXTENSIONS, *TABLES):
       kinds[_extension(file)].append(file)
   return dict(sorted(kinds.items()))
 
@@ -291,7 +292,7 @@ def label_pairs(table: LabelTable) -> tuple[tuple[int, int], ...]:
 
 
 def crop_box(crop: str, width: int, height: int) -> images.Box:
-  """The part of a picture that the frame shows; `crop` is one of `crops`."""
+  """The part of a picture that the frame shows; `crop` is one of `CROPS`."""
   if crop == 'centre':
     return images.centre_box(width, height)
   if crop == 'squash':
@@ -329,8 +330,8 @@ def _below(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
   """Like os.walk, following no links; warns of folders that cannot be read."""
 
   def tell(error: OSError) -> None:
-    told = f'{error.filename}: {error.strerror}; what is in there is left out'
-    warnings.warn(told, stacklevel=2)
+    message = f'{error.filename}: {error.strerror}; what is in there is left out'
+    warnings.warn(message, stacklevel=2)
 
   return os.walk(folder, onerror=tell)
 

@@ -185,8 +185,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     grey = np.asarray(image).astype(np.int64)
     # Old versions of Pillow have 16-bit PNGs in 32 bits, too.
     if image.mode == 'I' and image.format != 'PNG' and not 255 < grey.max() <= 65535:
-      told = f'pixels are 32-bit integers up to {grey.max()}'
-      raise ValueError(f'{told}, without a stated range; save it with 8 or 16 bits')
+      message = f'pixels are 32-bit integers up to {grey.max()}'
+      raise ValueError(f'{message}, without a stated range; save it with 8 or 16 bits')
     grey = np.clip(grey, 0, 65535) // 257
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
   if image.mode == 'F':

@@ -13,11 +13,11 @@ from typing import Any
 
 from landmarks_jax.data import images, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
-from landmarks_jax.data.folder import imagenet
+from landmarks_jax.data.folder import IMAGENET
 from landmarks_jax.data.source import Info
 
-info = Info((), (), 'frame', *imagenet)
-splits = {'train': 'train2017.json', 'validation': 'val2017.json'}
+INFO = Info((), (), 'frame', *IMAGENET)
+SPLITS = {'train': 'train2017.json', 'validation': 'val2017.json'}
 
 _birds = 'train_val_images/Aves'
 
@@ -35,7 +35,7 @@ class Catalogue:
     exact: bool,
   ) -> None:
     self.folder, self.entries, self.classes = folder, entries, classes
-    self.info, self.frame, self.exact = info, frame, exact
+    self.info, self.frame, self.exact = INFO, frame, exact
 
   def example(self, row: int) -> dict[str, Any]:
     """The whole picture, squashed to frame x frame."""
@@ -54,13 +54,13 @@ def catalogue(
   classes = tuple(sorted({_species(file) for file in files}))
   labels = {species: label for label, species in enumerate(classes)}
   member = collections.defaultdict(tuple)
-  for split, name in splits.items():
+  for split, name in SPLITS.items():
     if (folder / name).is_file():
       for file in _read_birds(folder / name):
         member[file] += (split,)
   present = set(files)
   absent = [file for file in member if file not in present]
-  _check_absent(absent, missing, ' and '.join(splits.values()), str(folder))
+  _check_absent(absent, missing, ' and '.join(SPLITS.values()), str(folder))
   entries = [Entry(file, member.get(file, ()), labels[_species(file)]) for file in files]
   return Catalogue(folder, entries, classes, frame=frame, exact=exact)
 
@@ -84,14 +84,14 @@ def source(
   JPEG decoder reduce them, several times faster and slightly different.
   Raises FileNotFoundError and ValueError that say what was found and what to do.
   """
-  if split != 'all' and split not in splits:
-    raise ValueError(f'split={split!r}; expected all, {", ".join(splits)}')
+  if split != 'all' and split not in SPLITS:
+    raise ValueError(f'split={split!r}; expected all, {", ".join(SPLITS)}')
   tree = prepared.open_catalogue(
     path, 'inat', lambda: catalogue(path, frame=frame, exact=exact, missing=missing), frame=frame
   )
   rows = [row for row, e in enumerate(tree.entries) if split == 'all' or split in e.splits]
   if not rows:
-    raise ValueError(f'{path} has no pictures of split={split!r}; that needs {splits[split]}')
+    raise ValueError(f'{path} has no pictures of split={split!r}; that needs {SPLITS[split]}')
   if listed is not None:
     known = {_key(tree.entries[row].file): row for row in rows}
     rows = _rows(pathlib.Path(listed).expanduser(), known, missing, f'split={split!r} of {path}')

@@ -10,14 +10,14 @@ from landmarks_jax.data import celeba, faces
 from landmarks_jax.data.catalogue import Chosen, check_file
 
 PUBLISHED = {'mafl_train': 19000, 'mafl_test': 1000}  # `prepare` compares with these
-splits: faces.Splits = {'train': [{'mafl_train'}], 'test': [{'mafl_test'}]}
+SPLITS: faces.Splits = {'train': [{'mafl_train'}], 'test': [{'mafl_test'}]}
 
 
 def catalogue(
   path: str, *, frame: int = 136, crop: str = 'aligned', images: str | None = None
 ) -> celeba.Pictures:
   """The MAFL pictures of CelebA's folder; options and errors as in `celeba.source`."""
-  for name in celeba.mafl_lists.values():
+  for name in celeba.MAFL_LISTS.values():
     check_file(pathlib.Path(path).expanduser() / name)
   whole = celeba.catalogue(path, frame=frame, crop=crop, images=images)
   return whole.subset(
@@ -38,4 +38,4 @@ def source(
   The other options and the errors are those of `celeba.source`.
   """
   found = celeba.opened(path, 'mafl', catalogue, frame=frame, crop=crop, images=images)
-  return faces.choose(found, split, splits)
+  return faces.choose(found, split, SPLITS)

@@ -243,10 +243,10 @@ def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
   was, now = (fields | fields['options'] | {'options': None} for fields in (begun, asked))
   for key in (key for key in now if key != LABELS or key in begun):
     if was.get(key) != now[key]:
-      told = f'{key}={was.get(key)}, not {key}={now[key]}'
+      difference = f'{key}={was.get(key)}, not {key}={now[key]}'
       if key in ('entries', LABELS):
-        told = 'other files, splits or labels than there are now'
-      raise ValueError(f'{output} was begun with {told}; give another folder')
+        difference = 'other files, splits or labels than there are now'
+      raise ValueError(f'{output} was begun with {difference}; give another folder')
   return True
 
 

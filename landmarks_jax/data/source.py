@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Num, UInt8
 from landmarks_jax.contracts import Array
 from landmarks_jax.runtime import by_name
 
-folder = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parent
 
 
 class Info(NamedTuple):
@@ -75,7 +75,7 @@ def available(function: str = 'source') -> tuple[str, ...]:
 
   function: another function to look for, such as `catalogue`, which `prepare` needs.
   """
-  return by_name.files_that_define(function, folder)
+  return by_name.files_that_define(function, HERE)
 
 
 def source_function(name: str) -> Callable[..., Source]:

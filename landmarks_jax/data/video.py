@@ -10,7 +10,6 @@ of a clip have no later one and need no file.
 import itertools
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from landmarks_jax.data import folder, images
-from landmarks_jax.data.catalogue import Chosen, Entry
+from landmarks_jax.data.catalogue import Chosen, Entry, natural
 from landmarks_jax.data.source import BadImage, Info
 
-info = Info((), (), 'frame', *folder.imagenet)
+INFO = Info((), (), 'frame', *folder.IMAGENET)
 
 _magic = b'PIEH'  # 202021.25 as a little-endian float32
 
@@ -34,7 +33,7 @@ class Catalogue:
   def __init__(
     self, root: pathlib.Path, pairs: Sequence[tuple[str, str, str]], *, frame: int
   ) -> None:
-    self.root, self.pairs, self.info, self.frame = root, pairs, info, frame
+    self.root, self.pairs, self.info, self.frame = root, pairs, INFO, frame
     self.entries = [Entry(first, tuple(first.split('/')[:-1][:1])) for first, _, _ in pairs]
 
   def example(self, row: int) -> dict[str, Any]:
@@ -133,16 +132,10 @@ def _interpolate(
 
 def _clips(files: Sequence[str]) -> list[tuple[pathlib.PurePosixPath, list[str]]]:
   paths = sorted(
-    map(pathlib.PurePosixPath, files), key=lambda p: (_numbers(p.parent), _numbers(p.name))
+    map(pathlib.PurePosixPath, files), key=lambda p: (natural(str(p.parent)), natural(p.name))
   )
   groups = itertools.groupby(paths, key=lambda path: path.parent)
   return [(clip, [path.name for path in frames]) for clip, frames in groups]
-
-
-def _numbers(name: Any) -> list[str | int]:
-  """A sorting key under which 9 is before 10."""
-  parts = re.split('([0-9]+)', str(name))
-  return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _read_flow(

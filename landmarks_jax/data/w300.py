@@ -14,11 +14,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from landmarks_jax.data import faces, images, prepared
-from landmarks_jax.data.catalogue import Chosen, Entry, label_files
+from landmarks_jax.data.catalogue import Chosen, Entry, label_files, present
 from landmarks_jax.data.source import BadImage, labelled
 
 PUBLISHED = {'train': 3148, 'test': 689}  # `prepare` compares with these
-splits: faces.Splits = {part: [{part}] for part in ('train', 'test', 'common', 'challenging')}
+SPLITS: faces.Splits = {part: [{part}] for part in ('train', 'test', 'common', 'challenging')}
 _parts = {  # folder -> what its pictures belong to
   'afw': ('train',),
   'helen/trainset': ('train',),
@@ -34,7 +34,7 @@ class Pictures:
   """The pictures of the box lists that exist, folder by folder."""
 
   classes = ()
-  info = faces.info68
+  info = faces.INFOS[68]
 
   def __init__(
     self,
@@ -44,7 +44,7 @@ class Pictures:
     *,
     frame: int,
   ) -> None:
-    rows = faces.present(root, [entry.file for entry in entries])
+    rows = present(root, [entry.file for entry in entries])
     self.root, self.frame = root, frame
     self.entries, self.boxes = [entries[row] for row in rows], boxes[rows]
 
@@ -84,7 +84,7 @@ def source(path: str, *, split: str = 'train', frame: int = 136) -> Chosen:
   missing or wrong.
   """
   found = prepared.open_catalogue(path, 'w300', lambda: catalogue(path, frame=frame), frame=frame)
-  return faces.choose(found, split, splits)
+  return faces.choose(found, split, SPLITS)
 
 
 def cut_face(

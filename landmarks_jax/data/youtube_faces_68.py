@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from landmarks_jax.data import face_landmarks, images
-from landmarks_jax.data.catalogue import check_file, sixths
+from landmarks_jax.data.catalogue import SIXTHS, check_file
 from landmarks_jax.data.source import Info, labelled
 
 _colours = (0.4555, 0.3543, 0.3011), (0.2622, 0.2184, 0.2151)  # of the training split, frame 136
 
-infos = {
-  5: Info(*face_landmarks.five, *_colours),
-  68: Info(*face_landmarks.sixty_eight, *_colours),
+INFOS = {
+  5: Info(*face_landmarks.FIVE, *_colours),
+  68: Info(*face_landmarks.SIXTY_EIGHT, *_colours),
 }
 
 
@@ -58,16 +58,21 @@ def source(path: str, *, split: str = 'train', points: int = 68, frame: int = 13
   or 'all'. points: 68, or 5 derived from them (eye centres, nose tip, mouth corners). frame: side
   in pixels. Raises FileNotFoundError for missing files, ValueError for a broken list.
   """
-  if split not in sixths:
-    raise ValueError(f'split={split!r}; expected one of {", ".join(sixths)}')
-  if points not in infos:
+  if split not in SIXTHS:
+    raise ValueError(f'split={split!r}; expected one of {", ".join(SIXTHS)}')
+  if points not in INFOS:
     raise ValueError(f'points={points}; expected 5 or 68')
   folder = pathlib.Path(path).expanduser()
   labels = _read_labels(folder, 'training') | _read_labels(folder, 'test')
   people = sorted({_person(file) for file in labels})
-  chosen = {p for i, p in enumerate(people) if sixths[split](i)}
+  chosen = {p for i, p in enumerate(people) if SIXTHS[split](i)}
   files = _alternate([file for file in sorted(labels) if _person(file) in chosen])
-  return Faces(folder, {file: labels[file] for file in files}, infos[points], frame)
+  return Faces(folder, {file: labels[file] for file in files}, INFOS[points], frame)
+
+
+def is_layout(root: pathlib.Path) -> bool:
+  """Whether a folder is laid out like this set, so that its labels need not be named."""
+  return _list_file(root, 'training').is_file()
 
 
 def _person(file: str) -> str:
@@ -87,10 +92,14 @@ def _chosen(pixels: np.ndarray, points: int) -> np.ndarray:
   return np.stack([*eyes, pixels[30], pixels[48], pixels[54]])
 
 
+def _list_file(folder: pathlib.Path, part: str) -> pathlib.Path:
+  return folder / f'{part}_frames_keypoints.csv'
+
+
 def _read_labels(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
-  path = folder / f'{part}_frames_keypoints.csv'
+  path = _list_file(folder, part)
   check_file(path)
-  labels, (one, other) = {}, infos[68].scale
+  labels, (one, other) = {}, INFOS[68].scale
   with path.open(newline='', encoding='utf-8-sig') as file:
     lines = csv.reader(file)
     next(lines, None)  # the header

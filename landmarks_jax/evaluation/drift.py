@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from landmarks_jax import losses
+from landmarks_jax import losses, metrics
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, nearest, probing, scoring
@@ -64,7 +64,7 @@ def run(
     random_init=random_init,
     base=base,
     baselines=baselines,
-    measure=nearest.error,
+    measure=metrics.inter_ocular_error,
   )
 
 
@@ -79,7 +79,7 @@ def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
   """error, in percent, by row; see `scoring`. Neighbouring frames are alike: it has no interval."""
-  return scoring.summarise(predictions, 'error', nearest.error)
+  return scoring.summarise(predictions, 'error', metrics.inter_ocular_error)
 
 
 def measure(
@@ -144,8 +144,8 @@ def point_labels(
   """
   points = np.where(described.visible[..., None], described.points, 0)  # nan * 0 would be nan
   labels = hypercolumn.sample(*described.pyramid, points, side=side)
-  labels = _unit(np.asarray(labels, np.float64))
-  return labels, _unit((labels * described.visible[..., None]).sum(0))
+  labels = hypercolumn.unit(np.asarray(labels, np.float64))
+  return labels, hypercolumn.unit((labels * described.visible[..., None]).sum(0))
 
 
 def find_again(described: Batch, *, side: int) -> Predictions:
@@ -167,12 +167,6 @@ def _with_unit_labels(described: Batch) -> Batch:
 @jax.jit
 def _unit_column(pyramid: tuple[Array, ...]) -> Float[Array, 'B h w L']:
   return losses.unit(prototypes.column(pyramid))
-
-
-def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:
-  """Labels scaled to length 1; zeros stay zero."""
-  length = np.linalg.norm(labels, axis=-1, keepdims=True)
-  return labels / np.where(length > 0, length, 1)
 
 
 def _angle(

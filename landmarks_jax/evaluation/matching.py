@@ -233,8 +233,8 @@ def warped(batch: Batch, coefficients: Float[Array, 'B _ 2']) -> Batch:
 
 def match_views(
   describer: Describer, views: Views, *, size: int
-) -> dict[str, tuple[Float[Array, 'P K 2'], Float[Array, 'P K']]]:
-  """`match` of the source's points in each target, by task."""
+) -> dict[str, tuple[Float[Array, 'P M 2'], Float[Array, 'P M']]]:
+  """`match` of the source's M = 2K points, exact and snapped, in each target, by task."""
   describe = features.compiled(describer.apply, None, size=size)
   source = describe(describer.variables, views.source.image)
   return {

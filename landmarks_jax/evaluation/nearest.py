@@ -73,15 +73,15 @@ def run(
 
   def found_by(labelled: Batch, target: Batch) -> dict[str, Predictions]:
     return {
-      part: nearest(_take(labelled, rows), target, side=side, size=size)
-      for part, rows in parts.items()
+      part: nearest(_of_pictures(labelled, indices), target, side=side, size=size)
+      for part, indices in parts.items()
     }
 
   labelled, target = described(describer)
 
   def mean_shape() -> dict[str, Predictions]:
-    chosen = {part: np.flatnonzero(np.isin(labelled.index, rows)) for part, rows in parts.items()}
-    return {part: regression.mean_shape(labelled, target, rows) for part, rows in chosen.items()}
+    rows = {part: np.flatnonzero(np.isin(labelled.index, some)) for part, some in parts.items()}
+    return {part: regression.mean_shape(labelled, target, some) for part, some in rows.items()}
 
   return scoring.compare(
     lambda given: found_by(*((labelled, target) if given is describer else described(given))),
@@ -89,7 +89,7 @@ def run(
     random_init=random_init,
     base=base,
     baselines=baselines,
-    measure=error,
+    measure=metrics.inter_ocular_error,
     mean_shape=mean_shape,
   )
 
@@ -117,16 +117,13 @@ def nearest(labelled: Batch, target: Batch, *, side: int, size: int | None) -> P
   return probing.predict(head, target)
 
 
-def error(predictions: Predictions) -> float:
-  """Mean distance of visible landmarks, in percent of `scale`: of the frame's side, for 'frame'."""
-  return 100 * metrics.mean_distance(predictions)
-
-
 def score(
   predictions: Mapping[str, Predictions], *, flip_pairs: Sequence[Sequence[int]] = ()
 ) -> dict[str, float]:
   """error and left_right_confusion, both in percent, by row; see `scoring`."""
-  errors = scoring.summarise(predictions, 'error', error, interval=scoring.error_interval)
+  errors = scoring.summarise(
+    predictions, 'error', metrics.inter_ocular_error, interval=scoring.error_interval
+  )
   return errors | scoring.confusion(predictions, flip_pairs)
 
 
@@ -162,8 +159,8 @@ class _BadOfSubset(pipeline.BadImages):
 
   def __init__(self, source: Source, rows: Int[np.ndarray, ' n']) -> None:
     super().__init__(len(rows), 'skip', lambda line: None)
-    told = isinstance(source, pipeline.Reporting)
-    self._whole = source.bad if told else pipeline.BadImages(len(source), 'skip', None)
+    reports = isinstance(source, pipeline.Reporting)
+    self._whole = source.bad if reports else pipeline.BadImages(len(source), 'skip', None)
     self._rows = rows
 
   def add(self, index: int, error: BadImage) -> None:
@@ -171,6 +168,6 @@ class _BadOfSubset(pipeline.BadImages):
     super().add(index, error)
 
 
-def _take(labelled: Batch, rows: Int[np.ndarray, ' n']) -> Batch:
-  """The labelled pictures with these numbers."""
-  return jax.tree.map(lambda x: x[np.isin(labelled.index, rows)], labelled)
+def _of_pictures(labelled: Batch, indices: Int[np.ndarray, ' n']) -> Batch:
+  """The labelled pictures with these numbers in their split; an unreadable one has no row."""
+  return jax.tree.map(lambda x: x[np.isin(labelled.index, indices)], labelled)

@@ -135,16 +135,16 @@ def _train(
 ) -> Iterator[tuple[float, PyTree]]:
   """The last loss and the parameters after each epoch; the next step invalidates the latter."""
   steps_per_epoch, batch_size = draw(0).shape
-  values, told = {}, time.monotonic()
+  values, reported_at = {}, time.monotonic()
   progress = logs.Progress(steps=stop * steps_per_epoch, images_per_step=batch_size)
   for epoch in range(stop):
     for done, chosen in enumerate(draw(epoch), epoch * steps_per_epoch + 1):
       batch = _take(labelled, chosen)
       jax.block_until_ready(values)  # one step ahead at most: queued batches take memory
       state, values = step(state, batch)
-      if time.monotonic() - told > TELL_EVERY:
+      if time.monotonic() - reported_at > TELL_EVERY:
         report(progress.line(done, {'probe loss': values['loss']}))
-        told = time.monotonic()
+        reported_at = time.monotonic()
     yield float(values['loss']), state.params
 
 

@@ -118,8 +118,8 @@ def run(
     if head == PROBE:
       chosen = {}
       if validation is not None:
-        score, every = validation_score, probe_validate_every
-        chosen = {'validation': sets[validation], 'score': score, 'validate_every': every}
+        chosen = {'validation': sets[validation], 'score': validation_score}
+        chosen |= {'validate_every': probe_validate_every}
       fit = functools.partial(probe, **probe_options, **chosen)
     labelled, warped = sets[train], None
     if labels is not None and copies:

@@ -48,11 +48,11 @@ class Confidence(NamedTuple):
     if {name: type(value) for name, value in facts.items()} != kinds:
       raise ValueError(f'the confidence is {dict(facts)!r:.100}; expected tolerance and pictures')
     names = 'offset', 'weights', 'residuals'
-    fit = set(arrays) == set(names) and all(
+    valid = set(arrays) == set(names) and all(
       a.ndim == 1 and a.dtype == np.float64 and a.size and np.isfinite(a).all()
       for a in arrays.values()
     )
-    if not fit or (np.diff(arrays['residuals']) < 0).any():
+    if not valid or (np.diff(arrays['residuals']) < 0).any():
       raise ValueError('the arrays of the confidence are not those of one')
     return cls(**facts, **arrays)
 

@@ -5,6 +5,7 @@ Heads come from elsewhere: 'ridge' from `models.ridge.fit_ridge`, 'probe' from
 """
 
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Head(NamedTuple):
 
   kind: str
   variables: PyTree
-  options: Mapping[str, Any] = {}
+  options: Mapping[str, Any] = types.MappingProxyType({})
 
   @property
   def kernels(self) -> tuple[Array, ...]:

@@ -32,6 +32,7 @@ from landmarks_jax.inference.pictures import (
 from landmarks_jax.runtime import run_folder
 
 ARRAYS = 'head.npz'  # of a saved model, beside run_folder.LANDMARKS and run_folder.NETWORK
+CONFIDENCE = 'confidence/'  # its arrays' names in there begin so; the others are the head's
 FORMAT = 1
 Pair = Sequence[int]
 
@@ -194,7 +195,7 @@ class LandmarkModel:
     self.model.save(folder / run_folder.NETWORK)
     arrays = self.head.arrays()
     if self.confidence is not None:
-      arrays |= {f'confidence/{k}': v for k, v in self.confidence.arrays().items()}
+      arrays |= {CONFIDENCE + k: v for k, v in self.confidence.arrays().items()}
     np.savez(folder / ARRAYS, **arrays)
     # Written last: a folder without it is not a model.
     (folder / run_folder.LANDMARKS).write_text(text, encoding='utf-8')
@@ -214,11 +215,11 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
   folder = pathlib.Path(path).expanduser()
   facts = _facts(folder / run_folder.LANDMARKS)
   arrays = _arrays(folder / ARRAYS)
-  judged = {k.removeprefix('confidence/'): v for k, v in arrays.items() if k.startswith('conf')}
-  own = {k: v for k, v in arrays.items() if not k.startswith('conf')}
+  judged = [k for k in arrays if k.startswith(CONFIDENCE)]
+  judged = {k.removeprefix(CONFIDENCE): arrays.pop(k) for k in judged}
   model = load(folder / run_folder.NETWORK, frame=facts['frame'], margin=facts['margin'])
   try:
-    head = head_from_arrays(facts['head'], own, facts['head_options'])
+    head = head_from_arrays(facts['head'], arrays, facts['head_options'])
     stated = facts['confidence']
     confidence = None if stated is None else Confidence.from_arrays(stated, judged)
     kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop')}
@@ -246,10 +247,10 @@ KINDS = {
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
-    told = f'{file.parent} holds no landmark model: it has no {file.name}'
+    message = f'{file.parent} holds no landmark model: it has no {file.name}'
     if (file.parent / run_folder.CONFIG).is_file():
-      told += '; it is a run, and the command fit makes a landmark model from a run and labels'
-    raise FileNotFoundError(told)
+      message += '; it is a run, and the command fit makes a landmark model from a run and labels'
+    raise FileNotFoundError(message)
   try:
     facts = json.loads(file.read_text(encoding='utf-8'))
   except (ValueError, RecursionError) as error:

@@ -49,8 +49,8 @@ class PointLabels(NamedTuple):
     points = np.asarray(points)
     numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
     if points.ndim != 3 or points.shape[2] != 2 or not points.size or not numbers:
-      told = f'points is {points.dtype} {list(points.shape)}'
-      raise ValueError(f'{told}; expected [N, K, 2], (x, y) of every landmark in pixels')
+      given = f'points is {points.dtype} {list(points.shape)}'
+      raise ValueError(f'{given}; expected [N, K, 2], (x, y) of every landmark in pixels')
     finite = np.isfinite(points).all(-1)
     for i, k in np.argwhere(np.isinf(points).any(-1)) if visible is None else ():
       raise ValueError(
@@ -59,8 +59,8 @@ class PointLabels(NamedTuple):
       )
     visible = finite if visible is None else np.asarray(visible)
     if visible.shape != finite.shape or visible.dtype != bool:
-      told = f'visible is {visible.dtype} {list(visible.shape)}'
-      raise ValueError(f'{told}; expected bool {list(finite.shape)}')
+      given = f'visible is {visible.dtype} {list(visible.shape)}'
+      raise ValueError(f'{given}; expected bool {list(finite.shape)}')
     for i, k in np.argwhere(visible & ~finite):
       raise ValueError(
         f'points[{i}, {k}] is {points[i, k].tolist()}, but visible; expected numbers'
@@ -80,7 +80,7 @@ class Pictures:
       transparency, composited on white), Pillow images or paths of files. Pillow images and files
       are turned upright by their EXIF orientation.
     frame: side of the frames in pixels.
-    crop: one of `folder.crops`: what a frame shows of the picture, the 'centre' square, or all of
+    crop: one of `folder.CROPS`: what a frame shows of the picture, the 'centre' square, or all of
       it with its edge repeated ('pad') or squashed ('squash').
     boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
       larger side instead.
@@ -103,8 +103,8 @@ class Pictures:
     names: Sequence[str] | None = None,
   ) -> None:
     self._given = _sequence(given)
-    if crop not in folder.crops:
-      raise ValueError(f'crop={crop!r}; expected one of {", ".join(folder.crops)}')
+    if crop not in folder.CROPS:
+      raise ValueError(f'crop={crop!r}; expected one of {", ".join(folder.CROPS)}')
     if labels is not None and len(labels.points) != len(self):
       raise ValueError(f'points are of {len(labels.points)} pictures, images are {len(self)}')
     self.info = NOTHING if labels is None else labels.info
@@ -173,8 +173,8 @@ class Pictures:
       side = max(x1 - x0, y1 - y0)
       box = ((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side)
       if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0 or side > WIDEST * max(width, height):
-        told = f'{x0:g}, {y0:g}, {x1:g}, {y1:g}'
-        raise BadImage(self.name(index), f'is {width}x{height} pixels, its box is ({told})')
+        corners = f'{x0:g}, {y0:g}, {x1:g}, {y1:g}'
+        raise BadImage(self.name(index), f'is {width}x{height} pixels, its box is ({corners})')
     if len(box) == 3 and box[2] ** 2 > max(MOST_PIXELS, width * height):
       raise BadImage(self.name(index), f'is {width}x{height} pixels, too long for a square')
     return box
@@ -197,7 +197,7 @@ def batches(
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size}: expected 1 or more pictures')
   size = min(batch_size, 1 << (len(source) - 1).bit_length())
-  told = sys.stderr.isatty() if progress is None else progress
+  shows = sys.stderr.isatty() if progress is None else progress
   began = last = time.monotonic()
   done = 0
   options = {'on_bad_image': 'error', 'report': report}
@@ -205,7 +205,7 @@ def batches(
     for batch in found:
       yield batch
       done, now = min(done + size, len(source)), time.monotonic()
-      if told and (now - last > INTERVAL or (done == len(source) and last > began)):
+      if shows and (now - last > INTERVAL or (done == len(source) and last > began)):
         print(logs.pictures_done(done, len(source), done, now - began), file=sys.stderr, flush=True)
         last = now
 

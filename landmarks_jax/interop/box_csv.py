@@ -29,8 +29,8 @@ def read(path: str | os.PathLike) -> dict[str, tuple[float, float, float, float]
       name, *numbers = cells
       x0, y0, x1, y1 = map(float, numbers)
     except ValueError:
-      told = ','.join(cells)[:60]
-      raise ValueError(f'{path}, line {line}: {told}; expected {",".join(HEADER)}') from None
+      given = ','.join(cells)[:60]
+      raise ValueError(f'{path}, line {line}: {given}; expected {",".join(HEADER)}') from None
     if not (np.isfinite([x0, y0, x1, y1]).all() and x0 < x1 and y0 < y1):
       raise ValueError(f'{path}, line {line} ({name}): expected x0 < x1 and y0 < y1')
     file = picture_path(name)

@@ -93,12 +93,12 @@ def _names(path: pathlib.Path, header: list[str]) -> tuple[str, ...]:
   missing = sorted(expected - set(header))
   extra = sorted(set(header) - expected - {'split'})
   doubled = sorted({c for c in header if header.count(c) > 1})
-  told = f'{path}: expected comma-separated columns file,NAME_x,NAME_y,... and perhaps split; '
+  beginning = f'{path}: expected comma-separated columns file,NAME_x,NAME_y,... and perhaps split; '
   for problem, columns in (('missing', missing), ('unknown', extra), ('twice', doubled)):
     if columns:
-      raise ValueError(f'{told}{problem}: {", ".join(map(repr, columns))}')
+      raise ValueError(f'{beginning}{problem}: {", ".join(map(repr, columns))}')
   if not names:
-    raise ValueError(f'{told}there is no landmark')
+    raise ValueError(f'{beginning}there is no landmark')
   return tuple(names)
 
 

@@ -31,7 +31,7 @@ from landmarks_jax.models import smallnet as smallnets
 State = dict[str, np.ndarray]
 FACES, IMAGENET = (
   {'mean': list(mean), 'std': list(std)}
-  for mean, std in ((faces.info5.mean, faces.info5.std), folder.imagenet)
+  for mean, std in ((faces.INFOS[5].mean, faces.INFOS[5].std), folder.IMAGENET)
 )
 MOCO = {'name': 'moco', 'precision': 'float32'}
 DVE = {'name': 'equivariant', 'precision': 'float32', 'exchange': True, **FACES}

@@ -39,7 +39,7 @@ def from_torch(
     weights = {name: array for name, array in weights.items() if not name.startswith('fc.')}
   stem = r'((?!.*layer\d).*\.|)conv1\.weight'
   _check(weights, torch_names.describe(state, prefix, 'ResNet', stem))
-  flat = {_path(name): _transpose(array, (2, 3, 1, 0)) for name, array in weights.items()}
+  flat = {_path(name): torch_names.transpose(array) for name, array in weights.items()}
   return {'head': None} | traverse_util.unflatten_dict(flat)
 
 
@@ -50,16 +50,14 @@ def to_torch(variables: PyTree, *, prefix: str = 'encoder.module.') -> dict[str,
   Raises ValueError naming the missing, unexpected and misshapen weights.
   """
   flat = traverse_util.flatten_dict({k: tree for k, tree in variables.items() if tree is not None})
-  weights = {
-    _name(path): _transpose(np.asarray(array), (3, 2, 0, 1)) for path, array in flat.items()
-  }
+  weights = {_name(path): _transposed_back(np.asarray(array)) for path, array in flat.items()}
   _check(weights, 'variables')
   return {prefix + name: array for name, array in weights.items()}
 
 
-def _transpose(array: np.ndarray, conv: tuple[int, ...]) -> np.ndarray:
-  """OIHW <-> HWIO by the given axes, (out, in) <-> (in, out); vectors are unchanged."""
-  return np.ascontiguousarray(array.transpose(conv if array.ndim == 4 else None))
+def _transposed_back(array: np.ndarray) -> np.ndarray:
+  """The inverse of `torch_names.transpose`: HWIO -> OIHW, (in, out) -> (out, in)."""
+  return np.ascontiguousarray(array.transpose((3, 2, 0, 1) if array.ndim == 4 else None))
 
 
 def _kind(module: str) -> str:

@@ -1,4 +1,8 @@
-"""Selects, checks and places weights by their torch names; shared by all networks' modules."""
+"""Selects, checks and places weights by their torch names, for the modules of all networks.
+
+interop/resnet.py alone has a table of its own: its convolutions have no bias, it reads a head too,
+and it also writes torch's names.
+"""
 
 import re
 from collections.abc import Iterable, Mapping

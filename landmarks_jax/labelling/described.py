@@ -26,7 +26,7 @@ class Described:
 
   Args:
     folder: for the files, created if absent; None keeps everything in memory, as does a disk
-      without room for them and RESERVE, which `told` then reports.
+      without room for them and RESERVE, which `warning` then reports.
     key: identifies the network, the pictures and everything else the features depend on; files
       with another key are replaced.
     shapes: [h, w, C] of every level.
@@ -37,12 +37,12 @@ class Described:
   ) -> None:
     kinds = {f'level_{i}': ((count, *shape), np.uint16) for i, shape in enumerate(shapes)}
     kinds |= {'sizes': ((count, 2), np.int32), 'done': ((count,), bool)}
-    self.told = ''
+    self.warning = ''
     try:
       self._arrays = _memory(kinds) if folder is None else _files(folder, key, kinds)
     except OSError as error:
       self._arrays = _memory(kinds)
-      self.told = f'features are not kept for the next start: {folder}: {error.strerror}'
+      self.warning = f'features are not kept for the next start: {folder}: {error.strerror}'
     self.sizes, self.done = self._arrays['sizes'], self._arrays['done']
     self.pyramid: Pyramid = tuple(
       self._arrays[f'level_{i}'].view(jnp.bfloat16) for i in range(len(shapes))
@@ -104,8 +104,8 @@ def _check_room(folder: pathlib.Path, size: int) -> None:
   free = shutil.disk_usage(folder).free
   if size > free - RESERVE:
     needed, free, reserve = (round(n / 1e6) for n in (size, free, RESERVE))
-    told = f'they take {needed:,} MB of {free:,} MB free, of which {reserve:,} are for labels'
-    raise OSError(errno.ENOSPC, told)
+    message = f'they take {needed:,} MB of {free:,} MB free, of which {reserve:,} are for labels'
+    raise OSError(errno.ENOSPC, message)
 
 
 def _take_room(file: BinaryIO, size: int) -> None:

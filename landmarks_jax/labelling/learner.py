@@ -44,7 +44,7 @@ class FrozenLearner:
 
   Args:
     model: the network. files: the pictures. landmarks: their names; names that differ only by left
-    and right are mirror images, unless the labels contradict that. crop: one of `folder.crops`,
+    and right are mirror images, unless the labels contradict that. crop: one of `folder.CROPS`,
     what a frame shows of a picture. keep: a folder for features, or None; see `Described`. known: a
     model with the same landmarks, which predicts before there are labels; its pairs of mirror
     images, if it has any that the names do not suggest, are taken as stated.
@@ -80,12 +80,12 @@ class FrozenLearner:
     pyramid = jax.eval_shape(self._describe, self.model.describer.variables, image)
     shapes = [level.shape[1:] for level in pyramid]
     kept = Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
-    if kept.told:
-      warnings.warn(kept.told, stacklevel=2)
+    if kept.warning:
+      warnings.warn(kept.warning, stacklevel=2)
     return kept
 
-  def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
-    """Describes the remaining pictures; told(done, broken) returns whether to go on."""
+  def describe(self, report: Callable[[int, Mapping[int, str]], bool]) -> None:
+    """Describes the remaining pictures; report(done, broken) returns whether to go on."""
     kept, broken, last = self.described, {}, time.monotonic()
     left = np.flatnonzero(~kept.done)
     for start in range(0, len(left), BATCH):
@@ -108,9 +108,9 @@ class FrozenLearner:
         kept.put(np.array(rows), pyramid, np.array(sizes, np.int32))
       if time.monotonic() - last > TELL:
         last = time.monotonic()
-        if not told(int(kept.done.sum()) + len(broken), broken):
+        if not report(int(kept.done.sum()) + len(broken), broken):
           return
-    told(len(self.files), broken)
+    report(len(self.files), broken)
 
   def first(self) -> Fit | None:
     """The predictions of a model that was fitted elsewhere, if there is one."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from landmarks_jax import metrics
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.labelling import order
 from landmarks_jax.labelling.confirmed import INVISIBLE, ConfirmedLabels, parse
@@ -37,8 +38,8 @@ class Fit(NamedTuple):
 class Learner(Protocol):
   """Learns landmarks from few labels. Called by one thread at a time."""
 
-  def describe(self, told: Callable[[int, Mapping[int, str]], bool]) -> None:
-    """Computes the features of all pictures; told(done, broken) returns whether to go on."""
+  def describe(self, report: Callable[[int, Mapping[int, str]], bool]) -> None:
+    """Computes the features of all pictures; report(done, broken) returns whether to go on."""
     ...
 
   def looks(self) -> Float[np.ndarray, 'N C']:
@@ -121,7 +122,7 @@ class Session:
       if broken != len(self.broken):
         names |= {self.files.names[i] for i in self.broken}
       numbers = [self.files.numbers[name] for name in names if name in self.files.numbers]
-      told = {
+      news = {
         'key': self.files.key,
         'revision': self.labels.revision,
         'changed': [
@@ -133,10 +134,10 @@ class Session:
         'status': self.status._asdict() | {'pictures': len(self.files)},
       }
       if self.fit is not None and fits != self.status.fits:
-        sure = _mean(self.fit.confidence)
-        told['sure'] = _rounded(sure)
-        told['order'] = np.lexsort((-self.fit.doubt, sure)).tolist()  # the least sure first
-      return told
+        sure = metrics.mean_of_known(self.fit.confidence, axis=1)
+        news['sure'] = _rounded(sure)
+        news['order'] = np.lexsort((-self.fit.doubt, sure)).tolist()  # the least sure first
+      return news
 
   def state_of(self, number: int) -> int:
     """One of UNTOUCHED, PARTLY, COMPLETE, BROKEN."""
@@ -155,7 +156,7 @@ class Session:
     name = self._name(number)
     width, height = self.size(number)
     with self._state:
-      told = {
+      known = {
         'picture': number,
         'width': width,
         'height': height,
@@ -166,9 +167,9 @@ class Session:
       }
       if self.fit is not None and np.isfinite(self.fit.points[number]).all():
         points = np.clip(self.fit.points[number], -0.5, [width - 0.5, height - 0.5])
-        told['predicted'] = _rounded(points)
-        told['confidence'] = _rounded(self.fit.confidence[number])
-      return told
+        known['predicted'] = _rounded(points)
+        known['confidence'] = _rounded(self.fit.confidence[number])
+      return known
 
   def size(self, number: int) -> tuple[int, int]:
     """(width, height). Raises BadImage, and remembers it."""
@@ -207,8 +208,8 @@ class Session:
     with self._state:
       now = self._now()
       others = {p for c, (p, at) in self._held.items() if c != client and now - at < GONE}
-      order = itertools.chain(self._suggested, self._shuffled)
-      left = (i for i in order if self.state_of(i) in (UNTOUCHED, PARTLY))
+      by_turn = itertools.chain(self._suggested, self._shuffled)
+      left = (i for i in by_turn if self.state_of(i) in (UNTOUCHED, PARTLY))
       found = _first(left, apart=others.union(skipped))
       self._hold(client, found)
       return found
@@ -364,12 +365,6 @@ def _first(numbers: Iterable[int], *, apart: Collection[int]) -> int | None:
 
 def _inside(point: tuple[float, float], width: int, height: int) -> bool:
   return -0.5 <= point[0] <= width - 0.5 and -0.5 <= point[1] <= height - 0.5
-
-
-def _mean(confidence: Float[np.ndarray, 'N K']) -> Float[np.ndarray, ' N']:
-  known = np.isfinite(confidence)
-  total = np.where(known, confidence, 0).sum(1)
-  return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
 
 
 def _rounded(values: Float[np.ndarray, '...']) -> Any:

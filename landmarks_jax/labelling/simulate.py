@@ -76,8 +76,8 @@ def simulate(
       picked = _picked(way, looks[pool], max(numbers), draw)
       heads = [oracle.head(pool[picked(number)]) for number in numbers]
       errors[way].append([_error(head, sets['test']) for head in heads])
-      told = ', '.join(f'{n}: {e:.2f}' for n, e in zip(numbers, errors[way][-1], strict=True))
-      report(f'draw {draw}, {way}: {told}')
+      listed = ', '.join(f'{n}: {e:.2f}' for n, e in zip(numbers, errors[way][-1], strict=True))
+      report(f'draw {draw}, {way}: {listed}')
   return {
     CHOSEN: Curve(tuple(counts), np.array(errors[CHOSEN])),
     RANDOM: Curve(tuple(more), np.array(errors[RANDOM])),

@@ -94,7 +94,7 @@ def build(
     patch, heads, registers, grid: of a ViT; it has 64 channels per head.
     dim: of the embedding.
     head_layers: 1 is linear (the paper), 2 an MLP.
-    temperature: of the softmax over one positive and the negatives.
+    temperature: of the softmax over one positive and the negatives, divides the products.
     queue: number of negatives; 0 takes the batch's other keys instead.
     momentum: of the key encoder, per step.
     norm_groups: BatchNorm groups, 4 in the paper (4 GPUs). A ViT has no BatchNorm: one group.

@@ -76,8 +76,8 @@ def _choose(
   found = []
   for strength in STRENGTHS:
     weights = _minimise(features[~held], label[~held], strength=strength, start=weights)
-    told = predict(Classifier(weights[:-1], weights[-1]), features[held])
-    found.append(((told == label[held]).mean(), strength, weights))
+    predicted = predict(Classifier(weights[:-1], weights[-1]), features[held])
+    found.append(((predicted == label[held]).mean(), strength, weights))
   _, strength, weights = max(found, key=lambda given: given[:2])
   return strength, weights
 

@@ -122,6 +122,15 @@ def descriptors(
   return jnp.matmul(weights, level, precision='float32')
 
 
+def unit(rows: Float[np.ndarray, '*shape C']) -> Float[np.ndarray, '*shape C']:
+  """Descriptors scaled to length 1, in NumPy and so also in float64; those of zeros stay zero.
+
+  In a loss `losses.unit` does that, with a gradient.
+  """
+  length = np.linalg.norm(rows, axis=-1, keepdims=True)
+  return rows / np.where(length > 0, length, 1)
+
+
 def squared_norm(level: Float[Array, 'B h w C'], size: int) -> Float[Array, 'B {size} {size}']:
   """|descriptor|^2 at every position of `resize(level, size)`, without resizing channels.
 

@@ -113,12 +113,12 @@ class Block(nn.Module):
 class ResNet(nn.Module):
   """A ResNet without its head (specification section 2).
 
-  `depth` is one of 18, 34, 50, 101, 152; or None, with `block` and `stage_sizes` given. `width`
-  multiplies the stages; the stem has 64 channels at every width. `norm_groups`, `norm_momentum`:
-  GroupedBatchNorm's. `dtype` is that of the computation (bfloat16: with float32 parameters and
-  statistics); None follows the parameters and the input. `output_stride` 16 or 8: the last one or
-  two stages keep their resolution and dilate instead, with the same weights, as in torchvision's
-  replace_stride_with_dilation.
+  `depth` is one of 18, 34, 50, 101, 152; or None, with `block` and `stage_sizes` given, for smaller
+  networks than a depth names, such as those of tests. `width` multiplies the stages; the stem has
+  64 channels at every width. `norm_groups`, `norm_momentum`: GroupedBatchNorm's. `dtype` is that of
+  the computation (bfloat16: with float32 parameters and statistics); None follows the parameters
+  and the input. `output_stride` 16 or 8: the last one or two stages keep their resolution and
+  dilate instead, with the same weights, as in torchvision's replace_stride_with_dilation.
   """
 
   depth: int | None = None

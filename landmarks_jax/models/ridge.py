@@ -87,7 +87,7 @@ def look_ridge(
   logits = variables.sharpness * heat + variables.log_prior
   logits = logits.reshape(len(heat), height * width, -1)
   grid = variables.positions.reshape(-1, 2)
-  expected, spread = moments(logits, grid)
+  expected, spread = mean_and_spread(logits, grid)
   offset = (expected - variables.mean_shape).reshape(len(expected), -1)
   # In full precision, which accelerators do not give by default: these are positions.
   moved = jnp.matmul(offset, variables.correction, precision='float32')
@@ -434,7 +434,7 @@ def choose(
   strength, sharpness, correction = min(itertools.chain([safe], found), key=bound)
   logits = sharpness * maps[strength] + log_prior
   predicted = mean + correction.left_out
-  read = moments(jnp.asarray(logits, float), jnp.asarray(grid, float))
+  read = mean_and_spread(jnp.asarray(logits, float), jnp.asarray(grid, float))
   evidence = doubt(jnp.asarray(predicted, float), *read)
   return Choice(strength, sharpness, correction.fitted(), predicted, np.asarray(evidence))
 
@@ -507,10 +507,10 @@ def _expectation(
   grid: Float[Array, 'P 2'],
   sharpness: Float[Array, ''],
 ) -> Float[Array, 'M K 2']:
-  return moments(sharpness * maps + log_prior, grid)[0]
+  return mean_and_spread(sharpness * maps + log_prior, grid)[0]
 
 
-def moments(
+def mean_and_spread(
   logits: Float[Array, 'B P K'], grid: Float[Array, 'P 2']
 ) -> tuple[Float[Array, 'B K 2'], Float[Array, 'B K']]:
   """Mean and standard deviation of the positions under a softmax over them."""

@@ -24,8 +24,9 @@ class SmallNet(nn.Module):
 
   `layers` names a row of LAYERS; a label sees 26 pixels a side with 'simple', 54 with 'dilations'.
   `channels` is the dimension of the labels. `leak` is the slope of the activation below zero: 0 in
-  2017, .2 in DVE. Without `pool` the map is as large as the picture, and the weights are the same.
-  `width` multiplies the features. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
+  2017, .2 in DVE. Without `pool` the map is as large as the picture, for labels of all pixels; the
+  weights are the same, and no method asks for it. `width` multiplies the features. `norm_groups`,
+  `norm_momentum`, `dtype`: as in ResNet.
   """
 
   layers: str

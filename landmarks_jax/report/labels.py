@@ -29,7 +29,7 @@ def colours(
   labels = np.asarray(labels, np.float32)
   length = np.linalg.norm(labels, axis=-1, keepdims=True)
   brightness = length / max(np.quantile(length, 1 - share), np.finfo(np.float32).tiny)
-  return _hues(_unit(labels)) * np.minimum(brightness, 1)
+  return _hues(hypercolumn.unit(labels)) * np.minimum(brightness, 1)
 
 
 def unfold(
@@ -52,7 +52,8 @@ def unfold(
   """
   if labels.shape[-1] != 3:
     raise ValueError(f'labels of {labels.shape[-1]} dimensions: a sphere to unfold has 3')
-  direction = _unit(np.asarray(hypercolumn.resize(labels, images.shape[1]), np.float64))
+  direction = np.asarray(hypercolumn.resize(labels, images.shape[1]), np.float64)
+  direction = hypercolumn.unit(direction)
   longitude = np.arctan2(direction[..., 1], direction[..., 0]) / (2 * np.pi) + 0.5
   latitude = 0.5 - np.arcsin(np.clip(direction[..., 2], -1, 1)) / np.pi
   row = np.minimum(latitude * height, height - 1).astype(int)
@@ -105,12 +106,6 @@ def _hues(direction: Float[np.ndarray, 'B h w L']) -> Float[np.ndarray, 'B h w 3
   if dimensions == 3:
     return (direction + 1) / 2
   return components.to_unit(components.principal_components(direction, count=3))
-
-
-def _unit(labels: Float[np.ndarray, '*shape L']) -> Float[np.ndarray, '*shape L']:
-  """Labels scaled to length 1; zero labels stay 0."""
-  length = np.linalg.norm(labels, axis=-1, keepdims=True)
-  return labels / np.where(length > 0, length, 1)
 
 
 def _splat(

@@ -130,9 +130,9 @@ def pooled(draws: Mapping[str, Sequence[Predictions]], *, unit: Unit = PERCENT) 
     distances = [unit.factor * metrics.normalised_distances(given) for given in draws[row]]
     distances = np.concatenate(distances)
     kind = trends.kind(row) if row in known else f'other-{others.index(row) % OTHER_COLOURS}'
-    images = _mean(distances, axis=1)
+    images, landmarks = (metrics.mean_of_known(distances, axis=axis) for axis in (1, 0))
     images = images[~np.isnan(images)]
-    found.append(Row(trends.ROWS.get(row, row), kind, distances, images, _mean(distances, axis=0)))
+    found.append(Row(trends.ROWS.get(row, row), kind, distances, images, landmarks))
   return found
 
 
@@ -203,14 +203,14 @@ def _landmarks(
   names = [str(k) for k in range(count)] if names is None else list(names)
   if len(names) != count:
     raise ValueError(f'{len(names)} names of landmarks, but predictions of {count}')
-  table = element('div', _landmark_table(rows, names, unit), class_='wide')
+  numbers = element('div', _landmark_table(rows, names, unit), class_='wide')
   if count > LIST_AT_MOST:
-    table = element('details', element('summary', f'All {count} landmarks by name'), table)
+    numbers = element('details', element('summary', f'All {count} landmarks by name'), numbers)
   return [
     element('h3', 'Each landmark'),
     element('p', MAP_CAPTION, class_='soft'),
     _maps(rows, given, names, unit),
-    table,
+    numbers,
   ]
 
 
@@ -221,7 +221,7 @@ MAP_CAPTION = (
 
 def _maps(rows: Sequence[Row], given: Predictions, names: Sequence[str], unit: Unit) -> Markup:
   seen = given.visible[..., None]
-  place = _mean(np.where(seen, given.target, np.nan), axis=0)
+  place = metrics.mean_of_known(np.where(seen, given.target, np.nan), axis=0)
   scale = given.scale[given.visible.any(1)].mean()
   known = ~np.isnan(place).any(-1)
   radii = [row.landmarks / unit.factor * scale for row in rows]
@@ -272,11 +272,3 @@ def table(
     element('tbody', body),
     class_=class_,
   )
-
-
-def _mean(values: np.ndarray, *, axis: int) -> np.ndarray:
-  """The mean of the values that are not NaN, or NaN if there are none, without a warning."""
-  known = ~np.isnan(values)
-  count = known.sum(axis)
-  total = np.where(known, values, 0).sum(axis)
-  return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)

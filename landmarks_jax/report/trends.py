@@ -141,12 +141,12 @@ def history(
   Args: keys: key of the log -> (label, CSS class). what: what is measured, for the axis.
   """
   lines, notes = [], []
-  for key, (label, kind) in keys.items():
+  for key, (label, class_) in keys.items():
     steps = np.array([line['step'] for line in log if key in line], np.float64)
     values = np.array([float(line[key]) for line in log if key in line], np.float64)
     finite = np.isfinite(values)
     if finite.any():
-      lines.append(plot.Line(label, steps, values, kind))
+      lines.append(plot.Line(label, steps, values, class_))
     if not finite.all():
       first = f'{steps[~finite][0]:,.0f}'
       notes.append(f'{label}: {(~finite).sum()} of {len(values)} values are not finite, ')

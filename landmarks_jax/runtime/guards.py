@@ -43,11 +43,11 @@ def watched(
   ended = threading.Event()
 
   def watch() -> None:
-    told = None
+    reported = None
     while not ended.wait(min(1, seconds / 4)):
       began, now = next(iter(since), None), time.monotonic()
-      if began != told:
-        told, due = began, seconds
+      if began != reported:
+        reported, due = began, seconds
       if began is not None and now - began >= due:
         report(now - began)
         due = 2 * (now - began)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from landmarks_jax.runtime import atomic
+from landmarks_jax.runtime import atomic, run_folder
 
 
 class Logs:
@@ -45,7 +45,7 @@ class Logs:
     shown = (f'{name} {number:.4g}' for name, number in numbers.items())
     print(line or '  '.join([f'step {step}', *shown]), flush=True)
     safe = {k: v if math.isfinite(v) else str(v) for k, v in numbers.items()}
-    with open(self._workdir / 'metrics.jsonl', 'a') as file:
+    with open(self._workdir / run_folder.LOG, 'a') as file:
       file.write(json.dumps({'step': step} | safe, allow_nan=False) + '\n')
     for name, number in numbers.items():
       self._writer().add_scalar(name, number, step)
@@ -55,7 +55,7 @@ class Logs:
     """Writes pictures/<name>_<step>.png and shows it in TensorBoard; `name` may contain slashes."""
     if not self._is_main:
       return
-    folder = (self._workdir / 'pictures').resolve()
+    folder = (self._workdir / run_folder.PICTURES).resolve()
     path = (folder / f'{name}_{step:08d}.png').resolve()
     if not path.is_relative_to(folder):
       raise ValueError(f'picture {name!r} would be written outside {folder}; give a relative name')
@@ -66,7 +66,7 @@ class Logs:
 
   def truncate(self, step: int) -> None:
     """Removes what was written after a restored `step` (-1: all); call it before any write."""
-    path = self._workdir / 'metrics.jsonl'
+    path = self._workdir / run_folder.LOG
     self._purge_step = step + 1
     if not self._is_main or not path.exists():
       return
@@ -85,7 +85,7 @@ class Logs:
       import tensorboardX  # late: heavy
 
       self._tensorboard = tensorboardX.SummaryWriter(
-        str(self._workdir / 'tensorboard'), purge_step=self._purge_step
+        str(self._workdir / run_folder.TENSORBOARD), purge_step=self._purge_step
       )
     return self._tensorboard
 

@@ -189,15 +189,15 @@ def scale_by_amsgrad(
 
   optax takes it after, where the first gradients weigh most and slow down all later updates.
   """
-  adam = optax.scale_by_adam(b1, b2, eps=eps)
+  moments = optax.scale_by_adam(b1, b2, eps=eps)
 
   def init(params: optax.Params) -> AmsgradState:
-    return AmsgradState(adam.init(params), jax.tree.map(jnp.zeros_like, params))
+    return AmsgradState(moments.init(params), jax.tree.map(jnp.zeros_like, params))
 
   def update(
     updates: optax.Updates, state: AmsgradState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, AmsgradState]:
-    _, now = adam.update(updates, state.adam, params)
+    _, now = moments.update(updates, state.adam, params)
     greatest = jax.tree.map(jnp.maximum, state.greatest, now.nu)
     first, second = (1 - b**now.count for b in (b1, b2))
     updates = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Where the config and the weights are in the folder of a run."""
+"""What is where in the folder of a run."""
 
 import itertools
 import json
@@ -8,7 +8,8 @@ from typing import Any, TextIO
 
 from landmarks_jax.runtime import locks
 
-CONFIG = 'config.json'
+CONFIG, LOG = 'config.json', 'metrics.jsonl'
+PICTURES, TENSORBOARD = 'pictures', 'tensorboard'
 LANDMARKS, NETWORK = 'landmarks.json', 'run'  # in a landmark model's folder: its facts, its run
 SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all checkpoints
 
@@ -16,10 +17,10 @@ SELECTED, ALL = 'best', 'checkpoints'  # checkpoints selected by a score; all ch
 def read_config(file: pathlib.Path) -> dict[str, Any]:
   """The config.json of a run. Raises FileNotFoundError or ValueError that say what is wrong."""
   if not file.is_file():
-    told = f'{file.parent} holds no run: it has no {file.name}'
+    message = f'{file.parent} holds no run: it has no {file.name}'
     if (file.parent / LANDMARKS).is_file():
-      told += f'; it is a landmark model, and its network is {file.parent / NETWORK}'
-    raise FileNotFoundError(told)
+      message += f'; it is a landmark model, and its network is {file.parent / NETWORK}'
+    raise FileNotFoundError(message)
   try:
     config = json.loads(file.read_text())
   except ValueError as error:

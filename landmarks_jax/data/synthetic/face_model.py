@@ -21,15 +21,15 @@ from landmarks_jax.data.synthetic.painting import (
   smooth_max,
 )
 
-hair_styles = 'bald', 'short', 'long', 'cap'
-names = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
-more_names = (
+HAIR_STYLES = 'bald', 'short', 'long', 'cap'
+NAMES = ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth')
+MORE_NAMES = (
   *('left_eye_outer', 'left_eye_inner', 'right_eye_inner', 'right_eye_outer'),
   *('left_brow_outer', 'left_brow_inner', 'right_brow_inner', 'right_brow_outer'),
   *('nose_left', 'nose_right', 'lip_top', 'lip_bottom', 'chin'),
 )
-flip_pairs = ((0, 1), (3, 4))
-more_flip_pairs = ((5, 8), (6, 7), (9, 12), (10, 11), (13, 14))
+FLIP_PAIRS = ((0, 1), (3, 4))
+MORE_FLIP_PAIRS = ((5, 8), (6, 7), (9, 12), (10, 11), (13, 14))
 
 _skin = np.array([[0.35, 0.22, 0.16], [0.62, 0.43, 0.32], [0.85, 0.64, 0.51], [0.95, 0.80, 0.70]])
 _hair = (
@@ -227,7 +227,7 @@ def photograph(face: SimpleNamespace) -> Shot:
   solids = _solids(face)
   sheets, points = _features(face, solids)
   seen = points @ (face.size * rotation[:2].T)
-  low, high = seen[: len(names)].min(0), seen[: len(names)].max(0)
+  low, high = seen[: len(NAMES)].min(0), seen[: len(NAMES)].max(0)
   middle = (low + high) / 2 - np.array([face.shift_x, face.shift_y])
   middle = np.clip(middle, high - 0.66, low + 0.66)
   origin = tuple((-middle).tolist())
@@ -347,7 +347,7 @@ def _sheets(face: SimpleNamespace, specs: Float[np.ndarray, 'n 4 2']) -> Float[n
 def _landmarks(
   face: SimpleNamespace, sheets: dict[str, list], solids: dict[str, tuple]
 ) -> list[list[Number]]:
-  """In the order of `names` and `more_names`."""
+  """In the order of `NAMES` and `MORE_NAMES`."""
 
   def on(name: str, s: Number, t: Number) -> list[Number]:
     p, a, b, c = sheets[name]

@@ -17,15 +17,15 @@ from landmarks_jax.data.synthetic.painting import Canvas, blend, cover
 
 # Mean and standard deviation of all pixels of train, 20,000 pictures at frame=136, seed 0.
 INFO = sources.Info(
-  names=face_model.names,
-  flip_pairs=face_model.flip_pairs,
+  names=face_model.NAMES,
+  flip_pairs=face_model.FLIP_PAIRS,
   scale=(0, 1),
   mean=(0.435, 0.382, 0.351),
   std=(0.168, 0.136, 0.135),
 )
 # Named as in CelebA.
 ATTRIBUTES = 'Bald', 'Eyeglasses', 'Mouth_Slightly_Open', 'No_Beard', 'Smiling', 'Wearing_Hat'
-counts = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
+COUNTS = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
 
 
 def source(
@@ -44,14 +44,14 @@ def source(
   Args: path is unused, nothing is read. frame: the side of the pictures. points: 5, or 'all' for
   the 18 named ones, which begin with these 5. count: how many, always the first ones, instead of
   the split's own number. attributes: whether examples say which of ATTRIBUTES the face has.
-  classes: whether a picture's label is its person's hair style, of `face_model.hair_styles`. Raises
+  classes: whether a picture's label is its person's hair style, of `face_model.HAIR_STYLES`. Raises
   ValueError for a split, points or number out of range.
   """
-  if split not in counts:
-    raise ValueError(f'split={split!r}; there are: {", ".join(counts)}')
+  if split not in COUNTS:
+    raise ValueError(f'split={split!r}; there are: {", ".join(COUNTS)}')
   if points not in (5, 'all'):
     raise ValueError(f"points={points!r}; there are: 5, 'all'")
-  count = counts[split] if count is None else count
+  count = COUNTS[split] if count is None else count
   for name, value, low, high in (
     ('frame', frame, 16, 1024),
     ('count', count, 1, 2**31 - 1),
@@ -77,12 +77,12 @@ class Faces:
     classes: bool = False,
   ) -> None:
     self.split, self.frame, self.count, self.seed = split, frame, count, seed
-    self.classes = face_model.hair_styles if classes else ()
+    self.classes = face_model.HAIR_STYLES if classes else ()
     self.info = INFO
     if points == 'all':
       self.info = INFO._replace(
-        names=INFO.names + face_model.more_names,
-        flip_pairs=INFO.flip_pairs + face_model.more_flip_pairs,
+        names=INFO.names + face_model.MORE_NAMES,
+        flip_pairs=INFO.flip_pairs + face_model.MORE_FLIP_PAIRS,
       )
     if attributes:
       self.info = self.info._replace(attributes=ATTRIBUTES)
@@ -93,7 +93,7 @@ class Faces:
   def __getitem__(self, index: Any) -> dict[str, Any]:
     if not 0 <= index < self.count:
       raise IndexError(f'index {index}; {self.split} has the examples 0 to {self.count - 1}')
-    face = face_model.draw((self.seed, list(counts).index(self.split), int(index)))
+    face = face_model.draw((self.seed, list(COUNTS).index(self.split), int(index)))
     shot = face_model.photograph(face)
     points = shot.points[: len(self.info.names)].astype(np.float32)
     known = {'attributes': attributes_of(face)} if self.info.attributes else {}

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 
 Number = float | int
 
-texture_side = 512  # a power of two: textures wrap by a bit mask
+TEXTURE_SIDE = 512  # a power of two: textures wrap by a bit mask
 
 
 class Canvas(NamedTuple):
@@ -199,11 +199,11 @@ def smooth_max(a: np.ndarray, b: np.ndarray, width: Number) -> np.ndarray:
 def textures(seed: int) -> dict[str, np.ndarray]:
   """Noise that tiles: name -> float32 [512 * 512] in -1..1; 'grain' is white, 2 ** 17 long."""
   rng = np.random.Generator(np.random.PCG64([seed, 1]))
-  frequency = np.fft.fftfreq(texture_side) * texture_side
-  across, along = np.meshgrid(frequency[: texture_side // 2 + 1], frequency)
+  frequency = np.fft.fftfreq(TEXTURE_SIDE) * TEXTURE_SIDE
+  across, along = np.meshgrid(frequency[: TEXTURE_SIDE // 2 + 1], frequency)
 
   def noise(radius: np.ndarray, power: Number, lowest: Number, highest: Number) -> np.ndarray:
-    white = np.fft.rfft2(rng.standard_normal((texture_side, texture_side)))
+    white = np.fft.rfft2(rng.standard_normal((TEXTURE_SIDE, TEXTURE_SIDE)))
     band = np.maximum(radius, 1) ** -power * (radius >= lowest) * np.exp(-((radius / highest) ** 2))
     field = np.fft.irfft2(white * band)
     return np.clip(field / (2 * field.std()), -1, 1)
@@ -222,8 +222,8 @@ def textures(seed: int) -> dict[str, np.ndarray]:
 
 def sample(texture: Float32[np.ndarray, ' n'], u: np.ndarray, v: np.ndarray) -> np.ndarray:
   """The nearest texels at (u, v), in texels, wrapping."""
-  columns = u.astype(np.int32) & (texture_side - 1)
-  rows = (v.astype(np.int32) & (texture_side - 1)) * texture_side
+  columns = u.astype(np.int32) & (TEXTURE_SIDE - 1)
+  rows = (v.astype(np.int32) & (TEXTURE_SIDE - 1)) * TEXTURE_SIDE
   return texture.take(rows + columns, mode='wrap')
 
 

@@ -24,7 +24,7 @@ INFO = sources.Info(
   std=(0.188, 0.150, 0.155),
   skeleton=tuple((c.parent, k) for k, c in enumerate(arm_motion.CAPSULES) if c.parent >= 0),
 )
-counts = {'train': 23_999, 'validation': 1_000, 'test': 2_000}
+COUNTS = {'train': 23_999, 'validation': 1_000, 'test': 2_000}
 VIDEO = 240  # pairs; 100 videos are train
 RADIUS = 0.08  # of a capsule, normalised
 BACKGROUND = (0.1, 0.1, 0.12)
@@ -50,7 +50,7 @@ def source(
   point is visible in `next`: inside the frame, and under no other capsule. Raises ValueError for a
   split or number out of range.
   """
-  return Roboarm(INFO, counts, VIDEO, path=path, split=split, frame=frame, count=count, seed=seed)
+  return Roboarm(INFO, COUNTS, VIDEO, path=path, split=split, frame=frame, count=count, seed=seed)
 
 
 class Roboarm(Videos):

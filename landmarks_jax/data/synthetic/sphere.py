@@ -27,7 +27,7 @@ INFO = sources.Info(
   std=(0.351, 0.239, 0.293),
 )
 TURN = 72  # pairs of a video; at 5 degrees each, the full turn of test
-counts = {'train': 100 * TURN, 'validation': 5 * TURN, 'test': TURN}
+COUNTS = {'train': 100 * TURN, 'validation': 5 * TURN, 'test': TURN}
 SLOWEST, FASTEST = 3.0, 8.0  # degrees a frame
 RADIUS = 0.85  # normalised
 # A surface point is visible if its normal's z towards the viewer exceeds this: nearer the rim, a
@@ -55,7 +55,7 @@ def source(
   point faces the viewer in `next` too; `visible`, of the 12 points, where they face the viewer by a
   margin. Raises ValueError for a split or number out of range.
   """
-  return Sphere(INFO, counts, TURN, path=path, split=split, frame=frame, count=count, seed=seed)
+  return Sphere(INFO, COUNTS, TURN, path=path, split=split, frame=frame, count=count, seed=seed)
 
 
 class Sphere(Videos):

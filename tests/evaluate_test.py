@@ -9,6 +9,7 @@ from train_test import command, copied, on_devices, page, plant, rows, whole
 from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
 from landmarks_jax.evaluation import scoring
+from landmarks_jax.runtime import sharding
 
 
 @pytest.fixture
@@ -226,3 +227,26 @@ def test_scores_on_eight_devices_are_those_on_one(again, tmp_path, monkeypatch):
   eight = evaluate.evaluate(tmp_path / 'run')
   assert eight.keys() == one.keys()
   np.testing.assert_allclose(list(eight.values()), list(one.values()), rtol=1e-3)
+
+
+def test_devices_that_the_training_batch_does_not_divide_over_are_left_out(
+  again, tmp_path, monkeypatch, capsys
+):
+  on_devices(monkeypatch, 3)
+  assert again() == 0
+  told = 'note: the training batch of 8 does not divide over 3 devices; using 2\n'
+  assert capsys.readouterr().out.startswith(told)
+  last = {k: v for row in rows(whole()[0]) if row['step'] == 6 for k, v in row.items()}
+  found = written(tmp_path, 6)['scores']
+  np.testing.assert_allclose(list(found.values()), [last[name] for name in found], rtol=1e-3)
+
+
+def test_processes_that_the_training_batch_does_not_divide_over_are_refused(
+  again, tmp_path, monkeypatch, capsys
+):
+  on_devices(monkeypatch, 3)
+  monkeypatch.setattr(sharding, 'shards', lambda: 3)
+  assert again() == 2
+  expected = 'error: a batch of 8 pictures does not divide over 3 devices of 3 processes; use as'
+  assert capsys.readouterr().err.startswith(expected)
+  assert not (tmp_path / 'run/evaluations').exists()

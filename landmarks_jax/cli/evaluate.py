@@ -81,7 +81,12 @@ def evaluate(
   folder = run_folder.weights(workdir, selected=step is None)
   if config['base'] is not None:
     config['base']['checkpoint'] = None  # its weights are in the checkpoint
-  parts = experiment.Experiment(config)
+  everything = sharding.mesh()  # running statistics are measured on training batches
+  mesh = sharding.divisor(everything, config['batch_size'])
+  if mesh.size < everything.size:
+    batch = f'the training batch of {config["batch_size"]}'
+    print(f'note: {batch} does not divide over {everything.size} devices; using {mesh.size}')
+  parts = experiment.Experiment(config, mesh=mesh)
   parts.check_same()
   parts.check_evals()
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:

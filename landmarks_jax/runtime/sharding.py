@@ -116,6 +116,22 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   return Mesh(np.array(ordered), ('data',), axis_types=(AxisType.Auto,))
 
 
+def divisor(mesh: Mesh, count: int) -> Mesh:
+  """The mesh of the first devices, as many as divide `count`; `mesh` itself if all do.
+
+  Raises ValueError with several processes, of which some could be left without a device.
+  """
+  if count % mesh.size == 0:
+    return mesh
+  size = next(size for size in range(mesh.size, 0, -1) if count % size == 0)
+  if shards() > 1:
+    raise ValueError(
+      f'a batch of {count} pictures does not divide over {mesh.size} devices of {shards()} '
+      f'processes; use as many devices as divide {count}, or one process'
+    )
+  return Mesh(mesh.devices[:size], mesh.axis_names, axis_types=mesh.axis_types)
+
+
 def platform(mesh: Mesh) -> str:
   """The kind of its devices: 'cpu', 'gpu', 'tpu'."""
   return mesh.devices.flat[0].platform

@@ -219,6 +219,13 @@ def test_losses_and_three_rows_are_logged_and_printed():
   assert ['all (all labels)', *cells] in lines[head:]
 
 
+def test_a_score_to_select_that_is_not_found_is_said_with_those_that_are(tiny, capsys):
+  assert tiny('run', '--config.select=few/regression/inter_ocular_first') == 2
+  message = capsys.readouterr().err
+  assert message.startswith("error: config.select='few/regression/inter_ocular_first' is none of")
+  assert 'few: few/regression/inter_ocular, few/regression/inter_ocular_mean_shape, ' in message
+
+
 def test_the_last_step_is_logged_however_short_the_run(tiny, tmp_path):
   assert tiny('run', '--config.steps=1', '--config.log_every=50', '--config.evals={}') == 0
   (row,) = rows(tmp_path / 'run')

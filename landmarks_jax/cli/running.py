@@ -329,6 +329,11 @@ class Run:
     if not final and step % options['every']:
       return {}
     scores = self._score(name, self._calibrated(state), step, shown=False)
+    if self.select not in scores:
+      raise ValueError(
+        f'config.select={self.select!r} is none of the scores of config.evals.{name}: '
+        + ', '.join(sorted(scores))
+      )
     if self._best_steps()[0] == step:
       self._check_whole(step, state)
       self.selected.save(step, state, self.provenance)

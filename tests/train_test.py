@@ -34,7 +34,7 @@ from landmarks_jax import training
 from landmarks_jax.cli import completion, experiment, inputs, pictures, running, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
-from landmarks_jax.contracts import Method, Predictions
+from landmarks_jax.contracts import Batch, Method, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.synthetic import faces
 from landmarks_jax.runtime import checkpoint, guards, logs, run_folder, sharding
@@ -191,6 +191,20 @@ def test_a_run_leaves_numbers_pictures_config_and_checkpoints():
   assert views.shape == (2 * 16 + 2, 8 * (16 + 2) - 2, 3)
   told = r'step 4/6  loss [\d.]+  [\d.]+ images/s  ETA \d+ s  memory [\d.]+ GiB'
   assert sum(re.fullmatch(told, line) is not None for line in out.splitlines()) == 1
+
+
+def test_the_views_of_a_large_batch_stay_where_they_are(monkeypatch):
+  devices, image = mesh(), np.arange(32 * 4 * 4 * 3, dtype=np.uint8).reshape(32, 4, 4, 3)
+  method = types.SimpleNamespace(views=lambda batch, rng: jnp.stack([batch.image] * 2))
+  parts, drawings = mock.Mock(method=method, rng_train=jax.random.key(0)), mock.Mock()
+  fetched, fetch = [], sharding.to_host
+  monkeypatch.setattr(sharding, 'to_host', lambda x: fetched.append(x) or fetch(x))
+  run = types.SimpleNamespace(experiment=parts, mesh=devices, logs=drawings)
+  running.Run._draw_views(run, sharding.to_global(Batch(image=image), devices))
+  assert [x.shape for x in fetched] == [(2, 8, 4, 4, 3)]
+  (_, _, sheet), _ = drawings.write_picture.call_args
+  np.testing.assert_array_equal(sheet[:4, :4], image[0])
+  np.testing.assert_array_equal(sheet[-4:, -4:], image[7])
 
 
 def test_losses_and_three_rows_are_logged_and_printed():

@@ -38,6 +38,8 @@ from landmarks_jax.runtime import (
   sharding,
 )
 
+VIEWS = 8  # pictures of the first batch whose views are drawn
+
 
 class Run:
   """One training run: where it stands, and what it writes."""
@@ -397,9 +399,13 @@ class Run:
     views = self.experiment.method.views
     if views is None:
       return
-    once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
-    drawn = jax.jit(views, compiler_options=once)(batch, self.experiment.rng_train)
-    drawn = draw.to_bytes(sharding.to_host(drawn)[:, :8])
+    # Cut while compiled: no device then receives the views of the whole batch.
+    first = jax.jit(
+      lambda batch, rng: views(batch, rng)[:, :VIEWS],
+      out_shardings=sharding.replicated(self.mesh),
+      compiler_options=compiler.options(compiler.ONCE, sharding.platform(self.mesh)),
+    )
+    drawn = draw.to_bytes(sharding.to_host(first(batch, self.experiment.rng_train)))
     sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
     self.logs.write_picture('views', 0, sheet)
 

@@ -486,6 +486,9 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_also_by_a_resumed_run
   assert 'at step 5, the 2. of such steps' in capsys.readouterr().err
   assert tiny('two', *options, '--config.skip_nonfinite=2') == 0
   assert [row['train/skipped'] for row in rows(tmp_path / 'two')] == [0, 1, 1, 1, 2, 2]
+  updates = np.array([0, 1, 1, 2, 3, 3])  # before each step: the schedule waits
+  rates = [row['train/learning_rate'] for row in rows(tmp_path / 'two')]
+  np.testing.assert_allclose(rates, 0.15 * (1 + np.cos(np.pi * (updates + 1) / 6)), atol=1e-6)
   assert 'skipped 2' in capsys.readouterr().out
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'two'))
 

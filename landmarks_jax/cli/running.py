@@ -5,6 +5,7 @@ import math
 import pathlib
 import sys
 import time
+import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -229,11 +230,11 @@ class Run:
   def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
     self.late.settle()
     values = {name: float(value) for name, value in metrics.items()}
+    values['learning_rate'] = self._rate(step, metrics)
     shown = {name: values[name] for name in ('loss',)}
     if 'skipped' in values:
       values['skipped'] = self.skipped
       shown |= {'skipped': self.skipped} if self.skipped else {}
-    values['learning_rate'] = self.experiment.learning_rate(step - 1)
     line = self.progress.line(step, shown)
     self.logs.write(step, {f'train/{name}': v for name, v in values.items()}, line=line)
 
@@ -252,9 +253,10 @@ class Run:
       self.skipped += int(metrics['skipped'])
       if int(metrics['skipped']) and self.skipped > allowed:
         what = f'{name} is {value}' if name else 'the weights are not finite'
-        raise self._not_finite(f'{what} at step {step}, the {self.skipped}. of such steps', step)
+        told = f'{what} at step {step}, the {self.skipped}. of such steps'
+        raise self._not_finite(told, step, metrics)
     elif name:
-      raise self._not_finite(f'{name} is {value} at step {step}', step)
+      raise self._not_finite(f'{name} is {value} at step {step}', step, metrics)
 
   def _check_whole(self, step: int, state: Any) -> None:
     """Raises if a state is not finite: the last loss was that of the weights before its update."""
@@ -262,8 +264,15 @@ class Run:
     if not self.all_finite(state):
       raise self._not_finite(f'the weights are not finite after step {step}', step)
 
-  def _not_finite(self, what: str, step: int) -> ValueError:
-    rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
+  def _rate(self, step: int, metrics: Mapping[str, Any]) -> float:
+    """The learning rate of the last checked step: the schedule waits while steps are skipped."""
+    before = self.skipped - int(metrics.get('skipped', 0))
+    return self.experiment.learning_rate(step - 1 - before)
+
+  def _not_finite(
+    self, what: str, step: int, metrics: Mapping[str, Any] = types.MappingProxyType({})
+  ) -> ValueError:
+    rate, last = self._rate(step, metrics), self.checkpoints.latest_step()
     good = 'there is no checkpoint' if last is None else f'the last checkpoint is of step {last}'
     return ValueError(
       f'{what}, learning rate {rate:.3g}; {good}. Try a smaller optimizer.learning_rate, '

@@ -9,7 +9,7 @@ from train_test import command, copied, on_devices, page, plant, rows, whole
 from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
 from landmarks_jax.evaluation import scoring
-from landmarks_jax.runtime import sharding
+from landmarks_jax.runtime import compiler, sharding
 
 
 @pytest.fixture
@@ -227,6 +227,16 @@ def test_scores_on_eight_devices_are_those_on_one(again, tmp_path, monkeypatch):
   eight = evaluate.evaluate(tmp_path / 'run')
   assert eight.keys() == one.keys()
   np.testing.assert_allclose(list(eight.values()), list(one.values()), rtol=1e-3)
+
+
+def test_a_deterministic_run_is_evaluated_deterministically_or_a_note_says_not(
+  again, tmp_path, monkeypatch, capsys
+):
+  file = tmp_path / 'run/config.json'
+  file.write_text(file.read_text().replace('"deterministic": false', '"deterministic": true'))
+  monkeypatch.setattr(compiler, 'deterministic', lambda: False)
+  assert again() == 0
+  assert capsys.readouterr().out.startswith('note: the run is deterministic, but JAX uses the GPU')
 
 
 def test_devices_that_the_training_batch_does_not_divide_over_are_left_out(

@@ -458,6 +458,15 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'run'))
 
 
+def test_a_gpu_in_use_cannot_become_deterministic(tiny, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert tiny('run', '--config.deterministic=True') == 2
+  assert capsys.readouterr().err.startswith(
+    'error: config.deterministic=True: JAX uses the GPU already, and XLA reads its flags only once'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
 def test_the_first_step_that_is_not_finite_is_named_however_rarely_it_logs(tiny, tmp_path, capsys):
   rarely = '--config.log_every=50', '--config.checkpoint_every=2'
   assert tiny('run', *rarely, '--config.method.bad=(3, 5)', '--config.evals={}') == 2

@@ -67,7 +67,7 @@ def evaluate(
   same place.
   """
   from landmarks_jax.cli import completion, experiment, running, train  # late: heavy
-  from landmarks_jax.runtime import checkpoint, sharding
+  from landmarks_jax.runtime import checkpoint, compiler, sharding
 
   config = run_folder.read_config(workdir / 'config.json')
   changes = {'select': None} | ({} if evals is None else {'evals': evals})
@@ -81,6 +81,11 @@ def evaluate(
   folder = run_folder.weights(workdir, selected=step is None)
   if config['base'] is not None:
     config['base']['checkpoint'] = None  # its weights are in the checkpoint
+  if config['deterministic'] and not compiler.deterministic():
+    print(
+      'note: the run is deterministic, but JAX uses the GPU already: last digits may vary unless '
+      f'Python starts with XLA_FLAGS={compiler.DETERMINISTIC}'
+    )
   everything = sharding.mesh()  # running statistics are measured on training batches
   mesh = sharding.divisor(everything, config['batch_size'])
   if mesh.size < everything.size:

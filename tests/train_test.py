@@ -524,6 +524,12 @@ def test_input_that_hangs_is_reported_with_its_shard(tiny, tmp_path, capsys, mon
   )
 
 
+def test_a_run_fits_into_the_terabytes_of_a_host(tiny, capsys, monkeypatch):
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 3 << 40)
+  assert tiny('run', '--config.steps=1', '--config.evals={}') == 0
+  assert '3298.53 GB is free in the memory of this host' in capsys.readouterr().out
+
+
 def test_a_run_that_cannot_fit_names_the_batch_that_does_and_leaves_no_trace(
   tiny, tmp_path, capsys, monkeypatch
 ):

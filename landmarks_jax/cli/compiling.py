@@ -124,9 +124,8 @@ def _free(experiment: Experiment, held: int) -> int | None:
   """Bytes free for the run, the state included, on the fullest process; None if unknown."""
   device = sharding.free_memory(experiment.mesh)
   free = pipeline.free_memory() if device is None else device
-  if free is None:
-    return None
-  return (-sharding.largest(-(free >> 10)) << 10) + held * _copies(experiment)
+  known = [count for count in sharding.of_all(free) if count is not None]
+  return min(known) + held * _copies(experiment) if known else None
 
 
 def _copies(experiment: Experiment) -> int:

@@ -239,6 +239,14 @@ def test_a_deterministic_run_is_evaluated_deterministically_or_a_note_says_not(
   assert capsys.readouterr().out.startswith('note: the run is deterministic, but JAX uses the GPU')
 
 
+def test_the_error_of_another_process_is_that_of_all(again, tmp_path, monkeypatch, capsys):
+  lacking = [None, 'no such file']
+  monkeypatch.setattr(sharding, 'of_all', lambda own: lacking if own is None else [own])
+  assert again() == 2
+  assert capsys.readouterr().err == 'error: process 1: no such file\n'
+  assert not (tmp_path / 'run/evaluations').exists()
+
+
 def test_devices_that_the_training_batch_does_not_divide_over_are_left_out(
   again, tmp_path, monkeypatch, capsys
 ):

@@ -31,7 +31,7 @@ import pytest
 from PIL import Image
 
 from landmarks_jax import training
-from landmarks_jax.cli import completion, experiment, inputs, pictures, running, train
+from landmarks_jax.cli import completion, experiment, inputs, pictures, processes, running, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.contracts import Batch, Method, Predictions
@@ -276,6 +276,26 @@ def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
   files = [path.relative_to(run) for path in run.rglob('*') if path.is_file()]
   assert files
   assert all((run / f).read_bytes() == (whole()[0] / f).read_bytes() for f in files)
+
+
+def test_an_error_of_one_process_is_raised_on_all(monkeypatch):
+  said = [None, 'h1 has no folder', None]
+  monkeypatch.setattr(sharding, 'of_all', lambda own: said if own is None else [own])
+  with pytest.raises(ValueError, match=r'^process 1: h1 has no folder$'):
+    processes.together(lambda: None)
+  with pytest.raises(FileNotFoundError, match=r'^here$'):
+    processes.together(mock.Mock(side_effect=FileNotFoundError('here')))
+  said = [None]
+  processes.together(lambda: None)
+
+
+@pytest.mark.parametrize('errors', [1, 2])  # of what the data complete, or of the checks
+def test_a_run_ends_with_the_error_of_another_process(tiny, tmp_path, capsys, monkeypatch, errors):
+  found = [[None]] * (errors - 1) + [[None, 'no such file']]
+  monkeypatch.setattr(sharding, 'of_all', lambda own: found.pop(0) if own is None else [own])
+  assert tiny('run') == 2
+  assert capsys.readouterr().err == 'error: process 1: no such file\n'
+  assert not (tmp_path / 'run').exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny, tmp_path, capsys):

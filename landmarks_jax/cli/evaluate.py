@@ -93,7 +93,7 @@ def evaluate(
     print(f'note: {batch} does not divide over {everything.size} devices; using {mesh.size}')
   parts = experiment.Experiment(config, mesh=mesh)
   parts.check_same()
-  parts.check_evals()
+  processes.together(parts.check_evals)
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)

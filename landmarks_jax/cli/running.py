@@ -53,11 +53,9 @@ class Run:
   ) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.check_same()
-    experiment.resolve()
+    processes.together(experiment.resolve)
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
-    experiment.check_evals()
-    experiment.check_step()
-    self.initial = transfer.of(experiment, workdir)
+    processes.together(self._check)
     begun = sharding.of_main((workdir / 'config.json').exists())
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
@@ -69,6 +67,12 @@ class Run:
     except BaseException:  # else whoever keeps the error keeps the lock
       self._unlock()
       raise
+
+  def _check(self) -> None:
+    """Raises, before anything is written, what would stop the run later; reads `init_from`."""
+    self.experiment.check_evals()
+    self.experiment.check_step()
+    self.initial = transfer.of(self.experiment, self.workdir)
 
   def _open(self, signals: interruption.Interruption) -> None:
     """Opens what is written, and sets up what watches the steps."""

@@ -579,6 +579,14 @@ def test_a_run_that_cannot_fit_names_the_batch_that_does_and_leaves_no_trace(
   assert 'No batch would fit' in run('none', 20)[1].err
 
 
+def test_processes_on_one_host_have_their_part_of_its_memory(tiny, capsys, monkeypatch):
+  monkeypatch.setattr(sharding, 'on_this_host', lambda: 4)
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 8 * 10**9)
+  assert tiny('run', '--config.steps=1', '--config.evals={}') == 0
+  told = '2.00 GB is free in the memory of this host for each of 4 processes\n'
+  assert told in capsys.readouterr().out
+
+
 def test_step_and_weights_are_compiled_once_and_tell_their_memory(tiny, monkeypatch, capsys):
   compiled, collected, real = [], set(), jax.stages.Lowered.compile
 

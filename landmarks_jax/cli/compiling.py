@@ -122,8 +122,9 @@ def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None
 
 def _free(experiment: Experiment, held: int) -> int | None:
   """Bytes free for the run, the state included, on the fullest process; None if unknown."""
-  device = sharding.free_memory(experiment.mesh)
-  free = pipeline.free_memory() if device is None else device
+  free = sharding.free_memory(experiment.mesh)
+  if free is None and (host := pipeline.free_memory()) is not None:
+    free = host // experiment.inputs.sharing
   known = [count for count in sharding.of_all(free) if count is not None]
   return min(known) + held * _copies(experiment) if known else None
 
@@ -134,4 +135,6 @@ def _copies(experiment: Experiment) -> int:
 
 
 def _where(experiment: Experiment) -> str:
-  return 'in the memory of this host' if experiment.inputs.share_host_memory else 'on each device'
+  if not experiment.inputs.share_host_memory:
+    return 'on each device'
+  return f'in the memory of this host{pipeline.for_each(experiment.inputs.sharing)}'

@@ -161,6 +161,16 @@ def test_processes_on_one_host_share_what_is_free(folder, monkeypatch):
     assert 'is free for each of 2 processes' in told[0]
 
 
+@pytest.mark.parametrize('cache', ['host', 'device'])
+def test_a_cache_that_was_asked_for_fits_into_the_part_of_a_process(folder, monkeypatch, cache):
+  monkeypatch.setattr(sharding, 'on_this_host', lambda: 2)
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 2 * NEED)
+  assert opened(folder, cache).cache == cache
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 2 * NEED - 1)
+  with pytest.raises(ValueError, match=r'19 pictures need .* is free for each of 2 processes; do'):
+    _ = opened(folder, cache).cache
+
+
 def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
   parts = opened(folder, 'host')
   data = parts.config['data'] | {'split': 'all'}

@@ -1,10 +1,12 @@
 """Options of the compiler: for CPUs, those that this version knows; steps here have them."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax._src import xla_bridge
 
 from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import compiler, sharding
@@ -31,6 +33,28 @@ def test_values_of_another_version_are_left_out():
 
 def test_other_devices_are_left_alone():
   assert compiler.options(compiler.NETWORKS, 'tpu') == {}
+
+
+@pytest.mark.parametrize(
+  ('given', 'opened', 'platform', 'done', 'after'),
+  [
+    (None, False, 'gpu', True, compiler.DETERMINISTIC),
+    ('--xla_dump_to=x', False, 'gpu', True, f'--xla_dump_to=x {compiler.DETERMINISTIC}'),
+    ('--xla_dump_to=x', True, 'gpu', False, '--xla_dump_to=x'),
+    (f'{compiler.DETERMINISTIC} -x', True, 'gpu', True, f'{compiler.DETERMINISTIC} -x'),
+    ('', True, 'cpu', True, ''),
+  ],
+)
+def test_a_gpu_is_deterministic_only_if_asked_before_it_is_opened(
+  monkeypatch, given, opened, platform, done, after
+):
+  monkeypatch.setenv('XLA_FLAGS', given or '')
+  if given is None:
+    monkeypatch.delenv('XLA_FLAGS')
+  monkeypatch.setattr(xla_bridge, 'backends_are_initialized', lambda: opened)
+  monkeypatch.setattr(jax, 'default_backend', lambda: platform)
+  assert compiler.deterministic() == done
+  assert os.environ['XLA_FLAGS'] == after
 
 
 CONVOLVE = functools.partial(

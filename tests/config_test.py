@@ -519,3 +519,34 @@ def test_an_evaluation_of_the_training_set_sees_what_training_sees_unless_it_say
   assert evaluated() == evaluated(labels=3) == (68, 10)
   assert evaluated(data={'name': 'synthetic/faces', 'frame': 80}) == (80, 0)
   assert evaluated(margin=4) == (default, 4)
+
+
+@pytest.mark.parametrize(
+  ('select', 'options', 'known'),
+  [
+    ('inter_ocular_n20', {'labels': (1, 9), 'draws': 2}, 'inter_ocular_n1, few/regression/inter_o'),
+    ('inter_ocular', {'labels': [1, 9], 'draws': 2}, 'inter_ocular_n1, few/regression/inter_ocu'),
+    ('inter_ocular_n9', {'labels': 9, 'draws': 2}, 'inter_ocular, also with _std'),
+    ('inter_ocular_low', {'labels': 9, 'draws': 2}, 'inter_ocular, also with _std'),
+    ('inter_ocular_base_std', {'labels': None, 'draws': 1}, 'inter_ocular, also with _low or _h'),
+  ],
+)
+def test_weights_are_selected_only_by_labels_that_are_drawn(select, options, known):
+  evals = {'few': {'protocol': 'regression', 'every': 2} | options}
+  with pytest.raises(ValueError, match=f'the scores are few/regression/{known}'):
+    completion.check_select(f'few/regression/{select}', evals)
+
+
+@pytest.mark.parametrize(
+  ('select', 'options'),
+  [
+    ('inter_ocular_n9', {'labels': (1, 9), 'draws': 2}),
+    ('inter_ocular_n1_base_std', {'labels': (1, 9), 'draws': 2}),
+    ('inter_ocular_high', {'labels': None, 'draws': 1}),
+    ('inter_ocular_level_2', {'labels': (1, 9), 'of': 'regression'}),
+  ],
+)
+def test_weights_are_selected_by_any_score_of_the_labels_drawn(select, options):
+  protocol = 'layers' if 'of' in options else 'regression'
+  evals = {'few': {'protocol': protocol, 'every': 2} | options}
+  assert completion.check_select(f'few/{protocol}/{select}', evals) is False

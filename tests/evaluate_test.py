@@ -9,6 +9,7 @@ from train_test import command, copied, on_devices, page, plant, rows, whole
 from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
 from landmarks_jax.evaluation import scoring
+from landmarks_jax.runtime import compiler, sharding
 
 
 @pytest.fixture
@@ -226,3 +227,44 @@ def test_scores_on_eight_devices_are_those_on_one(again, tmp_path, monkeypatch):
   eight = evaluate.evaluate(tmp_path / 'run')
   assert eight.keys() == one.keys()
   np.testing.assert_allclose(list(eight.values()), list(one.values()), rtol=1e-3)
+
+
+def test_a_deterministic_run_is_evaluated_deterministically_or_a_note_says_not(
+  again, tmp_path, monkeypatch, capsys
+):
+  file = tmp_path / 'run/config.json'
+  file.write_text(file.read_text().replace('"deterministic": false', '"deterministic": true'))
+  monkeypatch.setattr(compiler, 'deterministic', lambda: False)
+  assert again() == 0
+  assert capsys.readouterr().out.startswith('note: the run is deterministic, but JAX uses the GPU')
+
+
+def test_the_error_of_another_process_is_that_of_all(again, tmp_path, monkeypatch, capsys):
+  lacking = [None, 'no such file']
+  monkeypatch.setattr(sharding, 'of_all', lambda own: lacking if own is None else [own])
+  assert again() == 2
+  assert capsys.readouterr().err == 'error: process 1: no such file\n'
+  assert not (tmp_path / 'run/evaluations').exists()
+
+
+def test_devices_that_the_training_batch_does_not_divide_over_are_left_out(
+  again, tmp_path, monkeypatch, capsys
+):
+  on_devices(monkeypatch, 3)
+  assert again() == 0
+  told = 'note: the training batch of 8 does not divide over 3 devices; using 2\n'
+  assert capsys.readouterr().out.startswith(told)
+  last = {k: v for row in rows(whole()[0]) if row['step'] == 6 for k, v in row.items()}
+  found = written(tmp_path, 6)['scores']
+  np.testing.assert_allclose(list(found.values()), [last[name] for name in found], rtol=1e-3)
+
+
+def test_processes_that_the_training_batch_does_not_divide_over_are_refused(
+  again, tmp_path, monkeypatch, capsys
+):
+  on_devices(monkeypatch, 3)
+  monkeypatch.setattr(sharding, 'shards', lambda: 3)
+  assert again() == 2
+  expected = 'error: a batch of 8 pictures does not divide over 3 devices of 3 processes; use as'
+  assert capsys.readouterr().err.startswith(expected)
+  assert not (tmp_path / 'run/evaluations').exists()

@@ -230,6 +230,13 @@ def test_distances_depend_on_the_picture_and_the_seed_not_on_the_batch():
   assert (np.abs(other - expected) > 1e-2 * expected).mean() > 0.9
 
 
+def test_padding_is_left_out_wherever_it_is_placed():
+  behind = Spread(lambda tree: jax.tree.map(lambda x: jnp.asarray(x[::-1]), tree))
+  found = distances(coarse, batch_size=8, spread=behind)
+  in_order = [np.sort(x, axis=0) for x in (found, distances(coarse, batch_size=8))]
+  np.testing.assert_allclose(*in_order, rtol=1e-3, atol=1e-6)
+
+
 def test_one_device_and_eight_agree():
   found = []
   for count in (1, 8):

@@ -36,6 +36,38 @@ def test_the_mesh_is_one_axis_of_all_devices_unless_told():
   assert sharding.mesh(jax.devices()[2:4]).devices.tolist() == jax.devices()[2:4]
 
 
+class FakeDevice:
+  """As much of a device as a mesh looks at."""
+
+  def __init__(self, id, process, kind, **others):
+    self.id, self.process_index, self.device_kind = id, process, kind
+    self.platform, self.core_on_chip = kind.split()[0].lower(), 0
+    vars(self).update(others)
+
+
+def gpu_hosts():
+  """Every host is a slice of its own."""
+  return [FakeDevice(i, i // 8, 'GPU H100', slice_index=i // 8) for i in range(32)]
+
+
+def tpu_slice():
+  """v5e 4x4, of four hosts with 2x2 chips each: ids count along rows, which two hosts share."""
+  x, y = np.arange(16) % 4, np.arange(16) // 4
+  places = {i: {'coords': (x[i], y[i], 0), 'slice_index': 0} for i in range(16)}
+  return [FakeDevice(i, y[i] // 2 * 2 + x[i] // 2, 'TPU v5 lite', **places[i]) for i in places]
+
+
+@pytest.mark.parametrize(('devices', 'own'), [(gpu_hosts(), 8), (tpu_slice(), 4)])
+def test_the_devices_of_a_process_stand_together_and_processes_in_order(devices, own, monkeypatch):
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+  mesh = sharding.mesh()
+  assert mesh.shape == {'data': len(devices)}
+  found = [device.process_index for device in mesh.devices]
+  assert found == np.repeat(np.arange(4), own).tolist()
+  ids = np.array([device.id for device in mesh.devices]).reshape(4, own)
+  assert (np.diff(ids) > 0).all()
+
+
 def test_rows_arrive_in_order_and_cut_over_the_devices():
   mesh, given = sharding.mesh(), batch(16)
   there = sharding.to_global(given, mesh)

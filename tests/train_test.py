@@ -31,10 +31,10 @@ import pytest
 from PIL import Image
 
 from landmarks_jax import training
-from landmarks_jax.cli import completion, experiment, inputs, pictures, running, train
+from landmarks_jax.cli import completion, experiment, inputs, pictures, processes, running, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
-from landmarks_jax.contracts import Method, Predictions
+from landmarks_jax.contracts import Batch, Method, Predictions
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.synthetic import faces
 from landmarks_jax.runtime import checkpoint, guards, logs, run_folder, sharding
@@ -193,6 +193,20 @@ def test_a_run_leaves_numbers_pictures_config_and_checkpoints():
   assert sum(re.fullmatch(told, line) is not None for line in out.splitlines()) == 1
 
 
+def test_the_views_of_a_large_batch_stay_where_they_are(monkeypatch):
+  devices, image = mesh(), np.arange(32 * 4 * 4 * 3, dtype=np.uint8).reshape(32, 4, 4, 3)
+  method = types.SimpleNamespace(views=lambda batch, rng: jnp.stack([batch.image] * 2))
+  parts, drawings = mock.Mock(method=method, rng_train=jax.random.key(0)), mock.Mock()
+  fetched, fetch = [], sharding.to_host
+  monkeypatch.setattr(sharding, 'to_host', lambda x: fetched.append(x) or fetch(x))
+  run = types.SimpleNamespace(experiment=parts, mesh=devices, logs=drawings)
+  running.Run._draw_views(run, sharding.to_global(Batch(image=image), devices))
+  assert [x.shape for x in fetched] == [(2, 8, 4, 4, 3)]
+  (_, _, sheet), _ = drawings.write_picture.call_args
+  np.testing.assert_array_equal(sheet[:4, :4], image[0])
+  np.testing.assert_array_equal(sheet[-4:, -4:], image[7])
+
+
 def test_losses_and_three_rows_are_logged_and_printed():
   run, out = whole()
   found = rows(run)
@@ -217,6 +231,13 @@ def test_losses_and_three_rows_are_logged_and_printed():
   head = lines.index(['inter-ocular error, %']) + 1
   assert lines[head] == ['mean shape', 'random init', 'trained']
   assert ['all (all labels)', *cells] in lines[head:]
+
+
+def test_a_score_to_select_that_is_not_found_is_said_with_those_that_are(tiny, capsys):
+  assert tiny('run', '--config.select=few/regression/inter_ocular_first') == 2
+  message = capsys.readouterr().err
+  assert message.startswith("error: config.select='few/regression/inter_ocular_first' is none of")
+  assert 'few: few/regression/inter_ocular, few/regression/inter_ocular_mean_shape, ' in message
 
 
 def test_the_last_step_is_logged_however_short_the_run(tiny, tmp_path):
@@ -255,6 +276,26 @@ def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
   files = [path.relative_to(run) for path in run.rglob('*') if path.is_file()]
   assert files
   assert all((run / f).read_bytes() == (whole()[0] / f).read_bytes() for f in files)
+
+
+def test_an_error_of_one_process_is_raised_on_all(monkeypatch):
+  said = [None, 'h1 has no folder', None]
+  monkeypatch.setattr(sharding, 'of_all', lambda own: said if own is None else [own])
+  with pytest.raises(ValueError, match=r'^process 1: h1 has no folder$'):
+    processes.together(lambda: None)
+  with pytest.raises(FileNotFoundError, match=r'^here$'):
+    processes.together(mock.Mock(side_effect=FileNotFoundError('here')))
+  said = [None]
+  processes.together(lambda: None)
+
+
+@pytest.mark.parametrize('errors', [1, 2])  # of what the data complete, or of the checks
+def test_a_run_ends_with_the_error_of_another_process(tiny, tmp_path, capsys, monkeypatch, errors):
+  found = [[None]] * (errors - 1) + [[None, 'no such file']]
+  monkeypatch.setattr(sharding, 'of_all', lambda own: found.pop(0) if own is None else [own])
+  assert tiny('run') == 2
+  assert capsys.readouterr().err == 'error: process 1: no such file\n'
+  assert not (tmp_path / 'run').exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny, tmp_path, capsys):
@@ -437,6 +478,15 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'run'))
 
 
+def test_a_gpu_in_use_cannot_become_deterministic(tiny, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert tiny('run', '--config.deterministic=True') == 2
+  assert capsys.readouterr().err.startswith(
+    'error: config.deterministic=True: JAX uses the GPU already, and XLA reads its flags only once'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
 def test_the_first_step_that_is_not_finite_is_named_however_rarely_it_logs(tiny, tmp_path, capsys):
   rarely = '--config.log_every=50', '--config.checkpoint_every=2'
   assert tiny('run', *rarely, '--config.method.bad=(3, 5)', '--config.evals={}') == 2
@@ -465,6 +515,9 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_also_by_a_resumed_run
   assert 'at step 5, the 2. of such steps' in capsys.readouterr().err
   assert tiny('two', *options, '--config.skip_nonfinite=2') == 0
   assert [row['train/skipped'] for row in rows(tmp_path / 'two')] == [0, 1, 1, 1, 2, 2]
+  updates = np.array([0, 1, 1, 2, 3, 3])  # before each step: the schedule waits
+  rates = [row['train/learning_rate'] for row in rows(tmp_path / 'two')]
+  np.testing.assert_allclose(rates, 0.15 * (1 + np.cos(np.pi * (updates + 1) / 6)), atol=1e-6)
   assert 'skipped 2' in capsys.readouterr().out
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'two'))
 
@@ -489,6 +542,12 @@ def test_input_that_hangs_is_reported_with_its_shard(tiny, tmp_path, capsys, mon
     r'warning: no batch for \d+ s at step 2, shard 0 of 1, cache=host, workers=0; .* --config',
     capsys.readouterr().err,
   )
+
+
+def test_a_run_fits_into_the_terabytes_of_a_host(tiny, capsys, monkeypatch):
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 3 << 40)
+  assert tiny('run', '--config.steps=1', '--config.evals={}') == 0
+  assert '3298.53 GB is free in the memory of this host' in capsys.readouterr().out
 
 
 def test_a_run_that_cannot_fit_names_the_batch_that_does_and_leaves_no_trace(
@@ -518,6 +577,14 @@ def test_a_run_that_cannot_fit_names_the_batch_that_does_and_leaves_no_trace(
   assert run('next', fits + 1)[0] == 2
   free['bytes'] = 1000
   assert 'No batch would fit' in run('none', 20)[1].err
+
+
+def test_processes_on_one_host_have_their_part_of_its_memory(tiny, capsys, monkeypatch):
+  monkeypatch.setattr(sharding, 'on_this_host', lambda: 4)
+  monkeypatch.setattr(pipeline, 'free_memory', lambda: 8 * 10**9)
+  assert tiny('run', '--config.steps=1', '--config.evals={}') == 0
+  told = '2.00 GB is free in the memory of this host for each of 4 processes\n'
+  assert told in capsys.readouterr().out
 
 
 def test_step_and_weights_are_compiled_once_and_tell_their_memory(tiny, monkeypatch, capsys):

@@ -122,12 +122,11 @@ def _largest(experiment: Experiment, batch: int, at_batch: int, free: int | None
 
 def _free(experiment: Experiment, held: int) -> int | None:
   """Bytes free for the run, the state included, on the fullest process; None if unknown."""
-  device = sharding.free_memory(experiment.mesh)
-  free = pipeline.free_memory() if device is None else device
-  if free is None:
-    return None
-  # The least of all processes is minus the largest of the negatives; in KiB it fits an int32.
-  return (-sharding.largest(-(free >> 10)) << 10) + held * _copies(experiment)
+  free = sharding.free_memory(experiment.mesh)
+  if free is None and (host := pipeline.free_memory()) is not None:
+    free = host // experiment.inputs.sharing
+  known = [count for count in sharding.of_all(free) if count is not None]
+  return min(known) + held * _copies(experiment) if known else None
 
 
 def _copies(experiment: Experiment) -> int:
@@ -136,4 +135,6 @@ def _copies(experiment: Experiment) -> int:
 
 
 def _where(experiment: Experiment) -> str:
-  return 'in the memory of this host' if experiment.inputs.share_host_memory else 'on each device'
+  if not experiment.inputs.share_host_memory:
+    return 'on each device'
+  return f'in the memory of this host{pipeline.for_each(experiment.inputs.sharing)}'

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import config as configs
 from landmarks_jax.data.source import source_function
+from landmarks_jax.evaluation import scoring
 from landmarks_jax.runtime import by_name, optim
 
 FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
@@ -141,7 +143,27 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   if not every:
     name = select.split('/')[0]
     raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
+  _check_draws(select, score, evals[select.split('/')[0]])
   return higher_is_better
+
+
+def _check_draws(select: str, score: str, options: Mapping[str, Any]) -> None:
+  """Raises ValueError if an evaluation does not draw the labels whose score is selected.
+
+  score: `select` without the number of labels, row and spread. A study has scores without draws.
+  """
+  if 'labels' not in options or 'of' in options:
+    return
+  labels, draws = options['labels'], options.get('draws', 1)
+  numbers = [f'_n{number}' for number in labels] if isinstance(labels, (list, tuple)) else ['']
+  number, rest = re.fullmatch(r'(_n\d+)?(.*)', select.removeprefix(score)).groups('')
+  never = ('_std',) if draws == 1 else ('_low', '_high')
+  if number not in numbers or rest.endswith(never):
+    ends = [end for end in scoring.SPREADS if end not in never]
+    raise ValueError(
+      f'config.select={select!r}: with labels={labels} and draws={draws} the scores are '
+      f'{", ".join(score + number for number in numbers)}, also with {" or ".join(ends)}'
+    )
 
 
 def _extended(protocol: ModuleType, options: Mapping[str, Any]) -> list[Callable]:

@@ -97,7 +97,7 @@ def evaluate(
   same place.
   """
   from landmarks_jax.cli import experiment, running  # late: heavy
-  from landmarks_jax.runtime import checkpoint, sharding
+  from landmarks_jax.runtime import checkpoint, compiler, sharding
 
   config = run_folder.read_config(workdir / run_folder.CONFIG)
   config = _completed(config, config.get('evals', {}) if evals is None else evals)
@@ -110,9 +110,19 @@ def evaluate(
   folder = run_folder.weights(workdir, selected=step is None)
   if config['base'] is not None:
     config['base']['checkpoint'] = None  # its weights are in the checkpoint
-  parts = experiment.Experiment(config)
+  if config['deterministic'] and not compiler.deterministic():
+    print(
+      'note: the run is deterministic, but JAX uses the GPU already: last digits may vary unless '
+      f'Python starts with XLA_FLAGS={compiler.DETERMINISTIC}'
+    )
+  everything = sharding.mesh()  # running statistics are measured on training batches
+  mesh = sharding.divisor(everything, config['batch_size'])
+  if mesh.size < everything.size:
+    batch = f'the training batch of {config["batch_size"]}'
+    print(f'note: {batch} does not divide over {everything.size} devices; using {mesh.size}')
+  parts = experiment.Experiment(config, mesh=mesh)
   parts.check_same()
-  parts.check_evals()
+  processes.together(parts.check_evals)
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)

@@ -25,11 +25,20 @@ CALIBRATION_BATCHES = 10
 
 
 class Experiment:
-  """The running parts of a completed config; each is made at its first use."""
+  """The running parts of a completed config; each is made at its first use.
 
-  def __init__(self, config: dict[str, Any], *, report: Callable[[str], None] = print) -> None:
+  mesh: the devices; None takes all.
+  """
+
+  def __init__(
+    self,
+    config: dict[str, Any],
+    *,
+    mesh: sharding.Mesh | None = None,
+    report: Callable[[str], None] = print,
+  ) -> None:
     self.config, self.report = config, report
-    self.mesh = sharding.mesh()
+    self.mesh = sharding.mesh() if mesh is None else mesh
     self.inputs = Inputs(config, self.mesh, report=report)
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}

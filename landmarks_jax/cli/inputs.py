@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from landmarks_jax.cli import processes
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source, fingerprint, open_source
@@ -24,7 +25,8 @@ class Inputs:
     self, config: Mapping[str, Any], mesh: sharding.Mesh, *, report: Callable[[str], None] = print
   ) -> None:
     self.config, self.mesh, self.report = config, mesh, report
-    self._sharing = sharding.on_this_host()  # at once, since all processes must ask
+    # Processes on this host, each with its part of what is free; at once, since all must ask.
+    self.sharing = sharding.on_this_host()
     self._chosen: str | None = None
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
@@ -52,18 +54,25 @@ class Inputs:
   def choose_cache(self, *, reserved: int) -> None:
     """Decides where the training pictures are kept, leaving `reserved` bytes to the step.
 
-    Raises ValueError if it was decided already, as the first call of `batches` does.
+    Raises ValueError if it was decided already, as the first call of `batches` does, or if they do
+    not fit where the config wants them.
     """
     if self._chosen is not None:
       raise ValueError('where the training pictures are kept is decided already')
     cache = self.config['cache']
+    if cache in ('device', 'host'):  # together: before another process fills its part
+      processes.together(self._check_host_memory)
     if cache == 'auto':
       free = sharding.free_memory(self.mesh)
       beside = {'reserved': reserved} if free is None else {'device': free - reserved}
-      beside |= {'sharing': self._sharing, 'report': self.report}
+      beside |= {'sharing': self.sharing, 'report': self.report}
       cache = pipeline.choose_cache(self.training, self.example, **beside)
       cache = pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
     self._chosen = cache
+
+  def _check_host_memory(self) -> None:
+    need = pipeline.cache_bytes(self.training, self.example)
+    pipeline.check_memory(len(self.training), need, sharing=self.sharing)
 
   @property
   def cache(self) -> str:
@@ -142,7 +151,7 @@ class Inputs:
       return None
     example = features.first_readable(source)
     promised = sum(kept.unread * size for kept, size in self._filling)
-    beside = {'reserved': promised, 'sharing': self._sharing, 'report': self.report}
+    beside = {'reserved': promised, 'sharing': self.sharing, 'report': self.report}
     if pipeline.choose_cache(source, example, **beside) == 'stream':
       return None
     kept = pipeline.Remembering(source, self._bad_images(source))

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -76,6 +76,26 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       f'process {sharding.shard()} does not see {file}, which process 0 wrote; give a --workdir '
       'that all processes share'
     )
+
+
+def together(check: Callable[[], None]) -> None:
+  """Calls `check`, in which no process may wait for another; all of them must call it.
+
+  A ValueError or OSError of one, such as of a file that only this host lacks, is raised on all.
+  """
+  from landmarks_jax.runtime import sharding  # late: heavy
+
+  error = None
+  try:
+    check()
+  except (ValueError, OSError) as raised:
+    error = raised
+  said = sharding.of_all(None if error is None else str(error))
+  if error is not None:
+    raise error
+  for number, text in enumerate(said):
+    if text is not None:
+      raise ValueError(f'process {number}: {text}')
 
 
 def check_same(config: Mapping[str, Any], data: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ import math
 import pathlib
 import sys
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ from landmarks_jax.runtime import (
   sharding,
 )
 
+VIEWS = 8  # pictures of the first batch whose views are drawn
+
 
 class Run:
   """One training run: where it stands, and what it writes."""
@@ -49,11 +52,9 @@ class Run:
   ) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.check_same()
-    experiment.resolve()
+    processes.together(experiment.resolve)
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
-    experiment.check_evals()
-    experiment.check_step()
-    self.initial = transfer.of(experiment, workdir)
+    processes.together(self._check)
     begun = sharding.of_main((workdir / run_folder.CONFIG).exists())
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
@@ -65,6 +66,12 @@ class Run:
     except BaseException:  # else whoever keeps the error keeps the lock
       self._unlock()
       raise
+
+  def _check(self) -> None:
+    """Raises, before anything is written, what would stop the run later; reads `init_from`."""
+    self.experiment.check_evals()
+    self.experiment.check_step()
+    self.initial = transfer.of(self.experiment, self.workdir)
 
   def _open(self, signals: interruption.Interruption) -> None:
     """Opens what is written, and sets up what watches the steps."""
@@ -225,11 +232,11 @@ class Run:
   def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
     self.late.settle()
     values = {name: float(value) for name, value in metrics.items()}
+    values['learning_rate'] = self._rate(step, metrics)
     shown = {name: values[name] for name in ('loss',)}
     if 'skipped' in values:
       values['skipped'] = self.skipped
       shown |= {'skipped': self.skipped} if self.skipped else {}
-    values['learning_rate'] = self.experiment.learning_rate(step - 1)
     line = self.progress.line(step, shown)
     self.logs.write(step, {f'train/{name}': v for name, v in values.items()}, line=line)
 
@@ -248,9 +255,10 @@ class Run:
       self.skipped += int(metrics['skipped'])
       if int(metrics['skipped']) and self.skipped > allowed:
         what = f'{name} is {value}' if name else 'the weights are not finite'
-        raise self._not_finite(f'{what} at step {step}, the {self.skipped}. of such steps', step)
+        told = f'{what} at step {step}, the {self.skipped}. of such steps'
+        raise self._not_finite(told, step, metrics)
     elif name:
-      raise self._not_finite(f'{name} is {value} at step {step}', step)
+      raise self._not_finite(f'{name} is {value} at step {step}', step, metrics)
 
   def _check_whole(self, step: int, state: Any) -> None:
     """Raises if a state is not finite: the last loss was that of the weights before its update."""
@@ -258,8 +266,15 @@ class Run:
     if not self.all_finite(state):
       raise self._not_finite(f'the weights are not finite after step {step}', step)
 
-  def _not_finite(self, what: str, step: int) -> ValueError:
-    rate, last = self.experiment.learning_rate(step - 1), self.checkpoints.latest_step()
+  def _rate(self, step: int, metrics: Mapping[str, Any]) -> float:
+    """The learning rate of the last checked step: the schedule waits while steps are skipped."""
+    before = self.skipped - int(metrics.get('skipped', 0))
+    return self.experiment.learning_rate(step - 1 - before)
+
+  def _not_finite(
+    self, what: str, step: int, metrics: Mapping[str, Any] = types.MappingProxyType({})
+  ) -> ValueError:
+    rate, last = self._rate(step, metrics), self.checkpoints.latest_step()
     good = 'there is no checkpoint' if last is None else f'the last checkpoint is of step {last}'
     return ValueError(
       f'{what}, learning rate {rate:.3g}; {good}. Try a smaller optimizer.learning_rate, '
@@ -325,6 +340,11 @@ class Run:
       return {}
     name = self.selection.evaluation
     scores = self._score(name, self._calibrated(state), step, shown=False)
+    if self.selection.score not in scores:
+      raise ValueError(
+        f'config.select={self.selection.score!r} is none of the scores of config.evals.{name}: '
+        + ', '.join(sorted(scores))
+      )
     if self.selection.is_best(step):
       self._check_whole(step, state)
       self.selection.keep(step, state, self.provenance, self.checkpoints)
@@ -367,9 +387,13 @@ class Run:
     views = self.experiment.method.views
     if views is None:
       return
-    once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
-    drawn = jax.jit(views, compiler_options=once)(batch, self.experiment.rng_train)
-    drawn = draw.to_bytes(sharding.to_host(drawn)[:, :8])
+    # Cut while compiled: no device then receives the views of the whole batch.
+    first = jax.jit(
+      lambda batch, rng: views(batch, rng)[:, :VIEWS],
+      out_shardings=sharding.replicated(self.mesh),
+      compiler_options=compiler.options(compiler.ONCE, sharding.platform(self.mesh)),
+    )
+    drawn = draw.to_bytes(sharding.to_host(first(batch, self.experiment.rng_train)))
     sheet = draw.montage(drawn.reshape(-1, *drawn.shape[2:]), columns=drawn.shape[1])
     self.logs.write_picture('views', 0, sheet)
 

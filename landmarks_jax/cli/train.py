@@ -92,12 +92,14 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
   """`train` with its arguments as one config."""
   with garbage.uncollected():
     from landmarks_jax.cli import completion, experiment, running  # late: heavy
-    from landmarks_jax.runtime import sharding
+    from landmarks_jax.runtime import compiler, sharding
 
     config = completion.complete(config, train)
-    if config['deterministic']:
-      flag = ' --xla_gpu_deterministic_ops=true'
-      os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + flag
+    if config['deterministic'] and not compiler.deterministic():
+      raise ValueError(
+        'config.deterministic=True: JAX uses the GPU already, and XLA reads its flags only once; '
+        f'start a new process, with XLA_FLAGS={compiler.DETERMINISTIC} if it uses JAX before this'
+      )
     parts = experiment.Experiment(config)
   agreed = sharding.preempted if sharding.shards() > 1 else None
   with processes.only_main_prints(), interruption.Interruption(agreed) as signals:

@@ -192,7 +192,7 @@ def cached(
   tell, total = report or logging.info, len(source)
   bad = BadImages(total, on_bad_image, report)
   template = _first(source, bad)
-  _check_memory(total, cache_bytes(source, template))
+  check_memory(total, cache_bytes(source, template))
   arrays = {name: np.empty((total, *v.shape), v.dtype) for name, v in template.items()}
 
   def fill(i: int) -> bool:
@@ -241,13 +241,31 @@ def choose_cache(
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
   free = {'device': device, 'host': host}
   sizes = [f'{v / 1e9:.2f} GB of {k} memory' for k, v in free.items() if v is not None]
-  part = '' if sharing == 1 else f' for each of {sharing} processes'
+  room = f'{" and ".join(sizes) or "an unknown amount"} is free{for_each(sharing)}'
   (report or logging.info)(
-    f'{len(source):,} decoded pictures need {need / 1e9:.2f} GB; '
-    f'{" and ".join(sizes) or "an unknown amount"} is free{part}; chosen: cache={chosen} '
+    f'{len(source):,} decoded pictures need {need / 1e9:.2f} GB; {room}; chosen: cache={chosen} '
     f'(otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
   )
   return chosen
+
+
+def check_memory(total: int, need: int, *, sharing: int = 1) -> None:
+  """Raises ValueError if `total` pictures of `need` bytes do not fit into the free host memory.
+
+  sharing: as in `choose_cache`.
+  """
+  free = free_memory()
+  if free is not None and need > free // sharing:
+    room = f'{free / sharing / 1e9:.2f} GB is free{for_each(sharing)}'
+    raise ValueError(
+      f'{total:,} pictures need {need / 1e9:.2f} GB of memory, but {room}; '
+      'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
+    )
+
+
+def for_each(sharing: int) -> str:
+  """What follows an amount of memory that is free for each of some processes."""
+  return '' if sharing == 1 else f' for each of {sharing} processes'
 
 
 def cache_bytes(source: Source, example: dict[str, Any]) -> int:
@@ -402,12 +420,3 @@ def _like(template: dict[str, np.ndarray], example: dict[str, Any], i: int) -> d
   if expected != given:
     raise ValueError(f'example {i} has {given}, but the first has {expected}')
   return example
-
-
-def _check_memory(total: int, need: int) -> None:
-  free = free_memory()
-  if free is not None and need > free:
-    raise ValueError(
-      f'{total:,} pictures need {need / 1e9:.2f} GB of memory, but {free / 1e9:.2f} GB is free; '
-      'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
-    )

@@ -97,11 +97,12 @@ def distances(
   def by_batch(function: Callable, *arguments: Any) -> Any:
     parts = []
     for start in range(0, total, batch_size):
-      taken = np.minimum(np.arange(start, start + batch_size), total - 1)  # padded with the last
-      own = spread.own(taken)
-      batch = spread.place(jax.tree.map(lambda x, own=own: x[own], pairs))
-      part = spread.fetch(function(describer.variables, *arguments, batch))
-      parts.append(jax.tree.map(lambda x, n=total - start: x[:n], part))
+      number = spread.own(np.arange(start, start + batch_size))
+      own = np.minimum(number, total - 1)  # padded with the last
+      batch = jax.tree.map(lambda x, own=own: x[own], pairs)
+      batch, keep = spread.place((batch, number < total))
+      part, kept = spread.fetch((function(describer.variables, *arguments, batch), keep))
+      parts.append(jax.tree.map(lambda x, kept=kept: x[kept], part))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
   means = by_batch(mean_features)

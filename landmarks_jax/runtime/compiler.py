@@ -1,9 +1,10 @@
-"""Options of XLA's compiler that differ from its defaults, on CPUs.
+"""Options of XLA's compiler that differ from its defaults.
 
-They affect only how fast a program runs or compiles; docs/performance.md has the figures.
+On CPUs they affect only how fast a program runs or compiles; docs/performance.md has the figures.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,23 @@ NETWORKS: Options = {
 }
 # For what runs once: drawing a network's weights takes longer to compile than to run.
 ONCE: Options = {'xla_backend_optimization_level': 1}
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+
+
+def deterministic() -> bool:
+  """Makes all that this process computes repeatable bit for bit, as it is on CPUs and TPUs.
+
+  Returns False if it is too late for a GPU: XLA reads XLA_FLAGS once, when JAX opens its devices.
+  """
+  from jax._src import xla_bridge  # nothing public says whether they are open
+
+  flags = os.environ.get('XLA_FLAGS', '')
+  if DETERMINISTIC in flags.split():
+    return True
+  if xla_bridge.backends_are_initialized():
+    return jax.default_backend() != 'gpu'
+  os.environ['XLA_FLAGS'] = f'{flags} {DETERMINISTIC}'.strip()
+  return True
 
 
 def options(wanted: Options, platform: str) -> dict[str, str | int]:

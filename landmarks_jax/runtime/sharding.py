@@ -110,8 +110,27 @@ def _unmet(
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   """One axis, 'data', over `devices` (default: all of every process)."""
   devices = jax.devices() if devices is None else devices
+  # By process, so that a batch is the rows of process 0, then those of process 1, and so on.
+  # jax.make_mesh follows the torus of a TPU, which mixes the hosts, and refuses several GPU hosts.
+  ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
   # Explicit axes, the default, raise on shuffles and on queue writes.
-  return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+  return Mesh(np.array(ordered), ('data',), axis_types=(AxisType.Auto,))
+
+
+def divisor(mesh: Mesh, count: int) -> Mesh:
+  """The mesh of the first devices, as many as divide `count`; `mesh` itself if all do.
+
+  Raises ValueError with several processes, of which some could be left without a device.
+  """
+  if count % mesh.size == 0:
+    return mesh
+  size = next(size for size in range(mesh.size, 0, -1) if count % size == 0)
+  if shards() > 1:
+    raise ValueError(
+      f'a batch of {count} pictures does not divide over {mesh.size} devices of {shards()} '
+      f'processes; use as many devices as divide {count}, or one process'
+    )
+  return Mesh(mesh.devices[:size], mesh.axis_names, axis_types=mesh.axis_types)
 
 
 def platform(mesh: Mesh) -> str:

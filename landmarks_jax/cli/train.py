@@ -111,6 +111,11 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
+  with processes.ended_by_sigterm():
+    return _run(values)
+
+
+def _run(values: flags.FlagValues) -> int:
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = configs.changed(configs.load(values.config), values['config.KEY'].value)

@@ -1,7 +1,9 @@
 """Methods on a frozen network: where its weights come from, and how a score selects weights."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -163,6 +165,20 @@ def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, 
   )
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
+
+
+def test_a_signal_waits_until_the_best_weights_are_written(stacked, tmp_path, monkeypatch):
+  real = checkpoint.Checkpoints.save
+
+  def interrupted(self, step, *args):
+    if self.path.endswith('best'):
+      os.kill(os.getpid(), signal.SIGTERM)
+    real(self, step, *args)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', interrupted)
+  choosing(monkeypatch, (9,))
+  assert stacked('run') == 75
+  assert kept(tmp_path / 'run') == [2]
 
 
 def choosing(monkeypatch, scores):

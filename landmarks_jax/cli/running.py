@@ -330,9 +330,10 @@ class Run:
       return {}
     scores = self._score(name, self._calibrated(state), step, shown=False)
     if self._best_steps()[0] == step:
-      self._check_whole(step, state)
-      self.selected.save(step, state, self.provenance)
-      self._drop_beaten()
+      with self.interruption.held():  # raised in the event loop of Orbax, it would wait for ever
+        self._check_whole(step, state)
+        self.selected.save(step, state, self.provenance)
+        self._drop_beaten()
     return scores
 
   def _drop_beaten(self) -> None:

@@ -1,6 +1,8 @@
 """Configs: read, changed, completed, compared; every page of configs/ is complete."""
 
+import errno
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 
 from landmarks_jax.cli import completion, train
 from landmarks_jax.cli import config as configs
+from landmarks_jax.runtime import run_folder
 
 root = pathlib.Path(__file__).parents[1]
 pages = sorted((root / 'configs').glob('*.py'))
@@ -458,6 +461,30 @@ def test_a_workdir_that_was_killed_while_claimed_is_still_new(tmp_path):
   (tmp_path / 'config.json.7.part').write_text('{"st')
   configs.claim(tmp_path, {'steps': 3})
   assert json.loads((tmp_path / 'config.json').read_text()) == {'steps': 3}
+
+
+@pytest.mark.parametrize('links', [True, False])
+def test_of_two_processes_that_claim_a_workdir_together_one_has_it(tmp_path, monkeypatch, links):
+  def no_links(*args):
+    raise OSError(errno.EPERM, 'Operation not permitted')
+
+  def after_the_other(descriptor):
+    monkeypatch.setattr(os, 'fsync', real)
+    configs.claim(tmp_path / 'run', {'steps': 5})
+    locks.append(run_folder.lock(tmp_path / 'run'))
+    real(descriptor)
+
+  real, locks = os.fsync, []
+  if not links:
+    monkeypatch.setattr(os, 'link', no_links)
+  monkeypatch.setattr(os, 'fsync', after_the_other)
+  with pytest.raises(ValueError, match=r'was made by another config.*\n  steps: 5 -> 3'):
+    configs.claim(tmp_path / 'run', {'steps': 3})
+  configs.claim(tmp_path / 'run', {'steps': 5})  # the same config
+  with pytest.raises(ValueError, match='another process trains'):
+    run_folder.lock(tmp_path / 'run')
+  assert os.listdir(tmp_path / 'run') == ['config.json']
+  locks[0].close()
 
 
 def test_a_damaged_config_is_named(tmp_path):

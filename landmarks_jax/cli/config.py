@@ -284,7 +284,10 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if file.exists():
     return
   workdir.mkdir(parents=True, exist_ok=True)
-  atomic.write_text(file, json.dumps(config, indent=2) + '\n')
+  try:
+    atomic.create_text(file, json.dumps(config, indent=2) + '\n')
+  except FileExistsError:  # another process was faster by a moment
+    check_workdir(workdir, config)
 
 
 def define_flags(

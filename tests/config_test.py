@@ -1,6 +1,7 @@
 """Configs: read, changed, completed, compared; every page of configs/ is complete."""
 
 import errno
+import inspect
 import json
 import os
 import pathlib
@@ -455,6 +456,22 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     configs.claim(workdir, {'steps': 3, 'method': {'width': 1}})
   assert (workdir / 'config.json').read_text() == text
   assert [p.name for p in workdir.iterdir()] == ['config.json']
+
+
+def test_files_may_move_and_a_run_be_handled_otherwise(tmp_path):
+  there = {'steps': 3, 'keep': 2, 'data': {'path': 'a'}, 'evals': {'few': {'data': {'path': 'a'}}}}
+  here = {'steps': 3, 'keep': 5, 'data': {'path': 'b'}, 'evals': {'few': {'data': {'path': 'c'}}}}
+  configs.claim(tmp_path, there)
+  changed = ['data.path=b (was a)', 'evals.few.data.path=c (was a)', 'keep=5 (was 2)']
+  assert configs.check_workdir(tmp_path, here) == changed
+  configs.claim(tmp_path, here)
+  assert json.loads((tmp_path / 'config.json').read_text()) == there
+  with pytest.raises(ValueError, match=r'\(there -> here\):\n  steps: 3 -> 4\nUse another'):
+    configs.check_workdir(tmp_path, here | {'steps': 4})
+
+
+def test_every_key_that_may_differ_is_an_argument_of_train():
+  assert set(inspect.signature(train.train).parameters) >= configs.HANDLING
 
 
 def test_a_workdir_that_was_killed_while_claimed_is_still_new(tmp_path):

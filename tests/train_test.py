@@ -257,6 +257,26 @@ def test_another_config_is_refused_with_both_values(tiny, tmp_path, capsys):
   assert all((run / f).read_bytes() == (whole()[0] / f).read_bytes() for f in files)
 
 
+def test_what_does_not_change_the_numbers_may_change_when_a_run_continues(tiny, tmp_path, capsys):
+  run = copied(tmp_path)
+  config = (run / 'config.json').read_bytes()
+  for step in (4, 6):
+    shutil.rmtree(run / f'checkpoints/{step}')
+  handling = {'cache': 'stream', 'workers': 1, 'keep': 7, 'stuck_after': 99}
+  changes = [f'--config.{key}={value}' for key, value in handling.items()]
+  assert tiny('run', *changes, '--config.method.width=5') == 2
+  refused = capsys.readouterr().err
+  assert 'method.width: 3 -> 5' in refused
+  assert 'keep' not in refused
+  assert tiny('run', *changes) == 0
+  told = capsys.readouterr().out
+  assert told.count(f'{run} continues with cache=stream (was auto), keep=7 (was') == 1
+  assert 'workers=1 (was 0)' in told
+  assert 'resuming' in told
+  assert (run / 'config.json').read_bytes() == config
+  assert_same_run(whole()[0], run)
+
+
 def test_two_processes_do_not_train_in_one_folder(tiny, tmp_path, capsys):
   run = copied(tmp_path)
   held = run_folder.lock(run)
@@ -467,6 +487,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_also_by_a_resumed_run
   assert [row['train/skipped'] for row in rows(tmp_path / 'two')] == [0, 1, 1, 1, 2, 2]
   assert 'skipped 2' in capsys.readouterr().out
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'two'))
+  assert tiny('one', *options, '--config.skip_nonfinite=2') == 0  # as the error advises
+  assert_same_run(tmp_path / 'two', tmp_path / 'one')
 
 
 def test_input_that_hangs_is_reported_with_its_shard(tiny, tmp_path, capsys, monkeypatch):

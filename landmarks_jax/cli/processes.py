@@ -15,8 +15,7 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.runtime import interruption
 
 # What each process may choose: where its files are, and how it reads them.
-OWN = ('data.path', 'data.labels', 'data.lists', 'data.listed', '.checkpoint')
-OWN += ('init_from', 'workers', 'stuck_after')
+OWN = (*configs.PLACES, '.checkpoint', 'init_from', 'workers', 'stuck_after')
 
 
 def define_flags(values: flags.FlagValues) -> None:

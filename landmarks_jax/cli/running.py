@@ -51,7 +51,7 @@ class Run:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.check_same()
     experiment.resolve()
-    sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
+    sharding.on_main(self._check_workdir)
     experiment.check_evals()
     experiment.check_step()
     self.initial = transfer.of(experiment, workdir)
@@ -106,6 +106,10 @@ class Run:
     if scores:
       print(table.of_scores(self.config['evals'], scores, self.experiment.error_titles()))
     return scores
+
+  def _check_workdir(self) -> None:
+    if changed := configs.check_workdir(self.workdir, self.config):
+      print(f'{self.workdir} continues with {", ".join(changed)}')
 
   def close(self) -> None:
     """Finishes what is written in the background, and releases the folder."""

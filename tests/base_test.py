@@ -99,6 +99,25 @@ def test_a_run_is_evaluated_without_the_folder_of_its_base(stacked, tmp_path):
     assert scores[name] == pytest.approx(logged[name], rel=1e-6)
 
 
+@pytest.mark.parametrize('base_is', ['newer', 'gone'])
+def test_a_run_goes_on_whatever_has_become_of_its_base(stacked, tmp_path, base_is):
+  below, run = tmp_path / 'below', tmp_path / 'run'
+  shutil.copytree(whole()[0], below)
+  (below / 'checkpoints/6').rename(tmp_path / 'later')
+  short = f'--config.base.checkpoint={below}', '--config.select=None', '--config.evals={}'
+  assert stacked('run', *short) == 0
+  shutil.copytree(run, tmp_path / 'undisturbed')
+  for step in (4, 6):
+    shutil.rmtree(run / f'checkpoints/{step}')
+  if base_is == 'newer':
+    (tmp_path / 'later').rename(below / 'checkpoints/6')
+  else:
+    shutil.rmtree(below)
+  assert stacked('run', *short) == 0
+  assert_same_run(tmp_path / 'undisturbed', run)
+  assert run_folder.read_config(run / 'config.json')['base']['step'] == 4
+
+
 def test_the_best_weights_are_kept_and_are_those_of_the_last_evaluations(stacked, tmp_path):
   assert stacked('run') == 0
   run, name = tmp_path / 'run', 'choose/matching/different'

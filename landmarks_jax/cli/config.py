@@ -267,14 +267,17 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
     return []
   if not workdir.is_dir():
     raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
-  file = workdir / 'config.json'
-  if not file.exists():
+  there = of_run(workdir)
+  if there is None:
     if not all(re.fullmatch(r'config\.json\..*\.part', p.name) for p in workdir.iterdir()):
       raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
     return []
-  changed = _differing(_with_later_options(run_folder.read_config(file)), config)
+  changed = _differing(there, config)
   accepted = [key for key in changed if key in HANDLING or key.endswith(PLACES)]
   refused = {key: values for key, values in changed.items() if key not in accepted}
+  for key in ('method.steps', 'optimizer.epochs'):
+    if 'steps' in refused and refused.get(key) == refused['steps']:  # it follows from that
+      del refused[key]
   if refused:
     raise ValueError(
       f'{workdir} was made by another config (there -> here):\n  '
@@ -284,10 +287,17 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
   return [f'{key}={changed[key][1]} (was {changed[key][0]})' for key in accepted]
 
 
-def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
-  """The config of a run, with the defaults of options that its version did not have yet."""
+def of_run(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The config of a run, with the defaults of options that its version did not have yet.
+
+  None if no run has begun in the folder. Raises ValueError if its config.json is damaged.
+  """
   from landmarks_jax.cli import completion, train  # late: they import this file
 
+  file = workdir / 'config.json'
+  if not file.exists():
+    return None
+  config = run_folder.read_config(file)
   try:
     return completion.complete(config, train.train)
   except ValueError:  # it lacks more; the differences will show what

@@ -50,12 +50,12 @@ class Run:
   ) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.check_same()
-    experiment.resolve()
+    begun = self._begun()
+    experiment.resolve(begun)
     sharding.on_main(self._check_workdir)
     experiment.check_evals()
     experiment.check_step()
     self.initial = transfer.of(experiment, workdir)
-    begun = sharding.of_main((workdir / 'config.json').exists())
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     processes.claim(workdir, self.config)
@@ -107,6 +107,17 @@ class Run:
       print(table.of_scores(self.config['evals'], scores, self.experiment.error_titles()))
     return scores
 
+  def _begun(self) -> dict[str, Any] | None:
+    """The config of the run in the folder, on every process; None if it is a new one.
+
+    Once it has a checkpoint, that has the weights of the base, too.
+    """
+    found: list[Any] = []
+    sharding.on_main(lambda: found.append(configs.of_run(self.workdir)))
+    has = run_folder.has_checkpoints(self.workdir)
+    begun, self.experiment.restores = sharding.of_main([*found, has] if found else None)
+    return begun
+
   def _check_workdir(self) -> None:
     if changed := configs.check_workdir(self.workdir, self.config):
       print(f'{self.workdir} continues with {", ".join(changed)}')
@@ -142,6 +153,8 @@ class Run:
     state = self.experiment.init_state()
     found = self.checkpoints.restore_newest(state)
     if found is None:
+      if self.experiment.restores:  # its base was not read
+        raise FileNotFoundError(f'the checkpoints in {self.checkpoints.path} are gone; start again')
       self.logs.truncate(-1)
       state = self._first(state)
       if self.is_main:

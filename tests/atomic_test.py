@@ -29,6 +29,15 @@ def test_the_file_is_new_at_the_end_of_the_block(tmp_path):
   assert file.read_bytes() == 'été'.encode()
 
 
+def test_a_new_file_replaces_none(tmp_path):
+  file = tmp_path / 'a.txt'
+  atomic.create_text(file, 'été')
+  with pytest.raises(FileExistsError):
+    atomic.create_text(file, 'later')
+  assert file.read_bytes() == 'été'.encode()
+  assert os.listdir(tmp_path) == ['a.txt']
+
+
 def test_an_error_leaves_the_earlier_file_and_no_trace(tmp_path):
   file = tmp_path / 'a.txt'
   file.write_text('old')

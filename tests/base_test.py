@@ -1,7 +1,9 @@
 """Methods on a frozen network: where its weights come from, and how a score selects weights."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -98,6 +100,25 @@ def test_a_run_is_evaluated_without_the_folder_of_its_base(stacked, tmp_path):
     assert scores[name] == pytest.approx(logged[name], rel=1e-6)
 
 
+@pytest.mark.parametrize('base_is', ['newer', 'gone'])
+def test_a_run_goes_on_whatever_has_become_of_its_base(stacked, tmp_path, base_is):
+  below, run = tmp_path / 'below', tmp_path / 'run'
+  shutil.copytree(whole()[0], below)
+  (below / 'checkpoints/6').rename(tmp_path / 'later')
+  short = f'--config.base.checkpoint={below}', '--config.select=None', '--config.evals={}'
+  assert stacked('run', *short) == 0
+  shutil.copytree(run, tmp_path / 'undisturbed')
+  for step in (4, 6):
+    shutil.rmtree(run / f'checkpoints/{step}')
+  if base_is == 'newer':
+    (tmp_path / 'later').rename(below / 'checkpoints/6')
+  else:
+    shutil.rmtree(below)
+  assert stacked('run', *short) == 0
+  assert_same_run(tmp_path / 'undisturbed', run)
+  assert run_folder.read_config(run / 'config.json')['base']['step'] == 4
+
+
 def test_the_best_weights_are_kept_and_are_those_of_the_last_evaluations(stacked, tmp_path):
   assert stacked('run') == 0
   run, name = tmp_path / 'run', 'choose/matching/different'
@@ -164,6 +185,20 @@ def test_a_run_that_selects_resumes_as_if_it_had_not_stopped(stacked, tmp_path, 
   )
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
+
+
+def test_a_signal_waits_until_the_best_weights_are_written(stacked, tmp_path, monkeypatch):
+  real = checkpoint.Checkpoints.save
+
+  def interrupted(self, step, *args):
+    if self.path.endswith('best'):
+      os.kill(os.getpid(), signal.SIGTERM)
+    real(self, step, *args)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', interrupted)
+  choosing(monkeypatch, (9,))
+  assert stacked('run') == 75
+  assert kept(tmp_path / 'run') == [2]
 
 
 def choosing(monkeypatch, scores):

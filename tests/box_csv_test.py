@@ -1,7 +1,10 @@
 """Boxes from a file: what is read, and what is said of a wrong line."""
 
+import unicodedata
+
 import pytest
 
+from landmarks_jax.cli import labelled
 from landmarks_jax.interop import box_csv
 
 
@@ -37,3 +40,11 @@ def test_another_encoding_is_named(tmp_path):
   (tmp_path / 'boxes.csv').write_bytes('file,x0,y0,x1,y1\nü.png,1,2,3,4\n'.encode('latin-1'))
   with pytest.raises(ValueError, match='is not CSV in UTF-8'):
     box_csv.read(tmp_path / 'boxes.csv')
+
+
+@pytest.mark.parametrize(('there', 'given'), [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_boxes_find_files_whose_accents_are_written_another_way(tmp_path, there, given):
+  there, given = (unicodedata.normalize(form, 'café.png') for form in (there, given))
+  (tmp_path / there).touch()
+  (tmp_path / 'boxes.csv').write_text(f'file,x0,y0,x1,y1\n{given},1,2,3,4\n', encoding='utf-8')
+  assert labelled.read_boxes(tmp_path, 'boxes.csv') == {there: (1, 2, 3, 4)}

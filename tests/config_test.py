@@ -1,6 +1,9 @@
 """Configs: read, changed, completed, compared; every page of configs/ is complete."""
 
+import errno
+import inspect
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +16,7 @@ from ml_collections import ConfigDict
 
 from landmarks_jax.cli import completion, train
 from landmarks_jax.cli import config as configs
+from landmarks_jax.runtime import run_folder
 
 root = pathlib.Path(__file__).parents[1]
 pages = sorted((root / 'configs').glob('*.py'))
@@ -455,10 +459,50 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
   assert [p.name for p in workdir.iterdir()] == ['config.json']
 
 
+def test_files_may_move_and_a_run_be_handled_otherwise(tmp_path):
+  there = {'steps': 3, 'keep': 2, 'data': {'path': 'a'}, 'evals': {'few': {'data': {'path': 'a'}}}}
+  here = {'steps': 3, 'keep': 5, 'data': {'path': 'b'}, 'evals': {'few': {'data': {'path': 'c'}}}}
+  configs.claim(tmp_path, there)
+  changed = ['data.path=b (was a)', 'evals.few.data.path=c (was a)', 'keep=5 (was 2)']
+  assert configs.check_workdir(tmp_path, here) == changed
+  configs.claim(tmp_path, here)
+  assert json.loads((tmp_path / 'config.json').read_text()) == there
+  with pytest.raises(ValueError, match=r'\(there -> here\):\n  steps: 3 -> 4\nUse another'):
+    configs.check_workdir(tmp_path, here | {'steps': 4})
+
+
+def test_every_key_that_may_differ_is_an_argument_of_train():
+  assert set(inspect.signature(train.train).parameters) >= configs.HANDLING
+
+
 def test_a_workdir_that_was_killed_while_claimed_is_still_new(tmp_path):
   (tmp_path / 'config.json.7.part').write_text('{"st')
   configs.claim(tmp_path, {'steps': 3})
   assert json.loads((tmp_path / 'config.json').read_text()) == {'steps': 3}
+
+
+@pytest.mark.parametrize('links', [True, False])
+def test_of_two_processes_that_claim_a_workdir_together_one_has_it(tmp_path, monkeypatch, links):
+  def no_links(*args):
+    raise OSError(errno.EPERM, 'Operation not permitted')
+
+  def after_the_other(descriptor):
+    monkeypatch.setattr(os, 'fsync', real)
+    configs.claim(tmp_path / 'run', {'steps': 5})
+    locks.append(run_folder.lock(tmp_path / 'run'))
+    real(descriptor)
+
+  real, locks = os.fsync, []
+  if not links:
+    monkeypatch.setattr(os, 'link', no_links)
+  monkeypatch.setattr(os, 'fsync', after_the_other)
+  with pytest.raises(ValueError, match=r'was made by another config.*\n  steps: 5 -> 3'):
+    configs.claim(tmp_path / 'run', {'steps': 3})
+  configs.claim(tmp_path / 'run', {'steps': 5})  # the same config
+  with pytest.raises(ValueError, match='another process trains'):
+    run_folder.lock(tmp_path / 'run')
+  assert os.listdir(tmp_path / 'run') == ['config.json']
+  locks[0].close()
 
 
 def test_a_damaged_config_is_named(tmp_path):

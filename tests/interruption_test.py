@@ -49,6 +49,25 @@ def test_a_signal_between_steps_stops_there(number):
       send(number)
 
 
+@pytest.mark.parametrize('number', [TERM, CTRL_C])
+def test_a_signal_waits_for_the_end_of_what_is_held(number):
+  done = []
+
+  def hold(interruption):
+    with interruption.held():
+      send(number)
+      done.append('whole')
+
+  with Interruption() as interruption, pytest.raises(raised[number]):
+    hold(interruption)
+  assert done == ['whole']
+
+
+def test_what_is_held_does_not_ask_the_other_processes():
+  with Interruption(lambda step: pytest.fail('asked')) as interruption, interruption.held():
+    nothing()
+
+
 def test_more_of_the_first_signal_do_not_disturb_the_end():
   with Interruption() as interruption:
     found = steps(interruption, lambda: (send(TERM), send(TERM)), nothing)

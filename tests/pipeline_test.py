@@ -168,6 +168,28 @@ if __name__ == '__main__':
   assert 'exit code -9' in done.stdout
 
 
+def test_signals_to_a_whole_job_leave_its_workers_to_the_run(tmp_path):
+  script = """
+import multiprocessing, os, signal
+from landmarks_jax.data import pipeline, source
+if __name__ == '__main__':
+  opened = source.open_source('synthetic/faces', frame=16, count=64)
+  batches = pipeline.training_batches(opened, seed=0, batch_size=8, workers=2)
+  next(batches), next(batches)  # of each worker, so both have begun
+  workers = multiprocessing.active_children()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    for worker in workers:
+      os.kill(worker.pid, number)
+  for _ in range(30):  # more than had been read
+    next(batches)
+  print(len(workers), [worker.is_alive() for worker in workers])
+  batches.close()
+  print([worker.is_alive() for worker in workers])
+"""
+  done = run_script(script, tmp_path)
+  assert done.stdout.splitlines() == ['2 [True, True]', '[False, False]'], done.stderr
+
+
 def test_a_closed_iterator_leaves_no_threads_behind():
   before = set(threading.enumerate())
   batches = pipeline.training_batches(Numbers(100), seed=0, batch_size=4)

@@ -1,4 +1,4 @@
-"""SIGTERM at one of two processes: both save after one step, and both go on from there."""
+"""SIGTERM at one of two processes, while they train and while one waits for the other."""
 
 import os
 import pathlib
@@ -41,6 +41,40 @@ def test_sigterm_at_one_process_stops_both_after_one_step_and_they_resume(tmp_pa
   assert train_test.rows(stopped) == train_test.rows(whole)
   for a, b in zip(train_test.arrays(stopped), train_test.arrays(whole), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_while_a_process_waits_for_the_others_asks_for_another_start(tmp_path):
+  with socket.socket() as found:
+    found.bind(('127.0.0.1', 0))
+    where = found.getsockname()
+  config = TESTS.parent / 'configs/demo.py'
+  train = f'-m landmarks_jax train --config={config}:smoke --workdir={tmp_path}/run'
+  join = f'--coordinator={where[0]}:{where[1]} --processes=2 --process=0 --start_timeout=120'
+  with subprocess.Popen(
+    [sys.executable, *train.split(), *join.split()],
+    env=os.environ | {'PYTHONPATH': str(TESTS.parent)},
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      until_it_listens(where, process)
+      process.send_signal(signal.SIGTERM)
+      _, said = process.communicate(timeout=60)
+    finally:
+      process.kill()
+  assert process.returncode == 75, said
+  assert 'stopped by SIGTERM before it trained; the same command continues' in said
+  assert not (tmp_path / 'run').exists()
+
+
+def until_it_listens(where, process):
+  for _ in range(600):
+    if process.poll() is not None:
+      return
+    with socket.socket() as probe:
+      if probe.connect_ex(where) == 0:
+        return
+    time.sleep(0.1)
 
 
 def be_one_of_two(folder, port, process):

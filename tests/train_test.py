@@ -298,6 +298,34 @@ def test_a_run_ends_with_the_error_of_another_process(tiny, tmp_path, capsys, mo
   assert not (tmp_path / 'run').exists()
 
 
+def test_what_does_not_change_the_numbers_may_change_when_a_run_continues(tiny, tmp_path, capsys):
+  run = copied(tmp_path)
+  config = (run / 'config.json').read_bytes()
+  for step in (4, 6):
+    shutil.rmtree(run / f'checkpoints/{step}')
+  handling = {'cache': 'stream', 'workers': 1, 'keep': 7, 'stuck_after': 99}
+  changes = [f'--config.{key}={value}' for key, value in handling.items()]
+  assert tiny('run', *changes, '--config.method.width=5') == 2
+  refused = capsys.readouterr().err
+  assert 'method.width: 3 -> 5' in refused
+  assert 'keep' not in refused
+  assert tiny('run', *changes) == 0
+  told = capsys.readouterr().out
+  assert told.count(f'{run} continues with cache=stream (was auto), keep=7 (was') == 1
+  assert 'workers=1 (was 0)' in told
+  assert 'resuming' in told
+  assert (run / 'config.json').read_bytes() == config
+  assert_same_run(whole()[0], run)
+
+
+def test_what_follows_from_the_number_of_steps_is_not_named_beside_it(tiny, tmp_path, capsys):
+  run = copied(tmp_path)
+  assert tiny('run', '--config.steps=9') == 2
+  assert f'{run} was made by another config (there -> here):\n  steps: 6 -> 9\nUse' in (
+    capsys.readouterr().err
+  )
+
+
 def test_two_processes_do_not_train_in_one_folder(tiny, tmp_path, capsys):
   run = copied(tmp_path)
   held = run_folder.lock(run)
@@ -520,6 +548,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted_also_by_a_resumed_run
   np.testing.assert_allclose(rates, 0.15 * (1 + np.cos(np.pi * (updates + 1) / 6)), atol=1e-6)
   assert 'skipped 2' in capsys.readouterr().out
   assert all(np.isfinite(x).all() for x in arrays(tmp_path / 'two'))
+  assert tiny('one', *options, '--config.skip_nonfinite=2') == 0  # as the error advises
+  assert_same_run(tmp_path / 'two', tmp_path / 'one')
 
 
 def test_input_that_hangs_is_reported_with_its_shard(tiny, tmp_path, capsys, monkeypatch):
@@ -643,6 +673,34 @@ def test_epochs_say_how_many_steps_where_the_config_does_not(tiny, tmp_path, cap
   capsys.readouterr()
   assert tiny('run', *epochs, '--config.log_every=1', '--config.evals={}') == 0
   assert 'from step 4' in capsys.readouterr().out
+
+
+def test_a_run_keeps_the_steps_of_its_epochs_when_its_folder_has_grown(tiny, tmp_path, capsys):
+  def add(*numbers):
+    for i in numbers:
+      noise = np.random.default_rng(i).integers(256, size=(16, 16, 3), dtype=np.uint8)
+      Image.fromarray(noise).save(tmp_path / f'pictures/{i:02}.png')
+
+  (tmp_path / 'pictures').mkdir()
+  folder = f"dict(name='folder', path='{tmp_path}/pictures', frame=16)"
+  (tmp_path / 'page.py').write_text(page.replace('    data=FACES', f'    data={folder}'))
+  changes = '--config.steps=None', '--config.optimizer.epochs=3', '--config.evals={}'
+  add(*range(16))
+  assert tiny('run', *changes) == 0
+  config = (tmp_path / 'run/config.json').read_bytes()
+  shutil.rmtree(tmp_path / 'run/checkpoints/6')
+  add(*range(16, 24))
+  capsys.readouterr()
+  with pytest.warns(UserWarning, match=r'step 4 \(examples: 16 -> 24') as told:
+    assert tiny('run', *changes) == 0
+  assert len(told) == 1
+  out = capsys.readouterr().out
+  assert out.count('note: config.optimizer.steps_per_epoch stays 2, as when the run began') == 1
+  assert 'step 6/6' in out
+  assert (tmp_path / 'run/config.json').read_bytes() == config
+  assert tiny('run', *changes, '--config.optimizer.epochs=4') == 2
+  refused = capsys.readouterr().err
+  assert '(there -> here):\n  optimizer.epochs: 3 -> 4\n  steps: 6 -> 8\nUse' in refused
 
 
 # One compiled step serves the killed run and the pages that train alike.

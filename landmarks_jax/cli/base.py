@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from landmarks_jax.cli import config as configs
@@ -44,12 +45,21 @@ def complete(
   return done
 
 
-def resolve(base: dict[str, Any], complete_method: Callable[[str, Mapping[str, Any]], Any]) -> None:
+def resolve(
+  base: dict[str, Any],
+  complete_method: Callable[[str, Mapping[str, Any]], Any],
+  begun: Mapping[str, Any] | None = None,
+) -> None:
   """Fills in what the folder of the run says: its method, and the step of its weights.
 
-  Raises FileNotFoundError if the folder holds no run.
+  begun: the section of a run that goes on. If it names the same folder, what that held when it
+  began counts. Raises FileNotFoundError if the folder holds no run.
   """
   if not base['checkpoint']:
+    return
+  same = begun and begun.get('checkpoint') == base['checkpoint']
+  if same and base['step'] in (None, begun['step']):
+    base |= {'step': begun['step'], 'method': begun['method']}
     return
   run = pathlib.Path(base['checkpoint']).expanduser()
   config = run_folder.read_config(run / run_folder.CONFIG)
@@ -69,6 +79,12 @@ def variables(base: Mapping[str, Any], method: Method, rng: PRNGKeyArray, exampl
   run = pathlib.Path(base['checkpoint']).expanduser()
   state, untrained = read(run, step=base['step']), jax.eval_shape(method.init, rng, example)
   return checkpoint.fitted(state, untrained, where=f'config.base.checkpoint={run}: its weights')
+
+
+def blank(method: Method, rng: PRNGKeyArray, example: Batch) -> PyTree:
+  """(params, aux) in the shapes of the network, where a checkpoint is going to fill them."""
+  shapes = jax.eval_shape(method.init, rng, example)
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 def read(run: pathlib.Path, *, step: int | None = None) -> dict[str, PyTree]:

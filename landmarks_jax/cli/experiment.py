@@ -38,6 +38,7 @@ class Experiment:
     report: Callable[[str], None] = print,
   ) -> None:
     self.config, self.report = config, report
+    self.restores = False  # whether a checkpoint is going to give all weights, also of the base
     self.mesh = sharding.mesh() if mesh is None else mesh
     self.inputs = Inputs(config, self.mesh, report=report)
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
@@ -67,14 +68,16 @@ class Experiment:
     except (OSError, ValueError) as error:
       return {'error': str(error)}
 
-  def resolve(self) -> None:
-    """Fills in what depends on the data: the method's mean and std, and the numbers of steps."""
-    base, optimizer = self.config['base'], self.config['optimizer']
-    source = self.inputs.training
-    info, count = source.info, len(source)
+  def resolve(self, begun: Mapping[str, Any] | None = None) -> None:
+    """Fills in what depends on the data: the method's mean and std, and the numbers of steps.
+
+    begun: the config of the run that goes on, if any. It keeps the step of its base and the steps
+    of its epochs, even if the base has trained on and there are more pictures.
+    """
+    base, info = self.config['base'], self.inputs.training.info
     sections = {'config.method': self.config['method']}
     if base is not None:
-      bases.resolve(base, completion.method)
+      bases.resolve(base, completion.method, begun and begun.get('base'))
       sections['config.base.method'] = base['method']
     for section, method in sections.items():
       for name in {'mean', 'std'} & set(method):
@@ -82,14 +85,25 @@ class Experiment:
           method[name] = list(getattr(info, name))
         if len(method[name]) != 3:
           raise ValueError(f'{section}.{name}={method[name]}: expected three numbers, R, G and B')
+    self._resolve_steps((begun or {}).get('optimizer', {}).get('steps_per_epoch'))
+
+  def _resolve_steps(self, begun: int | None) -> None:
+    """Fills in the numbers of steps. begun: those of an epoch of the run that goes on, if any."""
+    config, optimizer = self.config, self.config['optimizer']
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
-      optimizer |= {'epochs': max(1, self.config['steps']), 'steps_per_epoch': 1}
+      optimizer |= {'epochs': max(1, config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
-      optimizer['steps_per_epoch'] = max(1, count // self.config['batch_size'])
-    if self.config['steps'] is None:
-      self.config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
-    if self.config['method'].get('steps', 0) is None:  # of a schedule inside the method
-      self.config['method']['steps'] = self.config['steps']
+      found = max(1, len(self.inputs.training) // config['batch_size'])
+      optimizer['steps_per_epoch'] = begun or found
+      if begun not in (None, found):
+        self.report(
+          f'note: config.optimizer.steps_per_epoch stays {begun}, as when the run began; the '
+          f'pictures there are now would give {found}'
+        )
+    if config['steps'] is None:
+      config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
+    if config['method'].get('steps', 0) is None:  # of a schedule inside the method
+      config['method']['steps'] = config['steps']
 
   def check_evals(self) -> None:
     """Raises, before anything is computed, errors that would stop an evaluation hours later."""
@@ -181,7 +195,10 @@ class Experiment:
     if self.config['base'] is None:
       return None
     method, example = self._build(self.config['base']['method']), self._example_batch
-    variables = bases.variables(self.config['base'], method, self.rng_init, example)
+    if self.restores:
+      variables = bases.blank(method, self.rng_init, example)
+    else:
+      variables = bases.variables(self.config['base'], method, self.rng_init, example)
     return method, features.of_method(method, variables)
 
   def base(self, aux: PyTree) -> Describer | None:

@@ -33,14 +33,17 @@ def read_labels(root: pathlib.Path, labels: str) -> Any:
 
 def read_boxes(root: pathlib.Path, boxes: str | None) -> dict[str, Any] | None:
   """Boxes by picture, from a CSV file below `root` or as given; None if `boxes` is None."""
-  from landmarks_jax.interop import box_csv  # late: heavy
+  from landmarks_jax.data import folder  # late: heavy
+  from landmarks_jax.interop import box_csv
 
   if boxes is None:
     return None
   given = pathlib.Path(boxes).expanduser()
   for path in (root / given, given):
     if path.is_file():
-      return box_csv.read(path)
+      found = box_csv.read(path)
+      names = folder.spelt_as_on_disk(found, root)
+      return {names[file]: box for file, box in found.items()}
   raise FileNotFoundError(f'--boxes={boxes}: there is no file {root / given} and no {given}')
 
 

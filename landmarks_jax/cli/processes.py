@@ -3,18 +3,19 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.runtime import run_folder
+from landmarks_jax.runtime import interruption, run_folder
 
 # What each process may choose: where its files are, and how it reads them.
-OWN = ('data.path', 'data.labels', 'data.lists', 'data.listed', '.checkpoint')
-OWN += ('init_from', 'workers', 'stuck_after')
+OWN = (*configs.PLACES, '.checkpoint', 'init_from', 'workers', 'stuck_after')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -40,13 +41,42 @@ def start(values: flags.FlagValues) -> None:
     sharding.start(*given, timeout=values.start_timeout)
 
 
+def joined() -> bool:
+  """Whether this process is one of several, or on the way to it."""
+  jax = sys.modules.get('jax')  # not imported by commands that need none
+  return jax is not None and jax.distributed.is_initialized()
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+  """SIGTERM ends the process at once, with the code that asks for another start.
+
+  For the time in which nothing is to be saved. An Interruption takes the signal over, or JAX once
+  it has joined several processes, and keeps it.
+  """
+  if threading.current_thread() is not threading.main_thread() or joined():
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, _end)
+  try:
+    yield
+  finally:
+    if not joined():
+      signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: Any) -> None:
+  # No exception: an import may catch it, and a half-made connection may keep the process.
+  os.write(2, b'\nstopped by SIGTERM before it trained; the same command continues\n')
+  os._exit(interruption.EXIT_CODE)
+
+
 def leave(code: int) -> int:
   """The exit code of a failure; one of several processes exits with it here, at once.
 
   JAX would first wait for the others, which wait for this one, and then end all without their code.
   """
-  jax = sys.modules.get('jax')  # not imported by commands that need none
-  if jax is None or not jax.distributed.is_initialized():
+  if not joined():
     return code
   sys.stdout.flush()
   sys.stderr.flush()

@@ -1,5 +1,6 @@
 """One training run from its first step or its newest checkpoint to its report."""
 
+import functools
 import json
 import math
 import pathlib
@@ -52,10 +53,10 @@ class Run:
   ) -> None:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     experiment.check_same()
-    processes.together(experiment.resolve)
-    sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
+    begun = self._begun()
+    processes.together(functools.partial(experiment.resolve, begun))
+    sharding.on_main(self._check_workdir)
     processes.together(self._check)
-    begun = sharding.of_main((workdir / run_folder.CONFIG).exists())
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     processes.claim(workdir, self.config)
@@ -111,6 +112,21 @@ class Run:
       print(table.of_scores(self.config['evals'], scores, self.experiment.error_titles()))
     return scores
 
+  def _begun(self) -> dict[str, Any] | None:
+    """The config of the run in the folder, on every process; None if it is a new one.
+
+    Once it has a checkpoint, that has the weights of the base, too.
+    """
+    found: list[Any] = []
+    sharding.on_main(lambda: found.append(configs.of_run(self.workdir)))
+    has = run_folder.has_checkpoints(self.workdir)
+    begun, self.experiment.restores = sharding.of_main([*found, has] if found else None)
+    return begun
+
+  def _check_workdir(self) -> None:
+    if changed := configs.check_workdir(self.workdir, self.config):
+      print(f'{self.workdir} continues with {", ".join(changed)}')
+
   def close(self) -> None:
     """Finishes what is written in the background, and releases the folder."""
     self.checkpoints.close()
@@ -143,6 +159,8 @@ class Run:
     state = self.experiment.init_state()
     found = self.checkpoints.restore_newest(state)
     if found is None:
+      if self.experiment.restores:  # its base was not read
+        raise FileNotFoundError(f'the checkpoints in {self.checkpoints.path} are gone; start again')
       self.logs.truncate(-1)
       state = self._first(state)
       if self.is_main:
@@ -346,8 +364,9 @@ class Run:
         + ', '.join(sorted(scores))
       )
     if self.selection.is_best(step):
-      self._check_whole(step, state)
-      self.selection.keep(step, state, self.provenance, self.checkpoints)
+      with self.interruption.held():  # raised in the event loop of Orbax, it would wait for ever
+        self._check_whole(step, state)
+        self.selection.keep(step, state, self.provenance, self.checkpoints)
     return scores
 
   def _written(self, step: int, prefix: str) -> dict[str, float]:

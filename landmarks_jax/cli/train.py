@@ -124,6 +124,11 @@ def _config(values: flags.FlagValues) -> dict[str, Any]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
+  with processes.ended_by_sigterm():
+    return _run(values)
+
+
+def _run(values: flags.FlagValues) -> int:
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = _config(values)

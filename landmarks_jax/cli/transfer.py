@@ -33,8 +33,7 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   Raises FileNotFoundError if there are none, and ValueError if none of them fits.
   """
   given = experiment.config['init_from']
-  begun = any(p.name.isdigit() for p in (workdir / run_folder.ALL).glob('*'))
-  if given is None or begun:
+  if given is None or run_folder.has_checkpoints(workdir):
     return None
   run = pathlib.Path(given).expanduser()
   own_base = experiment.config['base'] is not None

@@ -9,7 +9,7 @@ import pathlib
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -247,28 +247,32 @@ def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:
   for path in (folder / given, given):
     if path.is_file():
       table = (coco if path.suffix.lower() == '.json' else landmark_csv).read(path)
-      return _spelt_as_on_disk(table, folder)
+      return _renamed(table, spelt_as_on_disk(table.places, folder))
   raise FileNotFoundError(f'labels={labels!r}: there is no file {folder / given} and no {given}')
 
 
-def _spelt_as_on_disk(table: LabelTable, folder: pathlib.Path) -> LabelTable:
-  """The labels by their files' names on the disk, which may write é as e and an accent.
+def spelt_as_on_disk(files: Collection[str], folder: pathlib.Path) -> dict[str, str]:
+  """What each of the files is called on the disk, which may write é as e and an accent.
 
-  Archives made on a Mac do so, while labels are mostly written with é in one piece.
+  Archives made on a Mac do so, while tables are mostly written with é in one piece. A file that is
+  not there keeps its name, and so do all if the table has one in both forms.
   """
-  if all(file.isascii() for file in table.places):
-    return table
+  same = {file: file for file in files}
+  if all(file.isascii() for file in files):
+    return same
   there = {file.relative_to(folder).as_posix() for file in _walk(folder)}
   whole = {unicodedata.normalize('NFC', file): file for file in there}
   spelt = {
     file: file if file in there else whole.get(unicodedata.normalize('NFC', file), file)
-    for file in table.places
+    for file in files
   }
-  if len(set(spelt.values())) < len(spelt):  # both forms have labels
-    return table
+  return same if len(set(spelt.values())) < len(spelt) else spelt
+
+
+def _renamed(table: LabelTable, names: Mapping[str, str]) -> LabelTable:
   columns = {'points': table.points, 'places': table.places, 'splits': table.splits}
   renamed = {
-    name: values and {spelt[file]: value for file, value in values.items()}
+    name: values and {names[file]: value for file, value in values.items()}
     for name, values in columns.items()
   }
   return table._replace(**renamed)

@@ -9,6 +9,7 @@ import functools
 import itertools
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -369,8 +370,19 @@ def _iterate(data: grain.MapDataset, workers: int) -> Iterator[Batch]:
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain's workers require it; in a notebook nothing has parsed
-    data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    data = data.mp_prefetch(options, worker_init_fn=_leave_signals)
   return _batches(data, copy=workers > 0)
+
+
+def _leave_signals(worker: int, workers: int) -> None:
+  """Leaves it to the run when a worker ends: schedulers signal every process of a job at once.
+
+  The run may need batches until all its processes can stop after the same step. Grain ends its
+  workers without signals that they could ignore.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
 
 
 def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:

@@ -23,13 +23,14 @@ class Preempted(BaseException):
 class Interruption:
   """A context in which signals stop a run where its state is consistent.
 
-  Outside `deferred` a signal raises immediately, inside at the end of the block: Preempted for
-  SIGTERM, KeyboardInterrupt for Ctrl-C. After the first signal, a further SIGTERM does nothing,
-  since schedulers repeat it, and a further Ctrl-C raises at once. If Python cannot run for `grace`
-  seconds after a SIGTERM, as in a long compilation, the process ends with EXIT_CODE.
+  Outside `deferred` and `held` a signal raises immediately, inside at the end of the block:
+  Preempted for SIGTERM, KeyboardInterrupt for Ctrl-C. After the first signal, a further SIGTERM
+  does nothing, since schedulers repeat it, and a further Ctrl-C raises at once. If Python cannot
+  run for `grace` seconds after a SIGTERM, as in a long compilation, the process ends with
+  EXIT_CODE.
 
   agreed: for several processes, whose runtime takes SIGTERM itself: a function of the step, called
-  at the end of every block, that says whether all of them stop after it.
+  at the end of every `deferred`, that says whether all of them stop after it.
   """
 
   def __init__(
@@ -55,6 +56,14 @@ class Interruption:
   @contextlib.contextmanager
   def deferred(self, step: int) -> Iterator[None]:
     """Signals wait for the end of the block, which holds one step."""
+    with self.held():
+      yield
+    if self._agreed is not None and self._agreed(step):
+      raise Preempted
+
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Signals wait for the end of the block, which an exception would leave broken."""
     self._deferring = True
     try:
       yield
@@ -62,8 +71,6 @@ class Interruption:
       self._deferring = False
     if self._came is not None:
       self._stop(self._came)
-    if self._agreed is not None and self._agreed(step):
-      raise Preempted
 
   def allows_save(self, stop: BaseException) -> bool:
     """Whether every process stops after the same step: a Ctrl-C reaches each at its own step."""

@@ -48,6 +48,11 @@ def lock(run: pathlib.Path) -> TextIO | None:
   return None
 
 
+def has_checkpoints(run: pathlib.Path) -> bool:
+  """Whether a run has saved a step."""
+  return any(path.name.isdecimal() for path in (run / ALL).glob('*'))
+
+
 def weights(run: pathlib.Path, *, selected: bool = True) -> pathlib.Path:
   """The folder of a run's checkpoints; that of the selected ones once the run has selected."""
   found = run / ALL

@@ -220,6 +220,26 @@ def test_the_gradient_is_that_of_the_formula(groups, masked):
   assert np.abs(found[1]).max() > 0.1
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_second_derivatives_are_those_of_the_formula(masked):
+  with jax.enable_x64(True):
+    variables, x = example(np.float64)
+    valid = np.arange(16) % 3 > 0 if masked else np.ones(16, bool)
+    weight, direction = np.random.default_rng(2).normal(size=(2, *x.shape))
+    weight *= valid[:, None, None, None]
+
+    def of_gradient(norm):  # a Hessian times a direction, in the parameters and in x
+      loss = lambda variables, x: (jnp.sin(norm(variables, x)) * weight).sum()  # noqa: E731
+      slope = lambda *given: (jax.grad(loss, 1)(*given) * direction).sum()  # noqa: E731
+      return jax.jit(jax.grad(slope, (0, 1)))(variables, x)
+
+    mine = of_gradient(lambda v, x: train_valid(v, x, valid if masked else None, 4)[0])
+    formula = of_gradient(lambda v, x: plain(v, x, valid, 4))
+  for found, expected in ((mine[0]['params'], formula[0]['params']), (mine[1], formula[1])):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, expected)
+  assert np.abs(mine[1]).max() > 0.1
+
+
 def test_running_statistics_have_no_gradient():
   variables, x = example()
   gradient = jax.grad(lambda x: sum(s.sum() for s in train(4)(variables, x)[1].values()))(x)

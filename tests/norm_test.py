@@ -283,6 +283,24 @@ def test_eight_devices_give_the_numbers_of_one_and_exchange_only_statistics(grou
   assert_only_small_all_reduces(compiled.as_text(), at_most=groups * SHAPE[-1])
 
 
+def test_parameters_inside_shard_map_have_the_gradient_over_all_devices():
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  whole, split = PartitionSpec(), PartitionSpec('data')
+  variables, x = example()
+
+  def gradients(groups):  # inside shard_map the two examples of a device are one group
+    def loss(params, x):
+      return jnp.sin(train(groups)({**variables, 'params': params}, x)[0]).sum()
+
+    return jax.grad(loss, (0, 1))
+
+  specs = {'in_specs': (whole, split), 'out_specs': (whole, split)}
+  inside = jax.jit(jax.shard_map(gradients(1), mesh=mesh, **specs))(variables['params'], x)
+  at_once = jax.jit(gradients(8))(variables['params'], x)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), inside, at_once)
+  assert np.abs(inside[0]['scale']).max() > 0.1
+
+
 @pytest.mark.parametrize('groups', [1, 4, 8])
 def test_a_network_on_eight_devices_exchanges_only_statistics(groups):
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, PyTree
 from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.models.varying import alike
 
 
 class GroupedBatchNorm(nn.Module):
@@ -65,6 +66,7 @@ class GroupedBatchNorm(nn.Module):
         unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
         self._update(running_mean, mean, count)
         self._update(running_var, unbiased, count)
+      y, scale, bias = alike((y, scale, bias))
       y = _normalised(y, scale, bias, (mean, jnp.sqrt(var + self.epsilon)), counted, count)
     else:
       y = (y - mean) * (scale / jnp.sqrt(var + self.epsilon)) + bias

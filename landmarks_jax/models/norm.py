@@ -21,7 +21,7 @@ class GroupedBatchNorm(nn.Module):
   variance (normalisation uses the biased one), the mean over groups, momentum .9 = torch's .1.
   Statistics are at least float32; the result has the dtype of `x`. With `valid`, examples that are
   not valid are excluded from all statistics, and a group without valid ones leaves the running
-  statistics unchanged. Running statistics have no gradient.
+  statistics unchanged. Running statistics have no gradient. In training, reverse mode only: no jvp.
   """
 
   groups: int = 1

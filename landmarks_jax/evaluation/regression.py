@@ -18,7 +18,7 @@ from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing, scoring
 from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
-from landmarks_jax.models.ridge import fit_ridge
+from landmarks_jax.models.ridge import check_maps, fit_ridge
 
 RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
@@ -178,8 +178,7 @@ def check(
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every labelled picture')
-  if size < 2:
-    raise ValueError(f'size={size}: expected heat maps of at least 2 positions a side')
+  check_maps(size=size)
   probing.check(
     size=probe_size,
     epochs=probe_epochs,

@@ -216,10 +216,12 @@ def test_padding_counts_for_nothing():
   broken.points[3:] = np.nan
   broken.valid[3:] = False
   value, grads = loss_and_grads(method, params, aux, three)
-  padded, padded_grads = loss_and_grads(method, params, aux, broken)
-  np.testing.assert_allclose(padded, value, rtol=1e-6)
-  for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(padded_grads), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+  numbers = broken._replace(valid=np.where(broken.valid, np.uint8(255), np.uint8(0)))
+  for padding in (broken, numbers):
+    padded, padded_grads = loss_and_grads(method, params, aux, padding)
+    np.testing.assert_allclose(padded, value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(padded_grads), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
 def test_features_kept_in_bfloat16_give_nearly_the_points_of_float32():

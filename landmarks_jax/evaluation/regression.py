@@ -237,7 +237,7 @@ def probe(
 
 def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> Predictions:
   """The mean of the visible labels, for every picture: what position alone can do."""
-  seen = labelled.visible[rows][..., None]
+  seen = np.asarray(labelled.visible, bool)[rows][..., None]  # COCO's 2 would count twice
   count = np.maximum(seen.sum(0), 1)
   mean = np.where(seen, labelled.points[rows], 0).sum(0) / count
   points = np.broadcast_to(mean, target.points.shape).astype(np.float32)

@@ -171,9 +171,9 @@ def build(
       batch = regions.centre_crop(batch, margin)
     pyramid, labels = constrain(features(aux, batch)), batch.points
     visible = jnp.ones(labels.shape[:2], bool) if batch.visible is None else batch.visible
-    valid = jnp.ones(len(labels), bool) if batch.valid is None else batch.valid
+    valid = jnp.ones(len(labels), bool) if batch.valid is None else batch.valid.astype(bool)
     # Padding costs nothing. Cast for COCO's 0, 1, 2 and the like: 2 & True is 0.
-    visible = visible.astype(bool) & valid.astype(bool)[:, None]
+    visible = visible.astype(bool) & valid[:, None]
     total = summed(cost, params, (pyramid, labels, visible))
     return total / jnp.maximum(valid.sum(), 1), (aux, {})
 

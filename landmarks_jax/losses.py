@@ -230,6 +230,7 @@ def mean_of_valid(
   """
   if valid is None:
     return values.mean(0)
+  valid = jnp.asarray(valid, bool)  # a number would be a weight in the count
   # A product with the mask would keep a NaN.
   kept = jnp.where(valid.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
   return kept.sum(0) / jnp.maximum(valid.sum() if count is None else count, 1)

@@ -120,6 +120,14 @@ def test_fewer_pictures_than_coordinates_take_the_smallest_map():
   np.testing.assert_allclose(predict(there), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  r = np.random.default_rng(1)
+  given, wanted = r.normal(size=(9, 2, 2)), r.normal(size=(9, 3, 2))
+  visible = r.random((9, 3)) > 0.3
+  found = discovery.fit.__wrapped__(given, wanted, np.where(visible, 2, 0))(given)
+  np.testing.assert_array_equal(found, discovery.fit(given, wanted, visible)(given))
+
+
 def test_few_labels_are_those_drawn_and_all_come_first():
   predictions = run(few=(2, 9), draws=2)
   parts = ['0', 'n2/0', 'n2/1', 'n9/0', 'n9/1']

@@ -165,6 +165,16 @@ def test_the_label_of_a_hidden_point_does_not_matter(anything):
   assert drift.angles(batch._replace(points=points), side=SIDE) == drift.angles(batch, side=SIDE)
 
 
+def test_visibility_as_numbers_counts_as_true_and_false():
+  batch = described()
+  numbers = batch._replace(visible=np.where(batch.visible, 2, 0))  # COCO's: 2 is visible
+  assert drift.angles(numbers, side=SIDE) == drift.angles(batch, side=SIDE)
+  for found, expected in zip(
+    drift.point_labels(numbers, side=SIDE), drift.point_labels(batch, side=SIDE), strict=True
+  ):
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_points_must_be_followed():
   batch = described()
   batch.visible[1:, 1:] = False

@@ -308,6 +308,16 @@ def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
     ({'crop': 'oval'}, "crop='oval'"),
     ({'boxes': [[0, 0, 5, 5]]}, r'boxes is \[1, 4\]'),
     ({'tolerance': 0.0}, 'expected a positive share'),
+    ({'seed': -1}, 'seed=-1'),
+    ({'batch_size': 0}, 'batch_size=0: expected a whole number, 1 or more'),
+    ({'options': {'size': 1}}, 'size=1: expected heat maps of at least 2'),
+    ({'options': {'spread': 0.0}}, 'spread=0.0: expected a positive'),
+    ({'options': {'spread': np.nan}}, 'spread=nan'),
+    ({'head': 'probe', 'options': {'epochs': 0}}, 'epochs=0: expected 1 or more'),
+    ({'head': 'probe', 'options': {'size': 1}}, 'size=1: expected 2 or more'),
+    ({'head': 'probe', 'options': {'stop_epoch': 201}}, 'stop_epoch=201: expected 1 to 200'),
+    ({'head': 'probe', 'options': {'batch_size': 0}}, 'batch_size=0'),
+    ({'head': 'probe', 'options': {'learning_rate': -1.0}}, 'learning_rate=-1.0'),
   ],
 )
 def test_wrong_options_are_named_before_anything_is_described(faces, options, message):

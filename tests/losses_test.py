@@ -674,6 +674,14 @@ def test_the_mean_of_valid_examples_is_that_without_the_others(shape):
   np.testing.assert_allclose(found, values.mean(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize('one', [np.uint8(255), np.int32(2), np.float32(0.5)])
+def test_validity_as_numbers_is_no_weight_in_the_mean(one):
+  values = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+  valid = np.array([True, False, True, True, False, True])
+  found = losses.mean_of_valid.__wrapped__(jnp.asarray(values), valid * one)
+  np.testing.assert_array_equal(found, losses.mean_of_valid(jnp.asarray(values), valid))
+
+
 def test_an_example_that_is_not_valid_may_hold_anything_and_has_no_say_in_the_mean():
   # Not one number per example: of its product with a mask XLA makes a choice, which hides a NaN.
   values = np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32)

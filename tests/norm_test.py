@@ -220,6 +220,26 @@ def test_the_gradient_is_that_of_the_formula(groups, masked):
   assert np.abs(found[1]).max() > 0.1
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_second_derivatives_are_those_of_the_formula(masked):
+  with jax.enable_x64(True):
+    variables, x = example(np.float64)
+    valid = np.arange(16) % 3 > 0 if masked else np.ones(16, bool)
+    weight, direction = np.random.default_rng(2).normal(size=(2, *x.shape))
+    weight *= valid[:, None, None, None]
+
+    def of_gradient(norm):  # a Hessian times a direction, in the parameters and in x
+      loss = lambda variables, x: (jnp.sin(norm(variables, x)) * weight).sum()  # noqa: E731
+      slope = lambda *given: (jax.grad(loss, 1)(*given) * direction).sum()  # noqa: E731
+      return jax.jit(jax.grad(slope, (0, 1)))(variables, x)
+
+    mine = of_gradient(lambda v, x: train_valid(v, x, valid if masked else None, 4)[0])
+    formula = of_gradient(lambda v, x: plain(v, x, valid, 4))
+  for found, expected in ((mine[0]['params'], formula[0]['params']), (mine[1], formula[1])):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, expected)
+  assert np.abs(mine[1]).max() > 0.1
+
+
 def test_running_statistics_have_no_gradient():
   variables, x = example()
   gradient = jax.grad(lambda x: sum(s.sum() for s in train(4)(variables, x)[1].values()))(x)
@@ -261,6 +281,24 @@ def test_eight_devices_give_the_numbers_of_one_and_exchange_only_statistics(grou
     found = compiled(jax.device_put(variables, everywhere), jax.device_put(x, split))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, expected)
   assert_only_small_all_reduces(compiled.as_text(), at_most=groups * SHAPE[-1])
+
+
+def test_parameters_inside_shard_map_have_the_gradient_over_all_devices():
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  whole, split = PartitionSpec(), PartitionSpec('data')
+  variables, x = example()
+
+  def gradients(groups):  # inside shard_map the two examples of a device are one group
+    def loss(params, x):
+      return jnp.sin(train(groups)({**variables, 'params': params}, x)[0]).sum()
+
+    return jax.grad(loss, (0, 1))
+
+  specs = {'in_specs': (whole, split), 'out_specs': (whole, split)}
+  inside = jax.jit(jax.shard_map(gradients(1), mesh=mesh, **specs))(variables['params'], x)
+  at_once = jax.jit(gradients(8))(variables['params'], x)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), inside, at_once)
+  assert np.abs(inside[0]['scale']).max() > 0.1
 
 
 @pytest.mark.parametrize('groups', [1, 4, 8])

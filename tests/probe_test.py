@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from landmarks_jax import losses, training
 from landmarks_jax.contracts import Batch, Describer
@@ -136,6 +137,19 @@ def test_the_gradient_is_that_of_all_pictures_at_once():
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_inside_shard_map_is_that_over_all_devices():
+  method, batch = small(), random_batch(8)
+  params, aux = method.init(RNG, batch)
+  gradient = jax.grad(lambda params, batch: method.loss(params, aux, batch, RNG, jnp.int32(0))[0])
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  specs = {'in_specs': (PartitionSpec(), PartitionSpec('data')), 'out_specs': PartitionSpec()}
+  summed = jax.jit(jax.shard_map(gradient, mesh=mesh, **specs))(params, batch)
+  for one, other in zip(
+    jax.tree.leaves(summed), jax.tree.leaves(gradient(params, batch)), strict=True
+  ):  # a loss is a mean over the pictures of one device
+    np.testing.assert_allclose(one / 4, other, rtol=1e-4, atol=1e-6)
+
+
 def test_a_cpu_holds_the_maps_of_one_picture_and_an_accelerator_takes_all_at_once():
   method, batch = small(), random_batch(16)
   params, aux = method.init(RNG, batch)
@@ -202,10 +216,12 @@ def test_padding_counts_for_nothing():
   broken.points[3:] = np.nan
   broken.valid[3:] = False
   value, grads = loss_and_grads(method, params, aux, three)
-  padded, padded_grads = loss_and_grads(method, params, aux, broken)
-  np.testing.assert_allclose(padded, value, rtol=1e-6)
-  for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(padded_grads), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+  numbers = broken._replace(valid=np.where(broken.valid, np.uint8(255), np.uint8(0)))
+  for padding in (broken, numbers):
+    padded, padded_grads = loss_and_grads(method, params, aux, padding)
+    np.testing.assert_allclose(padded, value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(padded_grads), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
 def test_features_kept_in_bfloat16_give_nearly_the_points_of_float32():

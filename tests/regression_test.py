@@ -129,6 +129,8 @@ def test_labels_that_are_not_visible_have_no_part_in_the_mean_shape():
   rows = np.array([3, 5, 8])
   found = regression.mean_shape(labelled, target, rows).points[0]
   np.testing.assert_allclose(found[1], labelled.points[[5, 8], 1].mean(0), rtol=1e-6)
+  numbers = labelled._replace(visible=np.where(labelled.visible, 2, 0))  # COCO's: 2 is visible
+  np.testing.assert_array_equal(regression.mean_shape(numbers, target, rows).points[0], found)
   np.testing.assert_allclose(found[0], labelled.points[rows, 0].mean(0), rtol=1e-6)
 
 

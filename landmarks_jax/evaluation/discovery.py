@@ -159,6 +159,7 @@ def fit(
 
   Least squares over the pictures that show a landmark; of equally good maps, the smallest.
   """
+  visible = np.asarray(visible, bool)  # as an index, COCO's 0, 1 and 2 would be rows
   x = np.asarray(given, np.float64).reshape(len(given), -1)
   strength = ridge * len(x) * (x**2).mean() if x.size else 0.0
   rows = np.concatenate([x, np.sqrt(strength) * np.eye(x.shape[1])]) if ridge else x

@@ -121,10 +121,11 @@ def angles(described: Batch, *, side: int) -> dict[str, float]:
   of one point are as far apart as those of two. Raises ValueError for fewer than two points.
   """
   labels, mean = point_labels(described, side=side)
-  followed = described.visible.sum(0) > 1
+  visible = np.asarray(described.visible, bool)  # COCO's 2 would be two frames
+  followed = visible.sum(0) > 1
   if followed.sum() < 2:
     raise ValueError(f'{followed.sum()} points are visible in two frames: expected 2 or more')
-  away = _angle(labels, mean)[described.visible & followed]
+  away = _angle(labels, mean)[visible & followed]
   apart = _angle(mean[followed, None], mean[None, followed])[~np.eye(followed.sum(), dtype=bool)]
   drift, spread = float(away.mean()), float(apart.mean())
   return {
@@ -142,10 +143,11 @@ def point_labels(
   described: with `pyramid` of one level, `points` and `visible`. Points that are not visible may
   hold anything.
   """
-  points = np.where(described.visible[..., None], described.points, 0)  # nan * 0 would be nan
+  visible = np.asarray(described.visible, bool)[..., None]
+  points = np.where(visible, described.points, 0)  # nan * 0 would be nan
   labels = hypercolumn.sample(*described.pyramid, points, side=side)
   labels = hypercolumn.unit(np.asarray(labels, np.float64))
-  return labels, hypercolumn.unit((labels * described.visible[..., None]).sum(0))
+  return labels, hypercolumn.unit((labels * visible).sum(0))
 
 
 def find_again(described: Batch, *, side: int) -> Predictions:

@@ -56,7 +56,14 @@ def fit(
   The result depends on the labels and the seed alone. Raises ValueError for a `stop_epoch` outside
   the schedule, without labels, and for a loss that is not finite. Specification section 5.
   """
-  check(size=size, epochs=epochs, stop_epoch=stop_epoch, validate_every=validate_every)
+  check(
+    size=size,
+    epochs=epochs,
+    stop_epoch=stop_epoch,
+    learning_rate=learning_rate,
+    batch_size=batch_size,
+    validate_every=validate_every,
+  )
   stop = epochs if stop_epoch is None else stop_epoch
   if not len(rows):
     raise ValueError('there are no labelled pictures to learn from')
@@ -84,12 +91,16 @@ def check(
   *,
   size: int,
   epochs: int,
+  learning_rate: float = 0.0,
   stop_epoch: int | None = None,
+  batch_size: int = 32,
   validate_every: int = 1,
   prefix: str = '',
+  **others: Any,
 ) -> None:
   """Raises ValueError for what `fit` cannot do. prefix: of the options in messages."""
-  least = {'size': (size, 2), 'epochs': (epochs, 1), 'validate_every': (validate_every, 1)}
+  least = {'size': (size, 2), 'epochs': (epochs, 1), 'learning_rate': (learning_rate, 0)}
+  least |= {'batch_size': (batch_size, 1), 'validate_every': (validate_every, 1)}
   for name, (value, lowest) in least.items():
     if value < lowest:
       raise ValueError(f'{prefix}{name}={value}: expected {lowest} or more')

@@ -18,7 +18,7 @@ from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot, probing, scoring
 from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
-from landmarks_jax.models.ridge import fit_ridge
+from landmarks_jax.models.ridge import check_maps, fit_ridge
 
 RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
@@ -176,8 +176,7 @@ def check(
     raise ValueError(f'validation={validation!r} chooses an epoch of head={PROBE}; use that head')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every labelled picture')
-  if size < 2:
-    raise ValueError(f'size={size}: expected heat maps of at least 2 positions a side')
+  check_maps(size=size)
   probing.check(
     size=probe_size,
     epochs=probe_epochs,
@@ -232,7 +231,7 @@ def probe(
 
 def mean_shape(labelled: Batch, target: Batch, rows: Int[np.ndarray, ' n']) -> Predictions:
   """The mean of the visible labels, for every picture: what position alone can do."""
-  seen = labelled.visible[rows][..., None]
+  seen = np.asarray(labelled.visible, bool)[rows][..., None]  # COCO's 2 would count twice
   count = np.maximum(seen.sum(0), 1)
   mean = np.where(seen, labelled.points[rows], 0).sum(0) / count
   points = np.broadcast_to(mean, target.points.shape).astype(np.float32)

@@ -1,6 +1,7 @@
 """From a few labelled pictures to a landmark model: the few-shot protocol on any pictures."""
 
 import inspect
+import numbers
 import sys
 import time
 import warnings
@@ -80,15 +81,9 @@ def fit_landmarks(
   are chosen on; for the probe, every fifth if there are 10 or more. With fewer than 8 held out it
   is the same for all landmarks, with fewer than two it is nan.
   """
-  if head not in (RIDGE, PROBE):
-    raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
   options = dict(options or {})
-  unknown = sorted(set(options) - set(OPTIONS[head]))
-  if unknown:
-    known = ', '.join(OPTIONS[head])
-    raise ValueError(f'options: those of a {head} are {known}, not {", ".join(unknown)}')
-  if copies < 0:
-    raise ValueError(f'copies={copies}: expected 0 or more warped copies of every picture')
+  _check_head(head, options)
+  _check_numbers(copies=(copies, 0), seed=(seed, 0), batch_size=(batch_size, 1))
   confidence.check_tolerance(tolerance)
   progress = sys.stderr.isatty() if progress is None else progress
   labels = PointLabels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
@@ -118,6 +113,26 @@ def fit_landmarks(
     confidence=measured,
     learned_from=[given.checksums[i] for i in range(len(given))],
   )
+
+
+def _check_head(head: str, options: Mapping[str, Any]) -> None:
+  if head not in (RIDGE, PROBE):
+    raise ValueError(f'head={head!r}: choose from {RIDGE}, {PROBE}')
+  unknown = sorted(set(options) - set(OPTIONS[head]))
+  if unknown:
+    known = ', '.join(OPTIONS[head])
+    raise ValueError(f'options: those of a {head} are {known}, not {", ".join(unknown)}')
+  if head == RIDGE:
+    ridge.check_maps(**options)
+  else:
+    probing.check(**FIT_PROBE | options)
+
+
+def _check_numbers(**given: tuple[Any, int]) -> None:
+  """given: name=(value, least)."""
+  for name, (value, least) in given.items():
+    if not isinstance(value, numbers.Integral) or value < least:
+      raise ValueError(f'{name}={value}: expected a whole number, {least} or more')
 
 
 Judged = tuple[Float[np.ndarray, 'M K E'], Float[np.ndarray, 'M K']]  # evidence, error

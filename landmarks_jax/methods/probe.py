@@ -19,6 +19,7 @@ from landmarks_jax import losses
 from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
 from landmarks_jax.geometry import regions, softargmax
 from landmarks_jax.models import hypercolumn
+from landmarks_jax.models.varying import alike
 
 
 def random_params(
@@ -62,13 +63,17 @@ def read_out(params: PyTree, points: Float[Array, 'B K P 2']) -> Float[Array, 'B
 Cost = Callable[[PyTree, PyTree], Array]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def summed(cost: Cost, params: PyTree, pictures: PyTree) -> Float[Array, '']:
   """The sum of cost(params, picture) over the leading axis of `pictures`, which get no gradient.
 
   On a CPU the gradient is taken picture by picture: the maps of one stay in cache, whereas those of
   a batch pass through memory again and again (docs/performance.md).
   """
+  return _summed(cost, *alike((params, pictures)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(cost: Cost, params: PyTree, pictures: PyTree) -> Float[Array, '']:
   return _at_once(cost, params, pictures)
 
 
@@ -95,7 +100,7 @@ def _gradient(cost: Cost, gradient: PyTree, slope: Array) -> tuple[PyTree, None]
   return jax.tree.map(lambda x: slope * x, gradient), None
 
 
-summed.defvjp(_sum_and_gradient, _gradient)
+_summed.defvjp(_sum_and_gradient, _gradient)
 
 
 def build(
@@ -166,9 +171,9 @@ def build(
       batch = regions.centre_crop(batch, margin)
     pyramid, labels = constrain(features(aux, batch)), batch.points
     visible = jnp.ones(labels.shape[:2], bool) if batch.visible is None else batch.visible
-    valid = jnp.ones(len(labels), bool) if batch.valid is None else batch.valid
+    valid = jnp.ones(len(labels), bool) if batch.valid is None else batch.valid.astype(bool)
     # Padding costs nothing. Cast for COCO's 0, 1, 2 and the like: 2 & True is 0.
-    visible = visible.astype(bool) & valid.astype(bool)[:, None]
+    visible = visible.astype(bool) & valid[:, None]
     total = summed(cost, params, (pyramid, labels, visible))
     return total / jnp.maximum(valid.sum(), 1), (aux, {})
 

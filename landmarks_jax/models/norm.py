@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, PyTree
 from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.models.varying import alike
 
 
 class GroupedBatchNorm(nn.Module):
@@ -20,7 +21,7 @@ class GroupedBatchNorm(nn.Module):
   variance (normalisation uses the biased one), the mean over groups, momentum .9 = torch's .1.
   Statistics are at least float32; the result has the dtype of `x`. With `valid`, examples that are
   not valid are excluded from all statistics, and a group without valid ones leaves the running
-  statistics unchanged. Running statistics have no gradient.
+  statistics unchanged. Running statistics have no gradient. In training, reverse mode only: no jvp.
   """
 
   groups: int = 1
@@ -55,17 +56,17 @@ class GroupedBatchNorm(nn.Module):
         y = jnp.where(counted, y, 0)  # whatever they hold
         count = counted.sum(axes, keepdims=True) * math.prod(y.shape[2:-1])
         mean_of = functools.partial(_mean_of_counted, axes=axes, counted=counted, count=count)
-      seen = jax.lax.stop_gradient(y)  # `_normalised` handles the gradient through statistics
-      mean = mean_of(seen)
+      mean = mean_of(y)
       if x.dtype.itemsize < 4:  # one pass: relative to the running mean, little cancels
         near = running_mean.value
-        var = jnp.maximum(mean_of(jnp.square(seen - near)) - jnp.square(mean - near), 0)
+        var = jnp.maximum(mean_of(jnp.square(y - near)) - jnp.square(mean - near), 0)
       else:  # two passes: one would cancel in float32
-        var = mean_of(jnp.square(seen - mean))
+        var = mean_of(jnp.square(y - mean))
       if not self.is_initializing():
         unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
         self._update(running_mean, mean, count)
         self._update(running_var, unbiased, count)
+      y, scale, bias = alike((y, scale, bias))
       y = _normalised(y, scale, bias, (mean, jnp.sqrt(var + self.epsilon)), counted, count)
     else:
       y = (y - mean) * (scale / jnp.sqrt(var + self.epsilon)) + bias
@@ -74,7 +75,7 @@ class GroupedBatchNorm(nn.Module):
   def _update(
     self, running: nn.Variable, groups: Float[Array, 'G *ones C'], count: Array | int
   ) -> None:
-    old, new = running.value, groups.reshape(-1, groups.shape[-1])
+    old, new = running.value, jax.lax.stop_gradient(groups).reshape(-1, groups.shape[-1])
     if isinstance(count, int):
       new = new.mean(0)
     else:  # over the groups that have valid examples
@@ -125,7 +126,8 @@ def _normalised(
   """Normalises y by its own mean and deviation, `statistics` of `count` values per channel.
 
   The gradient (Ioffe & Szegedy 2015, section 3) goes through them, too, in two passes over the
-  maps: two sums, then the slopes. Autodiff makes three, and sums what is zero once centred.
+  maps: two sums, then the slopes. Autodiff makes three, and sums what is zero once centred. Hence
+  `statistics` get no gradient here, but depend on y for the gradient's own derivatives.
   """
   mean, deviation = statistics
   return (y - mean) * (scale / deviation) + bias

@@ -22,7 +22,7 @@ def max_pool(
 ) -> Float[Array, 'B h w C']:
   """The greatest value of every window of side x side pixels, as PyTorch's MaxPool2d.
 
-  The gradient goes to the first of equally great pixels, in row order.
+  The gradient goes to the first of equally great pixels, in row order. Reverse mode only: no jvp.
   """
   return nn.max_pool(x, (side, side), (stride, stride), padding=((padding, padding),) * 2)
 

@@ -140,8 +140,9 @@ def fit_ridge(
   Everything is chosen on the labels, except that one label leaves nothing to choose by. The
   predictions for held-out pictures are those that it chose by, so they are as good as it could
   choose, not better; they cost nothing more. Raises ValueError for a landmark that no picture
-  shows.
+  shows, and for what `check_maps` refuses.
   """
+  check_maps(size=size, spread=spread)
   keep = np.flatnonzero(np.asarray(valid))
   visible = np.asarray(visible)[keep].astype(bool)  # COCO's 2 would weigh twice
   points = np.where(visible[..., None], np.asarray(points)[keep], 0).astype(np.float64)
@@ -185,6 +186,14 @@ def fit_ridge(
     correction=jnp.asarray(choice.correction, float),
   )
   return RidgeFit(LandmarkHead(variables, predict_ridge), judged)
+
+
+def check_maps(*, size: int = 2, spread: float = 1.0) -> None:
+  """Raises ValueError for heat maps that `fit_ridge` cannot learn; what is not given is right."""
+  if size < 2:
+    raise ValueError(f'size={size}: expected heat maps of at least 2 positions a side')
+  if not 0 < spread < np.inf:
+    raise ValueError(f'spread={spread}: expected a positive standard deviation of the heat maps')
 
 
 def _check_shown(visible: Bool[np.ndarray, 'n K'], *, pictures: int) -> None:

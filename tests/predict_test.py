@@ -321,7 +321,7 @@ PREDICT = '--model={}/M', '--images={}/test'
   [
     (('fit', '--output={}/new'), 'fit needs --model=RUN, --images=DIR'),
     (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
-    (('fit', *FIT, '--output={}/new', '--count=13'), 'labels=13: expected 1 to 12'),
+    (('fit', *FIT, '--output={}/new', '--count=13'), '--count=13: expected at most 12, the number'),
     (('fit', *FIT, '--output={}/new', '--scale=left eye,ear'), '--scale=left eye,ear: expected'),
     (('fit', *FIT, '--output={}/new', '--flip_pairs=left eye'), "'left eye' is no pair; expected"),
     (('fit', *FIT, '--output={}/new', '--flip_pairs=a/b'), "there is no landmark 'a'; expected"),

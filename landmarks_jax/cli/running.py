@@ -54,6 +54,7 @@ class Run:
     sharding.on_main(lambda: configs.check_workdir(workdir, self.config))
     experiment.check_evals()
     experiment.check_step()
+    experiment.note_unused_path()
     self.initial = transfer.of(experiment, workdir)
     begun = sharding.of_main((workdir / 'config.json').exists())
     # Before the folder is claimed, since another batch size is another config.

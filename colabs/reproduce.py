@@ -44,7 +44,9 @@ import json
 import matplotlib.pyplot as plt
 
 from landmarks_jax.cli import table
+from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.cli.main import main
+from landmarks_jax.evaluation import scoring
 
 RUNS = []  # such as ['runs/demo', 'runs/dve']
 if not RUNS:
@@ -63,27 +65,50 @@ if not RUNS:
 # ## What a run holds
 #
 # A line of `metrics.jsonl` has a step and numbers by name: `train/...` of the step,
-# `EVALUATION/PROTOCOL/SCORE` of an evaluation. The last number of a name counts.
+# `EVALUATION/PROTOCOL/SCORE` of an evaluation. The last number of a name counts. Of the
+# files of `evaluate`, those of the weights that it takes by itself do: the selected or newest ones.
 
 
 # %%
+def newest(folder):
+  """The last step of a folder of checkpoints, 0 if there is none."""
+  return max((int(path.name) for path in folder.glob('*') if path.name.isdecimal()), default=0)
+
+
 def read(run):
   """(config, lines of metrics.jsonl, scores by full name) of a run's folder."""
-  run = pathlib.Path(run)
+  run = pathlib.Path(run).expanduser()
   config = json.loads((run / 'config.json').read_text())
-  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  log = run / 'metrics.jsonl'  # a converted run has none
+  lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
   scores = {name: value for line in lines for name, value in line.items() if name.count('/') == 2}
-  evals = dict(config['evals'])
-  for file in sorted(run.glob('evaluations/*.json')):  # of the command `evaluate`
-    later = json.loads(file.read_text())
-    evals, scores = evals | later['evals'], scores | later['scores']
+  end = newest(run / 'best') or newest(run / 'checkpoints') or (lines[-1]['step'] if lines else 0)
+  files = {tuple(map(int, f.stem.split('_'))): f for f in run.glob('evaluations/*.json')}
+  evals = dict(config.get('evals', {}))
+  for (step, *_), file in sorted(files.items()):  # STEP.json, STEP_2.json, ...
+    if step >= end:
+      later = json.loads(file.read_text())
+      evals, scores = evals | later['evals'], scores | later['scores']
   return config | {'evals': evals}, lines, scores
 
 
+def error_title(config, name):
+  """What the errors of an evaluation are divided by; 'error' if its pictures are not here."""
+  try:
+    return scoring.error_title(Experiment(config).info(name))
+  except (OSError, ValueError) as error:
+    print(f'{name}: what its errors are divided by is not known here: {error}')
+    return 'error'
+
+
 found = {pathlib.Path(run).name: read(run) for run in RUNS}
+titles = {
+  run: {name: error_title(config, name) for name in config['evals']}
+  for run, (config, _, _) in found.items()
+}
 for name, (config, lines, scores) in found.items():
-  method = config['method']['name']
-  print(f'{name}: {method}, step {lines[-1]["step"]}, {len(scores)} scores')
+  method, step = config['method']['name'], lines[-1]['step'] if lines else 0
+  print(f'{name}: {method}, step {step}, {len(scores)} scores')
 
 # %% [markdown]
 # ## Curves of training
@@ -107,7 +132,7 @@ plt.show()
 
 # %%
 for name, (config, _, scores) in found.items():
-  print(f'== {name}\n{table.of_scores(config["evals"], scores)}\n')
+  print(f'== {name}\n{table.of_scores(config["evals"], scores, titles[name])}\n')
 
 # %% [markdown]
 # ## Errors against the number of labels
@@ -135,6 +160,7 @@ def curve(scores, start, row):
   ]
 
 
+measured = set()
 for name, (_, _, scores) in found.items():
   starts = {key.partition('_n')[0] for key in scores if key.partition('_n')[2][:1].isdigit()}
   for start in sorted(start for start in starts if start.endswith('inter_ocular')):
@@ -143,9 +169,10 @@ for name, (_, _, scores) in found.items():
       if points and (not row or name == list(found)[-1]):
         label = f'{name}: {title}' if not row else title
         plt.errorbar(*zip(*points, strict=True), marker='o', capsize=3, label=label)
+        measured.add(titles[name][start.partition('/')[0]])
 plt.xscale('log')
 plt.xlabel('labelled pictures')
-plt.ylabel('inter-ocular error, %')
+plt.ylabel(f'{measured.pop() if len(measured) == 1 else "error"}, %')
 if plt.gca().has_data():
   plt.legend()
 plt.show()

@@ -373,3 +373,22 @@ def test_an_evaluation_that_shows_another_size_than_training_is_noted():
     made.resolve()
     made.check_evals()
     assert sum(told in line for line in lines) == notes
+
+
+@pytest.mark.parametrize(
+  ('page', 'changes', 'notes'),
+  [
+    ('demo.py', ['data.path=birds'], 1),
+    ('demo.py', [], 0),
+    ('moco_folder.py:smoke', [], 0),  # the page's own path
+    ('moco_folder.py:smoke', ['data.path=birds'], 1),
+    ('moco_folder.py', ['data.path=birds'], 0),
+  ],
+)
+def test_a_path_of_pictures_that_are_rendered_is_noted(page, changes, notes):
+  config = configs.changed(configs.load(f'{root}/configs/{page}'), changes)
+  lines = []
+  made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+  made.note_unused_path()
+  told = 'note: config.data.path=birds is not used: synthetic/faces renders its pictures'
+  assert lines == [told] * notes

@@ -164,8 +164,34 @@ def test_landmarks_are_those_of_the_journal_and_may_become_more(desk):
   assert more.landmarks == ('new', *NAMES)
   assert not more.complete('a.jpg')
   assert desk.again().landmarks == ('new', *NAMES)
-  with pytest.raises(ValueError, match="the journal has points of 'new', 'left \"eye\"' too"):
+  with pytest.raises(ValueError, match='the journal has points of \'left "eye"\' too'):
     ConfirmedLabels(desk.journal, NAMES[1:])
+
+
+def test_a_name_that_never_had_a_point_can_be_corrected(desk):
+  desk.again([*NAMES, 'rigth eye'])
+  assert desk.again([*NAMES, 'right eye']).landmarks == (*NAMES, 'right eye')
+  assert desk.again().landmarks == (*NAMES, 'right eye')
+  desk.change('a.jpg', {'right eye': INVISIBLE})
+  with pytest.raises(ValueError, match="has points of 'right eye' too"):
+    desk.again(NAMES)
+
+
+def test_no_names_at_all_leave_the_journal_as_it_is(desk):
+  lines = (desk.folder / FILE).read_text()
+  with pytest.raises(ValueError, match=r'landmarks are \[\]; expected'):
+    desk.again([])
+  assert (desk.folder / FILE).read_text() == lines
+
+
+def test_a_name_whose_point_an_undo_can_bring_back_is_kept(desk):
+  desk.change('a.jpg', {SIZE: (1, 2)})
+  desk.change('a.jpg', {SIZE: None})
+  with pytest.raises(ValueError, match="has points of 'Größe' too"):
+    desk.again([LEFT, NOSE])
+  desk.again()
+  desk.undo()
+  assert desk.labels.of('a.jpg') == {SIZE: (1, 2)}
 
 
 @pytest.mark.parametrize('names', [['a', 'a'], ['a', ''], ['a\nb'], []])
@@ -196,7 +222,7 @@ def test_what_is_no_point_is_refused(desk, point):
     {'picture': 'a', 'points': [], 'client': 'c', 'id': 'i', 'time': ''},
     {'picture': 'a', 'points': {LEFT: None}, 'client': 'c', 'id': 'i', 'time': '', 'undoes': True},
     {'picture': 'a', 'points': {'eye': [1, 2]}, 'client': 'c', 'id': 'i', 'time': ''},
-    {'landmarks': [NOSE]},
+    {'landmarks': [NOSE, SIZE]},
   ],
 )
 def test_an_entry_that_makes_no_sense_is_named_by_its_line(desk, entry):

@@ -317,6 +317,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(narrow, small, tmp_pat
     (good, tmp_path / 'file/below', (), f'{tmp_path}/file: File exists'),
     (tmp_path / 'file', new, (), f'{tmp_path}/file: the file is empty'),
     (good, new, [f'--base={small}'], 'x.pth: DVE, small network, small network, dilations, of'),
+    (good, new, ['--heads=3'], 'it is no ViT, and has no heads; leave out --heads=3'),
     (head, new, (), 'head.pth: feature projector (ICCV 2021): it builds on a frozen network; name'),
     (head, new, [f'--base={tmp_path}/no'], f'{tmp_path}/no holds no run: it has no config.json'),
     (head, new, [f'--base={small}'], 'of 24 channels, but those of the network below have 4 (4)'),

@@ -264,15 +264,31 @@ def test_labels_that_the_network_cannot_see_are_told(seeing, faces):
   images, points = faces[0]
   moved = points.copy()
   moved[2, 0] = 0
-  with pytest.warns(UserWarning, match='1 of 36 labels lie outside .* landmark 0 of picture 2'):
+  with pytest.warns(
+    UserWarning, match='1 of 36 labels lie outside .* landmark 0 of images.2.. Give'
+  ):
     fit_landmarks(seeing, images, moved, copies=0, options={'size': 8})
+
+
+def test_what_is_told_of_a_label_names_landmark_and_file(seeing, faces, tmp_path):
+  images, points = faces[0]
+  files = [tmp_path / f'{i}.png' for i in range(len(images))]
+  for file, image in zip(files, images, strict=True):
+    Image.fromarray(image).save(file)
+  moved = points.copy()
+  moved[2, 0], moved[4, 1] = 0, -9
+  with pytest.warns(UserWarning, match='lie outside') as told:
+    fit_landmarks(seeing, files, moved, names=NAMES, copies=0, options={'size': 8})
+  outside, unseen = (str(one.message) for one in told)
+  assert f'the first is {NAMES[1]} of {files[4]}, at (' in outside
+  assert f'the first is {NAMES[0]} of {files[2]}. Give' in unseen
 
 
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
     (lambda points: points.__setitem__((2, 0), 1e4), '1 of 36 labels lie outside their picture; '),
-    (lambda points: points.__setitem__((5, 1), -1), 'landmark 1 of picture 5, at .-1, -1. of '),
+    (lambda points: points.__setitem__((5, 1), -1), 'landmark 1 of images.5., at .-1, -1. of '),
     (lambda points: np.divide(points, 80, out=points), 'all 36 points lie .* are these in pixels'),
   ],
 )
@@ -289,7 +305,9 @@ def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
   images, points = faces[0]
   points = points.copy()
   points[:6, 0], points[6:, 1] = np.nan, np.nan
-  with pytest.warns(UserWarning, match=r'no picture shows both landmarks of scale=\(0, 1\)'):
+  with pytest.warns(
+    UserWarning, match='both landmarks of the scale, landmark 0 and landmark 1, apart'
+  ):
     fitted = fit_landmarks(
       seeing, images, points, scale=(0, 1), copies=0, options={'size': 8, 'spread': 0.2}
     )

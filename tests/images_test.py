@@ -100,6 +100,26 @@ def test_exif_turns_a_picture_only_when_asked(kind, tmp_path):
     assert images.size(path, rotate=True) == upright.shape[1::-1]
 
 
+def segment(marker, content):
+  return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2) + content
+
+
+@pytest.mark.parametrize('where', ['xmp', 'exif after 64 KiB'])
+def test_an_orientation_wherever_it_stands_turns_pixels_and_size_alike(where, tmp_path):
+  if where == 'xmp':
+    given = segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>')
+  else:
+    given = segment(0xFE, bytes(65000)) * 2 + segment(0xE1, tagged(6).tobytes())
+  data = encoded(picture(), 'jpeg')
+  data = data[:2] + given + data[2:]
+  path = tmp_path / 'a.jpg'
+  path.write_bytes(data)
+  upright = images.read(path, rotate=True)
+  assert upright.shape[1::-1] == images.size(path, rotate=True) == (17, 23)
+  np.testing.assert_array_equal(upright, images.from_pillow(Image.open(path), rotate=True))
+  assert images.read(path).shape[1::-1] == images.size(path) == (23, 17)
+
+
 def test_a_large_jpeg_may_come_reduced_but_not_below_the_side_asked_for():
   image = picture(640, 400)
   data = encoded(image, 'jpeg', quality=95)

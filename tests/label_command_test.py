@@ -1,10 +1,12 @@
 """The command: what it tells, that it starts again, and that mistakes are one line."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import types
@@ -42,7 +44,7 @@ def told(capsys):
     (['DIR'], 'there are no landmarks to place; name them: --landmarks='),
     (['DIR', '--landmarks=a,b,a'], "landmarks are ['a', 'b', 'a']; expected different names"),
     (['DIR', '--landmarks=a', '--model=nowhere'], 'nowhere holds no run'),
-    (['DIR', '--landmarks=a', '--port=70000'], 'no port from 70000 to 70019 is free'),
+    (['DIR', '--landmarks=a', '--port=70000'], '--port=70000'),
     (['DIR', '--landmarks=a', '--labels=l.csv'], '--labels=l.csv is for --simulate'),
     (['DIR', '--simulate'], '--simulate needs --model=RUN'),
     (['DIR', '--simulate', '--counts=5,x', '--model=r'], '--counts=5,x: expected whole numbers'),
@@ -86,6 +88,31 @@ def test_pictures_are_cut_as_the_landmark_model_knows_them(
   err = told(capsys)
   assert f"here crop='{crop}'" in err
   assert ('--crop=pad, but the landmark model was fitted on --crop=centre' in err) == warned
+
+
+def test_without_a_free_port_nothing_is_written(root, capsys, monkeypatch):
+  with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    taken.listen()
+    monkeypatch.setattr(label, 'PORTS', 1)
+    port = taken.getsockname()[1]
+    assert run(root, '--landmarks=a', f'--port={port}') == 2
+  assert f'no port from {port} to {port} is free' in told(capsys)
+  with contextlib.closing(Journal(root / 'labels')) as journal:
+    assert journal.entries == []
+
+
+def test_ports_end_at_the_last_one(monkeypatch):
+  tried = []
+
+  def bind(_, address):
+    tried.append(address[1])
+    raise OSError('taken')
+
+  monkeypatch.setattr(socket.socket, 'bind', bind)
+  with pytest.raises(ValueError, match='no port from 65530 to 65535 is free'):
+    label._free(65530)
+  assert tried == [*range(65530, 65536)]
 
 
 @pytest.mark.parametrize('name', ['starlette', 'uvicorn'])

@@ -127,6 +127,18 @@ def test_confidence_and_overlays_are_beside_them(mine, predicted):
   assert max(Image.open(predicted / 'overlays/100.png').size) >= 480
 
 
+def test_every_picture_has_an_overlay_of_its_own(mine, tmp_path):
+  write(tmp_path / 'mine', range(2))
+  (tmp_path / 'mine/000.png').rename(tmp_path / 'mine/x.jpg')
+  (tmp_path / 'mine/001.png').rename(tmp_path / 'mine/x.jpg.png')
+  options = f'--model={mine}/M', f'--images={tmp_path}/mine', f'--output={tmp_path}/out'
+  assert run('predict', *options) == 0
+  drawn = sorted(path.name for path in (tmp_path / 'out/overlays').iterdir())
+  assert drawn == ['x.jpg.png', 'x.jpg.png.png']
+  assert predict.overlay_name('x.jpg', {'x.jpg', 'y.png'}) == 'x.jpg.png'
+  assert predict.overlay_name('x.jpg.png', {'x.jpg', 'x.jpg.png'}) == 'x.jpg.png'
+
+
 def test_scores_are_of_pictures_that_were_not_learned_from(mine, predicted, tmp_path, capsys):
   scores = json.loads((predicted / 'scores.json').read_text())
   assert scores['pictures'] == 9
@@ -309,7 +321,7 @@ PREDICT = '--model={}/M', '--images={}/test'
   [
     (('fit', '--output={}/new'), 'fit needs --model=RUN, --images=DIR'),
     (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
-    (('fit', *FIT, '--output={}/new', '--count=13'), 'labels=13: expected 1 to 12'),
+    (('fit', *FIT, '--output={}/new', '--count=13'), '--count=13: expected at most 12, the number'),
     (('fit', *FIT, '--output={}/new', '--scale=left eye,ear'), '--scale=left eye,ear: expected'),
     (('fit', *FIT, '--output={}/new', '--flip_pairs=left eye'), "'left eye' is no pair; expected"),
     (('fit', *FIT, '--output={}/new', '--flip_pairs=a/b'), "there is no landmark 'a'; expected"),

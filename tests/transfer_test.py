@@ -112,7 +112,7 @@ def test_the_flag_is_the_key_and_counts_only_before_the_first_checkpoint(tiny, t
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ('--init_from=nowhere', 'nowhere has no checkpoints yet'),
+    ('--init_from=nowhere', 'nowhere holds no run: it has no config.json'),
     ('--config.method.width=5', 'none of its weights has a name and shape of this method; it has'),
   ],
 )
@@ -128,3 +128,12 @@ def test_weights_that_cannot_be_taken_are_one_clear_line(
   assert message in err
   assert len(err.strip().splitlines()) == 1
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_landmark_model_is_no_run_to_start_from(tiny, tmp_path, capsys):  # noqa: F811
+  finder = tmp_path / 'finder'
+  finder.mkdir()
+  (finder / 'landmarks.json').write_text('{}')
+  assert tiny('run', f'--init_from={finder}') == 2
+  said = f'it is a landmark model, and its network is {finder / "run"}'
+  assert said in capsys.readouterr().err

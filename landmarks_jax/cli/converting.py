@@ -78,6 +78,8 @@ def prepare(
   what = f'{file}: {found.kind}, {found.network}'
   if below and found.frame is not None:
     raise ValueError(f'{what}: it builds on no other network; leave out --base={base}')
+  if heads is not None and 'heads' not in found.method:
+    raise ValueError(f'{what}: it is no ViT, and has no heads; leave out --heads={heads}')
   if found.method['name'] == 'probe':
     if changes:
       raise ValueError(f'{what}: it becomes a landmark model, which has no config to change')

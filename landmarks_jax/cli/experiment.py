@@ -22,6 +22,7 @@ from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import by_name, compiler, optim, sharding
 
 CALIBRATION_BATCHES = 10
+RENDERED = 'synthetic/faces'  # the dataset that reads and keeps nothing, so that it needs no path
 
 
 class Experiment:
@@ -157,6 +158,13 @@ class Experiment:
       name = self.config['method']['name']
       raise ValueError(f'config.calibrate: {name} has no running statistics to measure; leave it 0')
     jax.eval_shape(self.step, *self.shapes(count), self.rng_train)
+
+  def note_unused_path(self) -> None:
+    """Notes if a path is given for training pictures that are rendered."""
+    data = self.config['data']
+    if data['name'] == RENDERED and data['path'] is not None:
+      told = f'{RENDERED} renders its pictures'
+      self.report(f'note: config.data.path={data["path"]} is not used: {told}')
 
   def shapes(self, batch_size: int) -> tuple[TrainState, Batch]:
     """The shapes of the state, and of a global batch."""

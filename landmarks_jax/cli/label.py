@@ -19,7 +19,7 @@ from absl import flags
 POSITIONAL = 'DIR'
 FOLDER = 'labels'  # in DIR
 NEEDED = "the page needs starlette and uvicorn: pip install 'landmarks_jax[label]'"
-PORTS = 20  # how many are tried
+PORTS, LAST_PORT = 20, 65535  # how many are tried
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -35,7 +35,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   what += 'was fitted, or pad.'
   flags.DEFINE_string('crop', None, what, flag_values=values)
   what = 'Port of the page; the next free one if it is taken.'
-  flags.DEFINE_integer('port', 8377, what, flag_values=values)
+  flags.DEFINE_integer('port', 8377, what, lower_bound=0, upper_bound=LAST_PORT, flag_values=values)
   what = 'No page: measures what choosing pictures is worth, with the labels of DIR.'
   flags.DEFINE_boolean('simulate', False, what, flag_values=values)
   what = 'With --simulate: CSV or COCO JSON file of landmarks, as in data.labels of configs.'
@@ -93,7 +93,9 @@ def label(
   if crop not in (None, *folder.CROPS):
     raise ValueError(f'{crop=}; expected one of {", ".join(folder.CROPS)}')
   files, (network, known) = PictureFiles(root), _models(model)
-  with contextlib.closing(Journal(output)) as journal:
+  # The lock of the journal first, then the port; only then are the landmarks written.
+  with contextlib.closing(Journal(output)) as journal, _free(port) as listening:
+    port = listening.getsockname()[1]
     if journal.torn:
       message = f'{len(journal.torn)} bytes that were never said to be saved are cut off'
       print(f'{journal.path}: {message}: {journal.torn!r:.80}')
@@ -110,18 +112,16 @@ def label(
     session = Session(files, labels, learner)
     for name in session.lost:
       print(f'labelled, but no longer in {root}, or changed: {name!a}; its labels are kept')
-    with _free(port) as listening:
-      port = listening.getsockname()[1]
-      journal.say(f'http://localhost:{port}')
-      print(f'{len(files):,} pictures, {session.complete} of them labelled, in {journal.path}')
-      print(f'label at http://localhost:{port} (Ctrl-C ends)', flush=True)
-      app = server.app(session, port=port, output=output)
-      config = uvicorn.Config(app, log_level='error', timeout_graceful_shutdown=2)
-      session.start()
-      try:
-        uvicorn.Server(config).run(sockets=[listening])
-      finally:
-        session.stop()
+    journal.say(f'http://localhost:{port}')
+    print(f'{len(files):,} pictures, {session.complete} of them labelled, in {journal.path}')
+    print(f'label at http://localhost:{port} (Ctrl-C ends)', flush=True)
+    app = server.app(session, port=port, output=output)
+    config = uvicorn.Config(app, log_level='error', timeout_graceful_shutdown=2)
+    session.start()
+    try:
+      uvicorn.Server(config).run(sockets=[listening])
+    finally:
+      session.stop()
 
 
 def simulate(
@@ -231,14 +231,15 @@ def _names(given: str | None) -> list[str] | None:
 
 def _free(port: int) -> socket.socket:
   """A socket on the loopback, at the first port from `port` on that is free; 0 takes any."""
-  for number in range(port, port + (PORTS if port else 1)):
+  last = min(port + PORTS - 1, LAST_PORT) if port else 0
+  for number in range(port, last + 1):
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       listening.bind(('127.0.0.1', number))
       listening.listen(64)
       return listening
-    except (OSError, OverflowError) as error:
+    except OSError as error:
       listening.close()
       print(f'port {number}: {error}', file=sys.stderr)
-  raise ValueError(f'no port from {port} to {port + PORTS - 1} is free; choose another --port=N')
+  raise ValueError(f'no port from {port} to {last} is free; choose another --port=N')

@@ -17,7 +17,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
   what = 'CSV file with the header file,x0,y0,x1,y1: where the object is, in pixels.'
   flags.DEFINE_string('boxes', None, what, flag_values=values)
-  what = 'Square of a picture without boxes: centre, pad (all of it) or squash.'
+  what = 'Square of a picture without boxes: centre, pad (all of it) or squash; by default centre '
+  what += 'for fit, and as the model was fitted for predict.'
   flags.DEFINE_enum('crop', None, CROPS, what, flag_values=values)
 
 

@@ -13,7 +13,7 @@ import csv
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from absl import flags
@@ -102,7 +102,7 @@ class Prediction:
       boxes=labelled.rows_of(self.files, around, boxes),
       labels=self.truth,
     )
-    count = len(self.files)
+    self.names, count = frozenset(self.files), len(self.files)
     self.bad = pipeline.BadImages(count, 'skip', _tell, most=1.0)
     for i, file in enumerate(self.files):
       if fault := name_fault(file):
@@ -238,7 +238,7 @@ class Prediction:
       confidence=confidence,
       target=target,
     )
-    path = self.output / OVERLAYS / (file if file.endswith('.png') else f'{file}.png')
+    path = self.output / OVERLAYS / overlay_name(file, self.names)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(drawn).save(path)
 
@@ -275,6 +275,22 @@ class Prediction:
     path = self.output / name
     with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
       csv.writer(file).writerows([header, *rows])
+
+
+def overlay_name(file: str, pictures: Container[str]) -> str:
+  """The name of a picture's overlay, a PNG, which no other of the pictures gets.
+
+  >>> overlay_name('a.png', {'a.png', 'b.jpg'}), overlay_name('b.jpg', {'a.png', 'b.jpg'})
+  ('a.png', 'b.jpg.png')
+  >>> overlay_name('b.jpg', {'b.jpg', 'b.jpg.png'})
+  'b.jpg.png.png'
+  """
+  if file.endswith('.png'):
+    return file
+  name = f'{file}.png'
+  while name in pictures:
+    name += '.png'
+  return name
 
 
 def in_words(scores: dict[str, Any], unit: str) -> str:

@@ -72,6 +72,7 @@ class Run:
     """Raises, before anything is written, what would stop the run later; reads `init_from`."""
     self.experiment.check_evals()
     self.experiment.check_step()
+    self.experiment.note_unused_path()
     self.initial = transfer.of(self.experiment, self.workdir)
 
   def _open(self, signals: interruption.Interruption) -> None:

@@ -36,6 +36,7 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   if given is None or run_folder.has_checkpoints(workdir):
     return None
   run = pathlib.Path(given).expanduser()
+  run_folder.read_config(run / run_folder.CONFIG)  # says what is wrong with a folder that is no run
   own_base = experiment.config['base'] is not None
   weights = Weights(run, checkpoint.leaves(bases.read(run)), own_base)
   wanted = experiment.shapes(1)[0]

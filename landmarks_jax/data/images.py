@@ -20,6 +20,7 @@ from landmarks_jax.geometry import coords
 Box = tuple[int | float | np.number, ...]  # (x0, y0, side) or (x0, y0, width, height)
 ROOMY = 2**26  # pixels of a padded picture
 _orientation_tag = 0x0112
+_orientation_marks = b'Exif\0\0', b'tiff:Orientation'  # Pillow finds it in EXIF, else in XMP
 _upright = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
@@ -198,8 +199,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _orientation(data: bytes, opened: Image.Image | None) -> int:
-  if opened is None and b'Exif' not in data[: 1 << 16]:  # most JPEGs: saves opening them again
-    return 1
+  if opened is None and not any(mark in data for mark in _orientation_marks):
+    return 1  # most JPEGs: saves opening them again
   return (opened or Image.open(io.BytesIO(data))).getexif().get(_orientation_tag, 1)
 
 

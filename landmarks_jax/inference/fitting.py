@@ -259,8 +259,9 @@ def _warn_without_scale(labels: PointLabels) -> None:
   apart = (labels.points[:, a] != labels.points[:, b]).any(-1)
   if not (labels.visible[:, a] & labels.visible[:, b] & apart).any():
     warnings.warn(
-      f'no picture shows both landmarks of scale=({a}, {b}) apart, so no error can be measured and '
-      "there is no confidence; give another pair, or scale='frame'",
+      f'no picture shows both landmarks of the scale, {labels.info.names[a]} and '
+      f'{labels.info.names[b]}, apart, so no error can be measured and there is no confidence; '
+      "give another pair, or scale='frame'",
       stacklevel=3,
     )
 
@@ -268,7 +269,7 @@ def _warn_without_scale(labels: PointLabels) -> None:
 def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: Pictures) -> None:
   """Warns about labels in another unit, outside their picture, or outside what the network sees."""
   size = np.array([pictures.sizes[i] for i in range(len(pictures))])[:, None]
-  seen = labels.points[labels.visible]
+  seen, names = labels.points[labels.visible], labels.info.names
   if (size > 2).all() and len(seen) and (np.abs(seen) <= 1).all():
     warnings.warn(
       f'all {len(seen)} points lie within {seen.min():g} and {seen.max():g}; are these in pixels '
@@ -279,21 +280,22 @@ def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: 
   with np.errstate(invalid='ignore'):  # where not visible, anything may be given
     beyond = ((labels.points < -0.5) | (labels.points > size - 0.5)).any(-1) & labels.visible
   if beyond.any():
-    i, k = np.argwhere(beyond)[0]
+    i, k = np.argwhere(beyond)[0].tolist()
     (x, y), (width, height) = labels.points[i, k], size[i, 0]
     warnings.warn(
       f'{beyond.sum()} of {labels.visible.sum()} labels lie outside their picture; the first is '
-      f'landmark {k} of picture {i}, at ({x:g}, {y:g}) of {width}x{height} pixels. Correct them, '
-      'or give nan for a landmark that is not visible',
+      f'{names[k]} of {pictures.name(i)}, at ({x:g}, {y:g}) of {width}x{height} pixels. '
+      'Correct them; a landmark that is not visible is nan, in a CSV file two empty cells',
       stacklevel=3,
     )
   edge = model.side / (model.side - 1)
   outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1) & ~beyond
   if outside.any():
-    picture, landmark = np.argwhere(outside)[0]
+    i, k = np.argwhere(outside)[0].tolist()
     warnings.warn(
       f'{outside.sum()} of {labelled.visible.sum()} labels lie outside what the network sees, the '
-      f'central {model.side} of {model.frame} pixels of the square; the first is landmark '
-      f"{landmark} of picture {picture}. Give larger boxes, crop='pad', or load(..., margin=0)",
+      f'central {model.side} of {model.frame} pixels of the square; the first is '
+      f'{names[k]} of {pictures.name(i)}. Give larger boxes, crop=pad or, in Python, '
+      'load(..., margin=0)',
       stacklevel=3,
     )

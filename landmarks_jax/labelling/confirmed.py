@@ -33,13 +33,14 @@ class ConfirmedLabels:
   Pictures are identified by their paths relative to their folder. `revision` counts all changes,
   `revision_of(picture)` those of one picture; both survive a restart.
 
-  landmarks: their names; None: those of the journal. Names can be added but not removed. Raises
-  ValueError for invalid names.
+  landmarks: their names; None: those of the journal. Names can be added; those that never had a
+  point can be left out, such as a misspelt one. Raises ValueError for invalid names.
   """
 
   def __init__(self, journal: Journal, landmarks: Sequence[str] | None = None) -> None:
     self._journal = journal
     self.landmarks: tuple[str, ...] = ()
+    self._used: set[str] = set()  # landmarks in any change, which an undo may bring back
     self._points: dict[str, Points] = {}
     self._files: dict[str, Any] = {}
     self._changes: list[str] = []  # the picture of every change
@@ -55,7 +56,7 @@ class ConfirmedLabels:
           'that line, the others count'
         ) from error
     if landmarks is not None and tuple(landmarks) != self.landmarks:
-      self._add({'landmarks': _with_more(landmarks, self.landmarks)})
+      self._add({'landmarks': self._accepted(landmarks)})
     if not self.landmarks:
       raise ValueError('there are no landmarks to place; name them: --landmarks="left eye,nose"')
 
@@ -156,13 +157,27 @@ class ConfirmedLabels:
       raise ValueError(what)
     return {name: parse(value) for name, value in points.items()}
 
+  def _accepted(self, names: Sequence[str]) -> list[str]:
+    """Names of landmarks; ValueError if they are invalid or leave out one that is in use."""
+    names = [name.strip() for name in names]
+    wrong = [name for name in names if not name or not name.isprintable()]
+    if wrong or not names or len(set(names)) < len(names):
+      raise ValueError(f'landmarks are {names}; expected different names that can be read')
+    lost = [name for name in self.landmarks if name in self._used and name not in names]
+    if lost:
+      raise ValueError(
+        f'landmarks are {names}, but the journal has points of {", ".join(map(repr, lost))} too; '
+        'name those as well, or give another --output=DIR'
+      )
+    return names
+
   def _add(self, entry: Entry) -> None:
     self._journal.append(entry)
     self._apply(entry)
 
   def _apply(self, entry: Entry) -> None:
     if 'landmarks' in entry:
-      self.landmarks = tuple(_with_more(entry['landmarks'], self.landmarks))
+      self.landmarks = tuple(self._accepted(entry['landmarks']))
     elif 'moved' in entry:
       self._move(entry['moved'], entry['to'])
     else:
@@ -180,6 +195,7 @@ class ConfirmedLabels:
     undoes: bool = False,
   ) -> None:
     new = self._parsed(points)
+    self._used |= new.keys()
     own, stack = self._points.setdefault(picture, {}), self._undo.setdefault(client, [])
     base = self.revision_of(picture)
     before = {name: own.get(name) for name in new}
@@ -210,21 +226,6 @@ class ConfirmedLabels:
     self._changes = [to if name == picture else name for name in self._changes]
     for stack in self._undo.values():
       stack[:] = [c._replace(picture=to) if c.picture == picture else c for c in stack]
-
-
-def _with_more(names: Sequence[str], already: Sequence[str]) -> list[str]:
-  """Names of landmarks; ValueError if they are invalid or leave out existing ones."""
-  names = [name.strip() for name in names]
-  wrong = [name for name in names if not name or not name.isprintable()]
-  if wrong or len(set(names)) < len(names):
-    raise ValueError(f'landmarks are {names}; expected different names that can be read')
-  lost = [name for name in already if name not in names]
-  if lost:
-    raise ValueError(
-      f'landmarks are {names}, but the journal has points of {", ".join(map(repr, lost))} too; '
-      'name those as well, or give another --output=DIR'
-    )
-  return names
 
 
 def parse(value: Any) -> Point | None:

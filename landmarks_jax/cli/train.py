@@ -77,7 +77,8 @@ def train(
       The batches are the same. Evaluations use host memory if they fit, unless 'stream'.
     workers: processes that read for 'stream'; 0 = threads.
     on_bad_image: 'skip' (counted and listed) or 'error'.
-    deterministic: bit-for-bit repeatable on GPU, at some cost in speed; CPU and TPU always are.
+    deterministic: bit-for-bit repeatable on GPU, at some cost in speed; CPU and TPU always are. It
+      needs a process that has not used the GPU yet.
     skip_nonfinite: up to this many steps of the run may have a non-finite loss, gradient or
       outcome; they change nothing. The next one stops the run.
     stuck_after: seconds without a batch after which the input is reported.

@@ -108,7 +108,7 @@ def _unmet(
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """One axis, 'data', over `devices` (default: all of every process)."""
+  """One axis, 'data', over `devices` (default: all of every process), process by process."""
   devices = jax.devices() if devices is None else devices
   # By process, so that a batch is the rows of process 0, then those of process 1, and so on.
   # jax.make_mesh follows the torus of a TPU, which mixes the hosts, and refuses several GPU hosts.

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -283,6 +284,12 @@ def test_long_findings_are_cut_on_the_page_and_whole_in_the_list(tmp_path):
   assert page.count('<figure>') == 24
   assert 'and 6 more pictures; all are in findings.csv' in page
   assert len((tmp_path / 'out/findings.csv').read_text().splitlines()) == 31
+
+
+def test_a_folder_is_listed_once(pictures, tmp_path):
+  with mock.patch.object(folder, '_walk', wraps=folder._walk) as listed:
+    command.audit(pictures, output=tmp_path / 'out')
+  listed.assert_called_once_with(pictures)
 
 
 def test_files_that_are_not_read_as_pictures_are_counted_by_extension(tmp_path, capsys):

@@ -45,10 +45,10 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
   from landmarks_jax.data import audit as audits  # late: heavy
   from landmarks_jax.data import audit_labels, folder
 
-  files = folder.find(root)
+  files, others = folder.find_kinds(root)
   given = _labels(root, labels)
   looks = list(_looks(root, files))
-  findings = [*audits.of_pictures(looks), audits.of_others(folder.others(root))]
+  findings = [*audits.of_pictures(looks), audits.of_others(others)]
   if given is not None:
     table, flip_pairs = given
     sizes = {one.file: one.size for one in looks if not one.reason}

@@ -217,6 +217,11 @@ def catalogue(
 
 def find(folder: pathlib.Path) -> tuple[str, ...]:
   """The paths of all pictures below a folder, sorted. Raises FileNotFoundError if there is none."""
+  return find_kinds(folder)[0]
+
+
+def find_kinds(folder: pathlib.Path) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+  """The pictures below a folder as `find` has them; what is no picture or table, by extension."""
   if not folder.is_dir():
     raise FileNotFoundError(f'{folder} is not a folder')
   files = sorted(file.relative_to(folder).as_posix() for file in _walk(folder))
@@ -224,21 +229,16 @@ def find(folder: pathlib.Path) -> tuple[str, ...]:
   if not found:
     known = ' '.join(EXTENSIONS)
     kinds = collections.Counter(_extension(file) or 'without extension' for file in files)
-    others = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
+    most = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
     raise FileNotFoundError(
       f'{folder} has no pictures in it or below it (looked for {known}, not in runs'
-      + (f'; found {others})' if others else ')')
+      + (f'; found {most})' if most else ')')
     )
-  return found
-
-
-def others(folder: pathlib.Path) -> dict[str, list[str]]:
-  """The files below a folder that are neither pictures nor tables, by extension, sorted."""
-  kinds = collections.defaultdict(list)
-  for file in sorted(file.relative_to(folder).as_posix() for file in _walk(folder)):
+  others = collections.defaultdict(list)
+  for file in files:
     if _extension(file) not in (*EXTENSIONS, *TABLES):
-      kinds[_extension(file)].append(file)
-  return dict(sorted(kinds.items()))
+      others[_extension(file)].append(file)
+  return found, dict(sorted(others.items()))
 
 
 def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:

@@ -58,7 +58,7 @@ def run(
       fewer pictures than discovered coordinates the smallest of all maps that fit is taken.
     train, test: names of the splits.
   """
-  check(open_split, few=few, draws=draws, ridge=ridge, train=train, test=test)
+  check(open_split, few=few, draws=draws, seed=seed, ridge=ridge, train=train, test=test)
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
@@ -95,6 +95,7 @@ def check(
   *,
   few: Sequence[int] = (),
   draws: int = 1,
+  seed: int = 0,
   ridge: float = 0.0,
   train: str = 'train',
   test: str = 'test',
@@ -103,6 +104,7 @@ def check(
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
   if draws < 1 or (not few and draws != 1):
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without few=N,M')
+  few_shot.check_seed(seed)
   if ridge < 0:
     raise ValueError(f'ridge={ridge}: expected 0 or more')
   for split in (train, test):

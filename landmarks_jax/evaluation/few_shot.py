@@ -31,10 +31,17 @@ def draw_labels(
 
   Every example has a random rank that depends on (seed, draw) and its number alone, and the lowest
   are taken, so that within a draw the list of 5 is part of the list of 10. Raises ValueError for
-  more labels than examples, or none.
+  more labels than examples, or none, and for a negative seed.
   """
+  check_seed(seed)
   if not 1 <= labels <= count:
     raise ValueError(f'labels={labels}: expected 1 to {count}, the number of labelled pictures')
   # Bits, not `Generator.choice`: NumPy keeps the former the same in all releases (NEP 19).
   ranks = np.random.PCG64([seed, draw]).random_raw(count)
   return np.sort(np.argsort(ranks, kind='stable')[:labels])
+
+
+def check_seed(seed: int) -> None:
+  """Raises ValueError for a seed that NumPy does not take."""
+  if seed < 0:
+    raise ValueError(f'seed={seed}: expected 0 or more')

@@ -58,7 +58,7 @@ def run(
   The label maps of both splits are kept in float32 (`gather`), those of the trained row even while
   another row is described.
   """
-  check(open_split, labels=labels, draws=draws, size=size, train=train, test=test)
+  check(open_split, labels=labels, draws=draws, seed=seed, size=size, train=train, test=test)
   count = len(open_split(train))
   parts = {'0': evenly_apart(count, min(count, MOST))}
   if labels is not None:
@@ -99,6 +99,7 @@ def check(
   *,
   labels: int | None = None,
   draws: int = 1,
+  seed: int = 0,
   size: int | None = None,
   train: str = 'train',
   test: str = 'test',
@@ -107,6 +108,7 @@ def check(
   """Raises ValueError for what `run` cannot do, from the sizes of the sets alone."""
   if draws < 1 or (labels is None and draws != 1):
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
+  few_shot.check_seed(seed)
   if size is not None and size < 2:
     raise ValueError(f'size={size}: expected a grid of at least 2 positions a side')
   for split in (train, test):

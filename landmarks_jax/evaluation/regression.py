@@ -84,6 +84,7 @@ def run(
     labels=labels,
     draws=draws,
     copies=copies,
+    seed=seed,
     head=head,
     size=size,
     probe_size=probe_size,
@@ -158,6 +159,7 @@ def check(
   labels: int | Sequence[int] | None = None,
   draws: int = 1,
   copies: int = 20,
+  seed: int = 0,
   head: str = RIDGE,
   size: int = 16,
   probe_size: int = 48,
@@ -178,6 +180,7 @@ def check(
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without labels=N')
   if copies < 0:
     raise ValueError(f'copies={copies}: expected 0 or more warped copies of every labelled picture')
+  few_shot.check_seed(seed)
   check_maps(size=size)
   probing.check(
     size=probe_size,

@@ -57,7 +57,7 @@ def expected_distance(
     block: queries at a time; memory grows with block * Q.
 
   No gradient reaches target and positions. Raises ValueError that names the argument whose shape
-  differs. Thewlis et al. 2017, eq. 5; specification contrast, section 4.
+  differs. Thewlis et al. 2017, eq. 5; specification section 4.
   """
   shapes.check(
     query=(query, 'P C'), key=(key, 'Q C'), target=(target, 'P 2'), positions=(positions, 'Q 2')

@@ -1,5 +1,6 @@
 """Logistic regression: its minimum against a slow one, its choice, its units, its errors."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
@@ -34,6 +35,18 @@ def test_the_minimum_is_that_of_a_slow_search(monkeypatch):
   np.testing.assert_allclose(
     scores - scores.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=2e-2
   )
+
+
+@pytest.mark.parametrize('dtype', [np.float16, jnp.bfloat16])
+def test_halves_are_classified_as_the_numbers_they_are(monkeypatch, dtype):
+  monkeypatch.setattr(classifier, 'STRENGTHS', (0.03,))
+  features, label = clouds(1200)
+  halves = (100 * features).astype(dtype)  # 1,200 of about 700 are too many for float16
+  found, expected = (classifier.fit(x, label, classes=3) for x in (halves, halves.astype('f')))
+  np.testing.assert_array_equal(found.kernel, expected.kernel)
+  told = classifier.predict(found, halves)
+  np.testing.assert_array_equal(told, classifier.predict(expected, halves.astype('f')))
+  assert (told == label).mean() > 0.6
 
 
 def test_rows_in_blocks_are_the_whole(monkeypatch):

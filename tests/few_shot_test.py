@@ -80,6 +80,11 @@ def test_more_labels_than_examples_or_none_are_told(labels):
     few_shot.draw_labels(13, labels, 0)
 
 
+def test_a_negative_seed_is_told():
+  with pytest.raises(ValueError, match=r'^seed=-1: expected 0 or more$'):
+    few_shot.draw_labels(13, 5, 0, seed=-1)
+
+
 def test_lists_are_named_by_their_number_of_labels_where_there_are_several():
   assert {k: v.tolist() for k, v in few_shot.label_lists(3, None, 1).items()} == {'0': [0, 1, 2]}
   one = few_shot.label_lists(mafl, 5, 2)

@@ -164,6 +164,12 @@ def test_dealing_gives_every_group_as_many_of_each_and_is_undone():
   np.testing.assert_array_equal(moco.deal(dealt, 8), rows)
 
 
+@pytest.mark.parametrize('array', [np.zeros, jnp.zeros])
+def test_rows_that_do_not_divide_are_not_dealt(array):
+  with pytest.raises(ValueError, match='5 rows cannot be dealt into 2 groups of one size'):
+    moco.deal(array((5, 2)), 2)
+
+
 def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
   """With two groups the keys depend on the order; with one they do not."""
   dealt, given = moco.deal, []

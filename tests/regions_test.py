@@ -177,6 +177,17 @@ def test_overlaps_are_those_counted_on_a_grid():
   assert (np.asarray(expected) == 0).any()
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32])
+def test_boxes_of_whole_numbers_overlap_as_their_floats_do(dtype):
+  low = np.random.default_rng(0).integers(0, 100, (6, 2))
+  boxes = np.concatenate([low, low + 60], -1)
+  found, expected = (
+    regions.intersection_over_union(some[:, None], some[None])
+    for some in (boxes.astype(dtype), boxes.astype(np.float32))
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_an_empty_box_overlaps_with_nothing():
   empty, box = np.float32([3, 3, 3, 3]), np.float32([0, 0, 9, 9])
   assert regions.intersection_over_union(empty, box) == 0

@@ -146,6 +146,13 @@ def test_an_enlarged_crop_of_bytes_is_within_one_of_pillow():
   np.testing.assert_array_equal(crop_resize(image, BOXES, size=16), out)
 
 
+def test_boxes_kept_as_bytes_cut_as_others_do():
+  image = np.random.default_rng(3).normal(size=(1, 310, 310, 1)).astype(np.float32)
+  box = np.array([[200, 180, 100, 120]])  # to pixel 300, which a byte cannot hold
+  expected = crop_resize(image, box, size=16)
+  np.testing.assert_array_equal(crop_resize(image, box.astype(np.uint8), size=16), expected)
+
+
 def test_inside_a_box_that_pillow_reads_around_the_pixels_agree():
   # resize(box=...) also blends pixels around the box into its border; a crop does not.
   image = np.random.default_rng(3).integers(0, 256, (40, 40, 3), np.uint8)

@@ -58,7 +58,7 @@ def run(
       fewer pictures than discovered coordinates the smallest of all maps that fit is taken.
     train, test: names of the splits.
   """
-  check(open_split, few=few, draws=draws, ridge=ridge, train=train, test=test)
+  check(open_split, few=few, draws=draws, seed=seed, ridge=ridge, train=train, test=test)
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
@@ -95,6 +95,7 @@ def check(
   *,
   few: Sequence[int] = (),
   draws: int = 1,
+  seed: int = 0,
   ridge: float = 0.0,
   train: str = 'train',
   test: str = 'test',
@@ -106,7 +107,7 @@ def check(
   for split in (train, test):
     if not open_split(split).info.names:
       raise ValueError(f'discovery is judged by landmarks; the split {split!r} has none')
-  few_shot.check(len(open_split(train)), few, draws, name='few')
+  few_shot.check(len(open_split(train)), few, draws, seed=seed, name='few')
 
 
 def forward(

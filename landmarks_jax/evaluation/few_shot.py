@@ -25,9 +25,9 @@ def label_lists(
 
 
 def check(
-  count: int, labels: int | Sequence[int] | None, draws: int, *, name: str = 'labels'
+  count: int, labels: int | Sequence[int] | None, draws: int, *, seed: int = 0, name: str = 'labels'
 ) -> None:
-  """Raises ValueError for numbers that `label_lists` cannot draw, and for several draws of all.
+  """Raises ValueError for what `label_lists` cannot draw, and for several draws of all.
 
   name: of the option `labels`.
   """
@@ -35,7 +35,7 @@ def check(
   if draws < 1 or (not numbers and draws != 1):
     raise ValueError(f'draws={draws}: expected 1 or more, and 1 without {name}=N')
   for number in numbers:
-    _check_number(count, number, name)
+    _check(count, number, seed, name=name)
 
 
 def draw_labels(
@@ -45,14 +45,16 @@ def draw_labels(
 
   Every example has a random rank that depends on (seed, draw) and its number alone, and the lowest
   are taken, so that within a draw the list of 5 is part of the list of 10. Raises ValueError for
-  more labels than examples, or none.
+  more labels than examples, or none, and for a negative seed.
   """
-  _check_number(count, labels)
+  _check(count, labels, seed)
   # Bits, not `Generator.choice`: NumPy keeps the former the same in all releases (NEP 19).
   ranks = np.random.PCG64([seed, draw]).random_raw(count)
   return np.sort(np.argsort(ranks, kind='stable')[:labels])
 
 
-def _check_number(count: int, number: int, name: str = 'labels') -> None:
+def _check(count: int, number: int, seed: int, *, name: str = 'labels') -> None:
   if not 1 <= number <= count:
     raise ValueError(f'{name}={number}: expected 1 to {count}, the number of labelled pictures')
+  if seed < 0:  # NumPy takes none
+    raise ValueError(f'seed={seed}: expected 0 or more')

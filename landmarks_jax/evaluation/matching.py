@@ -4,7 +4,7 @@ The pictures of a split come in fixed pairs (A, B), and every warp is different.
 and the result again: the source. Its landmarks are searched for in A warped once (`same`) and in B
 warped once (`different`). The exact rows follow each landmark through the warps and count it where
 it is inside every picture; the `_paper` rows round it to a pixel at every warp and always count it
-(specification section 5, Matching, and section 7).
+(specification section 5, Matching, and What differs from the published code).
 """
 
 import contextlib

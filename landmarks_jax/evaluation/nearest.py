@@ -58,7 +58,7 @@ def run(
   The label maps of both splits are kept in float32 (`gather`), those of the trained row even while
   another row is described.
   """
-  check(open_split, labels=labels, draws=draws, size=size, train=train, test=test)
+  check(open_split, labels=labels, draws=draws, seed=seed, size=size, train=train, test=test)
   count = len(open_split(train))
   parts = {'0': evenly_apart(count, min(count, MOST))}
   if labels is not None:
@@ -99,6 +99,7 @@ def check(
   *,
   labels: int | None = None,
   draws: int = 1,
+  seed: int = 0,
   size: int | None = None,
   train: str = 'train',
   test: str = 'test',
@@ -108,7 +109,7 @@ def check(
   if size is not None and size < 2:
     raise ValueError(f'size={size}: expected a grid of at least 2 positions a side')
   features.check_landmarks(open_split, train, test, protocol='nearest')
-  few_shot.check(len(open_split(train)), labels, draws)
+  few_shot.check(len(open_split(train)), labels, draws, seed=seed)
 
 
 def nearest(labelled: Batch, target: Batch, *, side: int, size: int | None) -> Predictions:

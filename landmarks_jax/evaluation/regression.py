@@ -84,6 +84,7 @@ def run(
     labels=labels,
     draws=draws,
     copies=copies,
+    seed=seed,
     head=head,
     size=size,
     probe_size=probe_size,
@@ -158,6 +159,7 @@ def check(
   labels: int | Sequence[int] | None = None,
   draws: int = 1,
   copies: int = 20,
+  seed: int = 0,
   head: str = RIDGE,
   size: int = 16,
   probe_size: int = 48,
@@ -186,7 +188,7 @@ def check(
   )
   splits = filter(None, (train, test, validation))
   features.check_landmarks(open_split, *splits, protocol='regression')
-  few_shot.check(len(open_split(train)), labels, draws)
+  few_shot.check(len(open_split(train)), labels, draws, seed=seed)
 
 
 def ridge(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Num, Shaped
 
 from landmarks_jax.contracts import Array, Batch
+from landmarks_jax.dtypes import at_least_float32
 
 
 class Crop(NamedTuple):
@@ -79,6 +80,7 @@ def intersection_over_union(
 
   An empty box overlaps with nothing.
   """
+  one, other = at_least_float32(one), at_least_float32(other)  # unsigned differences wrap around
   sides = jnp.minimum(one[..., 2:], other[..., 2:]) - jnp.maximum(one[..., :2], other[..., :2])
   shared = jnp.maximum(sides, 0).prod(-1)
   area, other_area = ((box[..., 2:] - box[..., :2]).prod(-1) for box in (one, other))

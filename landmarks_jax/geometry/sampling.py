@@ -50,7 +50,8 @@ def interval_matrix(
   Resizes as Pillow does a cropped picture: a triangle filter on half-pixel centres, as wide as the
   samples where they are larger than pixels (antialiasing), normalised over the interval's pixels.
   """
-  start, extent = start[:, None, None], extent[:, None, None]
+  dtype = jnp.result_type(start, extent, float)  # sums of unsigned numbers would wrap around
+  start, extent = (x.astype(dtype)[:, None, None] for x in (start, extent))
   scale = extent / size
   centre = start + (jnp.arange(size) + 0.5)[:, None] * scale - 0.5
   pixel = jnp.arange(side)

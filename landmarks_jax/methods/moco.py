@@ -53,8 +53,10 @@ def deal(rows: Num[Array, 'B *shape'], groups: int) -> Num[Array, 'B *shape']:
 
   The order is fixed, as batches are drawn at random already: devices exchange only rows dealt to
   them, where a random order would bring the whole batch to each. `deal(_, B // groups)` undoes it.
-  Raises TypeError if the groups do not divide B.
+  Raises ValueError if the groups do not divide B.
   """
+  if len(rows) % groups:
+    raise ValueError(f'{len(rows)} rows cannot be dealt into {groups} groups of one size')
   return rows.reshape(groups, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
 

@@ -39,6 +39,7 @@ def fit(
     raise ValueError('a classifier needs finite features')
   if label.min() < 0 or label.max() >= classes:
     raise ValueError(f'labels from {label.min()} to {label.max()}: expected 0 to {classes - 1}')
+  features = _at_least_float32(features)
   mean, deviation = features.mean(0), features.std(0)
   deviation = np.where(deviation > 0, deviation, 1)
   features = (features - mean) / deviation
@@ -54,7 +55,12 @@ def fit(
 
 def predict(classifier: Classifier, features: Float[np.ndarray, 'N C']) -> Int[np.ndarray, ' N']:
   """The class with the highest score, for each example."""
-  return (features @ classifier.kernel + classifier.bias).argmax(1)
+  return (_at_least_float32(features) @ classifier.kernel + classifier.bias).argmax(1)
+
+
+def _at_least_float32(features: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
+  """On the host, where a sum of many halves overflows or stops growing."""
+  return np.asarray(features, np.promote_types(features.dtype, np.float32))
 
 
 def _held_out(count: int) -> Bool[np.ndarray, '{count}']:

@@ -1,7 +1,7 @@
 """Hourglasses whose skips are chains of convolutions: detector, features and decoder of lmdis.
 
 On the way down the map is halved at every level; on the way up it is doubled again, and the level's
-map from the way down, after further convolutions, is added to it (specification lmdis, section 2).
+map from the way down, after further convolutions, is added to it (specification lmdis, section 3).
 """
 
 import functools

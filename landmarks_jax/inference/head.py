@@ -5,7 +5,6 @@ Heads come from elsewhere: 'ridge' from `models.ridge.fit_ridge`, 'probe' from
 """
 
 import functools
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ class Head(NamedTuple):
 
   kind: str
   variables: PyTree
-  options: Mapping[str, Any] = types.MappingProxyType({})
+  options: Mapping[str, Any] = {}  # a dict, which has no leaves in a pytree
 
   @property
   def kernels(self) -> tuple[Array, ...]:

@@ -87,6 +87,7 @@ def test_where_nothing_is_known_the_mean_is_nan_without_a_warning():
   np.testing.assert_array_equal(np.isnan(means), [False, True, False, False, False])
 
 
+@pytest.mark.filterwarnings('error')
 def test_the_mean_of_known_values_may_be_complex_and_keep_its_axis():
   values = np.array([[1 + 2j, np.nan, 3 - 4j], [np.nan] * 3])
   means = metrics.mean_of_known(values, axis=-1, keepdims=True)

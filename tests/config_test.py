@@ -594,3 +594,21 @@ def test_weights_are_selected_by_any_score_of_the_labels_drawn(select, options):
   protocol = 'layers' if 'of' in options else 'regression'
   evals = {'few': {'protocol': protocol, 'every': 2} | options}
   assert completion.check_select(f'few/{protocol}/{select}', evals) is False
+
+
+def test_a_score_whose_name_begins_with_another_s_is_selected():
+  evals = {'birds': {'protocol': 'pck', 'every': 2, 'labels': (1, 9), 'draws': 2}}
+  assert completion.check_select('birds/pck/pck_paper_n9', evals) is True
+  with pytest.raises(ValueError, match='pck_paper_n1, birds/pck/pck_paper_n9'):
+    completion.check_select('birds/pck/pck_paper_n5', evals)
+
+
+def test_files_may_move_when_a_run_continues_but_not_take_the_place_of_none(tmp_path):
+  def check(before, now):
+    (tmp_path / 'config.json').write_text(json.dumps({'data': {'lists': before}}))
+    return configs.check_workdir(tmp_path, {'data': {'lists': now}})
+
+  assert check('here', 'there') == ['data.lists=there (was here)']
+  for before, now in ((None, 'there'), ('here', None)):
+    with pytest.raises(ValueError, match=f'data.lists: {before!r} -> {now!r}'):
+      check(before, now)

@@ -4,9 +4,11 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 from unittest import mock
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -188,6 +190,33 @@ if __name__ == '__main__':
 """
   done = run_script(script, tmp_path)
   assert done.stdout.splitlines() == ['2 [True, True]', '[False, False]'], done.stderr
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+  script = """
+import multiprocessing, os, signal
+from landmarks_jax.data import pipeline, source
+if __name__ == '__main__':
+  opened = source.open_source('synthetic/faces', frame=16, count=64)
+  batches = pipeline.training_batches(opened, seed=0, batch_size=8, workers=2)
+  next(batches), next(batches)
+  print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+  workers = [int(number) for number in run_script(script, tmp_path).stdout.split()]
+  assert len(workers) == 2
+  until = time.monotonic() + 30
+  while any(map(is_running, workers)) and time.monotonic() < until:
+    time.sleep(0.1)
+  assert not any(map(is_running, workers))
+
+
+def is_running(number):
+  """Whether a process does anything; what has ended may still be listed."""
+  try:
+    return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False
 
 
 def test_a_closed_iterator_leaves_no_threads_behind():

@@ -63,7 +63,7 @@ def test_sigterm_while_a_process_waits_for_the_others_asks_for_another_start(tmp
     finally:
       process.kill()
   assert process.returncode == 75, said
-  assert 'stopped by SIGTERM before it trained; the same command continues' in said
+  assert 'stopped by SIGTERM with nothing to save; the same command continues' in said
   assert not (tmp_path / 'run').exists()
 
 

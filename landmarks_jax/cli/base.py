@@ -49,15 +49,18 @@ def resolve(
   base: dict[str, Any],
   complete_method: Callable[[str, Mapping[str, Any]], Any],
   begun: Mapping[str, Any] | None = None,
+  *,
+  restores: bool = False,
 ) -> None:
   """Fills in what the folder of the run says: its method, and the step of its weights.
 
-  begun: the section of a run that goes on. If it names the same folder, what that held when it
-  began counts. Raises FileNotFoundError if the folder holds no run.
+  begun: the section of a run that goes on. If it names the same folder, or if the run `restores`
+  the weights from a checkpoint, what that held when it began counts. Raises FileNotFoundError if
+  the folder holds no run.
   """
   if not base['checkpoint']:
     return
-  same = begun and begun.get('checkpoint') == base['checkpoint']
+  same = begun and (restores or begun.get('checkpoint') == base['checkpoint'])
   if same and base['step'] in (None, begun['step']):
     base |= {'step': begun['step'], 'method': begun['method']}
     return

@@ -134,11 +134,12 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
     for name, options in evals.items()
     for metric in find('evaluation', options['protocol']).METRICS
   }
-  score = next((name for name in scores if select == name or select.startswith(f'{name}_')), None)
-  if score is None:
+  named = [name for name in scores if select == name or select.startswith(f'{name}_')]
+  if not named:
     near = configs.hint(select, scores)
     known = ', '.join(scores)
     raise ValueError(f'config.select={select!r} is not a score{near}; there are: {known}')
+  score = max(named, key=len)  # pck_paper_n5 is of pck_paper, not of pck
   higher_is_better, every = scores[score]
   if not every:
     name = select.split('/')[0]

@@ -25,7 +25,7 @@ from absl import flags
 from landmarks_jax.runtime import atomic, run_folder
 
 # Keys that may differ when a run continues, since they do not change what it computes: where its
-# files are, and how it keeps, reads and watches.
+# files are (a file instead of none is another set), and how it keeps, reads and watches.
 PLACES = 'data.path', 'data.labels', 'data.lists', 'data.listed'
 HANDLING = frozenset(
   {'cache', 'checkpoint_every', 'keep', 'log_every', 'skip_nonfinite', 'stuck_after', 'workers'}
@@ -270,7 +270,8 @@ def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
       raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
     return []
   changed = _differing(there, config)
-  accepted = [key for key in changed if key in HANDLING or key.endswith(PLACES)]
+  moved = [key for key in changed if key.endswith(PLACES) and None not in changed[key]]
+  accepted = [key for key in changed if key in HANDLING or key in moved]
   refused = {key: values for key, values in changed.items() if key not in accepted}
   for key in ('method.steps', 'optimizer.epochs'):
     if 'steps' in refused and refused.get(key) == refused['steps']:  # it follows from that

@@ -110,7 +110,7 @@ def evaluate(
   folder = run_folder.weights(workdir, selected=step is None)
   if config['base'] is not None:
     config['base']['checkpoint'] = None  # its weights are in the checkpoint
-  if config['deterministic'] and not compiler.deterministic():
+  if config['deterministic'] and not compiler.deterministic() and sharding.is_main():
     print(
       'note: the run is deterministic, but JAX uses the GPU already: last digits may vary unless '
       f'Python starts with XLA_FLAGS={compiler.DETERMINISTIC}'

@@ -78,7 +78,8 @@ class Experiment:
     base, info = self.config['base'], self.inputs.training.info
     sections = {'config.method': self.config['method']}
     if base is not None:
-      bases.resolve(base, completion.method, begun and begun.get('base'))
+      before = begun and begun.get('base')
+      bases.resolve(base, completion.method, before, restores=self.restores)
       sections['config.base.method'] = base['method']
     for section, method in sections.items():
       for name in {'mean', 'std'} & set(method):
@@ -86,7 +87,8 @@ class Experiment:
           method[name] = list(getattr(info, name))
         if len(method[name]) != 3:
           raise ValueError(f'{section}.{name}={method[name]}: expected three numbers, R, G and B')
-    self._resolve_steps((begun or {}).get('optimizer', {}).get('steps_per_epoch'))
+    steps = (begun or {}).get('optimizer', {}).get('steps_per_epoch')
+    self._resolve_steps(None if steps == 1 else steps)  # 1: as a run without epochs has it
 
   def _resolve_steps(self, begun: int | None) -> None:
     """Fills in the numbers of steps. begun: those of an epoch of the run that goes on, if any."""

@@ -67,7 +67,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 def _end(number: int, frame: Any) -> None:
   # No exception: an import may catch it, and a half-made connection may keep the process.
-  os.write(2, b'\nstopped by SIGTERM before it trained; the same command continues\n')
+  os.write(2, b'\nstopped by SIGTERM with nothing to save; the same command continues\n')
   os._exit(interruption.EXIT_CODE)
 
 

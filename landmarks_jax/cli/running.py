@@ -56,7 +56,10 @@ class Run:
     begun = self._begun()
     processes.together(functools.partial(experiment.resolve, begun))
     sharding.on_main(self._check_workdir)
-    processes.together(self._check)
+    experiment.check_step()  # not `together`: it reads the base, and Orbax waits for all processes
+    processes.together(experiment.check_evals)
+    experiment.note_unused_path()
+    self.initial = transfer.of(experiment, workdir)
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
     processes.claim(workdir, self.config)
@@ -67,13 +70,6 @@ class Run:
     except BaseException:  # else whoever keeps the error keeps the lock
       self._unlock()
       raise
-
-  def _check(self) -> None:
-    """Raises, before anything is written, what would stop the run later; reads `init_from`."""
-    self.experiment.check_evals()
-    self.experiment.check_step()
-    self.experiment.note_unused_path()
-    self.initial = transfer.of(self.experiment, self.workdir)
 
   def _open(self, signals: interruption.Interruption) -> None:
     """Opens what is written, and sets up what watches the steps."""
@@ -116,7 +112,7 @@ class Run:
   def _begun(self) -> dict[str, Any] | None:
     """The config of the run in the folder, on every process; None if it is a new one.
 
-    Once it has a checkpoint, that has the weights of the base, too.
+    Also notes whether it has a checkpoint, which then gives the weights of the base, too.
     """
     found: list[Any] = []
     sharding.on_main(lambda: found.append(configs.of_run(self.workdir)))
@@ -363,6 +359,7 @@ class Run:
       raise ValueError(
         f'config.select={self.selection.score!r} is none of the scores of config.evals.{name}: '
         + ', '.join(sorted(scores))
+        + '; select one of them in another --workdir'
       )
     if self.selection.is_best(step):
       with self.interruption.held():  # raised in the event loop of Orbax, it would wait for ever

@@ -43,8 +43,8 @@ def warning(pairs: Pairs, names: Sequence[str]) -> str:
   """What to say of pairs that are contradicted."""
   return (
     f'the labels contradict the mirror pairs that the names suggest ({listed(pairs, names)}), so '
-    'nothing is mirrored; name mirror images alike except for left and right, or give the fit '
-    'its flip_pairs'
+    'nothing is mirrored; name mirror images alike except for left and right, or state them as '
+    'flip_pairs'
   )
 
 

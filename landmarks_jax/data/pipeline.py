@@ -7,10 +7,12 @@ rows [s * b, (s + 1) * b) of global batch t, b = batch_size / shards, wherever t
 import concurrent.futures
 import functools
 import itertools
+import multiprocessing
 import os
 import pathlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -379,10 +381,16 @@ def _leave_signals(worker: int, workers: int) -> None:
   """Leaves it to the run when a worker ends: schedulers signal every process of a job at once.
 
   The run may need batches until all its processes can stop after the same step. Grain ends its
-  workers without signals that they could ignore.
+  workers without signals that they could ignore; if the run is killed, they end by themselves.
   """
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)
+  threading.Thread(target=_end_with_run, daemon=True).start()
+
+
+def _end_with_run() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:

@@ -113,7 +113,7 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   # By process, so that a batch is the rows of process 0, then those of process 1, and so on.
   # jax.make_mesh follows the torus of a TPU, which mixes the hosts, and refuses several GPU hosts.
   ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-  # Explicit axes, the default, raise on shuffles and on queue writes.
+  # Explicit axes raise on shuffles and on queue writes.
   return Mesh(np.array(ordered), ('data',), axis_types=(AxisType.Auto,))
 
 

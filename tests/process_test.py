@@ -116,7 +116,7 @@ def test_every_method_takes_the_same_steps_in_two_processes(pair, name):
 
 def test_three_float32_steps_are_the_same_in_two_processes(pair):
   found = np.load(pair[0] / 'moco_float32.npy')
-  np.testing.assert_allclose(found, methods_test.Run('moco').steps(3), rtol=methods_test.ROUNDING)
+  methods_test.assert_rounded_alike(methods_test.Run('moco').steps(3), found)
 
 
 def test_the_queue_of_two_processes_holds_the_keys_of_the_whole_batches_in_order(pair):

@@ -167,7 +167,7 @@ def test_the_evaluations_of_another_page_can_be_run(again, tmp_path):
 def test_moved_pictures_are_found_where_they_are(again, tmp_path, monkeypatch):
   configs = []
 
-  def note(config):
+  def note(config, *, mesh):
     configs.append(config)
     raise ValueError('enough')
 

@@ -192,7 +192,7 @@ def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
     return rows
 
   one, two = ([queue(groups, deal) for deal in (in_order, in_pairs)] for groups in (1, 2))
-  np.testing.assert_allclose(*one, atol=1e-5)  # undone: row i is example i's key
+  np.testing.assert_allclose(*one, atol=1e-4)  # undone: row i is example i's key
   assert np.abs(two[0] - two[1]).max() > 1e-3
   assert given == [1, 8, 2, 4]
 

@@ -16,13 +16,12 @@ from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import completion, processes
 from landmarks_jax.cli.inputs import Inputs
 from landmarks_jax.contracts import Batch, Describer, Method, Predictions, PyTree, TrainState
-from landmarks_jax.data.source import Info
+from landmarks_jax.data.source import Info, source_function
 from landmarks_jax.evaluation import features, scoring
 from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.runtime import by_name, compiler, optim, sharding
 
 CALIBRATION_BATCHES = 10
-RENDERED = 'synthetic/faces'  # the dataset that reads and keeps nothing, so that it needs no path
 
 
 class Experiment:
@@ -163,10 +162,9 @@ class Experiment:
 
   def note_unused_path(self) -> None:
     """Notes if a path is given for training pictures that are rendered."""
-    data = self.config['data']
-    if data['name'] == RENDERED and data['path'] is not None:
-      told = f'{RENDERED} renders its pictures'
-      self.report(f'note: config.data.path={data["path"]} is not used: {told}')
+    name, path = self.config['data']['name'], self.config['data'].get('path')
+    if path is not None and getattr(inspect.getmodule(source_function(name)), 'RENDERS', False):
+      self.report(f'note: config.data.path={path} is not used: {name} renders its pictures')
 
   def shapes(self, batch_size: int) -> tuple[TrainState, Batch]:
     """The shapes of the state, and of a global batch."""

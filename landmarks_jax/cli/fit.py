@@ -91,8 +91,8 @@ def fit(
   files = sorted(table.points)
   if count is not None:
     if count > len(files):
-      told = f'--count={count}: expected at most {len(files)}'
-      raise ValueError(f'{told}, the number of pictures that {table.path} labels')
+      message = f'--count={count}: expected at most {len(files)}'
+      raise ValueError(f'{message}, the number of pictures that {table.path} labels')
     files = [files[i] for i in few_shot.draw_labels(len(files), count, 0, seed=seed)]
   absent = [file for file in files if not (root / file).is_file()]
   if absent:

@@ -56,8 +56,8 @@ class Run:
     begun = self._begun()
     processes.together(functools.partial(experiment.resolve, begun))
     sharding.on_main(self._check_workdir)
-    experiment.check_step()  # not `together`: it reads the base, and Orbax waits for all processes
     processes.together(experiment.check_evals)
+    experiment.check_step()  # not `together`: it reads the base, and Orbax waits for all processes
     experiment.note_unused_path()
     self.initial = transfer.of(experiment, workdir)
     # Before the folder is claimed, since another batch size is another config.
@@ -270,8 +270,8 @@ class Run:
       self.skipped += int(metrics['skipped'])
       if int(metrics['skipped']) and self.skipped > allowed:
         what = f'{name} is {value}' if name else 'the weights are not finite'
-        told = f'{what} at step {step}, the {self.skipped}. of such steps'
-        raise self._not_finite(told, step, metrics)
+        what += f' at step {step}, the {self.skipped}. of such steps'
+        raise self._not_finite(what, step, metrics)
     elif name:
       raise self._not_finite(f'{name} is {value} at step {step}', step, metrics)
 

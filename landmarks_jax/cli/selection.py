@@ -61,8 +61,8 @@ class Selection:
     steps, there = self._best_steps(), self._kept.steps()
     found = next((step for step in steps if step in there), steps[0])
     if found != steps[0] and self._is_main:
-      told = f'has no step {steps[0]}, the best; taking step {found}, the best there'
-      warnings.warn(f'{self._kept.path} {told}', stacklevel=2)
+      message = f'has no step {steps[0]}, the best; taking step {found}, the best there'
+      warnings.warn(f'{self._kept.path} {message}', stacklevel=2)
     state, _ = self._kept.restore(state, step=found)
     return state, found
 

@@ -26,6 +26,7 @@ INFO = sources.Info(
 # Named as in CelebA.
 ATTRIBUTES = 'Bald', 'Eyeglasses', 'Mouth_Slightly_Open', 'No_Beard', 'Smiling', 'Wearing_Hat'
 COUNTS = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
+RENDERS = True  # its pictures, so that `path` is not used
 
 
 def source(

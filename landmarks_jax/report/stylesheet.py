@@ -46,10 +46,11 @@ nav a {
 }
 dl.facts {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 14px 20px;
-  margin: 1.2rem 0 0;
+  margin: 1.2rem 0 0; grid-auto-flow: dense;
 }
 dl.facts dt { color: var(--soft); font-size: .8rem; }
 dl.facts dd { margin: 0; }
+dl.facts .long { grid-column: 1 / -1; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
 th, td { text-align: right; padding: 7px 0 7px 12px; vertical-align: top; font-weight: 400; }

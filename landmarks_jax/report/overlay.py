@@ -11,7 +11,6 @@ LEAST, MOST = 480, 1600  # the longer side of a drawing in pixels
 WIDEST = 4 * MOST  # a picture beside another
 FAR = 10**6  # pixels from the corner, beyond which nothing is seen and Pillow would overflow
 NAMED = 12  # more landmarks than this are drawn without names
-RING = 3  # pixels by which the radius of a ring is larger than a dot's
 UNKNOWN = 90, 170, 255  # colour of points without a confidence
 # Colours of confidence 0, .5 and 1. Each is lighter than the one before, for eyes that do not tell
 # red from green.
@@ -166,6 +165,8 @@ class _Sheet:
     self._picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     self._pen = ImageDraw.Draw(self._picture)
     self._radius = max(4, max(size) // 160)
+    self._line = self._radius // 4  # the width of an outline
+    self._ring = self._radius + 3 * self._line
     self._font = _font(max(11, max(size) // 48))
     self._marks: list[tuple[Box, tuple[int, ...], bool]] = []
     self._texts: list[tuple[int, int, str]] = []
@@ -173,7 +174,7 @@ class _Sheet:
   def mark(
     self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...], *, ring: bool = False
   ) -> None:
-    (x, y), radius = self._place(point), self._radius + RING * ring
+    (x, y), radius = self._place(point), self._ring if ring else self._radius
     self._marks.append(((x - radius, y - radius, x + radius, y + radius), colour, ring))
 
   def line(self, start: Float[np.ndarray, ' 2'], end: Float[np.ndarray, ' 2']) -> None:
@@ -189,11 +190,11 @@ class _Sheet:
       taken.append(self._write(*text, taken))
     for box, colour, ring in self._marks:
       if ring:
-        self._pen.ellipse(box, outline=BLACK, width=4)
-        inner = box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1
-        self._pen.ellipse(inner, outline=colour, width=2)
+        self._pen.ellipse(box, outline=BLACK, width=4 * self._line)
+        inner = *(edge + self._line for edge in box[:2]), *(edge - self._line for edge in box[2:])
+        self._pen.ellipse(inner, outline=colour, width=2 * self._line)
       else:
-        self._pen.ellipse(box, fill=colour, outline=BLACK)
+        self._pen.ellipse(box, fill=colour, outline=BLACK, width=self._line)
     return self._picture
 
   def _write(self, x: int, y: int, text: str, taken: Sequence[Box]) -> Box:
@@ -201,7 +202,7 @@ class _Sheet:
 
     It stays in the picture if it can. Where sides are equal, the order is that of SIDES.
     """
-    away, (width, height) = self._radius + RING + 3, self._picture.size
+    away, (width, height) = self._ring + 3, self._picture.size
     style = {'font': self._font, 'stroke_width': 2}
     choices = []
     for order, (anchor, right, down) in enumerate(SIDES):

@@ -386,7 +386,7 @@ def test_names_that_are_drawn_as_numbers_are_told(mine, tmp_path, capsys):
   for count, told in ((2, True), (0, False)):
     options = f'--model={mine}/M', f'--output={tmp_path}/{count}', f'--overlays={count}'
     assert run('predict', *options, f'--images={mine}/test') == 0
-    assert (f'; in the overlays {number}; written' in capsys.readouterr().out) == told
+    assert (f'\nin the overlays {number}\n' in capsys.readouterr().out) == told
 
 
 def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch, capsys):

@@ -144,9 +144,10 @@ class Prediction:
       message += f'; {self.outside:,} landmarks are outside their picture and left empty'
     if self.undrawn:
       message += f'; {self.undrawn:,} of the overlays could not be written'
+    message += f'; written to {self.output}'
     if self.shown and (numbers := overlay.key(self.model.names)):
-      message += f'; in the overlays {numbers}'
-    return f'{message}; written to {self.output}'
+      message += f'\nin the overlays {numbers}'
+    return message
 
   @property
   def unit(self) -> str:

@@ -263,6 +263,22 @@ def test_the_command_tells_lists_and_shows_what_it_found(pictures, tmp_path, cap
   assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['findings.csv', 'index.html']
 
 
+def test_sizes_are_whole_pixels_and_the_folder_has_a_row_of_its_own(tmp_path):
+  root = tmp_path / 'pictures_of_someone'
+  save(root / 'wide.png', Image.new('RGB', (10_000, 8)))
+  save(root / 'other.png', Image.new('RGB', (101, 150)))
+  assert run(root, f'--output={tmp_path}/out') == 0
+  page = (tmp_path / 'out/index.html').read_text()
+  row = lambda name: re.findall('<td>(.*?)</td>', re.search(f'<td>{name}</td>(.*?)</tr>', page)[1])  # noqa: E731
+  assert row('width') == ['101', '596', '5,050', '9,505', '10,000']
+  assert row('height') == ['8', '15', '79', '143', '150']
+  assert row('aspect')[0] == '0.6733'
+  assert row('aspect')[-1] == '1,250'
+  (folder_fact,) = re.findall('<div class="long"><dt>Folder</dt><dd>(.*?)</dd></div>', page)
+  assert folder_fact.replace('<wbr>', '') == str(root)
+  assert '<div><dt>Pictures</dt><dd>2</dd></div>' in page
+
+
 def test_the_page_has_every_shown_picture_escapes_names_and_loads_nothing(pictures, tmp_path):
   assert run(pictures, f'--output={tmp_path}/out') == 0
   page = (tmp_path / 'out/index.html').read_text()

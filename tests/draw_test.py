@@ -7,6 +7,7 @@ from PIL import ImageColor
 
 from landmarks_jax.geometry import coords
 from landmarks_jax.report import draw
+from landmarks_jax.report.stylesheet import CSS
 
 
 def normalised(pixels, side):
@@ -55,6 +56,37 @@ def test_truth_and_prediction_have_their_colours_and_a_line_between():
   np.testing.assert_allclose(dot_centre(drawn, draw.TRUTH), [184.5, 154.5], atol=0.6)
   middle = drawn[103:107, 118:122].reshape(-1, 3)
   assert (middle == 255).all(1).any()
+
+
+def lab(colour, matrix=None):
+  """CIE L*a*b* of a colour in sRGB, as seen through a matrix on linear light."""
+  light = np.array(colour) / 255
+  light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+  light = light if matrix is None else np.clip(matrix @ light, 0, 1)
+  xyz = np.array([[0.412, 0.358, 0.180], [0.213, 0.715, 0.072], [0.019, 0.119, 0.950]]) @ light
+  x, y, z = np.cbrt(xyz / [0.95, 1, 1.089])  # near black it would be a line
+  return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# What deuteranopes see: Machado et al. 2009, table 1, severity 1.
+DEUTERANOPIA = np.array(
+  [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+)
+
+
+def test_truth_and_prediction_differ_in_shape_and_in_lightness():
+  target = normalised([[12, 12]], 24)
+  drawn = draw.landmarks(noise(1)[0], normalised([[4, 4]], 24), target=target, side=240)
+  dot = draw.landmarks(noise(1)[0], target, side=240)
+  assert (drawn[123:126, 123:126] != draw.TRUTH).any(-1).all()  # its hole
+  assert (dot[123:126, 123:126] == draw.PREDICTION).all()
+  seen = [lab(colour, DEUTERANOPIA) for colour in (draw.TRUTH, draw.PREDICTION)]
+  assert np.linalg.norm(seen[0] - seen[1]) > 30
+  assert lab(draw.TRUTH)[0] - lab(draw.PREDICTION)[0] > 30
+  for name, colour in (('truth', draw.TRUTH), ('prediction', draw.PREDICTION)):
+    for rule in (f'.photograph .{name}.fill', f'.mark .{name}.fill'):
+      (line,) = (one for one in CSS.splitlines() if rule in one and 'stroke: ' in one)
+      assert f'stroke: rgb{colour};' in line
 
 
 def test_an_invisible_truth_is_left_out_and_its_prediction_kept():
@@ -155,11 +187,11 @@ def test_a_landmark_has_its_colour_in_both_pictures_and_a_ring_at_the_truth():
     [((4, 6), (5, 12), (12, 20)), ((18, 16), (19, 4), (8, 9))]
   ):
     left, right = ((drawn[:, i : i + 240] == colour_of(k, 2)).all(-1) for i in (0, 240))
-    near = lambda mask, p: mask[10 * p[1] : 10 * p[1] + 10, 10 * p[0] : 10 * p[0] + 10]  # noqa: E731
+    near = lambda mask, p: mask[10 * p[1] - 2 :, 10 * p[0] - 2 :][:14, :14]  # noqa: E731
     assert near(left, start).sum() == left.sum() > 10
     assert near(right, found).sum() + near(right, end).sum() == right.sum()
-    assert near(right, found)[4:6, 4:6].all()  # a dot is filled
-    assert not near(right, end)[4:6, 4:6].any()  # a ring is not
+    assert near(right, found)[6:8, 6:8].all()  # a dot is filled
+    assert not near(right, end)[6:8, 6:8].any()  # a ring is not
     assert near(right, end).sum() > 5
     middle = (10 * (np.array(found) + end) / 2 + 4.5).astype(int)
     line = drawn[middle[1] - 1 : middle[1] + 3, 240 + middle[0] - 1 : 240 + middle[0] + 3]

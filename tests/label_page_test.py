@@ -373,6 +373,32 @@ def test_names_are_text_and_exports_can_be_fetched(page, server, browser):
   assert not errors
 
 
+def test_all_filters_are_in_one_line(browser, tmp_path):
+  root = make_folder(tmp_path / 'some', count=5)
+  (root / 'bad.png').write_bytes(b'no picture')
+  some = Server(root)
+  size = browser.get_window_size()
+  try:
+    browser.switch_to.new_window('tab')
+    browser.set_window_size(1400, 900)
+    page = Page(browser, some).open()
+    page.place_all()
+    page.press(' ')
+    shown = lambda: [b for b in page.all('#filters button') if b.is_displayed()]  # noqa: E731
+    page.until(lambda: len(shown()) == 5)
+    assert len({button.rect['y'] for button in shown()}) == 1
+    assert all(b.rect['width'] >= b.get_property('scrollWidth') for b in shown())
+    first, *_, last = shown()
+    aside = page.one('aside').rect
+    assert aside['x'] < first.rect['x']
+    assert last.rect['x'] + last.rect['width'] < aside['x'] + aside['width']
+  finally:
+    some.kill()
+    browser.close()
+    browser.switch_to.window(browser.window_handles[0])
+    browser.set_window_size(size['width'], size['height'])
+
+
 def test_ten_thousand_pictures_without_a_fit_are_a_few_tiles(browser, tmp_path):
   root = tmp_path / 'many'
   root.mkdir()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from landmarks_jax.report import overlay
 
@@ -28,16 +28,25 @@ def test_a_dot_is_where_its_pixel_is(width, height):
   np.testing.assert_allclose([columns.mean(), rows.mean()], expected, atol=1)
 
 
-def test_confidence_is_a_colour_from_red_to_green():
+def lightness(colour):
+  """CIE L* of a colour in sRGB."""
+  light = np.array(colour) / 255
+  light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+  return 116 * np.cbrt(light @ [0.2126, 0.7152, 0.0722]) - 16
+
+
+def test_confidence_is_a_colour_from_red_to_green_and_from_dark_to_light():
   image = np.zeros((480, 480, 3), np.uint8)
   points = np.array([[100.0, 100], [200, 100], [300, 100], [400, 100]])
   given = np.array([0.0, 0.5, 1.0, np.nan])
   many = [str(k) for k in range(overlay.NAMED + 1)]
   drawn = overlay.landmarks(image, points, names=many, confidence=given)
   low, middle, high, unknown = (drawn[100, x].astype(int) for x in (100, 200, 300, 400))
-  assert low[0] > 200 > 60 > low[1]
-  assert min(middle[:2]) > 200 > 60 > middle[2]
-  assert high[1] > 200 > 60 > high[0]
+  assert low[0] > 160 > 60 > low[1]
+  assert min(middle[:2]) > 120 > 60 > middle[2]
+  assert high[1] > 250 > 200 > high[0]
+  steps = np.diff([lightness(colour) for colour in (low, middle, high)])
+  assert min(steps) > 20
   assert tuple(unknown) == overlay.UNKNOWN
 
 
@@ -67,6 +76,89 @@ def test_a_name_near_the_border_stands_on_the_other_side():
   assert changed(drawn, image)[:, :440].any()
 
 
+# Of a picture that a reviewer looked at, where names lay on points and on each other.
+FIVE = np.array([[217.0, 191], [292, 196], [252, 239], [221, 275], [283, 277]])
+TRUE = np.array([[240.0, 213], [310, 215], [268, 253], [247, 292], [302, 292]])
+NAMES = ['left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth']
+
+
+def boxes_of(monkeypatch, *arguments, **options):
+  """The (left, top, right, bottom) of every text and every mark that `landmarks` draws."""
+  texts, marks = [], []
+  text, ellipse = ImageDraw.ImageDraw.text, ImageDraw.ImageDraw.ellipse
+
+  def see_text(pen, place, written, *, fill, stroke_fill, **style):
+    texts.append(pen.textbbox(place, written, **style))
+    text(pen, place, written, fill=fill, stroke_fill=stroke_fill, **style)
+
+  def see_mark(pen, box, **style):
+    marks.append(box)
+    ellipse(pen, box, **style)
+
+  monkeypatch.setattr(ImageDraw.ImageDraw, 'text', see_text)
+  monkeypatch.setattr(ImageDraw.ImageDraw, 'ellipse', see_mark)
+  overlay.landmarks(*arguments, **options)
+  return texts, marks
+
+
+def meet(one, other):
+  return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in (0, 1))
+
+
+def test_no_name_lies_on_a_mark_or_on_another_name(monkeypatch):
+  image = np.zeros((432, 480, 3), np.uint8)
+  given = {'names': NAMES, 'confidence': np.full(5, 0.11), 'target': TRUE}
+  texts, marks = boxes_of(monkeypatch, image, FIVE, **given)
+  assert len(texts) == 5
+  assert len(marks) >= 10
+  for i, text in enumerate(texts):
+    assert not [mark for mark in marks if meet(text, mark)]
+    assert not [other for other in texts[:i] if meet(text, other)]
+
+
+def test_a_name_that_must_lie_on_a_mark_does_not_hide_it():
+  image = np.zeros((480, 480, 3), np.uint8)
+  rows, columns = np.mgrid[200:290:30, 150:330:30]
+  points = np.stack([columns.ravel(), rows.ravel()], axis=1)[11::-1].astype(float)
+  drawn = overlay.landmarks(image, points, names=['a very long name'] * len(points))
+  assert [tuple(drawn[int(y), int(x)]) for x, y in points] == [overlay.UNKNOWN] * len(points)
+
+
+def test_names_are_drawn_in_their_letters_or_as_numbers_never_as_boxes():
+  image, point = np.zeros((60, 90, 3), np.uint8), np.array([[40.0, 30]])
+  draw = lambda *names: overlay.landmarks(image, point, names=names)  # noqa: E731
+  assert overlay.key(['nose', 'Öl äöüß', 'нос', 'κορυφή', '<b>', 'two\nlines']) == ''
+  for name in ('鼻', 'a鼻b', '🫠 nose', '\U0010ffff'):
+    assert overlay.key(['eye', name]) == f'2 = {name}'
+    assert (draw(name) == draw('1')).all()
+  different = {draw(name).tobytes() for name in ('äa', 'öa', 'üa', 'на', 'он')}
+  assert len(different) == 5
+
+
+def test_too_many_names_are_left_out():
+  image, count = np.zeros((480, 480, 3), np.uint8), overlay.NAMED + 1
+  points = np.stack([30.0 * np.arange(count) + 20, np.full(count, 100)], axis=1)
+  options = {'doubtful': [False] * count}
+  names = ['鼻'] * count
+  drawn = overlay.matches(image, image, points, points, names=names, **options)
+  plain = overlay.matches(image, image, points, points, names=[''] * count, **options)
+  assert (drawn == plain).all()
+  assert overlay.key(names) == ''
+
+
+def test_a_doubtful_match_is_a_ring_and_a_line_below_says_so():
+  image, points = np.full((480, 480, 3), 90, np.uint8), np.array([[100.0, 100], [200, 300]])
+  draw = lambda *doubtful: overlay.matches(  # noqa: E731
+    image, image, points, points, names=['', ''], doubtful=doubtful
+  )
+  sure, doubted = draw(False, False), draw(False, True)
+  assert sure.shape == (480, 960, 3)
+  assert 500 < len(doubted) < 540
+  assert (doubted[480:, :500] < 60).any()
+  assert (doubted[290:311, 200] == 0).all(-1).sum() >= 4  # its outline
+  assert (doubted[298:303, 198:203] == 90).all()  # its hole
+
+
 @pytest.mark.parametrize('shape', [(1, 1), (1, 900), (700, 2)])
 def test_pictures_of_any_shape(shape):
   image = np.zeros((*shape, 3), np.uint8)
@@ -78,7 +170,7 @@ def test_matches_stand_side_by_side_in_the_same_colour():
   first, second = np.zeros((480, 300, 3), np.uint8), np.zeros((240, 200, 3), np.uint8)
   points, matched = np.array([[50.0, 100], [200, 300]]), np.array([[20.0, 50], [100, 150]])
   drawn = overlay.matches(first, second, points, matched, names=['1', '2'], doubtful=[False, True])
-  assert drawn.shape == (480, 300 + 400, 3)
+  assert drawn[:480].shape == (480, 300 + 400, 3)  # and a line below
   sure = drawn[100, 50].tolist()
   assert max(sure) > 200
   assert drawn[101, 300 + 41].tolist() == sure  # pixel p of the second is at 2 p + .5

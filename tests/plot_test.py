@@ -11,6 +11,7 @@ from PIL import Image
 
 from landmarks_jax.geometry import coords
 from landmarks_jax.report import plot
+from landmarks_jax.report.stylesheet import CSS
 
 
 def vertices(path):
@@ -68,13 +69,41 @@ def test_a_value_that_is_not_finite_is_a_gap_and_one_between_gaps_is_a_dot():
   y = np.array([1.0, 2.0, np.nan, 3.0, np.inf, 4.0, 5.0])
   parts = drawn_lines(chart(plot.Line('a', np.arange(7.0), y, 'trained')))[0]
   assert [len(part) for part in parts] == [2, 1, 2]
+  svg = chart(plot.Line('a', np.arange(7.0), y, 'trained'))
+  (dots,) = (vertices(p.get('d')) for p in svg.iter('path') if p.get('class')[:5] == 'alone')
+  assert dots == [parts[1]]
 
 
-def test_a_single_value_and_equal_values_are_drawn():
-  for x in ([5.0], [5.0, 6.0]):
-    svg = chart(plot.Line('a', np.array(x), np.full(len(x), -3.0), 'trained'))
-    at = read_axes(svg)
-    assert at(*drawn_lines(svg)[0][0][0]) == pytest.approx((5, -3), abs=2e-3)
+def ticks(svg):
+  """(label, place) of the ticks across, and of those up."""
+  found = [t for t in svg.iter('text') if t.get('class') == 'tick']
+  across = [(t.text, float(t.get('x'))) for t in found if t.get('text-anchor') == 'middle']
+  return across, [(t.text, float(t.get('y'))) for t in found if t.get('text-anchor') == 'end']
+
+
+@pytest.mark.parametrize('y', [0.0, -3.0, 0.05, 3e-7])
+def test_a_single_value_is_a_dot_between_one_tick_each(y):
+  other = np.array([np.nan])
+  svg = chart(
+    plot.Line('a', np.array([455_050.0]), np.array([y]), 'trained'),
+    plot.Line('b', np.array([455_050.0]), other, 'base'),
+  )
+  ((step, x),), ((value, height),) = ticks(svg)
+  assert (step, float(value)) == ('455.05k', y)
+  (dot,) = (p for p in svg.iter('path') if p.get('class').startswith('alone'))
+  assert dot.get('class') == 'alone line trained'
+  assert vertices(dot.get('d')) == [[(x, height)]]
+  assert plot.LEFT < x < plot.WIDTH - plot.RIGHT
+  assert plot.TOP < height < plot.HEIGHT - plot.BOTTOM
+
+
+def test_equal_values_are_a_line_at_their_tick():
+  svg = chart(plot.Line('a', np.array([5.0, 6, 7]), np.full(3, -3.0), 'trained'))
+  across, ((value, height),) = ticks(svg)
+  assert value == '-3'
+  assert [label for label, _ in across] == ['5', '6', '7']
+  assert drawn_lines(svg)[0][0] == [(x, height) for _, x in across]
+  assert not [p for p in svg.iter('path') if p.get('class').startswith('alone')]
 
 
 def test_whiskers_reach_from_end_to_end_and_unknown_ones_are_left_out():
@@ -123,6 +152,54 @@ def test_ticks_are_few_and_round():
     assert float(f'{step:.0e}') == pytest.approx(step)
 
 
+RANGES = [
+  (0.0004015, 0.00040153), (455_000, 455_050), (7600, 11_300), (1, 4), (0, 1e4), (-1, 1), (0, 1),
+  (1e6, 1e6 + 7), (-3e-5, 2e-5), (1e9, 3e9), (0.83, 1.42), (9_990, 10_010), (0, 2e-12),
+  (17, 212_345)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('low', 'high'), RANGES)
+@pytest.mark.parametrize('whole', [False, True])
+def test_the_ticks_of_an_axis_have_one_unit_and_their_own_values(low, high, whole):
+  x = np.linspace(low, high, 5)
+  x = np.round(x) if whole and high - low >= 1 else x
+  svg = chart(plot.Line('a', x, x, 'trained'))
+  for labels in ([label for label, _ in axis] for axis in ticks(svg)):
+    assert len(set(labels)) == len(labels) > 1
+    units = {re.sub(r'^-?[\d.]+', '', label) for label in labels if label != '0'}
+    assert len(units) == 1
+    size = {'': 1, 'k': 1e3, 'M': 1e6}
+    (unit,) = units
+    size = size[unit] if unit in size else float(f'1{unit}')
+    values = [float(label.removesuffix(unit)) * size for label in labels]
+    assert (np.diff(values) > 0).all()
+    np.testing.assert_allclose(np.diff(values), values[1] - values[0], rtol=1e-3)
+  across, up = ticks(svg)
+  places = [x for _, x in across]
+  wide = max(len(label) for label, _ in across)
+  assert min(np.diff(places)) >= 6.6 * wide
+  ends = [float(t.get('x')) for t in svg.iter('text') if t.get('text-anchor') == 'end']
+  assert min(ends) >= 6.6 * max(len(label) for label, _ in up)
+
+
+def test_labels_of_axes():
+  assert plot.axis_labels([8000.0, 9000.0, 10000.0, 11000.0]) == ['8k', '9k', '10k', '11k']
+  assert plot.axis_labels([455000.0, 455010.0, 455020.0]) == ['455.00k', '455.01k', '455.02k']
+  assert plot.axis_labels([-0.5, 0.0, 0.5]) == ['-0.5', '0', '0.5']
+  assert plot.axis_labels([0.0, 2e6]) == ['0', '2M']
+  assert plot.axis_labels([455_050.0]) == ['455.05k']
+  assert plot.axis_labels([0.0]) == ['0']
+
+
+def test_steps_have_whole_ticks():
+  x = np.array([1.0, 2, 3, 4])
+  across, _ = ticks(chart(plot.Line('a', x, x / 7, 'trained')))
+  assert [label for label, _ in across] == ['1', '2', '3', '4']
+  across, _ = ticks(chart(plot.Line('a', x / 2, x, 'trained')))
+  assert [label for label, _ in across] == ['0.5', '1.0', '1.5', '2.0']
+
+
 def test_numbers_are_short():
   values = [0, 0.0001, 9999, 12_500, -250_000, 3e6, 1e30]
   assert list(map(plot.number, values)) == [
@@ -148,9 +225,12 @@ def photograph(image, points, target, visible=None):
 
 
 def marks(svg, name):
-  return [
-    d for p in svg.iter('path') if p.get('class') == f'{name} fill' for d in vertices(p.get('d'))
-  ]
+  """The places of dots, the ends of lines, or the middles of rings."""
+  paths = [p.get('d') for p in svg.iter('path') if p.get('class') == f'{name} fill']
+  if name != 'truth':
+    return [part for d in paths for part in vertices(d)]
+  arcs = (re.findall(r'M(\S+) ([^a]+)a(\S+)', d) for d in paths)
+  return [[(float(x), float(y) + float(r))] for path in arcs for x, y, r in path]
 
 
 def test_a_dot_and_its_point_move_together():
@@ -180,6 +260,18 @@ def test_an_invisible_truth_is_left_out_and_its_prediction_kept():
   np.testing.assert_allclose(marks(svg, 'prediction'), [[first], [second]], atol=1e-3)
   np.testing.assert_allclose(marks(svg, 'truth'), [[true]], atol=1e-3)
   np.testing.assert_allclose(marks(svg, 'join'), [[true, second]], atol=1e-3)
+
+
+@pytest.mark.parametrize('count', [5, plot.MANY + 1])
+def test_the_truth_is_a_ring_and_not_a_dot(count):
+  points = np.linspace(-0.9, 0.9, 2 * count).reshape(count, 2)
+  svg = photograph(np.zeros((8, 8, 3), np.uint8), points, -points)
+  (rings,) = (p.get('d') for p in svg.iter('path') if p.get('class') == 'truth fill')
+  radii = {float(r) for r in re.findall(r'a(\S+) ', rings)}
+  assert len(radii) == 1
+  assert len(re.findall('M', rings)) == count
+  width = r'photograph%s \.truth\.fill \{ stroke-width: (\S+);' % (r'\.many' if count > 5 else '')
+  assert 2 * radii.pop() - float(re.search(width, CSS)[1]) > 2  # its hole, in hundredths
 
 
 def test_a_picture_without_visible_truth_is_drawn():

@@ -125,6 +125,8 @@ def match(
     f'{judgement} lead back to where they came from; the median distance is '
     f'{np.median(judged.cycle):.1f} pixels; written to {output}'
   )
+  if numbers := overlay.key(names):
+    print(f'in the picture {numbers}')
 
 
 def _points(picture: pathlib.Path, file: str) -> dict[str, Any]:

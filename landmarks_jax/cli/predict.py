@@ -127,6 +127,7 @@ class Prediction:
   def write(self) -> str:
     """Writes what was found and returns a summary."""
     from landmarks_jax.interop import coco, landmark_csv  # late: heavy
+    from landmarks_jax.report import overlay
 
     self.output.mkdir(parents=True, exist_ok=True)
     landmark_csv.write(self.output / LANDMARKS, self.model.names, self.points)
@@ -143,7 +144,10 @@ class Prediction:
       message += f'; {self.outside:,} landmarks are outside their picture and left empty'
     if self.undrawn:
       message += f'; {self.undrawn:,} of the overlays could not be written'
-    return f'{message}; written to {self.output}'
+    message += f'; written to {self.output}'
+    if self.shown and (numbers := overlay.key(self.model.names)):
+      message += f'\nin the overlays {numbers}'
+    return message
 
   @property
   def unit(self) -> str:

@@ -68,8 +68,13 @@ def _table(findings: Sequence[Finding], anchors: Mapping[str, str]) -> Markup:
 
 def _sizes(sizes: Mapping[str, Sequence[float]]) -> Markup:
   heads = ['', 'least', '5 %', 'median', '95 %', 'largest']
-  lines = [[name, *(f'{v:.4g}' for v in values)] for name, values in sizes.items()]
+  lines = [[name, *map(_size, itertools.repeat(name), values)] for name, values in sizes.items()]
   return results.table(heads, lines, class_='numbers')
+
+
+def _size(name: str, value: float) -> str:
+  """Whole pixels, and whatever is as large; the aspect has digits."""
+  return f'{value:.4g}' if name == 'aspect' and value < 1000 else f'{value:,.0f}'
 
 
 def _finding(

@@ -9,7 +9,8 @@ from PIL import Image, ImageColor, ImageDraw
 from landmarks_jax.contracts import Array
 from landmarks_jax.geometry import coords
 
-TRUTH, PREDICTION = (80, 220, 100), (255, 70, 50)
+# Green is the lighter by far, for eyes that do not tell it from red.
+TRUTH, PREDICTION = (120, 245, 140), (225, 40, 30)
 
 
 def to_bytes(image: Shaped[Array, '... 3']) -> UInt8[np.ndarray, '... 3']:
@@ -41,7 +42,8 @@ def landmarks(
   visible: Bool[np.ndarray, ' K'] | None = None,
   side: int = 192,
 ) -> UInt8[np.ndarray, '{side} {side} 3']:
-  """A picture, enlarged to `side`, with predicted (red) and true (green) landmarks, joined.
+  """A picture, enlarged to `side`, with predicted landmarks as red dots and true ones as green
+  rings, joined.
 
   Args:
     image: uint8 [S, S, 3], not modified. points, target: [K, 2], normalised.
@@ -52,7 +54,7 @@ def landmarks(
   for k, point in enumerate(points):
     if target is not None and (visible is None or visible[k]):
       canvas.line(target[k], point)
-      canvas.dot(target[k], TRUTH)
+      canvas.ring(target[k], TRUTH)
     canvas.dot(point, PREDICTION)
   return np.asarray(canvas.picture)
 
@@ -101,7 +103,7 @@ def matches(
     right.line(truth[k], matched[k])
   for k in shown:
     colour = _hue(int(k), len(query))
-    right.dot(truth[k], colour, ring=True)
+    right.ring(truth[k], colour)
     for canvas, point in ((left, query[k]), (right, matched[k])):
       canvas.dot(point, colour)
       canvas.label(point, str(k))
@@ -230,14 +232,14 @@ class _Canvas:
     self.picture = Image.fromarray(_enlarged(image, side))
     self._pen = ImageDraw.Draw(self.picture)
     self._height, self._width = image.shape[:2]
-    self._zoom, self._radius = side / self._height, max(2, side // 80)
+    self._zoom, self._radius = side / self._height, max(2, side // 64)
 
-  def dot(
-    self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...], *, ring: bool = False
-  ) -> None:
-    x, y = self._place(point)
-    box = (x - self._radius, y - self._radius, x + self._radius, y + self._radius)
-    self._pen.ellipse(box, fill=None if ring else colour, outline=colour if ring else (0, 0, 0))
+  def dot(self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...]) -> None:
+    self._pen.ellipse(self._around(point, self._radius), fill=colour, outline=(0, 0, 0))
+
+  def ring(self, point: Float[np.ndarray, ' 2'], colour: tuple[int, ...]) -> None:
+    self._pen.ellipse(self._around(point, self._radius + 3), outline=(0, 0, 0), width=4)
+    self._pen.ellipse(self._around(point, self._radius + 2), outline=colour, width=2)
 
   def line(self, start: Float[np.ndarray, ' 2'], end: Float[np.ndarray, ' 2']) -> None:
     self._pen.line([self._place(start), self._place(end)], fill=(255, 255, 255))
@@ -246,6 +248,10 @@ class _Canvas:
     x, y = self._place(point)
     place = x + self._radius + 2, y
     self._pen.text(place, text, anchor='lm', stroke_width=1, stroke_fill=(0, 0, 0))
+
+  def _around(self, point: Float[np.ndarray, ' 2'], radius: int) -> tuple[int, int, int, int]:
+    x, y = self._place(point)
+    return x - radius, y - radius, x + radius, y + radius
 
   def _place(self, point: Float[np.ndarray, ' 2']) -> tuple[int, int]:
     # Pixel p of the picture is drawn at (p + .5) * zoom - .5 of the enlarged one.

@@ -74,8 +74,9 @@ def photographs(
 
 
 def _mark(kind: str) -> Markup:
-  path = element('path', class_=kind, d='M15 4h.01')
-  return element('svg', path, viewBox='0 0 30 8', class_='mark')
+  d = {'truth': 'M15 -.2a4.2 4.2 0 1 1-.01 0z', 'prediction': 'M15 4h.01'}[kind]
+  paths = [element('path', class_=f'{kind} {part}', d=d) for part in ('edge', 'fill')]
+  return element('svg', *paths, viewBox='0 0 30 8', class_='mark')
 
 
 def matches(

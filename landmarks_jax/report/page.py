@@ -18,6 +18,7 @@ from landmarks_jax.report.stylesheet import CSS
 # The page may load nothing from elsewhere, even if a name ever slipped through as HTML.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NONE = MappingProxyType({})
+LONG_WORD = 16  # letters, of which the narrowest column of facts shows more only broken
 
 
 def render(
@@ -116,10 +117,13 @@ def _facts(config: Mapping[str, Any], step: int | None, cost: Mapping[str, str])
 
 
 def pairs(facts: Mapping[str, Any]) -> Markup:
-  """Short facts by name, side by side."""
-  entries = [
-    element('div', element('dt', key), element('dd', value)) for key, value in facts.items()
-  ]
+  """Short facts by name, side by side; one with a long word, such as a path, has its own row."""
+  entries = []
+  for key, value in facts.items():
+    words = str(value).split()
+    kind = 'long' if max(map(len, words), default=0) > LONG_WORD else None
+    pair = element('dt', key), element('dd', breakable(str(value)))
+    entries.append(element('div', *pair, class_=kind))
   return element('dl', entries, class_='facts') if entries else Markup()
 
 

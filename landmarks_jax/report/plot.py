@@ -19,6 +19,7 @@ from landmarks_jax.report.markup import Markup, element
 
 WIDTH, HEIGHT = 400, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 26, 38
+LETTER = 7  # the width of a letter of the ticks, at most
 THIN_ABOVE = 2000  # a line of more values than this is thinned to the extremes of its stretches
 MANY = 20  # more landmarks than this are drawn smaller
 
@@ -47,17 +48,24 @@ def chart(
 ) -> Markup:
   """Lines over two axes. Ranges default to those of the finite data, with y widened to ticks.
 
+  An axis of a single value has one tick, at it. Where all x are whole numbers, so are their ticks.
+  A value between gaps is a dot.
+
   Args: x_ticks: place -> label, for an uneven axis; round numbers if absent. Raises ValueError if a
   range is not given and no value is finite.
   """
   finite = [np.isfinite(n.x) & np.isfinite(n.y) for n in lines]
-  if x_range is None:
-    x_range = _range([n.x[keep] for n, keep in zip(lines, finite, strict=True)])
-  if y_range is None:
-    known = [n.y[keep] for n, keep in zip(lines, finite, strict=True)]
-    known += [n.spread[np.isfinite(n.spread)] for n in lines if n.spread is not None]
-    y_range = _to_ticks(*_range(known))
-  x_place = _scale(x_range, (LEFT, WIDTH - RIGHT))
+  x_known = [n.x[keep] for n, keep in zip(lines, finite, strict=True)]
+  y_known = [n.y[keep] for n, keep in zip(lines, finite, strict=True)]
+  y_known += [n.spread[np.isfinite(n.spread)] for n in lines if n.spread is not None]
+  whole = all((x == np.round(x)).all() for x in x_known)
+  x_range, x_found = _span(x_known, x_range, least=1.0 if whole else 0.0)
+  y_range, y_found = _span(y_known, y_range, to_ticks=True)
+  y_ticks = dict(zip(y_found, axis_labels(y_found), strict=True))
+  left = max(LEFT, LETTER * max(map(len, y_ticks.values())) + 9)
+  if x_ticks is None:
+    x_ticks = _fitting(x_found, WIDTH - RIGHT - left)
+  x_place = _scale(x_range, (left, WIDTH - RIGHT))
   y_place = _scale(y_range, (HEIGHT - BOTTOM, TOP))
   drawn = [
     element(
@@ -65,9 +73,14 @@ def chart(
     )
     for n in lines
   ]
+  drawn += [
+    element('path', class_=f'alone line {n.kind}', d=d)
+    for n in lines
+    if (d := _alone(n, x_place, y_place))
+  ]
   return element(
     'svg',
-    *_axes(x_range, y_range, x_place, y_place, x_ticks),
+    *_axes(x_place, y_place, x_ticks, y_ticks, left=left),
     element('text', y_label, x=0, y=12, class_='axis-label'),
     element('text', x_label, x=WIDTH - RIGHT, y=HEIGHT - 4, text_anchor='end', class_='axis-label'),
     *(_whiskers(line, x_place, y_place) for line in lines if line.spread is not None),
@@ -142,7 +155,7 @@ def photograph(
   visible: Bool[np.ndarray, ' K'],
   label: str,
 ) -> Markup:
-  """A picture with predicted and true landmarks, joined; the drawing is 100 units wide.
+  """A picture with predicted landmarks as dots and true ones as rings, joined; 100 units wide.
 
   An invisible true landmark is left out, but its prediction is drawn. See `draw.landmarks`.
   """
@@ -150,7 +163,8 @@ def photograph(
   joins = ''.join(
     f'M{_pair(a)}L{_pair(b)}' for a, b in zip(true[visible], predicted[visible], strict=True)
   )
-  marks = [('join', joins), ('truth', _dots(true[visible])), ('prediction', _dots(predicted))]
+  rings = _rings(true[visible], 1.9 if len(points) > MANY else 2.9)
+  marks = [('join', joins), ('truth', rings), ('prediction', _dots(predicted))]
   paths = [
     element('path', class_=f'{name} {part}', d=d)
     for name, d in marks
@@ -275,32 +289,70 @@ def thinned(y: Num[np.ndarray, ' n'], *, stretches: int = THIN_ABOVE // 4) -> In
   return np.array(sorted(chosen))
 
 
+def axis_labels(ticks: Sequence[float]) -> list[str]:
+  """Even ticks as text: in one unit, with the decimals that their step needs.
+
+  >>> axis_labels([9000.0, 10000.0, 11000.0]), axis_labels([0.0, 0.00002, 0.00004])
+  (['9k', '10k', '11k'], ['0', '2e-5', '4e-5'])
+  """
+  most = max(map(abs, ticks))
+  power = math.floor(math.log10(most)) if most else 0
+  if not -3 <= power < 9:
+    letter = f'e{power}'
+  else:
+    power, letter = (6, 'M') if power >= 6 else (3, 'k') if power >= 4 else (0, '')
+  form = '.7g'
+  if len(ticks) > 1:
+    form = f'.{max(0, power - math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))}f'
+  return [f'{value / 10.0**power:{form}}{letter}' if value else '0' for value in ticks]
+
+
+def _fitting(ticks: Sequence[float], room: int) -> dict[float, str]:
+  """Ticks side by side and their labels, or every second, and so on, where all have no room."""
+  labels = axis_labels(ticks)
+  every = math.ceil((len(ticks) - 1) * LETTER * max(map(len, labels)) / room) or 1
+  return dict(zip(ticks[::every], axis_labels(ticks[::every]), strict=True))
+
+
 def _axes(
-  x_range: tuple,
-  y_range: tuple,
   x_place: tuple,
   y_place: tuple,
-  x_ticks: Mapping[float, str] | None,
+  x_ticks: Mapping[float, str],
+  y_ticks: Mapping[float, str],
+  *,
+  left: int,
 ) -> list[Markup]:
   parts = []
-  for value in _ticks(*y_range):
+  for value, label in y_ticks.items():
     y = _short(_at(y_place, value))
-    parts.append(element('path', class_='grid', d=f'M{LEFT} {y}H{WIDTH - RIGHT}'))
+    parts.append(element('path', class_='grid', d=f'M{left} {y}H{WIDTH - RIGHT}'))
     parts.append(
-      element('text', number(value), x=LEFT - 7, y=y, dy='.35em', text_anchor='end', class_='tick')
+      element('text', label, x=left - 7, y=y, dy='.35em', text_anchor='end', class_='tick')
     )
-  if x_ticks is None:
-    x_ticks = {value: number(value) for value in _ticks(*x_range)}
   for value, label in x_ticks.items():
     x = _short(_at(x_place, value))
     parts.append(element('text', label, x=x, y=HEIGHT - 22, text_anchor='middle', class_='tick'))
   return parts
 
 
-def _ticks(low: float, high: float) -> list[float]:
-  step = tick_step(low, high)
+def _span(
+  values: Sequence[np.ndarray],
+  given: tuple[float, float] | None,
+  *,
+  least: float = 0.0,
+  to_ticks: bool = False,
+) -> tuple[tuple[float, float], list[float]]:
+  """The range of an axis, `given` or that of the values, and its ticks, `least` apart or more."""
+  if given is None:
+    low, high = _range(values)
+    if high - low <= 1e-9 * abs(high):
+      room = 0.5 * abs(low) or 0.5
+      return (low - room, high + room), [low]
+    given = _to_ticks(low, high) if to_ticks else (low, high)
+  low, high = given
+  step = max(least, tick_step(low, high))
   first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-  return [i * step for i in range(first, last + 1)]
+  return given, [i * step for i in range(first, last + 1)]
 
 
 def _to_ticks(low: float, high: float) -> tuple[float, float]:
@@ -312,13 +364,11 @@ def _to_ticks(low: float, high: float) -> tuple[float, float]:
 
 
 def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
-  """The least and greatest value, widened if they are equal."""
+  """The least and greatest value."""
   known = np.concatenate(values)
   if not len(known):
     raise ValueError('nothing to draw: no value is finite')
-  low, high = float(known.min()), float(known.max())
-  room = 0.5 * abs(low) or 0.5
-  return (low, high) if high - low > 1e-9 * abs(high) else (low - room, high + room)
+  return float(known.min()), float(known.max())
 
 
 def _scale(source: tuple, target: tuple) -> tuple[float, float]:
@@ -331,17 +381,28 @@ def _at(place: tuple[float, float], value: Any) -> Any:
 
 
 def _path(line: Line, x_place: tuple, y_place: tuple) -> str:
+  path, pen = [], 'M'
+  for point, alone in zip(*_points(line, x_place, y_place), strict=True):
+    if np.isfinite(point).all():
+      path.append(f'{pen}{_pair(point)}' + ('h.001' if alone else ''))
+      pen = 'L'
+    else:
+      pen = 'M'
+  return ''.join(path)
+
+
+def _alone(line: Line, x_place: tuple, y_place: tuple) -> str:
+  """The dots of values between gaps."""
+  points, alone = _points(line, x_place, y_place)
+  return _dots(points[alone])
+
+
+def _points(line: Line, x_place: tuple, y_place: tuple) -> tuple[np.ndarray, np.ndarray]:
+  """The places of a line's values that are drawn, and which of them stand between gaps."""
   keep = thinned(line.y)
   points = np.stack([_at(x_place, line.x[keep]), _at(y_place, line.y[keep])], axis=-1)
-  path, pen = [], 'M'
-  for i, point in enumerate(points):
-    if not np.isfinite(point).all():
-      pen = 'M'
-      continue
-    alone = pen == 'M' and (i + 1 == len(points) or not np.isfinite(points[i + 1]).all())
-    path.append(f'{pen}{_pair(point)}' + ('h.001' if alone else ''))
-    pen = 'L'
-  return ''.join(path)
+  finite = np.pad(np.isfinite(points).all(-1), 1)
+  return points, finite[1:-1] & ~finite[:-2] & ~finite[2:]
 
 
 def _whiskers(line: Line, x_place: tuple, y_place: tuple) -> Markup:
@@ -358,6 +419,12 @@ def _whiskers(line: Line, x_place: tuple, y_place: tuple) -> Markup:
 def _dots(points: Iterable[np.ndarray]) -> str:
   """Points as very short lines, which round caps turn into dots of the stroke's width."""
   return ''.join(f'M{_pair(point)}h.001' for point in points)
+
+
+def _rings(points: Iterable[np.ndarray], radius: float) -> str:
+  """Points as circles: arcs from the top nearly all the way round, closed."""
+  arc = f'a{_short(radius)} {_short(radius)} 0 1 1-.01 0z'
+  return ''.join(f'M{_pair(point - [0, radius])}{arc}' for point in points)
 
 
 def _pair(point: np.ndarray) -> str:

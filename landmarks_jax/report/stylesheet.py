@@ -46,10 +46,11 @@ nav a {
 }
 dl.facts {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 14px 20px;
-  margin: 1.2rem 0 0;
+  margin: 1.2rem 0 0; grid-auto-flow: dense;
 }
 dl.facts dt { color: var(--soft); font-size: .8rem; }
 dl.facts dd { margin: 0; }
+dl.facts .long { grid-column: 1 / -1; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
 th, td { text-align: right; padding: 7px 0 7px 12px; vertical-align: top; font-weight: 400; }
@@ -95,7 +96,7 @@ tbody th small { white-space: normal; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: .8rem 0 .2rem; }
 .legend { font-size: .875rem; }
 .legend span { display: inline-flex; align-items: center; gap: 7px; }
-.legend svg { width: 30px; height: 8px; }
+.legend svg { width: 30px; height: 8px; overflow: visible; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
 .charts { gap: 18px 36px; margin: .8rem 0 .6rem; }
 .charts figure { max-width: 520px; }
@@ -119,6 +120,7 @@ svg .line.other-0 { stroke: var(--other-0); }
 svg .line.other-1 { stroke: var(--other-1); stroke-dasharray: 7 4.5; }
 svg .line.other-2 { stroke: var(--other-2); stroke-dasharray: .1 4.4; stroke-width: 2.4; }
 svg .line.other-3 { stroke: var(--other-3); stroke-dasharray: 9 4 .1 4; }
+svg .line.alone { stroke-width: 7; stroke-dasharray: none; }
 svg .whisker { fill: none; stroke-width: 1.2; stroke: var(--ink); }
 svg .whisker.mean-shape, svg .whisker.same-position,
 svg .whisker.majority { stroke: var(--mean-shape); }
@@ -163,9 +165,19 @@ svg.photograph { display: block; width: 100%; height: auto; border-radius: 4px; 
 .photograph.many .fill { stroke-width: 2.4; }
 .photograph.many .join.edge { stroke-width: 1.3; }
 .photograph.many .join.fill { stroke-width: .7; }
-.photograph .truth.fill, .mark .truth { stroke: rgb(80, 220, 100); }
-.photograph .prediction.fill, .mark .prediction { stroke: rgb(255, 70, 50); }
-.mark path { stroke-linecap: round; stroke-width: 8; }
+.photograph .truth.edge { stroke-width: 2.6; }
+.photograph .truth.fill { stroke-width: 1.3; }
+.photograph.many .truth.edge { stroke-width: 1.7; }
+.photograph.many .truth.fill { stroke-width: .8; }
+.photograph .truth.fill { stroke: rgb(120, 245, 140); }
+.photograph .prediction.fill, .mark .prediction.fill { stroke: rgb(225, 40, 30); }
+.mark path { fill: none; stroke-linecap: round; }
+.mark .edge { stroke: #000; stroke-opacity: .75; }
+.mark .truth.fill { stroke: rgb(120, 245, 140); }
+.mark .prediction.edge { stroke-width: 9; }
+.mark .prediction.fill { stroke-width: 7; }
+.mark .truth.edge { stroke-width: 3.4; }
+.mark .truth.fill { stroke-width: 1.8; }
 .matches { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)); }
 .matches { gap: 8px; margin: .6rem 0; }
 svg.match { display: block; width: 100%; height: auto; border-radius: 4px; overflow: hidden; }

@@ -606,7 +606,7 @@ addEventListener('keydown', event => {
 
 const TILE = 116, GAP = 6, EDGE = 8;
 const FILTERS = {
-  all: 'All', unlabelled: 'Unlabelled', labelled: 'Labelled', least: 'Least sure', broken: 'Broken',
+  all: 'All', unlabelled: 'Unlabelled', labelled: 'Labelled', least: 'Unsure', broken: 'Broken',
 };
 let filter = 'all', listed = [];
 const tiles = new Map(); // picture -> button

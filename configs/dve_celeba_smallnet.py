@@ -37,6 +37,7 @@ def get_config():
         amsgrad=True,
         learning_rate=1e-3,
         bias_factor=0.01,
+        biases=r'(conv\d|labels)/bias$',
         schedule='step',
         milestones=(70, 90),
         epochs=100,

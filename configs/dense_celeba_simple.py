@@ -21,7 +21,7 @@ def get_config():
   mafl = dict(data=FACES, train='mafl_train', test='mafl_test', margin=15)
   return ConfigDict(
     dict(
-      data=dict(**FACES, path='data/celeba', split='train'),
+      data=dict(**FACES, path='data/celeba', split='train_except_mafl_test'),
       method=dict(
         name='equivariant',
         network='simple',

@@ -146,6 +146,11 @@ def test_only_convolutions_of_the_small_networks_have_slow_biases(name):
   assert sum(jax.tree.leaves(slow)) == 6
 
 
+@pytest.mark.parametrize('network', ['simple', 'dilations'])
+def test_dense_labels_are_trained_on_all_but_the_test_pictures_of_mafl(network):
+  assert paper(f'dense_celeba_{network}')['data']['split'] == 'train_except_mafl_test'
+
+
 # docs/specification.md section 2; a page and the defaults that it leaves alone must agree with it.
 PAPER = {'depth': 50, 'width': 1, 'dim': 128, 'head_layers': 1, 'temperature': 0.07, 'queue': 4096}
 PAPER |= {'momentum': 0.999, 'norm_groups': 4, 'area': [0.2, 1], 'aspect': [3 / 4, 4 / 3]}

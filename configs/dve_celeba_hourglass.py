@@ -17,7 +17,7 @@ SMOKE |= {'evals.mafl.probe_size': 12}
 
 
 def get_config():
-  """Unit descriptors times 20; landmarks of MAFL by regression, matching of its test set."""
+  """The loss compares unit labels times 20; MAFL by regression, and matching of its test set."""
   mafl = dict(data=FACES, train='mafl_train', test='mafl_test', margin=20)
   return ConfigDict(
     dict(

@@ -3,8 +3,9 @@
   python -m landmarks_jax train --config configs/dense_celeba_dilations.py --workdir runs/dense \
       --config.data.path=DIR
 
-docs/data.md says what DIR should hold. Every number is the published one, as far as it is known
-(docs/specification.md).
+docs/data.md says what DIR should hold. Network, loss and pictures are the paper's; it does not say
+how long and how fast it trains, which is as in DVE's code. The head is that of the ICCV 2021 system
+(docs/equivariant.md).
 """
 
 from ml_collections import ConfigDict

@@ -130,6 +130,18 @@ def test_the_networks_of_dve_are_trained_as_published():
     assert page['batch_size'] == (32 if small else 16)
 
 
+@pytest.mark.parametrize(('name', 'batch'), [('smallnet', 32), ('hourglass', 16)])
+def test_the_networks_of_dve_are_fine_tuned_as_published(name, batch):
+  page, before = paper(f'dve_aflw_{name}'), paper(f'dve_celeba_{name}')
+  assert page['method'] == before['method'] | {'normalise': True, 'temperature': 400.0}
+  assert page['data']['frame'] == before['data']['frame']
+  adam = page['optimizer']
+  assert adam == before['optimizer'] | {key: adam[key] for key in ('biases', 'bias_factor')} | {
+    'milestones': [30, 40], 'epochs': 50
+  }  # fmt: skip
+  assert (adam['bias_factor'], page['batch_size'], page['steps']) == (1, batch, None)
+
+
 @pytest.mark.parametrize(
   'name', ['dve_celeba_smallnet', 'dense_celeba_simple', 'dense_celeba_dilations', 'dense_cats']
 )
@@ -564,6 +576,7 @@ def test_the_guide_to_the_published_numbers_names_pages_that_exist():
   assert named <= {page.stem for page in pages}
   published = ('projection_celeba_', 'probe_mafl', 'probe_aflw', 'probe_w300', 'probe_cub')
   published += ('match_mafl', 'fewshot_aflw_m', 'roboarm_', 'dense_celeba_', 'dve_celeba_')
+  published += ('dve_aflw_',)
   published += ('lmdis_celeba_', 'lmdis_aflw_', 'lmdis_cats_')
   published += ('scrl_imagefolder', 'byol_imagefolder', 'scrl_celeba', 'scrl_inat')
   expected = {page.stem for page in pages if page.stem.startswith(published)}

@@ -312,7 +312,7 @@ def compare_heads(
   """Times training in turns, and prints the table of the regression."""
   note = first_losses(options, base, step)
   seconds = measure.in_turn(training_ways(options, base, step), options.repetitions)
-  epoch_steps = max(options.labelled // options.batch_size, 1)
+  epoch_steps = -(-options.labelled // options.batch_size)
   epochs = {name: epoch_steps / options.steps * took for name, took in seconds.items()}
   total = {
     STACKED: options.epochs * epochs[STACKED],

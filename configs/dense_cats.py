@@ -1,4 +1,4 @@
-"""Dense labels of three dimensions on cats' heads (NeurIPS 2017, section 4.3).
+"""Dense labels of three dimensions on cats' heads (NeurIPS 2017, figure 8).
 
   python -m landmarks_jax train --config configs/dense_cats.py --workdir runs/cats \
       --config.data.path=DIR
@@ -14,18 +14,17 @@ SMOKE = {'method.width': 0.25}
 
 
 def get_config():
-  """DILATIONS by the distance loss, gamma .5; nine landmarks by nearest label and by regression."""
+  """DILATIONS by the likelihood; nine landmarks by nearest label and by regression."""
   return ConfigDict(
     dict(
       data=dict(**CATS, path='data/cats'),
-      method=dict(
-        name='equivariant', network='dilations', dim=3, loss='distance', gamma=0.5, margin=15
-      ),
+      method=dict(name='equivariant', network='dilations', dim=3, loss='nll', margin=15),
       optimizer=dict(
         name='adam',
         amsgrad=True,
         learning_rate=1e-3,
         bias_factor=0.01,
+        biases=r'(conv\d|labels)/bias$',
         schedule='step',
         milestones=(70, 90),
         epochs=100,

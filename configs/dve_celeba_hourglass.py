@@ -3,8 +3,8 @@
   python -m landmarks_jax train --config configs/dve_celeba_hourglass.py --workdir runs/dve \
       --config.data.path=DIR
 
-docs/data.md says what DIR should hold. Every number is the published one, as far as it is known
-(docs/specification.md).
+docs/data.md says what DIR should hold. The training is that of the released code, the head that of
+the ICCV 2021 system (docs/equivariant.md says what differs).
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ SMOKE |= {'evals.mafl.probe_size': 12}
 
 
 def get_config():
-  """Unit descriptors times 20; landmarks of MAFL by regression, matching of its test set."""
+  """The loss compares unit labels times 20; MAFL by regression, and matching of its test set."""
   mafl = dict(data=FACES, train='mafl_train', test='mafl_test', margin=20)
   return ConfigDict(
     dict(

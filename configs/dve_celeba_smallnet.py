@@ -3,8 +3,8 @@
   python -m landmarks_jax train --config configs/dve_celeba_smallnet.py --workdir runs/dve \
       --config.data.path=DIR
 
-docs/data.md says what DIR should hold. Every number is the published one, as far as it is known
-(docs/specification.md).
+docs/data.md says what DIR should hold. The training is that of the released code, the head that of
+the ICCV 2021 system (docs/equivariant.md says what differs).
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,7 @@ def get_config():
         amsgrad=True,
         learning_rate=1e-3,
         bias_factor=0.01,
+        biases=r'(conv\d|labels)/bias$',
         schedule='step',
         milestones=(70, 90),
         epochs=100,

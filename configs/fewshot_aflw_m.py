@@ -4,7 +4,7 @@
       --config.evals.aflw.data.path=DIR
 
 for any run; `train` with this page scores an untrained ResNet-50. The published head, trained for
-1,000 epochs of about 1,000 pictures (docs/specification.md, section 5): hours on a GPU.
+1,000 epochs of 1,000 pictures (docs/specification.md, section 5): hours on a GPU.
 --config.evals.aflw.head=ridge takes minutes, and is better with few labels.
 """
 

@@ -88,10 +88,11 @@ class Describer(NamedTuple):
   """All that evaluation knows about a method, or about any backbone.
 
   `apply(variables, image, size) -> Pyramid`; variables are always an argument of the compiled
-  function. Where landmarks are found without labels, `landmarks(variables, image) -> (points
-  [B, K, 2], confidence [B, K])`; where they can be moved, `paint(variables, image, points)` gives
-  the picture with its landmarks at `points`, or at its own for None. Points and pictures are at
-  network size.
+  function. A method whose values depend on their grid, such as the projection, describes on `size`
+  x `size` positions, or on its own number for None; others ignore it. Where landmarks are found
+  without labels, `landmarks(variables, image) -> (points [B, K, 2], confidence [B, K])`; where they
+  can be moved, `paint(variables, image, points)` gives the picture with its landmarks at `points`,
+  or at its own for None. Points and pictures are at network size.
   """
 
   variables: PyTree

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import jax
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
 from landmarks_jax.cli import completion, train
 from landmarks_jax.cli import config as configs
-from landmarks_jax.runtime import run_folder
+from landmarks_jax.contracts import Batch
+from landmarks_jax.methods import equivariant
+from landmarks_jax.runtime import optim, run_folder
 
 root = pathlib.Path(__file__).parents[1]
 pages = sorted((root / 'configs').glob('*.py'))
@@ -124,6 +128,39 @@ def test_the_networks_of_dve_are_trained_as_published():
     assert adam['bias_factor'] == (0.01 if small else 1.0)
     assert (adam['milestones'], adam['epochs']) == ([70, 90] if small else [50], 100)
     assert page['batch_size'] == (32 if small else 16)
+
+
+@pytest.mark.parametrize(('name', 'batch'), [('smallnet', 32), ('hourglass', 16)])
+def test_the_networks_of_dve_are_fine_tuned_as_published(name, batch):
+  page, before = paper(f'dve_aflw_{name}'), paper(f'dve_celeba_{name}')
+  assert page['method'] == before['method'] | {'normalise': True, 'temperature': 400.0}
+  assert page['data']['frame'] == before['data']['frame']
+  adam = page['optimizer']
+  assert adam == before['optimizer'] | {key: adam[key] for key in ('biases', 'bias_factor')} | {
+    'milestones': [30, 40], 'epochs': 50
+  }  # fmt: skip
+  assert (adam['bias_factor'], page['batch_size'], page['steps']) == (1, batch, None)
+
+
+@pytest.mark.parametrize(
+  'name', ['dve_celeba_smallnet', 'dense_celeba_simple', 'dense_celeba_dilations', 'dense_cats']
+)
+def test_only_convolutions_of_the_small_networks_have_slow_biases(name):
+  page = configs.plain(configs.load(f'{root}/configs/{name}.py'))
+  options = {key: value for key, value in page['method'].items() if key != 'name'}
+  method = equivariant.build(mean=(0.5,) * 3, std=(0.2,) * 3, **options)
+  image = np.zeros((1, page['data']['frame'], page['data']['frame'], 3), np.uint8)
+  params, _ = jax.eval_shape(method.init, jax.random.key(0), Batch(image=image))
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+  slow = optim.named(page['optimizer']['biases'])(params)
+  names = [f'conv{i}' for i in range(1, 6)] + [f'bn{i}' for i in range(1, 6)] + ['labels']
+  assert {layer for layer in names if slow[layer]['bias']} == {*names[:5], 'labels'}
+  assert sum(jax.tree.leaves(slow)) == 6
+
+
+@pytest.mark.parametrize('network', ['simple', 'dilations'])
+def test_dense_labels_are_trained_on_all_but_the_test_pictures_of_mafl(network):
+  assert paper(f'dense_celeba_{network}')['data']['split'] == 'train_except_mafl_test'
 
 
 # docs/specification.md section 2; a page and the defaults that it leaves alone must agree with it.
@@ -539,6 +576,7 @@ def test_the_guide_to_the_published_numbers_names_pages_that_exist():
   assert named <= {page.stem for page in pages}
   published = ('projection_celeba_', 'probe_mafl', 'probe_aflw', 'probe_w300', 'probe_cub')
   published += ('match_mafl', 'fewshot_aflw_m', 'roboarm_', 'dense_celeba_', 'dve_celeba_')
+  published += ('dve_aflw_',)
   published += ('lmdis_celeba_', 'lmdis_aflw_', 'lmdis_cats_')
   published += ('scrl_imagefolder', 'byol_imagefolder', 'scrl_celeba', 'scrl_inat')
   expected = {page.stem for page in pages if page.stem.startswith(published)}

@@ -78,16 +78,16 @@ def test_golden_checkpoints_give_the_published_features(runs, depth):
 
 
 @pytest.mark.parametrize(
-  ('name', 'fixture', 'noise', 'form', 'options'),
+  ('name', 'fixture', 'noise', 'form'),
   [
-    ('small network', 'smallnet', 4.1e-6, 'zip', ()),
-    ('hourglass', 'hourglass_tiny', 2.5e-5, 'stream', ('--config.method.normalise=False',)),
-    ('hourglasses', 'hourglass_tiny_2stack', 2.2e-5, 'zip', ()),
+    ('small network', 'smallnet', 4.1e-6, 'zip'),
+    ('hourglass', 'hourglass_tiny', 2.5e-5, 'stream'),
+    ('hourglasses', 'hourglass_tiny_2stack', 2.2e-5, 'zip'),
   ],
 )
-def test_dve_s_networks_give_the_published_labels(runs, name, fixture, noise, form, options):
+def test_dve_s_networks_give_the_published_labels(runs, name, fixture, noise, form):
   arrays = golden(fixture)
-  (labels,) = describe(runs(name, *PLAIN, *options, form=form), nhwc(arrays['x']))
+  (labels,) = describe(runs(name, *PLAIN, form=form), nhwc(arrays['x']))
   close(labels, nhwc(arrays['out']), noise)
 
 

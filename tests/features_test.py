@@ -232,6 +232,25 @@ def test_a_warp_without_strength_is_the_picture_itself():
   np.testing.assert_allclose(*(np.asarray(b.pyramid[0], float) for b in (still, plain)), atol=1)
 
 
+def test_features_are_of_the_size_that_is_asked_for():
+  def resized(variables, image, size):
+    side = 2 if size is None else size
+    return tuple(jnp.zeros((len(image), n * side, n * side, 1)) for n in (1, 2))
+
+  for given, levels in (
+    (Describer((), resized), (1, 2)),
+    (Describer((), features.Levels(resized, 1, 2)), (2,)),
+  ):
+    for size in (None, 5):
+      batches = pipeline.evaluation_batches(Dots(), batch_size=5)
+      found = (
+        features.gather(given, batches, size=size),
+        features.gather_warped(given, Dots(), np.arange(2), copies=1, warp=WARP, size=size),
+      )
+      for batch in found:
+        assert [level.shape[1] for level in batch.pyramid] == [n * (size or 2) for n in levels]
+
+
 class Sides(Dots):
   """Pictures with a bright dot and, elsewhere, a faint one, which the mirror exchanges."""
 

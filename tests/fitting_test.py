@@ -2,6 +2,7 @@
 
 import weakref
 
+import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -211,6 +212,24 @@ def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, mon
     load_landmarks(tmp_path / 'probe').predict(images), (found, confidence), strict=True
   ):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(('head', 'size'), [('probe', 12), ('ridge', None)])
+def test_only_the_published_head_asks_for_features_on_its_own_grid(faces, head, size):
+  def softmax(variables, image, size):  # whose values depend on the grid, as those of a projection
+    shape = len(image), size or 8, size or 8, 3
+    maps = jax.image.resize(jnp.asarray(image, jnp.float32), shape, 'linear')
+    return (jax.nn.softmax(maps * variables, axis=(1, 2)),)
+
+  def found(apply):
+    model = Model(Describer(np.float32(0.02), apply), {'method': {}}, frame=FRAME, margin=MARGIN)
+    options = {'size': 12} | ({'epochs': 1} if head == 'probe' else {})
+    images, points = (given[:4] for given in faces[0])
+    fitted = fit_landmarks(model, images, points, head=head, copies=1, options=options)
+    return fitted.predict(faces[1][0][:2]).points
+
+  expected = found(lambda variables, image, _: softmax(variables, image, size))
+  np.testing.assert_array_equal(found(softmax), expected)
 
 
 @pytest.mark.parametrize('progress', [False, True])

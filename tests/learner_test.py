@@ -11,13 +11,15 @@ from PIL import Image, ImageDraw
 
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.data.source import normaliser
+from landmarks_jax.inference.head import Head
+from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import checksum, distances
 from landmarks_jax.labelling import described as storage
 from landmarks_jax.labelling import learner as learning
 from landmarks_jax.labelling.learner import FrozenLearner
 from landmarks_jax.labelling.picture_files import PictureFiles
-from landmarks_jax.methods import equivariant
+from landmarks_jax.methods import equivariant, probe
 from landmarks_jax.models import ridge
 
 FRAME, MARGIN, COUNT, SIZE = 36, 2, 16, (90, 60)
@@ -135,6 +137,28 @@ def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_st
   assert empty.first() is None
   with pytest.raises(ValueError, match='nothing is fitted'):
     empty.save(tmp_path / 'other')
+
+
+def test_a_known_head_with_a_grid_of_its_own_reads_features_of_that_grid(world, tmp_path):
+  def described(variables, image, size):  # values that depend on the grid, as of a projection
+    side = 6 if size is None else size
+    maps = jax.image.resize(image.astype(np.float32), (len(image), side, side, 3), 'linear')
+    return (jax.nn.softmax(maps / 50, axis=(1, 2)),)
+
+  for i in range(3):
+    paint(tmp_path / f'{i}.png', world[1][i])
+  (tmp_path / '1b.png').write_bytes(b'no picture')
+  network = Model(Describer((), described), {'method': METHOD}, frame=FRAME, margin=MARGIN)
+  params = probe.random_params(jax.random.key(0), (3,), landmarks=2, points_per_landmark=4)
+  head = Head('probe', params, {'size': 12, 'sharpness': 1000.0})
+  known = LandmarkModel(network, head, names=NAMES, crop='pad')
+  again = FrozenLearner(network, PictureFiles(tmp_path), NAMES, known=known)
+  again.describe(lambda done, broken: True)
+  found = again.first().points
+  readable = [i for i, name in enumerate(again.files.names) if name != '1b.png']
+  paths = [str(again.files.path(i)) for i in readable]
+  np.testing.assert_allclose(found[readable], known.predict(paths).points, atol=1e-3)
+  assert np.isnan(found[[i for i in range(4) if i not in readable]]).all()
 
 
 def test_labels_are_in_the_frame_that_the_network_sees_and_copies_lie_around_them(learner, world):

@@ -182,6 +182,21 @@ def test_biases_have_a_rate_of_their_own():
   np.testing.assert_allclose(ours['bias'], slow['bias'], atol=3e-6)
 
 
+def test_the_rate_of_biases_can_be_for_some_of_them_alone():
+  layer = {'kernel': np.ones((2, 2), 'f'), 'bias': np.ones(2, 'f')}
+  given = {'conv1': layer, 'bn1': {'scale': np.ones(2, 'f'), 'bias': np.ones(2, 'f')}}
+
+  def slow(**options):
+    tx = optim.adam(0.5, bias_factor=0.01, **options)
+    updates, _ = tx.update(given, tx.init(given), given)
+    steps = jax.tree_util.tree_leaves_with_path(updates)
+    assert {round(float(abs(x).max()), 4) for _, x in steps} == {0.5, 0.005}
+    return {'/'.join(k.key for k in path) for path, x in steps if abs(x).max() < 0.1}
+
+  assert slow() == {'conv1/bias', 'bn1/bias'}
+  assert slow(biases=r'conv\d/bias$') == {'conv1/bias'}
+
+
 def test_the_logged_rate_is_the_one_that_the_step_used():
   page = {'name': 'sgd', 'learning_rate': 0.3, 'epochs': 6, 'momentum': 0.0, 'weight_decay': 0.0}
   rate, states = optim.rate(**page), [params, *run(optim.build(**page))]

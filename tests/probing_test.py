@@ -50,7 +50,7 @@ def test_planted_landmarks_are_found_on_new_pictures():
   assert error(head, held_out) < 0.12 < 0.5 < mean
 
 
-def test_fewer_labels_than_a_batch_are_repeated():
+def test_fewer_labels_than_a_batch_are_enough():
   labelled = planted(5)
   assert error(fit(labelled, epochs=40, learning_rate=0.1), labelled) < 0.03
   one = jax.tree.map(lambda x: x[3:4], labelled)
@@ -58,27 +58,39 @@ def test_fewer_labels_than_a_batch_are_repeated():
 
 
 @pytest.mark.parametrize(
-  ('count', 'size', 'steps', 'repeats'),
-  [(5, 0, 1, 7), (32, 0, 1, 1), (70, 0, 2, 1), (50, 1000, 31, 20), (33, 100, 3, 3)],
+  ('count', 'size', 'steps'),
+  [(5, 0, 1), (32, 0, 1), (70, 0, 3), (50, 1000, 32), (33, 100, 4), (2100, 1000, 32)],
 )
-def test_an_epoch_holds_every_label_as_often(count, size, steps, repeats):
+def test_an_epoch_holds_every_label_as_often(count, size, steps):
   rows = 100 + np.arange(count)
-  drawn = probing.epoch_rows(rows, 4, seed=1, batch_size=32, size=size)
-  assert drawn.shape == (steps, 32)
-  found, counts = np.unique(drawn, return_counts=True)
-  assert set(found) <= set(rows)
-  assert counts.max() <= repeats
-  assert repeats * count - counts.sum() < 32
+  drawn, valid = probing.epoch_rows(rows, 4, seed=1, batch_size=32, size=size)
+  assert drawn.shape == valid.shape == (steps, 32)
+  found, counts = np.unique(drawn[valid], return_counts=True)
+  total, fewest = size or count, (size or count) // count
+  assert counts.sum() == total
+  assert set(counts) <= {fewest, fewest + 1}
+  assert len(found) == min(count, total)
+  assert set(drawn.flat) <= set(rows)  # also those that fill the last batch
+  assert valid[:-1].all()
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():
   draw = lambda epoch, seed: probing.epoch_rows(  # noqa: E731
     np.arange(64), epoch, seed=seed, batch_size=32, size=0
-  )
+  )[0]
   np.testing.assert_array_equal(draw(3, 1), draw(3, 1))
   assert (draw(3, 1) != draw(4, 1)).any()
   assert (draw(3, 1) != draw(3, 2)).any()
   np.testing.assert_array_equal(np.sort(draw(3, 1), axis=None), np.arange(64))
+
+
+def test_labels_beyond_those_that_all_have_are_drawn_anew_in_every_epoch():
+  draw = lambda epoch: probing.epoch_rows(  # noqa: E731
+    np.arange(2100), epoch, seed=0, batch_size=32, size=1000
+  )
+  first, second = (set(rows[valid]) for rows, valid in map(draw, (0, 1)))
+  assert len(first) == len(second) == 1000
+  assert 300 < len(first & second) < 700
 
 
 def test_the_same_labels_and_seed_give_the_same_head_and_other_seeds_another():
@@ -103,16 +115,21 @@ def test_a_fit_is_adam_with_the_published_numbers():
   params, tree = jax.tree.flatten(start)
   params = [np.asarray(p, np.float64) for p in params]
   first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
-  for epoch in range(count):
-    (rows,) = probing.epoch_rows(np.arange(40), epoch, seed=0, batch_size=32, size=0)
+  epochs = [
+    probing.epoch_rows(np.arange(40), epoch, seed=0, batch_size=32, size=0)
+    for epoch in range(count)
+  ]
+  batches = [rows[valid] for epoch in epochs for rows, valid in zip(*epoch, strict=True)]
+  assert [len(rows) for rows in batches] == count * [32, 8]  # the last, partial one counts as well
+  for step, rows in enumerate(batches, start=1):
     batch = jax.tree.map(lambda x, rows=rows: x[rows], labelled)
     now = jax.tree.unflatten(tree, [np.asarray(p, np.float32) for p in params])
-    rate = 8e-7 + (1e-3 - 8e-7) * (1 + np.cos(np.pi * (epoch + 1) / count)) / 2
+    rate = 8e-7 + (1e-3 - 8e-7) * (1 + np.cos(np.pi * -(-step // 2) / count)) / 2
     for i, grad in enumerate(jax.tree.leaves(grads_at(now, batch))):
       grad = grad + 5e-4 * params[i]
       first[i] = 0.5 * first[i] + 0.5 * grad
       second[i] = 0.999 * second[i] + 0.001 * grad**2
-      mean, power = first[i] / (1 - 0.5 ** (epoch + 1)), second[i] / (1 - 0.999 ** (epoch + 1))
+      mean, power = first[i] / (1 - 0.5**step), second[i] / (1 - 0.999**step)
       params[i] = params[i] - rate * mean / (np.sqrt(power) + 1e-8)
   for found, right in zip(
     jax.tree.leaves(fit(labelled, epochs=count).variables), params, strict=True

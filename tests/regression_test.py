@@ -118,6 +118,19 @@ def test_mirrored_labels_are_labels_too():
   np.testing.assert_array_equal(unpaired['trained/0'].points, plain['trained/0'].points)
 
 
+@pytest.mark.parametrize(('head', 'size'), [('probe', 48), ('ridge', None)])
+def test_features_are_described_on_the_grid_of_the_published_head(head, size):
+  asked = []
+
+  def noted(variables, image, size):
+    asked.append(size)
+    return planted(variables, image, size)
+
+  given = Describer(np.float32(1), noted)
+  run(given, random_init={}, head=head, probe_epochs=1, labels=3, copies=1)
+  assert asked == [size, size]  # of pictures, and of their copies
+
+
 def test_all_labels_are_not_mirrored():
   np.testing.assert_array_equal(*(run(mirror=m)['trained/0'].points for m in (False, True)))
 

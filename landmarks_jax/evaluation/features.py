@@ -119,6 +119,7 @@ def gather(
   batches: Iterable[Batch],
   *,
   margin: int = 0,
+  size: int | None = None,
   dtype: Any = jnp.bfloat16,
   spread: Spread = ALONE,
 ) -> Batch:
@@ -127,9 +128,9 @@ def gather(
   Args:
     batches: from `spread.batches`: equal shapes, the last padded (`valid`); padding is dropped.
     margin: pixels cut from each side before describing; points and scale follow.
-    dtype: of the pyramid.
+    size: as in `Describer`. dtype: of the pyramid.
   """
-  describe = compiled(describer.apply, dtype)
+  describe = compiled(describer.apply, dtype, size=size)
   labels, pyramid = _collect(describe, describer, batches, margin=margin, spread=spread)
   return labels._replace(pyramid=pyramid)
 
@@ -190,6 +191,7 @@ def gather_warped(
   warp: Mapping[str, float],
   flip_pairs: Sequence[tuple[int, int]] = (),
   margin: int = 0,
+  size: int | None = None,
   seed: int = 0,
   batch_size: int = 128,
   spread: Spread = ALONE,
@@ -200,12 +202,13 @@ def gather_warped(
     rows: of the source; copies of the first come first. A copy keeps the `index` of its example.
     warp: of `splines.random_coefficients`. Frames are warped whole, then cut by `margin`.
     flip_pairs: if any, every second copy is of the mirrored picture, with these landmarks swapped.
+    size: as in `Describer`.
     seed: warp c of example i depends on (seed, i, c) alone.
 
   Points follow exactly, and stay visible where they leave the frame; `scale` does not change.
   """
   pairs = tuple(map(tuple, flip_pairs))
-  warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())), pairs)
+  warped = compiled_warp(describer.apply, margin, tuple(sorted(warp.items())), pairs, size)
   rng, parts = jax.random.key(seed), []
   for start in range(0, len(rows) * copies, batch_size):
     number = spread.own(np.arange(start, start + batch_size))
@@ -229,10 +232,11 @@ def compiled_warp(
   margin: int,
   warp: tuple[tuple[str, float], ...],
   flip_pairs: tuple[tuple[int, int], ...],
+  size: int | None,
 ) -> Callable[[Any, PRNGKeyArray, Batch, Array], Batch]:
   """(variables, rng, frames, copy numbers) -> the warped batch, described in bfloat16."""
   if isinstance(apply, Levels):
-    whole = compiled_warp(apply.whole, margin, warp, flip_pairs)
+    whole = compiled_warp(apply.whole, margin, warp, flip_pairs, size)
     return lambda *given: (found := whole(*given))._replace(pyramid=apply.cut(found.pyramid))
 
   def describe(variables: Any, rng: PRNGKeyArray, batch: Batch, copy: Int[Array, ' B']) -> Batch:
@@ -248,7 +252,7 @@ def compiled_warp(
     found = (jnp.abs(moved) < splines.NOWHERE).all(-1)
     batch = batch._replace(image=image, points=moved, visible=batch.visible.astype(bool) & found)
     batch = regions.centre_crop(batch, margin)
-    pyramid = apply(variables, batch.image, None)
+    pyramid = apply(variables, batch.image, size)
     return batch._replace(
       image=None, pyramid=tuple(level.astype(jnp.bfloat16) for level in pyramid)
     )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from landmarks_jax import metrics, training
 from landmarks_jax.contracts import Array, Batch, Predictions, Pyramid, PyTree, TrainState
@@ -46,8 +46,7 @@ def fit(
     learning_rate, weight_decay: of Adam; 1e-3 and 5e-4, few-shot .01 and .05.
     stop_epoch: stop earlier, as the published numbers do: 120 of 200 on MAFL, 45 on AFLW, 80 on
       300W; None goes to the end.
-    epoch_size: labels are repeated up to this many per epoch (few-shot: 1000), and at least to fill
-      a batch. The rest of an epoch, less than a batch, is dropped.
+    epoch_size: rows of an epoch (few-shot: 1000), see `epoch_rows`; 0: every row once.
     validation: other labelled pictures, with `scale` and `index`. The head is then that of the
       epoch with the lowest `score` of its predictions for them (the first of equals); they are
       scored after every `validate_every` epochs and after the last.
@@ -69,7 +68,7 @@ def fit(
     raise ValueError('there are no labelled pictures to learn from')
   draw = functools.partial(epoch_rows, rows, seed=seed, batch_size=batch_size, size=epoch_size)
   init, step, find = _compiled(
-    labelled.points.shape[1], size, learning_rate, weight_decay, epochs, len(draw(0))
+    labelled.points.shape[1], size, learning_rate, weight_decay, epochs, len(draw(0)[0])
   )
   rng, best = jax.random.key(seed), None
   state = init(rng, _take(labelled, rows[:1]))
@@ -126,31 +125,36 @@ def predict(head: heads.LandmarkHead, target: Batch, *, step: int = 32) -> Predi
 
 def epoch_rows(
   rows: Int[np.ndarray, ' n'], epoch: int, *, seed: int, batch_size: int, size: int
-) -> Int[np.ndarray, 'steps {batch_size}']:
-  """The rows of every batch of an epoch: a pure function of (seed, epoch).
+) -> tuple[Int[np.ndarray, 'steps {batch_size}'], Bool[np.ndarray, 'steps {batch_size}']]:
+  """The rows of every batch of an epoch, and which of them count: the others fill the last batch.
 
-  Each row is repeated as often as fits into `size`, at least once and up to a whole batch.
+  An epoch has `size` rows: each as often as fits, and some, drawn anew, once more. With size=0 it
+  has every row once. A pure function of (seed, epoch).
   """
-  repeats = max(-(-batch_size // len(rows)), size // len(rows), 1)
-  order = np.random.default_rng((seed, epoch)).permutation(np.tile(rows, repeats))
-  return order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
+  rng, size = np.random.default_rng((seed, epoch)), size or len(rows)
+  some = rng.choice(rows, size % len(rows), replace=False)
+  order = rng.permutation(np.concatenate([np.tile(rows, size // len(rows)), some]))
+  steps = -(-size // batch_size)
+  valid = np.arange(steps * batch_size) < size
+  return np.resize(order, (steps, batch_size)), valid.reshape(steps, batch_size)
 
 
 def _train(
   step: Callable[..., Any],
   state: TrainState,
   labelled: Batch,
-  draw: Callable[[int], np.ndarray],
+  draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
   stop: int,
   report: Callable[[str], None],
 ) -> Iterator[tuple[float, PyTree]]:
   """The last loss and the parameters after each epoch; the next step invalidates the latter."""
-  steps_per_epoch, batch_size = draw(0).shape
+  steps_per_epoch, batch_size = draw(0)[0].shape
   values, reported_at = {}, time.monotonic()
   progress = logs.Progress(steps=stop * steps_per_epoch, images_per_step=batch_size)
   for epoch in range(stop):
-    for done, chosen in enumerate(draw(epoch), epoch * steps_per_epoch + 1):
-      batch = _take(labelled, chosen)
+    drawn = zip(*draw(epoch), strict=True)
+    for done, (chosen, valid) in enumerate(drawn, epoch * steps_per_epoch + 1):
+      batch = _take(labelled, chosen)._replace(valid=valid)
       jax.block_until_ready(values)  # one step ahead at most: queued batches take memory
       state, values = step(state, batch)
       if time.monotonic() - reported_at > TELL_EVERY:

@@ -73,8 +73,9 @@ def run(
       the published protocol.
     head: 'ridge', in closed form, or 'probe', the published head, trained by gradient descent.
     size: side of the ridge's heat maps.
-    probe_*: options of the probe, see `probing.fit`; unused by the ridge. On a CPU, take fewer
-      epochs, and the ridge for many landmarks.
+    probe_*: options of the probe, see `probing.fit`; unused by the ridge. Its size is also that of
+      the features of a method that has no size of its own, such as the projection. On a CPU, take
+      fewer epochs, and the ridge for many landmarks.
     train, test: names of the splits. validation: one on which the probe's best epoch is chosen, by
       `validation_score` (smaller is better; it also decides which random variant is better), every
       `probe_validate_every` epochs.
@@ -99,6 +100,7 @@ def run(
   sources = {split: open_split(split) for split in splits}
   side = features.seen_side(sources[train], margin)
   describing = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
+  describing |= {'size': probe_size if head == PROBE else None}
   flip_pairs = sources[train].info.flip_pairs if mirror and labels is not None else ()
   probe_options = {
     'size': probe_size,

@@ -91,11 +91,13 @@ def fit_landmarks(
   _warn_without_scale(labels)
   given = model.pictures(images, boxes=boxes, crop=crop, labels=labels)
   pictures = pipeline.Remembering(given, pipeline.BadImages(len(given), 'error', None))
-  described = {'margin': model.margin, 'batch_size': batch_size, 'seed': seed, 'progress': progress}
+  seen = {'margin': model.margin}
+  seen |= {'size': None if head == RIDGE else (FIT_PROBE | options)['size']}
   found = batches(pictures, batch_size=batch_size, progress=progress)
-  labelled = features.gather(model.describer, found, margin=model.margin)
+  labelled = features.gather(model.describer, found, **seen)
   _warn_outside(labelled, model, labels, given)
   # Rebound at once: only the joined features stay in memory during the fit.
+  described = seen | {'batch_size': batch_size, 'seed': seed, 'progress': progress}
   labelled = _joined([labelled, *_copies(model, pictures, copies, **described)])
   fit = _fit_ridge if head == RIDGE else _fit_probe
   others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}

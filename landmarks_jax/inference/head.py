@@ -44,6 +44,11 @@ class Head(NamedTuple):
     return len(self.variables.mean_shape if self.kind == RIDGE else self.variables['outer'])
 
   @property
+  def size(self) -> int | None:
+    """The size that it asks a describer for, see `Describer`: the probe's own, else None."""
+    return None if self.kind == RIDGE else (PROBE_OPTIONS | dict(self.options))['size']
+
+  @property
   def look(self) -> Callable[[PyTree, Pyramid], tuple[Array, Array]]:
     """(variables, pyramid) -> points [B, K, 2], normalised, and evidence [B, K, E] of doubt."""
     if self.kind == RIDGE:

@@ -149,7 +149,7 @@ class LandmarkModel:
     zoom = np.float32(self.model.zoom)
     describer = self.model.describer
     # Two programs: fused into one, XLA would keep more precision than the features of the fit had.
-    describe = features.compiled(describer.apply)
+    describe = features.compiled(describer.apply, size=self.head.size)
     for batch in batches(pictures, batch_size=batch_size, progress=progress):
       seen = regions.cut_centre(batch.image, self.model.margin)
       found = self._look(self.head.variables, describe(describer.variables, seen))

@@ -1,5 +1,6 @@
 """Landmarks from few labels on frozen features: a `Learner` for `Session`, backed by a `Model`."""
 
+import contextlib
 import functools
 import hashlib
 import pathlib
@@ -76,9 +77,7 @@ class FrozenLearner:
   @functools.cached_property
   def described(self) -> Described:
     """The features; those kept from an earlier start are available at once."""
-    image = jax.ShapeDtypeStruct((1, self.model.side, self.model.side, 3), np.uint8)
-    pyramid = jax.eval_shape(self._describe, self.model.describer.variables, image)
-    shapes = [level.shape[1:] for level in pyramid]
+    shapes = self._shapes(None)
     kept = Described(self._keep, key=self._key(), count=len(self.files), shapes=shapes)
     if kept.warning:
       warnings.warn(kept.warning, stacklevel=2)
@@ -103,7 +102,7 @@ class FrozenLearner:
         padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
         padded[: len(frames)] = frames
         seen = self._seen(padded)
-        pyramid = self._describe(self.model.describer.variables, seen)
+        pyramid = self._describe(None)(self.model.describer.variables, seen)
         pyramid = tuple(np.asarray(level)[: len(rows)] for level in pyramid)
         kept.put(np.array(rows), pyramid, np.array(sizes, np.int32))
       if time.monotonic() - last > TELL:
@@ -143,12 +142,26 @@ class FrozenLearner:
     self._known.save(path)
 
   def _predictions(self) -> Fit:
-    points, evidence = look(self._known.head, self.described.pyramid)
+    points, evidence = self._looked(self._known.head)
     unknown = ~self.described.done
     pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points)])
     doubt = np.where(unknown, -np.inf, evidence[..., 0].mean(1))
     sure = self._known.judge(evidence)
     return Fit(pixels, np.where(unknown[:, None], np.nan, sure).astype(np.float32), doubt)
+
+  def _looked(self, head: Head) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
+    """Normalised points and evidence of doubt for all pictures; of any value where unknown."""
+    if self._shapes(head.size) == self._shapes(None):
+      return look(head, self.described.pyramid)
+    describe, found = self._describe(head.size), []  # such maps of all pictures may be too large
+    for start in range(0, len(self.files), BATCH):
+      frames = np.zeros((BATCH, self.model.frame, self.model.frame, 3), np.uint8)
+      for i, done in enumerate(self.described.done[start : start + BATCH]):
+        with contextlib.suppress(BadImage):  # it may have been deleted
+          if done:
+            frames[i] = self._frame(start + i)
+      found.append(look(head, describe(self.model.describer.variables, self._seen(frames))))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self.files)], *found)
 
   def _pairs(self, points: Float[np.ndarray, 'N K 2']) -> mirrored.Pairs:
     """The pairs that are stated, or guessed and not contradicted by the labels (told once)."""
@@ -232,9 +245,14 @@ class FrozenLearner:
       return np.full(points.shape, np.nan, np.float32)
     return images.picture_points(points * self.model.zoom, self._box(number), self.model.frame)
 
-  @property
-  def _describe(self) -> Callable[[Any, Any], Pyramid]:
-    return features.compiled(self.model.describer.apply, jnp.bfloat16)
+  def _describe(self, size: int | None) -> Callable[[Any, Any], Pyramid]:
+    return features.compiled(self.model.describer.apply, jnp.bfloat16, size=size)
+
+  def _shapes(self, size: int | None) -> list[tuple[int, ...]]:
+    """The shapes of a picture's pyramid; methods that ignore the size have only one."""
+    image = jax.ShapeDtypeStruct((1, self.model.side, self.model.side, 3), np.uint8)
+    pyramid = jax.eval_shape(self._describe(size), self.model.describer.variables, image)
+    return [level.shape[1:] for level in pyramid]
 
   def _key(self) -> str:
     """A digest of everything the features depend on."""

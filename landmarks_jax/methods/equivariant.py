@@ -84,8 +84,8 @@ def build(
     norm_groups: BatchNorm groups; a picture and its next share one.
     loss: 'distance' (2017, eq. 5, and DVE) with its power `gamma`, or 'nll' (eq. 4).
     exchange: labels are first re-expressed in those of the batch's next picture (DVE).
-    normalise: scale labels to unit length first, also in `describe`; DVE does so with the
-      hourglass, at temperature 400.
+    normalise: the loss scales labels to unit length first; DVE's does so with the hourglass, at
+      temperature 400. `describe` leaves them as they are, as DVE's evaluations do.
     temperature: of the matching, multiplies products of labels.
     margin: pixels cut from each side, after the warps.
     warp, subset, translation, scale, rotation: of `views.warp_pair`, for batches without `next`.
@@ -117,9 +117,6 @@ def build(
     'distance': functools.partial(losses.equivariance_distance, gamma=gamma),
     'nll': losses.equivariance_nll,
   }[loss]
-
-  def labels(maps: Pyramid) -> Float[Array, 'B h w L']:
-    return losses.unit(maps[0]) if normalise else maps[0]
 
   def noisy(rng: PRNGKeyArray, image: Array) -> Float[Array, 'B S S 3']:
     rng_jpeg, rng_jitter, rng_pca = jax.random.split(rng, 3)
@@ -162,13 +159,13 @@ def build(
     # A picture and its next are adjacent, so that they share a norm group and a device.
     both = jnp.stack([pair.image, pair.next], axis=1)
     both = constrain(both.reshape(-1, *both.shape[2:]))
-    maps, changed = backbone.apply(
+    (maps,), changed = backbone.apply(
       {'params': params, 'batch_stats': aux['stats']},
       colour.standardise(both, mean=mean, std=std),
       train=True,
       mutable=['batch_stats'],
     )
-    maps = labels(maps)
+    maps = losses.unit(maps) if normalise else maps
     query, key = maps.reshape(-1, 2, *maps.shape[1:]).swapaxes(0, 1)
     if exchange:
       auxiliary = constrain(neighbours(query))
@@ -179,12 +176,11 @@ def build(
     return value, (aux | {'stats': changed.get('batch_stats', {})}, metrics)
 
   def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
-    maps = backbone.apply(
+    return backbone.apply(
       {'params': params, 'batch_stats': aux['stats']},
       colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
       train=False,
     )
-    return (labels(maps),)
 
   def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
     return aux

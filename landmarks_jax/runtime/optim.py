@@ -110,16 +110,14 @@ def adam(
   weight_decay: Number = 0.0,
   amsgrad: bool = False,
   bias_factor: Number = 1.0,
+  biases: str = r'(^|/)bias$',
 ) -> optax.GradientTransformation:
   """torch.optim.Adam, not AdamW: the decay is added to the gradient; eps is outside the root.
 
   Args: amsgrad: never divide by less than before (Reddi et al. 2018), as in torch.
-  bias_factor: multiplies the rate of every parameter named `bias`.
+  bias_factor: multiplies the rate of every parameter that `biases` means, a regular expression as
+  `exclude` of `lars`; by default all that are named `bias`, those of normalisation layers too.
   """
-
-  def is_bias(params: optax.Params) -> optax.Params:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'bias', params)
-
   scale = scale_by_amsgrad if amsgrad else optax.scale_by_adam
   steps = [
     optax.add_decayed_weights(weight_decay),
@@ -127,8 +125,17 @@ def adam(
     optax.scale_by_learning_rate(rate),
   ]
   if bias_factor != 1:
-    steps.append(optax.masked(optax.scale(bias_factor), is_bias))
+    steps.append(optax.masked(optax.scale(bias_factor), named(biases)))
   return optax.chain(*steps)
+
+
+def named(pattern: str) -> Callable[[optax.Params], optax.Params]:
+  """A mask of the parameters whose path, such as backbone/bn1/scale, contains a match."""
+
+  def found(path: tuple[Any, ...], _: Array) -> bool:
+    return re.search(pattern, '/'.join(str(key.key) for key in path)) is not None
+
+  return lambda params: jax.tree_util.tree_map_with_path(found, params)
 
 
 def lars(
@@ -151,12 +158,7 @@ def lars(
   those that are vectors. double_rate: the gradient of these is multiplied by the rate, and the step
   by the rate again, as in SCRL's code. Specification scrl, section 5.
   """
-
-  def excluded(params: optax.Params) -> optax.Params:
-    def found(path: tuple[Any, ...], _: Array) -> bool:
-      return re.search(exclude, '/'.join(str(key.key) for key in path)) is not None
-
-    return jax.tree_util.tree_map_with_path(found, params)
+  excluded = named(exclude)
 
   def included(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda found: not found, excluded(params))

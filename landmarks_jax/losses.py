@@ -208,9 +208,10 @@ def descriptor_exchange(
 def unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
   """Descriptors scaled to length 1; one of zeros stays zero, with a finite gradient.
 
-  Args: rows: [..., C]; the greatest number of each is 0 or, without its sign, from 2e-38 to 8e37,
-  in float16 from 2e-5. Others may give zeros or nan.
+  Args: rows: [..., C]; the greatest number of each is 0 or, without its sign, from 2e-38 to 8e37.
+  Others may give zeros or nan. Computed, and returned, in at least float32.
   """
+  rows = at_least_float32(rows)  # lengths that differ by rounding would count as similarity
   # Scaled first: squares of small numbers vanish. The direction does not depend on the scale.
   top = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True))
   rows = rows / jnp.where(top == 0, 1, top)

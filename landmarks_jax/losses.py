@@ -38,8 +38,10 @@ def info_nce(
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'), negatives=(negatives, 'N C'))
   query, key, negatives = (at_least_float32(x) for x in (query, key, negatives))
-  positive = jnp.einsum('bc,bc->b', query, key)[:, None]
-  logits = jnp.concatenate([positive, jnp.einsum('bc,nc->bn', query, negatives)], axis=1)
+  # The softmax multiplies the rounding errors of a product by 1 / temperature.
+  product = functools.partial(jnp.einsum, precision='float32')
+  positive = product('bc,bc->b', query, key)[:, None]
+  logits = jnp.concatenate([positive, product('bc,nc->bn', query, negatives)], axis=1)
   return -jax.nn.log_softmax(logits / temperature)[:, 0]
 
 
@@ -57,7 +59,8 @@ def in_batch_nce(
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'))
   query, key = at_least_float32(query), at_least_float32(key)
-  logits = jnp.einsum('bc,nc->bn', query, key) / temperature
+  # The softmax multiplies the rounding errors of a product by 1 / temperature.
+  logits = jnp.einsum('bc,nc->bn', query, key, precision='float32') / temperature
   return -jnp.diagonal(jax.nn.log_softmax(logits))
 
 

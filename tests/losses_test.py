@@ -661,6 +661,19 @@ def test_a_unit_descriptor_keeps_its_direction_and_zeros_stay_zeros():
   assert np.isfinite(jax.grad(lambda x: losses.unit(x).sum())(rows)[..., 4, :]).all()
 
 
+def test_products_of_the_contrast_are_not_rounded_as_accelerators_do_by_default():
+  query, key, negatives = contrast()
+  with jax.default_matmul_precision('default'):
+    found = [
+      jax.make_jaxpr(functools.partial(losses.info_nce, temperature=0.1))(query, key, negatives),
+      jax.make_jaxpr(functools.partial(losses.in_batch_nce, temperature=0.1))(query, key),
+    ]
+  for program, products in zip(found, (2, 1), strict=True):
+    precisions = re.findall(r'precision=(\S+)', str(program))
+    assert len(precisions) == products
+    assert all('HIGHEST' in precision for precision in precisions)
+
+
 def test_unit_descriptors_of_bfloat16_have_length_1_in_float32():
   half = jnp.asarray(pairs()[0], jnp.bfloat16)
   found = losses.unit(half)

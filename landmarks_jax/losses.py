@@ -38,8 +38,10 @@ def info_nce(
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'), negatives=(negatives, 'N C'))
   query, key, negatives = (at_least_float32(x) for x in (query, key, negatives))
-  positive = jnp.einsum('bc,bc->b', query, key)[:, None]
-  logits = jnp.concatenate([positive, jnp.einsum('bc,nc->bn', query, negatives)], axis=1)
+  # The softmax multiplies the rounding errors of a product by 1 / temperature.
+  product = functools.partial(jnp.einsum, precision='float32')
+  positive = product('bc,bc->b', query, key)[:, None]
+  logits = jnp.concatenate([positive, product('bc,nc->bn', query, negatives)], axis=1)
   return -jax.nn.log_softmax(logits / temperature)[:, 0]
 
 
@@ -57,7 +59,8 @@ def in_batch_nce(
   """
   shapes.check(query=(query, 'B C'), key=(key, 'B C'))
   query, key = at_least_float32(query), at_least_float32(key)
-  logits = jnp.einsum('bc,nc->bn', query, key) / temperature
+  # The softmax multiplies the rounding errors of a product by 1 / temperature.
+  logits = jnp.einsum('bc,nc->bn', query, key, precision='float32') / temperature
   return -jnp.diagonal(jax.nn.log_softmax(logits))
 
 
@@ -208,9 +211,10 @@ def descriptor_exchange(
 def unit(rows: Float[Array, '*shape C']) -> Float[Array, '*shape C']:
   """Descriptors scaled to length 1; one of zeros stays zero, with a finite gradient.
 
-  Args: rows: [..., C]; the greatest number of each is 0 or, without its sign, from 2e-38 to 8e37,
-  in float16 from 2e-5. Others may give zeros or nan.
+  Args: rows: [..., C]; the greatest number of each is 0 or, without its sign, from 2e-38 to 8e37.
+  Others may give zeros or nan. Computed, and returned, in at least float32.
   """
+  rows = at_least_float32(rows)  # lengths that differ by rounding would count as similarity
   # Scaled first: squares of small numbers vanish. The direction does not depend on the scale.
   top = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True))
   rows = rows / jnp.where(top == 0, 1, top)

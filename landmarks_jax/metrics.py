@@ -169,11 +169,11 @@ def left_right_swaps(
   visible = np.asarray(predictions.visible, bool)
   both: Bool[np.ndarray, 'N P'] = visible[:, own] & visible[:, partner]
   placed = predictions.points[:, own]
-  right, wrong = (
+  to_own, to_partner = (
     _distances(predictions._replace(points=placed, target=predictions.target[:, k], visible=both))
     for k in (own, partner)
   )
-  return np.where(both, wrong < right, np.nan)
+  return np.where(both, to_partner < to_own, np.nan)
 
 
 def left_right_confusion(predictions: Predictions, flip_pairs: Sequence[tuple[int, int]]) -> float:

@@ -258,6 +258,24 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, ar
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+  ('argument', 'message'),
+  [
+    ('area=2.,3.', 'area=(2.0, 3.0): expected (least, most) share of the frame, within 0 to 1'),
+    ('grey=2.', 'probability=2.0 of grey pictures: expected 0 to 1'),
+    ('solarised=0.,-.2', 'probability=-0.2 of solarised pictures: expected 0 to 1'),
+  ],
+)
+def test_views_that_cannot_be_are_refused_before_anything_is_written(
+  tmp_path, capsys, argument, message
+):
+  config = f'--config={root}/configs/scrl_synthetic_faces.py:smoke'
+  given = f'--workdir={tmp_path}/new', f'--config.method.{argument}', '--config.evals={}'
+  assert run('train', config, *given) == 2
+  told(capsys, message)
+  assert list(tmp_path.iterdir()) == []
+
+
 def told(capsys, *expected):
   """Standard error is one line, perhaps with where to find the options; its parts."""
   lines = capsys.readouterr().err.splitlines()

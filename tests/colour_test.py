@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 
-from landmarks_jax.augment import colour
+from landmarks_jax.augment import blur, colour
 
 ORDERS = list(itertools.permutations(range(3)))
 adjust = jax.jit(colour.adjust)
@@ -332,3 +332,28 @@ def test_exposures_are_drawn_within_their_bounds_and_may_be_shared():
   assert abs(np.corrcoef(offsets, factors)[0, 1]) < 0.1
   shared = np.asarray(draw(brightness=0.1, contrast=0.5, shared=True))
   assert (shared == shared[:1]).all()
+
+
+CHANCES = {
+  'coloured': colour.random_colour,
+  'grey': colour.random_grey,
+  'blurred': blur.random_blur,
+  'solarised': colour.random_solarisation,
+}
+
+
+@pytest.mark.parametrize('what', CHANCES)
+def test_a_probability_may_be_a_whole_number_or_traced_and_must_be_one(what):
+  change = CHANCES[what].__wrapped__  # the shape hook knows no whole number as a float
+  rng, image = jax.random.key(0), pictures(6)[:, :, :5]
+  for whole in (0, 1):
+    expected = change(rng, image, probability=float(whole))
+    np.testing.assert_array_equal(change(rng, image, probability=whole), expected)
+  assert np.abs(change(rng, image, probability=1) - image).max() > 1
+  np.testing.assert_allclose(change(rng, image, probability=0), image, atol=1e-3)
+  traced = jax.jit(lambda chance: change(rng, image, probability=chance))(0.5)
+  np.testing.assert_allclose(traced, change(rng, image, probability=0.5), atol=1e-2)
+  for wrong in (2, -0.1, float('nan')):
+    message = rf'^probability={wrong} of {what} pictures: expected 0 to 1$'
+    with pytest.raises(ValueError, match=message):
+      change(rng, image, probability=wrong)

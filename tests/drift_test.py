@@ -7,9 +7,10 @@ import pytest
 
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import drift, scoring
+from landmarks_jax.evaluation import drift, nearest, scoring
 from landmarks_jax.evaluation.spread import Spread
 from landmarks_jax.geometry import coords
+from landmarks_jax.models import prototypes
 from landmarks_jax.runtime import sharding
 
 SIDE, FRAMES, RADIUS = 40, 12, 0.9
@@ -206,6 +207,28 @@ def test_the_rows_are_the_better_random_network_and_the_base():
   known = [scoring.parse(name, drift.METRICS) for name in found | scores]
   assert all(metric is not None and not group for metric, _, group in known)
   assert {metric.name for metric, _, _ in known} == {metric.name for metric in drift.METRICS}
+
+
+@pytest.mark.parametrize('protocol', [drift, nearest])
+def test_what_finds_points_is_traced_once_for_all_rows_and_draws(protocol, monkeypatch):
+  traced, real = [], prototypes.predict
+
+  def noted(*given, **options):
+    traced.append(options)
+    return real(*given, **options)
+
+  monkeypatch.setattr(prototypes, 'predict', noted)
+  r = np.random.default_rng(0)
+  for _ in range(3):
+    labels = r.normal(size=(6, 9, 9, 3)).astype(np.float32)
+    points = r.uniform(-0.8, 0.8, (6, 4, 2)).astype(np.float32)
+    visible, index = np.ones((6, 4), bool), np.arange(6)
+    given = Batch(index=index, points=points, visible=visible, scale=np.ones(6), pyramid=(labels,))
+    if protocol is drift:
+      drift.find_again(given, side=17)  # a side that no other test has
+    else:
+      nearest.nearest(given, given, side=19, size=9)
+  assert len(traced) == 1
 
 
 def test_baselines_of_an_earlier_run_are_reused():

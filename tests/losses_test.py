@@ -661,6 +661,33 @@ def test_a_unit_descriptor_keeps_its_direction_and_zeros_stay_zeros():
   assert np.isfinite(jax.grad(lambda x: losses.unit(x).sum())(rows)[..., 4, :]).all()
 
 
+def test_products_of_the_contrast_are_not_rounded_as_accelerators_do_by_default():
+  query, key, negatives = contrast()
+  with jax.default_matmul_precision('default'):
+    found = [
+      jax.make_jaxpr(functools.partial(losses.info_nce, temperature=0.1))(query, key, negatives),
+      jax.make_jaxpr(functools.partial(losses.in_batch_nce, temperature=0.1))(query, key),
+    ]
+  for program, products in zip(found, (2, 1), strict=True):
+    precisions = re.findall(r'precision=(\S+)', str(program))
+    assert len(precisions) == products
+    assert all('HIGHEST' in precision for precision in precisions)
+
+
+def test_unit_descriptors_of_bfloat16_have_length_1_in_float32():
+  half = jnp.asarray(pairs()[0], jnp.bfloat16)
+  found = losses.unit(half)
+  assert found.dtype == jnp.float32
+  np.testing.assert_array_equal(found, losses.unit(np.asarray(half, np.float32)))
+  # At DVE's temperature a length of 1.004 would be worth e^1.6 times as much as one of 1.
+  moved = np.roll(np.asarray(found), (1, 2), axis=(1, 2))
+  told = descriptor_exchange(found, moved, temperature=400.0)
+  exact = np.asarray(half, np.float64)
+  exact /= np.linalg.norm(exact, axis=-1, keepdims=True)
+  moved = np.roll(exact, (1, 2), axis=(1, 2))
+  np.testing.assert_allclose(told, exchange_oracle(exact, moved, 400.0), atol=1e-4)
+
+
 @pytest.mark.parametrize('shape', [(), (3, 2)])
 def test_the_mean_of_valid_examples_is_that_without_the_others(shape):
   values = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)

@@ -150,6 +150,16 @@ def test_a_landmark_that_no_picture_shows_is_an_error():
     fit(pyramid, points, visible)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_features_that_are_not_finite_are_an_error_that_says_so(value):
+  pyramid, points = blobs(12)
+  pyramid[1][3, 2, 2, 1] = value
+  with pytest.raises(ValueError, match='the features of some pictures are not finite: did'):
+    fit(pyramid, points)
+  others = np.arange(12) != 3  # what is left out may hold anything
+  assert error(fit(pyramid, points, valid=others), *blobs(12)) < 0.2
+
+
 def test_held_out_heat_equals_a_refit_without_the_fold():
   """Differences of Gram matrices against leaving the pictures' rows out; in units of its spread."""
   pyramid, points = blobs(6, noise=0.3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from landmarks_jax.augment import chance
 from landmarks_jax.contracts import Array
 
 FACTORS = (1.1, 1.2, 1.5)  # as published: not a Gaussian
@@ -37,7 +38,8 @@ def random_blur(
   smaller = [int(side / factor) for factor in FACTORS]
   ways = [bicubic_matrix(size, side) @ bicubic_matrix(side, size) for size in smaller]
   way = jax.random.randint(rng_factor, (count,), 0, len(ways))
-  way = jnp.where(jax.random.bernoulli(rng_which, probability, (count,)), way, len(ways))
+  which = chance.some(rng_which, count, probability=probability, what='blurred')
+  way = jnp.where(which, way, len(ways))
   matrix = jnp.asarray(np.stack([*ways, np.eye(side)]), image.dtype)[way]
   blurred = jnp.einsum('byh,bhwc->bywc', matrix, image)
   return jnp.clip(jnp.einsum('bxw,bywc->byxc', matrix, blurred), 0, 255)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from landmarks_jax.augment import chance
 from landmarks_jax.contracts import Array
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow converts RGB to grey
@@ -91,7 +92,8 @@ def random_colour(
   rng_factors, rng_order, rng_which = jax.random.split(rng, 3)
   count = image.shape[0]
   shifts = np.array(strengths) * jax.random.uniform(rng_factors, (count, 4), minval=-1, maxval=1)
-  shifts = shifts * jax.random.bernoulli(rng_which, probability, (count, 1))
+  which = chance.some(rng_which, count, probability=probability, what='coloured')
+  shifts = shifts * which[:, None]
   factors = shifts + np.array([1, 1, 1, 0])
   order = jax.random.randint(rng_order, (count,), 0, len(ORDERS_WITH_HUE))
   return adjust(image, factors.astype(image.dtype), jnp.asarray(ORDERS_WITH_HUE)[order])
@@ -123,16 +125,16 @@ def random_grey(
   rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float
 ) -> Float[Array, 'B H W 3']:
   """Turns some of the pictures grey; [B, H, W, 3]."""
-  which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
-  return jnp.where(which, grey_of(image), image)
+  which = chance.some(rng, image.shape[0], probability=probability, what='grey')
+  return jnp.where(which[:, None, None, None], grey_of(image), image)
 
 
 def random_solarisation(
   rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float, threshold: float = 128.0
 ) -> Float[Array, 'B H W 3']:
   """Inverts values of at least `threshold`, of 255, in some of the pictures; [B, H, W, 3]."""
-  which = jax.random.bernoulli(rng, probability, (image.shape[0], 1, 1, 1))
-  return jnp.where(which & (image >= threshold), 255 - image, image)
+  which = chance.some(rng, image.shape[0], probability=probability, what='solarised')
+  return jnp.where(which[:, None, None, None] & (image >= threshold), 255 - image, image)
 
 
 def add_pca_noise(

@@ -24,8 +24,12 @@ def random_boxes(
     the frame. aspect: bounds of width / height. tries: draws per box.
 
   The first of `tries` draws that fits into the frame is taken, or else the whole frame (ICCV 2021,
-  specification section 2, step 2).
+  specification section 2, step 2). Raises ValueError for an area that no box can have; traced
+  numbers are not checked.
   """
+  plain = all(isinstance(share, int | float) for share in area)
+  if plain and not 0 < area[0] <= area[1] <= 1:
+    raise ValueError(f'area={area}: expected (least, most) share of the frame, within 0 to 1')
   rng_area, rng_aspect, rng_x, rng_y = jax.random.split(rng, 4)
   drawn_area = (
     jax.random.uniform(rng_area, (count, tries), minval=area[0], maxval=area[1]) * side**2

@@ -43,6 +43,7 @@ class Experiment:
     self.inputs = Inputs(config, self.mesh, report=report)
     self.rng_init, self.rng_train = jax.random.split(jax.random.key(config['seed']))
     self._baselines: dict[str, dict[str, Predictions]] = {}
+    self._measures: dict[str, dict[str, float]] = {}
     self._calibrations: dict[Method, Callable] = {}
 
   def check_same(self) -> None:
@@ -299,20 +300,24 @@ class Experiment:
     protocol, data, options = self.protocol(name)
     devices = self.mesh.size
     options['batch_size'] = -(-options['batch_size'] // devices) * devices
-    describer = self.describer(params, aux)
+    describer, base = self.describer(params, aux), self.base(aux)
     given = {
       'open_split': lambda split: self.inputs.open(**data, split=split),
       'random_init': self.random_init,
       'spread': self.spread,
     }
     predictions = protocol.run(
-      describer, **given, base=self.base(aux), baselines=self._baselines.get(name), **options
+      describer, **given, base=base, baselines=self._baselines.get(name), **options
     )
     self._baselines[name] = predictions
     of = {key: options[key] for key in ('of',) if key in options}  # a study of another protocol
     scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs, **of)
     if hasattr(protocol, 'measure'):  # scores that need more than predictions
-      scores |= protocol.measure(describer, **given, base=self.base(aux), **options)
+      if name in self._measures:  # only the trained network is new
+        given['random_init'], base = {}, None
+      found = protocol.measure(describer, **given, base=base, **options)
+      self._measures[name] = self._measures.get(name, {}) | found
+      scores |= self._measures[name]
     return predictions, sharding.of_main(scores)  # all processes must choose the same weights
 
   @property

@@ -29,7 +29,8 @@ scoring.py look for the names below in the file. Those marked optional may be mi
 
   measure(describer, open_split, *, random_init, base, spread, **options) -> dict[str, float]
       Optional: scores that need more than predictions; they are added to those of `score`. Gets
-      what `run` does, without baselines.
+      what `run` does, without baselines; but when the same experiment evaluates other weights,
+      random_init is {} and base None, and scores that are not given again stay as they were.
 
   pictures(open_split, predictions, chosen, *, task, **options) -> dict[str, Any]
       Optional: for protocols that match pairs of pictures, the arguments of `draw.match_sheet`.

@@ -154,11 +154,8 @@ def find_again(described: Batch, *, side: int) -> Predictions:
   """The place in every frame where the unit label is nearest to the mean label of each point."""
   _, mean = point_labels(described, side=side)
   kernel = jnp.asarray(mean.T, jnp.float32)
-
-  def predict(kernels: tuple[Array, ...], pyramid: tuple[Array, ...]) -> Float[Array, 'B K 2']:
-    return prototypes.predict(kernels, pyramid, side=side, size=side)
-
-  return probing.predict(heads.LandmarkHead((kernel,), predict), described)
+  head = heads.LandmarkHead((kernel,), prototypes.finder(side=side, size=side))
+  return probing.predict(head, described)
 
 
 def _with_unit_labels(described: Batch) -> Batch:

@@ -48,6 +48,15 @@ def basis(points: Float[Array, '*shape 2'], *, side: int = 10) -> Float[Array, '
   return jnp.concatenate([bending, jnp.ones_like(points[..., :1]), points], axis=-1)
 
 
+def similarity(angle: Float[Array, ' B'], size: Float[Array, ' B']) -> Float[Array, 'B 2 2']:
+  """Matrices M that scale by `size` and turn by `angle`, in radians, from x towards y: M u.
+
+  Coefficients of a warp multiply from the other side: u . M turns back, from y towards x.
+  """
+  cosine, sine = size * jnp.cos(angle), size * jnp.sin(angle)
+  return jnp.stack([jnp.stack([cosine, -sine], -1), jnp.stack([sine, cosine], -1)], axis=1)
+
+
 def coefficients_from_draws(
   weights: Float[Array, 'B n 2'],
   chosen: Bool[Array, 'B n 2'],
@@ -71,9 +80,7 @@ def coefficients_from_draws(
   """
   bending = jnp.where(chosen, subset, warp) * weights
   angle = jnp.deg2rad(rotation * affine[:, 0])
-  size = 1 + scale * affine[:, 1]
-  cosine, sine = size * jnp.cos(angle), size * jnp.sin(angle)
-  turn = jnp.stack([jnp.stack([cosine, -sine], -1), jnp.stack([sine, cosine], -1)], axis=1)
+  turn = similarity(angle, 1 + scale * affine[:, 1])
   return jnp.concatenate([bending, translation * affine[:, None, 2:], turn], axis=1)
 
 

@@ -139,16 +139,18 @@ def random_warp(
   moved = displacement * jax.random.normal(rng_bend, (count, CONTROLS**2, 2)) / REACH
   bent = splines.interpolating(moved)
   weights = bent[:, : CONTROLS**2]
-  # The effect of keeping a spline in part depends on the unit of length: here it is the picture's,
-  # but these coefficients are in that of the control points.
+  # Of the bending a part is kept, of the affine map all; which is which depends on the unit of
+  # length. It is the picture's, in which distances are s = REACH times those in the unit of `bent`,
+  # the control points', and the basis is U(s^2 D) = s^2 (U(D) + D log s^2), but for EPSILON.
+  # Weights, and weights times controls, sum to 0, so the second terms add up to a constant,
+  # log s^2 sum_k w_k |control_k|^2: it is of the bending, and `offset`, its negative, of the rest.
   squared = (splines.control_grid(side=CONTROLS) ** 2).sum(-1)
   offset = math.log(REACH**-2) * jnp.einsum('bnc,n->bc', weights, squared, precision='highest')
   bent = bent.at[:, : CONTROLS**2].multiply(bending)
   bent = bent.at[:, CONTROLS**2].add((1 - bending) * offset)
   angle = jnp.deg2rad(rotation * jax.random.normal(rng_turn, (count,)))
   size = scale ** jax.random.normal(rng_size, (count,))
-  cosine, sine = size * jnp.cos(angle), size * jnp.sin(angle)
-  turn = jnp.stack([jnp.stack([cosine, -sine], -1), jnp.stack([sine, cosine], -1)], axis=1)
+  turn = splines.similarity(angle, size)
   shift = jax.random.uniform(rng_shift, (count, 2), minval=-translation, maxval=translation)
   return Warp(bent, turn, shift)
 

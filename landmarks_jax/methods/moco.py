@@ -122,8 +122,6 @@ def build(
       raise ValueError(f'{option}={value}: expected 1 or more')
   if not 0 <= momentum <= 1:
     raise ValueError(f'momentum={momentum}: expected 0 to 1')
-  if not 0 < area[0] <= area[1] <= 1:
-    raise ValueError(f'area={area}: expected (least, most) share of the frame, within 0 to 1')
   common = {'depth': depth, 'width': width, 'dtype': dtype_of(precision)}
   if network == 'vit':
     backbone = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)

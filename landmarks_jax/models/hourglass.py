@@ -15,7 +15,6 @@ from jaxtyping import Float
 
 from landmarks_jax import losses
 from landmarks_jax.contracts import Array, Pyramid
-from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.models import pooling
 from landmarks_jax.models.norm import GroupedBatchNorm
 
@@ -70,7 +69,7 @@ class Hourglass(nn.Module):
   Each halves its map `depth` times and has `blocks` residual blocks at every place. `widths` are
   the bottlenecks' features: of the stem and the first block, of the second, of all others.
   `norm`: 'batch', or 'group' (16 groups, no running statistics). `scaled_output` gives all labels
-  one learned length. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
+  one learned length, in at least float32. `norm_groups`, `norm_momentum`, `dtype`: as in ResNet.
   """
 
   channels: int
@@ -124,8 +123,7 @@ class Hourglass(nn.Module):
 
   def _scaled(self, x: Array) -> Array:
     scale = self.param('scale', nn.initializers.constant(SCALE), (), jnp.float32)
-    unit = losses.unit(at_least_float32(x))
-    return (scale * unit).astype(x.dtype)
+    return scale * losses.unit(x)
 
   def _check(self, sides: tuple[int, int]) -> None:
     multiple = 2 ** (self.depth + 1)

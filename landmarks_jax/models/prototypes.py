@@ -79,9 +79,13 @@ def fit(
   vectors = minimise(costs, np.zeros((seen.shape[1], len(mean)))) / float(scale)
   channels = [level.shape[-1] for level in levels]
   kernels = hypercolumn.split_rows(jnp.asarray(vectors.T, jnp.float32), channels)
-  return heads.LandmarkHead(
-    kernels, functools.partial(predict, side=side, size=side if size is None else size)
-  )
+  return heads.LandmarkHead(kernels, finder(side=side, size=side if size is None else size))
+
+
+@functools.cache
+def finder(*, side: int, size: int) -> Callable[..., Float[Array, 'B K 2']]:
+  """`predict` on pictures of one size; the same function each time, so that it compiles once."""
+  return functools.partial(predict, side=side, size=size)
 
 
 def predict(

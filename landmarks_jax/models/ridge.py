@@ -140,7 +140,7 @@ def fit_ridge(
   Everything is chosen on the labels, except that one label leaves nothing to choose by. The
   predictions for held-out pictures are those that it chose by, so they are as good as it could
   choose, not better; they cost nothing more. Raises ValueError for a landmark that no picture
-  shows, and for what `check_maps` refuses.
+  shows, for features that are not finite, and for what `check_maps` refuses.
   """
   check_maps(size=size, spread=spread)
   keep = np.flatnonzero(np.asarray(valid))
@@ -264,6 +264,8 @@ def _mean_and_deviation(
     total, squares = total + wide.sum((0, 1, 2)), squares + (wide * wide).sum((0, 1, 2))
   count = level.size / level.shape[-1]
   mean = total / count
+  if not np.isfinite(mean).all():
+    raise ValueError('the features of some pictures are not finite: did the training diverge?')
   deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
   return mean.astype(np.float32), deviation.astype(np.float32)
 

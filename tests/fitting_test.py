@@ -182,6 +182,8 @@ def test_a_confidence_can_be_measured_on_other_pictures(seeing, fitted, faces):
   assert measured.confidence.pictures == 11
   found, confidence = measured.predict(images[1:])
   assert one.confidence is None
+  with pytest.warns(UserWarning, match='1 of the 12 pictures were learned from and are left out'):
+    assert one.calibrated(images, points, tolerance=0.2).confidence.pictures == 11
   right = (off(found, points[1:]) < 0.2).mean()
   assert confidence.mean() == pytest.approx(right, abs=0.1)
 
@@ -190,6 +192,12 @@ def test_a_confidence_that_nothing_measures_is_an_error(fitted, faces):
   images, points = faces[1]
   with pytest.raises(ValueError, match=r'1 of the 1 pictures have .*; expected at least 2'):
     fitted.calibrated(images[:1], points[:1])
+  learned = faces[0]
+  with (
+    pytest.warns(UserWarning, match='12 of the 13 pictures were learned from and are left out'),
+    pytest.raises(ValueError, match='1 of the 1 pictures that were not learned from have'),
+  ):
+    fitted.calibrated([*learned[0], images[0]], np.concatenate([learned[1], points[:1]]))
   points = points.copy()
   points[:, 0] = np.nan
   with pytest.raises(ValueError, match=r'0 of the 9 pictures have .* scale=\(0, 1\)'):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -166,6 +167,43 @@ def test_where_all_labelled_pictures_were_learned_from_there_is_no_score(mine, t
   assert not (tmp_path / 'out/scores.json').exists()
 
 
+def boxed(folder):
+  """Writes a box of every labelled picture: its centre square, as without boxes."""
+  lines = ['file,x0,y0,x1,y1']
+  for file in landmark_csv.read(folder / 'labels.csv').points:
+    width, height = Image.open(folder / file).size
+    left, top = max(0, width - height) / 2, max(0, height - width) / 2
+    lines.append(f'{file},{left},{top},{width - left},{height - top}')
+  (folder / 'boxes.csv').write_text('\n'.join(lines))
+
+
+def test_a_fit_on_boxes_says_where_predictions_have_none(tmp_path, capsys):
+  write(tmp_path / 'train', range(4))
+  boxed(tmp_path / 'train')
+  images = f'--images={tmp_path}/train', '--copies=0'
+  given = '--model=RUN', *images, '--labels=labels.csv', '--boxes=boxes.csv'
+  assert run('fit', *given, f'--output={tmp_path}/M') == 0
+  facts = json.loads((tmp_path / 'M/landmarks.json').read_text())
+  assert facts['boxes'] is True
+  predict = 'predict', f'--model={tmp_path}/M', images[0], '--overlays=0'
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    assert run(*predict, '--boxes=boxes.csv', f'--output={tmp_path}/a') == 0
+  with pytest.warns(UserWarning, match='was fitted on boxes, and without them .* give boxes'):
+    assert run(*predict, f'--output={tmp_path}/b') == 0
+  del facts['boxes']  # as earlier versions wrote them
+  (tmp_path / 'M/landmarks.json').write_text(json.dumps(facts))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    assert run(*predict, f'--output={tmp_path}/c') == 0
+
+
+def test_another_crop_than_that_of_the_fit_is_told(mine, tmp_path):
+  options = f'--model={mine}/M', f'--images={mine}/test', '--overlays=0', f'--output={tmp_path}/out'
+  with pytest.warns(UserWarning, match="crop='pad', but .* was fitted on crop='centre'"):
+    assert run('predict', *options, '--crop=pad') == 0
+
+
 @pytest.mark.parametrize('crop', ['centre', 'pad', 'squash'])
 def test_what_was_learned_from_is_known_whatever_is_cut_out(mine, tmp_path, crop):
   options = f'--model={mine}/M', f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
@@ -265,7 +303,7 @@ def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine,
   assert skipped == ['file', ' 104.png', 'a\\b.png', r'caf\udce9.png']
 
 
-def test_boxes_say_which_pictures_and_where(mine, tmp_path):
+def test_boxes_say_which_pictures_and_where(mine, tmp_path, capsys):
   points = write(tmp_path / 'wide', [])
   image, points = face(300)
   canvas = np.zeros((200, 240, 3), np.uint8)
@@ -275,12 +313,20 @@ def test_boxes_say_which_pictures_and_where(mine, tmp_path):
   Image.fromarray(canvas).save(tmp_path / 'wide/unboxed.png')
   side = min(width, height)
   left, top = 90 + (width - side) / 2, 70 + (height - side) / 2
-  boxes = f'file,x0,y0,x1,y1\na.png,{left},{top},{left + side},{top + side}\n'
+  boxes = f'file,x0,y0,x1,y1\na.png,{left},{top},{left + side},{top + side}\nb.pgn,0,0,9,9\n'
   (tmp_path / 'wide/boxes.csv').write_text(boxes)
   options = f'--model={mine}/M', f'--images={tmp_path}/wide', '--boxes=boxes.csv'
   assert run('predict', *options, f'--output={tmp_path}/out') == 0
   found = landmark_csv.read(tmp_path / 'out/landmarks.csv').points
   assert list(found) == ['a.png']
+  told = capsys.readouterr()
+  assert '1 of 2 pictures; 1 have no box, see skipped.csv; written to' in told.out
+  assert "boxes.csv: 1 of 2 boxes are of no picture, the first 'b.pgn'" in told.err
+  assert (tmp_path / 'out/skipped.csv').read_text().split() == [
+    'file,reason',
+    'unboxed.png,no',
+    'box',
+  ]
   scale = np.linalg.norm(points[0] - points[1])
   assert np.linalg.norm(found['a.png'] - points - [90, 70], axis=-1).max() < 0.35 * scale
 

@@ -207,10 +207,10 @@ def _crop(given: str | None, known: Any) -> str:
   """What is seen of a picture: what is wanted, else what a landmark model was fitted on."""
   if known is None:
     return given or 'pad'
-  if given not in (None, known.crop):
-    message = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
-    print(f'warning: {message}; expect worse predictions', file=sys.stderr)
-  return given or known.crop
+  crop = given or known.crop
+  if difference := known.other_cut(boxes=False, crop=crop):
+    print(f'warning: {difference}', file=sys.stderr)
+  return crop
 
 
 def _names(given: str | None) -> list[str] | None:

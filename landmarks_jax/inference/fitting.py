@@ -110,6 +110,7 @@ def fit_landmarks(
     skeleton=skeleton,
     scale=scale,
     crop=crop,
+    boxes=boxes is not None,
     confidence=measured,
     learned_from=[given.checksums[i] for i in range(len(given))],
   )

@@ -309,6 +309,13 @@ def test_labels_outside_their_picture_or_in_another_unit_are_told(seeing, faces,
   assert len(told) == 1
 
 
+def test_labels_of_larger_pictures_are_refused(seeing, faces):
+  images, points = faces[0]
+  message = r'3[0-9] of 36 labels lie outside .* Were they made on pictures of another size\?'
+  with pytest.raises(ValueError, match=message):
+    fit_landmarks(seeing, images, 4 * points, copies=0, options={'size': 8})
+
+
 def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
   images, points = faces[0]
   points = points.copy()

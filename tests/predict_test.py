@@ -366,6 +366,8 @@ PREDICT = '--model={}/M', '--images={}/test'
   ('arguments', 'message'),
   [
     (('fit', '--output={}/new'), 'fit needs --model=RUN, --images=DIR'),
+    (('fit', *FIT, '--output={}/train/M'), 'train/M is inside --images='),
+    (('fit', *FIT, '--output={}/new', '--tolerance=-1'), 'tolerance=-1.0: expected a positive'),
     (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
     (('fit', *FIT, '--output={}/new', '--count=13'), '--count=13: expected at most 12, the number'),
     (('fit', *FIT, '--output={}/new', '--scale=left eye,ear'), '--scale=left eye,ear: expected'),
@@ -422,6 +424,51 @@ def test_points_of_one_picture_are_found_in_another(mine, tmp_path, capsys):
   assert drawn[1] == 480
   assert drawn[0] == sum(round(480 * w / h) for w, h in heights)
   assert '3 points, ' in capsys.readouterr().out
+
+
+def test_points_that_the_network_does_not_see_are_left_out_by_name(mine, tmp_path, capsys):
+  pictures = [str(mine / f'test/{i}.png') for i in (100, 101)]
+  points = landmark_csv.read(mine / 'test/labels.csv').points['100.png'].copy()
+  points[1] = 0
+  landmark_csv.write(tmp_path / 'points.csv', NAMES, {'100.png': points})
+  options = '--model=RUN', f'--points={tmp_path}/points.csv', '--size=24'
+  assert run('match', *pictures, *options, f'--output={tmp_path}/out') == 0
+  found = json.loads((tmp_path / 'out/matches.json').read_text())
+  assert [one['name'] for one in found['matches']] == [NAMES[0], NAMES[2]]
+  told = '1 of 3 points lie outside what the network sees of A: right eye; --crop=pad or --margin=0'
+  assert told in capsys.readouterr().err
+  landmark_csv.write(tmp_path / 'points.csv', NAMES, {'100.png': 0 * points})
+  assert run('match', *pictures, *options, f'--output={tmp_path}/none') == 2
+  assert '3 of 3 points lie outside' in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_before_the_network_is_read(mine, tmp_path, monkeypatch, capsys):
+  def load(run, **_):
+    raise FileNotFoundError(f'{run} holds no run')
+
+  monkeypatch.setattr('landmarks_jax.api.load', load)
+  given = f'--images={mine}/train', '--labels=labels.csv', f'--output={tmp_path}/M'
+  assert run('fit', '--model=nope', *given) == 2
+  told = capsys.readouterr()
+  assert 'nope holds no run' in told.err
+  assert 'mirror pairs' not in told.out
+  assert run('fit', '--model=nope', *given, '--tolerance=-1') == 2
+  assert 'tolerance=-1.0: expected a positive' in capsys.readouterr().err
+  assert run('match', f'{mine}/test/100.png', f'{mine}/nil.png', '--model=nope') == 2
+  assert 'nil.png' in capsys.readouterr().err
+
+
+def test_a_picture_whose_kind_is_not_read_is_said_to_be_there(mine, tmp_path, capsys):
+  write(tmp_path / 'mine', range(3))
+  (tmp_path / 'mine/001.png').rename(tmp_path / 'mine/001.HEIC')
+  table = (tmp_path / 'mine/labels.csv').read_text().replace('001.png', '001.HEIC')
+  (tmp_path / 'mine/labels.csv').write_text(table)
+  given = '--model=RUN', f'--images={tmp_path}/mine', '--labels=labels.csv'
+  assert run('fit', *given, f'--output={tmp_path}/M') == 2
+  told = "'001.HEIC' is there, but .heic is not read; save it as JPEG or PNG"
+  assert told in capsys.readouterr().err
+  with pytest.raises(FileNotFoundError, match=told):
+    folder.source(str(tmp_path / 'mine'), labels='labels.csv', frame=36)
 
 
 def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch, capsys):

@@ -94,7 +94,7 @@ def fit_landmarks(
   described = {'margin': model.margin, 'batch_size': batch_size, 'seed': seed, 'progress': progress}
   found = batches(pictures, batch_size=batch_size, progress=progress)
   labelled = features.gather(model.describer, found, margin=model.margin)
-  _warn_outside(labelled, model, labels, given)
+  _check_places(labelled, model, labels, given)
   # Rebound at once: only the joined features stay in memory during the fit.
   labelled = _joined([labelled, *_copies(model, pictures, copies, **described)])
   fit = _fit_ridge if head == RIDGE else _fit_probe
@@ -267,8 +267,11 @@ def _warn_without_scale(labels: PointLabels) -> None:
     )
 
 
-def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: Pictures) -> None:
-  """Warns about labels in another unit, outside their picture, or outside what the network sees."""
+def _check_places(labelled: Batch, model: Model, labels: PointLabels, pictures: Pictures) -> None:
+  """Warns about labels in another unit, outside their picture, or outside what the network sees.
+
+  Raises ValueError if more than half of them lie outside their picture.
+  """
   size = np.array([pictures.sizes[i] for i in range(len(pictures))])[:, None]
   seen, names = labels.points[labels.visible], labels.info.names
   if (size > 2).all() and len(seen) and (np.abs(seen) <= 1).all():
@@ -283,12 +286,14 @@ def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: 
   if beyond.any():
     i, k = np.argwhere(beyond)[0].tolist()
     (x, y), (width, height) = labels.points[i, k], size[i, 0]
-    warnings.warn(
+    message = (
       f'{beyond.sum()} of {labels.visible.sum()} labels lie outside their picture; the first is '
       f'{names[k]} of {pictures.name(i)}, at ({x:g}, {y:g}) of {width}x{height} pixels. '
-      'Correct them; a landmark that is not visible is nan, in a CSV file two empty cells',
-      stacklevel=3,
     )
+    if beyond.sum() > labels.visible.sum() / 2:
+      raise ValueError(message + 'Were they made on pictures of another size?')
+    message += 'Correct them; a landmark that is not visible is nan, in a CSV file two empty cells'
+    warnings.warn(message, stacklevel=3)
   edge = model.side / (model.side - 1)
   outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1) & ~beyond
   if outside.any():

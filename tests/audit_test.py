@@ -278,7 +278,7 @@ def test_the_page_has_every_shown_picture_escapes_names_and_loads_nothing(pictur
   page = (tmp_path / 'out/index.html').read_text()
   assert '<b>' not in page
   assert 'copy &lt;b&gt;&amp;.' in page
-  assert page.count('<figure>') == 2 + 2 + 4 + 3 + 5  # equal, near, burst, unreadable, odd ones
+  assert page.count('<figure>') == 2 + 2 + 4 + 3 + 7  # equal, near, burst, unreadable, odd ones
   assert page.count('<image href="data:image/jpeg;base64,') == page.count('<figure>') - 3
   assert not re.findall(r'(?:href|src)="(?!data:|#)', page)
   assert '<script' not in page

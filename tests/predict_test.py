@@ -320,7 +320,7 @@ def test_boxes_say_which_pictures_and_where(mine, tmp_path, capsys):
   found = landmark_csv.read(tmp_path / 'out/landmarks.csv').points
   assert list(found) == ['a.png']
   told = capsys.readouterr()
-  assert '1 of 2 pictures; 1 have no box, see skipped.csv; written to' in told.out
+  assert '1 of 2 pictures; 1 without a box, see skipped.csv; written to' in told.out
   assert "boxes.csv: 1 of 2 boxes are of no picture, the first 'b.pgn'" in told.err
   assert (tmp_path / 'out/skipped.csv').read_text().split() == [
     'file,reason',

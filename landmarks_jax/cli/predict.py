@@ -139,7 +139,7 @@ class Prediction:
     self._table(CONFIDENCE, ['file', *self.model.names], rows)
     message = f'{len(self.points):,} of {len(self.files) + len(self.unboxed):,} pictures'
     skipped = [[self.files[i], error.reason] for i, error in sorted(self.bad.found.items())]
-    counts = {'could not be read': len(skipped), 'have no box': len(self.unboxed)}
+    counts = {'could not be read': len(skipped), 'without a box': len(self.unboxed)}
     skipped += [[file, 'no box'] for file in self.unboxed]
     if skipped:
       self._table(SKIPPED, ['file', 'reason'], skipped)

@@ -51,6 +51,10 @@ def pictures(tmp_path):
   save(root / 'odd/print.jpg', picture(33).convert('CMYK'))
   deep = np.asarray(picture(34).convert('L')).astype(np.uint16) * 257
   save(root / 'odd/deep.png', Image.fromarray(deep))
+  several = {'save_all': True, 'append_images': [picture(36), picture(37)]}
+  save(root / 'odd/stack.tif', picture(35), **several)
+  save(root / 'odd/moving.gif', picture(38), **several)
+  save(root / 'odd/preview.jpg', picture(39), format='MPO', **several)
   (root / 'odd/page.jpg').write_text('<html>')
   (root / 'odd/empty.png').touch()
   data = (root / 'good/0.png').read_bytes()
@@ -73,6 +77,7 @@ def test_every_planted_fault_is_found_and_nothing_else(pictures):
     'equal files': [['again/first.jpg', 'good/copy <b>&.jpg']],
     'near duplicates': [['again/first.jpg', 'again/small.webp']],
     'bursts': [['film/8.png', 'film/9.png', 'film/10.png', 'film/11.png']],
+    'several pages': [['odd/moving.gif'], ['odd/stack.tif']],
     'tiny': [['odd/tiny.png']],
     'long': [['odd/long.png']],
     'grey': [['odd/grey.png']],
@@ -85,6 +90,7 @@ def test_reasons_and_sizes_are_said(pictures):
   found = {one.name: [g[0].note for g in one.groups] for one in audit.of_pictures(looks(pictures))}
   assert found['tiny'] == ['63x80']
   assert found['long'] == ['80x250']
+  assert found['several pages'] == ['3 pages', '3 pages']
   cut, empty, page = found['unreadable']
   assert 'cannot be decoded' in cut
   assert empty == 'the file is empty'
@@ -214,9 +220,13 @@ def test_pictures_without_labels_and_labels_without_pictures_are_listed():
   labels = LabelTable(
     'p.csv', names, {'a.png': face, 'b.png': face}, {'a.png': '', 'b.png': 'line 7'}
   )
-  found = audit_labels.findings(labels, {'a.png': (90, 90), 'c.png': (90, 90)}, flip_pairs=())
+  sizes = {'a.png': (90, 90), 'c.png': (90, 90)}
+  found = audit_labels.findings(labels, sizes, flip_pairs=())
   assert files(found)['pictures without labels'] == [['c.png']]
   assert found[1].groups == [[audit.Item('b.png', 'line 7')]]
+  found = audit_labels.findings(labels, sizes, flip_pairs=(), others=['b.png'])
+  note = 'line 7; it is there, but such files are not read: save it as JPEG or PNG'
+  assert found[1].groups == [[audit.Item('b.png', note)]]
 
 
 def misfit_slowly(shape, reference):
@@ -284,7 +294,7 @@ def test_the_page_has_every_shown_picture_escapes_names_and_loads_nothing(pictur
   page = (tmp_path / 'out/index.html').read_text()
   assert '<b>' not in page
   assert 'copy &lt;b&gt;&amp;.' in page
-  assert page.count('<figure>') == 2 + 2 + 4 + 3 + 5  # equal, near, burst, unreadable, odd ones
+  assert page.count('<figure>') == 2 + 2 + 4 + 3 + 7  # equal, near, burst, unreadable, odd ones
   assert page.count('<image href="data:image/jpeg;base64,') == page.count('<figure>') - 3
   assert not re.findall(r'(?:href|src)="(?!data:|#)', page)
   assert '<script' not in page

@@ -11,7 +11,7 @@ from PIL import Image
 
 from landmarks_jax.cli import inputs
 from landmarks_jax.data import pipeline
-from landmarks_jax.runtime import sharding
+from landmarks_jax.runtime import memory, sharding
 
 mesh, caches = sharding.mesh, ('device', 'host', 'stream')
 sides = [f'{name}_{axis}' for name in ('nose', 'tail') for axis in 'xy']
@@ -138,7 +138,7 @@ def test_auto_takes_the_fastest_memory_that_holds_the_pictures(
   told = []
   parts = opened(folder, 'auto', told)
   (batch,) = taken(parts, 2, 1)
-  assert f'19 decoded pictures need {NEED / 1e9:.2f} GB' in told[0]
+  assert f'19 decoded pictures of folder need {memory.amount(NEED)}' in told[0]
   assert f'chosen: cache={chosen} (otherwise: cache=' in told[0]
   assert ('of device memory' in told[0]) == (device is not None)
   assert ('of host memory' in told[0]) == (host is not None)
@@ -178,6 +178,19 @@ def test_an_evaluation_that_does_not_fit_is_read_as_needed(folder, monkeypatch):
   assert type(parts.open(**data)) is pipeline.Reporting
   monkeypatch.setattr(pipeline, 'free_memory', lambda: 2 * NEED)
   assert type(opened(folder, 'host').open(**data)) is pipeline.Remembering
+
+
+def test_the_memory_of_a_data_set_is_told_once_with_its_name(folder):
+  told = []
+  parts = opened(folder, 'auto', told)
+  assert parts.cache == 'host'
+  for options in ({'split': 'all'}, {'split': 'all', 'mean': (0.4,) * 3}, {}):
+    parts.open(**parts.config['data'] | options)
+  lines = [line for line in told if 'decoded pictures' in line]
+  assert [line.partition(' need ')[0] for line in lines] == [
+    '19 decoded pictures of folder',
+    '19 decoded pictures of folder (all)',
+  ]
 
 
 def test_evaluations_are_not_promised_the_same_memory(folder, monkeypatch):

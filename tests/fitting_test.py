@@ -183,6 +183,8 @@ def test_a_confidence_can_be_measured_on_other_pictures(seeing, fitted, faces):
   assert measured.confidence.pictures == 11
   found, confidence = measured.predict(images[1:])
   assert one.confidence is None
+  with pytest.warns(UserWarning, match='1 of the 12 pictures were learned from and are left out'):
+    assert one.calibrated(images, points, tolerance=0.2).confidence.pictures == 11
   right = (off(found, points[1:]) < 0.2).mean()
   assert confidence.mean() == pytest.approx(right, abs=0.1)
 
@@ -191,6 +193,12 @@ def test_a_confidence_that_nothing_measures_is_an_error(fitted, faces):
   images, points = faces[1]
   with pytest.raises(ValueError, match=r'1 of the 1 pictures have .*; expected at least 2'):
     fitted.calibrated(images[:1], points[:1])
+  learned = faces[0]
+  with (
+    pytest.warns(UserWarning, match='12 of the 13 pictures were learned from and are left out'),
+    pytest.raises(ValueError, match='1 of the 1 pictures that were not learned from have'),
+  ):
+    fitted.calibrated([*learned[0], images[0]], np.concatenate([learned[1], points[:1]]))
   points = points.copy()
   points[:, 0] = np.nan
   with pytest.raises(ValueError, match=r'0 of the 9 pictures have .* scale=\(0, 1\)'):
@@ -318,6 +326,13 @@ def test_labels_outside_their_picture_or_in_another_unit_are_told(seeing, faces,
   with pytest.warns(UserWarning, match=message) as told:
     fit_landmarks(seeing, images, points, copies=0, options={'size': 8})
   assert len(told) == 1
+
+
+def test_labels_of_larger_pictures_are_refused(seeing, faces):
+  images, points = faces[0]
+  message = r'3[0-9] of 36 labels lie outside .* Were they made on pictures of another size\?'
+  with pytest.raises(ValueError, match=message):
+    fit_landmarks(seeing, images, 4 * points, copies=0, options={'size': 8})
 
 
 def test_a_scale_that_no_picture_shows_is_told(seeing, faces):

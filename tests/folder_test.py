@@ -76,6 +76,13 @@ def test_a_picture_goes_by_its_real_folder_whatever_the_order_on_the_disk(
   assert folder.find(tmp_path / 'mine') == ('train/deep/y.png', 'train/x.png', 'u/z.png')
 
 
+def test_a_folder_of_videos_says_how_frames_are_made(tmp_path):
+  (tmp_path / 'b.MP4').write_bytes(b'')
+  (tmp_path / 'a.txt').write_bytes(b'')
+  with pytest.raises(FileNotFoundError, match=r'ffmpeg -i b\.MP4 -vf fps=1 FOLDER/%06d\.png$'):
+    folder.find(tmp_path)
+
+
 def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
   save(tmp_path / 'a.png')
   save(tmp_path / 'secret/b.png')

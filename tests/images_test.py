@@ -161,6 +161,13 @@ def test_a_bad_file_is_named_with_its_reason(data, reason, tmp_path):
   assert reason in str(caught.value)
 
 
+def test_a_huge_picture_says_its_size_and_what_to_do(tmp_path):
+  (tmp_path / 'scan.ppm').write_bytes(b'P6 20000 20000 255\n')
+  for read in (images.read, images.size):
+    with pytest.raises(BadImage, match='has 400 megapixels, more than the 179 read; reduce it'):
+      read(tmp_path / 'scan.ppm')
+
+
 def test_a_missing_file_is_a_bad_image(tmp_path):
   with pytest.raises(BadImage, match=r'gone\.png: cannot be opened \(No such file'):
     images.read(tmp_path / 'gone.png')

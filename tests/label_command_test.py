@@ -1,6 +1,7 @@
 """The command: what it tells, that it starts again, and that mistakes are one line."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -18,6 +19,8 @@ from labelling import LANDMARKS, make_folder, save
 from landmarks_jax import labelling
 from landmarks_jax.cli import label
 from landmarks_jax.cli.main import main
+from landmarks_jax.inference.landmark_model import LandmarkModel
+from landmarks_jax.labelling.confirmed import ConfirmedLabels
 from landmarks_jax.labelling.journal import Journal
 
 
@@ -81,13 +84,30 @@ def test_pictures_are_cut_as_the_landmark_model_knows_them(
   def learner(*_, crop, **__):
     raise ValueError(f'here {crop=}')
 
-  model = types.SimpleNamespace(names=('a',), crop='centre')
+  model = types.SimpleNamespace(names=('a',), crop='centre', boxes=False)
+  model.other_cut = functools.partial(LandmarkModel.other_cut, model)
   monkeypatch.setattr(label, '_models', lambda given: (object(), model))
   monkeypatch.setattr('landmarks_jax.labelling.learner.FrozenLearner', learner)
   assert run(root, '--model=M', f'--landmarks={landmarks}', *arguments) == 2
-  err = told(capsys)
+  out, err = capsys.readouterr()
   assert f"here crop='{crop}'" in err
-  assert ('--crop=pad, but the landmark model was fitted on --crop=centre' in err) == warned
+  assert ('M finds a, not b: its predictions are not used' in out) == (landmarks == 'b')
+  assert ("crop='pad', but the landmark model was fitted on crop='centre'" in err) == warned
+
+
+def test_labels_that_lack_a_new_landmark_are_counted(root, capsys, monkeypatch):
+  def serve(*_, **__):
+    raise ValueError('served')
+
+  monkeypatch.setattr('landmarks_jax.labelling.server.app', serve)
+  with contextlib.closing(Journal(root / 'labels')) as journal:
+    labels = ConfirmedLabels(journal, ['eye'])
+    for i in range(2):
+      labels.change(f'0{i}.png', {'eye': [1, 2]}, base=0, client='c', id=str(i))
+  assert run(root, '--landmarks=eye,chin', '--port=0') == 2
+  assert 'labelled pictures that lack the new landmark chin: 2\n' in capsys.readouterr().out
+  assert run(root, '--port=0') == 2
+  assert 'chin' not in capsys.readouterr().out
 
 
 def test_without_a_free_port_nothing_is_written(root, capsys, monkeypatch):

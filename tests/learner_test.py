@@ -133,6 +133,10 @@ def test_a_model_is_saved_that_predicts_the_same_and_may_be_given_at_the_next_st
   again = FrozenLearner(model, learner.files, NAMES, known=saved)
   again.described = learner.described
   np.testing.assert_allclose(again.first().points, fit.points, atol=0.05)
+  turned = FrozenLearner(model, learner.files, NAMES[::-1], known=saved)
+  turned.described = learner.described
+  np.testing.assert_allclose(turned.first().points, again.first().points[:, ::-1], atol=1e-3)
+  np.testing.assert_array_equal(turned.first().confidence, again.first().confidence[:, ::-1])
   empty = FrozenLearner(model, learner.files, NAMES)
   assert empty.first() is None
   with pytest.raises(ValueError, match='nothing is fitted'):

@@ -369,7 +369,9 @@ def test_a_cache_computes_its_memory_first_and_refuses_what_does_not_fit(monkeyp
   bytes_each = 12 + 4 + 16 + 2 + 4
   assert pipeline.cache_bytes(source, source[0]) == 1000 * bytes_each
   monkeypatch.setattr(pipeline, 'free_memory', lambda: 37_000)
-  with pytest.raises(ValueError, match=r'1,000 pictures need 0\.00 GB .* 0\.00 GB is free; do not'):
+  with pytest.raises(
+    ValueError, match=r'1,000 pictures need 0\.038 MB .* 0\.037 MB is free; do not'
+  ):
     pipeline.cached(source)
   assert len(source.reads) == 2
   monkeypatch.setattr(pipeline, 'free_memory', lambda: None)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -166,6 +167,43 @@ def test_where_all_labelled_pictures_were_learned_from_there_is_no_score(mine, t
   assert not (tmp_path / 'out/scores.json').exists()
 
 
+def boxed(folder):
+  """Writes a box of every labelled picture: its centre square, as without boxes."""
+  lines = ['file,x0,y0,x1,y1']
+  for file in landmark_csv.read(folder / 'labels.csv').points:
+    width, height = Image.open(folder / file).size
+    left, top = max(0, width - height) / 2, max(0, height - width) / 2
+    lines.append(f'{file},{left},{top},{width - left},{height - top}')
+  (folder / 'boxes.csv').write_text('\n'.join(lines))
+
+
+def test_a_fit_on_boxes_says_where_predictions_have_none(tmp_path, capsys):
+  write(tmp_path / 'train', range(4))
+  boxed(tmp_path / 'train')
+  images = f'--images={tmp_path}/train', '--copies=0'
+  given = '--model=RUN', *images, '--labels=labels.csv', '--boxes=boxes.csv'
+  assert run('fit', *given, f'--output={tmp_path}/M') == 0
+  facts = json.loads((tmp_path / 'M/landmarks.json').read_text())
+  assert facts['boxes'] is True
+  predict = 'predict', f'--model={tmp_path}/M', images[0], '--overlays=0'
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    assert run(*predict, '--boxes=boxes.csv', f'--output={tmp_path}/a') == 0
+  with pytest.warns(UserWarning, match='was fitted on boxes, and without them .* give boxes'):
+    assert run(*predict, f'--output={tmp_path}/b') == 0
+  del facts['boxes']  # as earlier versions wrote them
+  (tmp_path / 'M/landmarks.json').write_text(json.dumps(facts))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    assert run(*predict, f'--output={tmp_path}/c') == 0
+
+
+def test_another_crop_than_that_of_the_fit_is_told(mine, tmp_path):
+  options = f'--model={mine}/M', f'--images={mine}/test', '--overlays=0', f'--output={tmp_path}/out'
+  with pytest.warns(UserWarning, match="crop='pad', but .* was fitted on crop='centre'"):
+    assert run('predict', *options, '--crop=pad') == 0
+
+
 @pytest.mark.parametrize('crop', ['centre', 'pad', 'squash'])
 def test_what_was_learned_from_is_known_whatever_is_cut_out(mine, tmp_path, crop):
   options = f'--model={mine}/M', f'--images={mine}/train', '--labels=labels.csv', '--overlays=0'
@@ -265,7 +303,7 @@ def test_names_that_no_table_can_hold_are_told_before_anything_is_computed(mine,
   assert skipped == ['file', ' 104.png', 'a\\b.png', r'caf\udce9.png']
 
 
-def test_boxes_say_which_pictures_and_where(mine, tmp_path):
+def test_boxes_say_which_pictures_and_where(mine, tmp_path, capsys):
   points = write(tmp_path / 'wide', [])
   image, points = face(300)
   canvas = np.zeros((200, 240, 3), np.uint8)
@@ -275,12 +313,20 @@ def test_boxes_say_which_pictures_and_where(mine, tmp_path):
   Image.fromarray(canvas).save(tmp_path / 'wide/unboxed.png')
   side = min(width, height)
   left, top = 90 + (width - side) / 2, 70 + (height - side) / 2
-  boxes = f'file,x0,y0,x1,y1\na.png,{left},{top},{left + side},{top + side}\n'
+  boxes = f'file,x0,y0,x1,y1\na.png,{left},{top},{left + side},{top + side}\nb.pgn,0,0,9,9\n'
   (tmp_path / 'wide/boxes.csv').write_text(boxes)
   options = f'--model={mine}/M', f'--images={tmp_path}/wide', '--boxes=boxes.csv'
   assert run('predict', *options, f'--output={tmp_path}/out') == 0
   found = landmark_csv.read(tmp_path / 'out/landmarks.csv').points
   assert list(found) == ['a.png']
+  told = capsys.readouterr()
+  assert '1 of 2 pictures; 1 without a box, see skipped.csv; written to' in told.out
+  assert "boxes.csv: 1 of 2 boxes are of no picture, the first 'b.pgn'" in told.err
+  assert (tmp_path / 'out/skipped.csv').read_text().split() == [
+    'file,reason',
+    'unboxed.png,no',
+    'box',
+  ]
   scale = np.linalg.norm(points[0] - points[1])
   assert np.linalg.norm(found['a.png'] - points - [90, 70], axis=-1).max() < 0.35 * scale
 
@@ -320,6 +366,8 @@ PREDICT = '--model={}/M', '--images={}/test'
   ('arguments', 'message'),
   [
     (('fit', '--output={}/new'), 'fit needs --model=RUN, --images=DIR'),
+    (('fit', *FIT, '--output={}/train/M'), 'train/M is inside --images='),
+    (('fit', *FIT, '--output={}/new', '--tolerance=-1'), 'tolerance=-1.0: expected a positive'),
     (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
     (('fit', *FIT, '--output={}/new', '--count=13'), '--count=13: expected at most 12, the number'),
     (('fit', *FIT, '--output={}/new', '--scale=left eye,ear'), '--scale=left eye,ear: expected'),
@@ -387,6 +435,51 @@ def test_names_that_are_drawn_as_numbers_are_told(mine, tmp_path, capsys):
     options = f'--model={mine}/M', f'--output={tmp_path}/{count}', f'--overlays={count}'
     assert run('predict', *options, f'--images={mine}/test') == 0
     assert (f'\nin the overlays {number}\n' in capsys.readouterr().out) == told
+
+
+def test_points_that_the_network_does_not_see_are_left_out_by_name(mine, tmp_path, capsys):
+  pictures = [str(mine / f'test/{i}.png') for i in (100, 101)]
+  points = landmark_csv.read(mine / 'test/labels.csv').points['100.png'].copy()
+  points[1] = 0
+  landmark_csv.write(tmp_path / 'points.csv', NAMES, {'100.png': points})
+  options = '--model=RUN', f'--points={tmp_path}/points.csv', '--size=24'
+  assert run('match', *pictures, *options, f'--output={tmp_path}/out') == 0
+  found = json.loads((tmp_path / 'out/matches.json').read_text())
+  assert [one['name'] for one in found['matches']] == [NAMES[0], NAMES[2]]
+  told = '1 of 3 points lie outside what the network sees of A: right eye; --crop=pad or --margin=0'
+  assert told in capsys.readouterr().err
+  landmark_csv.write(tmp_path / 'points.csv', NAMES, {'100.png': 0 * points})
+  assert run('match', *pictures, *options, f'--output={tmp_path}/none') == 2
+  assert '3 of 3 points lie outside' in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_before_the_network_is_read(mine, tmp_path, monkeypatch, capsys):
+  def load(run, **_):
+    raise FileNotFoundError(f'{run} holds no run')
+
+  monkeypatch.setattr('landmarks_jax.api.load', load)
+  given = f'--images={mine}/train', '--labels=labels.csv', f'--output={tmp_path}/M'
+  assert run('fit', '--model=nope', *given) == 2
+  told = capsys.readouterr()
+  assert 'nope holds no run' in told.err
+  assert 'mirror pairs' not in told.out
+  assert run('fit', '--model=nope', *given, '--tolerance=-1') == 2
+  assert 'tolerance=-1.0: expected a positive' in capsys.readouterr().err
+  assert run('match', f'{mine}/test/100.png', f'{mine}/nil.png', '--model=nope') == 2
+  assert 'nil.png' in capsys.readouterr().err
+
+
+def test_a_picture_whose_kind_is_not_read_is_said_to_be_there(mine, tmp_path, capsys):
+  write(tmp_path / 'mine', range(3))
+  (tmp_path / 'mine/001.png').rename(tmp_path / 'mine/001.HEIC')
+  table = (tmp_path / 'mine/labels.csv').read_text().replace('001.png', '001.HEIC')
+  (tmp_path / 'mine/labels.csv').write_text(table)
+  given = '--model=RUN', f'--images={tmp_path}/mine', '--labels=labels.csv'
+  assert run('fit', *given, f'--output={tmp_path}/M') == 2
+  told = "'001.HEIC' is there, but .heic is not read; save it as JPEG or PNG"
+  assert told in capsys.readouterr().err
+  with pytest.raises(FileNotFoundError, match=told):
+    folder.source(str(tmp_path / 'mine'), labels='labels.csv', frame=36)
 
 
 def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch, capsys):

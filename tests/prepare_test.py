@@ -81,7 +81,7 @@ def test_the_last_line_says_what_was_kept_and_the_ones_before_what_was_not(
   assert re.search(r'\n31 of 31 pictures, [\d,]+ a second\n', out)
   assert 'skipped pictures: 1, the first cat/8.jpg: not a picture in a known' in out
   assert 'groups of the same picture: 1, the first dog/1.jpg = dog/1b.jpg\n' in out
-  last = 'out is finished: 30 of 31 pictures kept, 136x136, 0.00 GB\n'
+  last = 'out is finished: 30 of 31 pictures kept, 136x136, 1.67 MB\n'
   assert out.endswith(f'{tmp_path}/{last}')
   assert err.splitlines() == [
     'warning: cat has 14 pictures, published are 15: 1 cannot be read',
@@ -98,7 +98,7 @@ def test_the_command_on_a_finished_folder_says_so_and_needs_no_source(raw, tmp_p
   capsys.readouterr()
   assert run(*command(raw, tmp_path / 'out')) == 0
   out, err = capsys.readouterr()
-  assert out.endswith('/out is finished already: 29 of 30 pictures kept, 136x136, 0.00 GB\n')
+  assert out.endswith('/out is finished already: 29 of 30 pictures kept, 136x136, 1.7 MB\n')
   assert (out.count('\n'), err) == (2, '')
   assert content(tmp_path / 'out') == before
   assert run(*command(raw, tmp_path / 'out', '--crop=squash')) == 2

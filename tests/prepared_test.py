@@ -322,7 +322,9 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(tmp_path, m
   birds, free = Birds(), 23 * 3 * 12**2 - 1
   with monkeypatch.context() as patch:
     patch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10**9, 10**9, free))
-    with pytest.raises(OSError, match=r'23 pictures need 0\.00 GB .* make room, or choose a small'):
+    with pytest.raises(
+      OSError, match=r'23 pictures need 0\.00994 MB .* make room, or choose a small'
+    ):
       store(birds, tmp_path)
   assert not birds.reads
   assert store(birds, tmp_path)['kept'] == 23

@@ -293,6 +293,18 @@ def test_exports_are_read_back_and_hold_labels_and_predictions(page, session, ro
   assert sum(score is not None for score in scores) == 10
 
 
+def test_an_export_during_the_first_fit_says_that_predictions_are_to_come(page, session, root):
+  session._learner.seconds = 1.0
+  change(page, 2)
+  answer = page.post('/api/export', json={})
+  assert answer.status_code == 400
+  assert 'the first fit is not ready: only labels.csv' in answer.json()['error']
+  assert (root / 'labels/labels.csv').is_file()
+  assert not (root / 'labels/all.csv').exists()
+  wait_for(lambda: session.status.labelled == 1)
+  assert page.post('/api/export', json={}).json()['predicted'] == 11
+
+
 def test_an_export_is_of_one_fit_whatever_is_learned_meanwhile(page, session, monkeypatch):
   change(page, 2)
   wait_for(lambda: session.status.labelled == 1 and not session.status.busy)

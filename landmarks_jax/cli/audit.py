@@ -1,10 +1,10 @@
 """Finds what is wrong with a folder of pictures, and with their landmarks.
 
-DIR is any folder of pictures; nothing in it changes. Reported are files that cannot be read or are
-no pictures, copies and near copies, bursts, odd sizes and kinds, and with --labels landmarks that
-are outside their picture, coincide, have left and right exchanged or are far from where the others
-have them. The folder --output gets index.html, one page with the pictures, and findings.csv, the
-complete list.
+DIR is any folder of pictures; nothing in it changes. Reported are files that cannot be read, are no
+pictures or have several pages, copies and near copies, bursts, odd sizes and kinds, and with
+--labels landmarks that are outside their picture, coincide, have left and right exchanged or are
+far from where the others have them. The folder --output gets index.html, one page with the
+pictures, and findings.csv, the complete list.
 """
 
 import concurrent.futures
@@ -52,7 +52,8 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
   if given is not None:
     table, flip_pairs = given
     sizes = {one.file: one.size for one in looks if not one.reason}
-    findings += audit_labels.findings(table, sizes, flip_pairs=flip_pairs)
+    unread = {file for files in others.values() for file in files}
+    findings += audit_labels.findings(table, sizes, flip_pairs=flip_pairs, others=unread)
     if not flip_pairs and folder.flip_pairs(table.names):  # contradicted, as the warning says
       findings = [one for one in findings if one.name != audit_labels.EXCHANGED]
   _write(output, root, looks, findings, given and given[0])

@@ -49,6 +49,7 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('fit needs --model=RUN, --images=DIR, --labels=FILE and --output=DIR')
   root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
   drafts.check_new(output)
+  drafts.check_outside(output, 'images', root)
   options = {name: values[name].value for name in ('tolerance', 'head', 'copies', 'seed')}
   fitted = fit(
     pathlib.Path(given['model']).expanduser(),
@@ -85,7 +86,9 @@ def fit(
   from landmarks_jax import api
   from landmarks_jax.data import folder, mirrored
   from landmarks_jax.evaluation import few_shot
+  from landmarks_jax.inference import confidence
 
+  confidence.check_tolerance(options['tolerance'])
   table = labelled.read_labels(root, labels)
   size = labelled.pair(scale, table.names)
   files = sorted(table.points)
@@ -94,15 +97,16 @@ def fit(
       message = f'--count={count}: expected at most {len(files)}'
       raise ValueError(f'{message}, the number of pictures that {table.path} labels')
     files = [files[i] for i in few_shot.draw_labels(len(files), count, 0, seed=seed)]
-  absent = [file for file in files if not (root / file).is_file()]
+  absent = sorted(set(files).difference(folder.find(root)))
   if absent:
-    raise FileNotFoundError(f'{table.path}: there is no picture {absent[0]!r} in {root}')
+    raise FileNotFoundError(f'{table.path}: {folder.why_absent(absent[0], root)}')
   table = table._replace(points={file: table.points[file] for file in files})
   pairs = folder.label_pairs(table) if flip_pairs is None else _pairs(flip_pairs, table.names)
-  print(f'mirror pairs ({len(pairs)}): {mirrored.listed(pairs, table.names)}', flush=True)
   around = labelled.rows_of(files, labelled.read_boxes(root, boxes), boxes)
+  model = api.load(run)
+  print(f'mirror pairs ({len(pairs)}): {mirrored.listed(pairs, table.names)}', flush=True)
   return api.fit_landmarks(
-    api.load(run),
+    model,
     [root / file for file in files],
     np.stack(list(table.points.values())),
     names=table.names,

@@ -12,7 +12,7 @@ from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source, fingerprint, open_source
 from landmarks_jax.evaluation import features
-from landmarks_jax.runtime import by_name, sharding
+from landmarks_jax.runtime import by_name, memory, sharding
 
 
 class Inputs:
@@ -30,6 +30,7 @@ class Inputs:
     self._chosen: str | None = None
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
+    self._told: set[tuple[str, int]] = set()  # data sets whose memory was reported, and its bytes
     self._filling: list[tuple[pipeline.Remembering, int]] = []  # and the bytes of a picture
 
   @property
@@ -65,10 +66,21 @@ class Inputs:
     if cache == 'auto':
       free = sharding.free_memory(self.mesh)
       beside = {'reserved': reserved} if free is None else {'device': free - reserved}
-      beside |= {'sharing': self.sharing, 'report': self.report}
-      cache = pipeline.choose_cache(self.training, self.example, **beside)
+      cache = self._fitting(self.training, self.example, self.config['data'], **beside)
       cache = pipeline.CACHES[sharding.largest(pipeline.CACHES.index(cache))]
     self._chosen = cache
+
+  def _fitting(
+    self, source: Source, example: dict[str, Any], options: Mapping[str, Any], **beside: Any
+  ) -> str:
+    """Where the pictures fit: `pipeline.choose_cache`, reported once for each data set."""
+    split = options.get('split')
+    of = options['name'] + (f' ({split})' if split else '')
+    told = of, pipeline.cache_bytes(source, example)
+    report = self.report if told not in self._told else lambda line: None
+    self._told.add(told)
+    beside |= {'sharing': self.sharing, 'of': of, 'report': report}
+    return pipeline.choose_cache(source, example, **beside)
 
   def _check_host_memory(self) -> None:
     need = pipeline.cache_bytes(self.training, self.example)
@@ -110,8 +122,8 @@ class Inputs:
     need, free = pipeline.cache_bytes(source, self.example), sharding.free_memory(self.mesh)
     if free is not None and need > free:
       raise ValueError(
-        f'config.cache=device: {len(source):,} pictures need {need / 1e9:.2f} GB on each device, '
-        f'but {free / 1e9:.2f} GB is free; choose cache=host'
+        f'config.cache=device: {len(source):,} pictures need {memory.amount(need)} on each '
+        f'device, but {memory.amount(free)} is free; choose cache=host'
       )
     arrays = self._keep(source, 'host').arrays
     valid, rows = np.ones(len(source), bool), np.arange(len(source), dtype=np.int32)
@@ -123,7 +135,7 @@ class Inputs:
     key = repr(sorted(options.items()))
     if key not in self._kept:
       source = self.on_disk(**options)
-      self._kept[key] = self._remembered(source) or self._keep(source, 'stream')
+      self._kept[key] = self._remembered(source, options) or self._keep(source, 'stream')
     return self._kept[key]
 
   def on_disk(self, **options: Any) -> Source:
@@ -142,7 +154,7 @@ class Inputs:
   def _bad_images(self, source: Source) -> pipeline.BadImages:
     return pipeline.BadImages(len(source), self.config['on_bad_image'], self.report)
 
-  def _remembered(self, source: Source) -> Source | None:
+  def _remembered(self, source: Source, options: Mapping[str, Any]) -> Source | None:
     """A source kept in host memory as it is read; None if memory is too small for it.
 
     Memory that other sources may still fill does not count as free.
@@ -151,8 +163,7 @@ class Inputs:
       return None
     example = features.first_readable(source)
     promised = sum(kept.unread * size for kept, size in self._filling)
-    beside = {'reserved': promised, 'sharing': self.sharing, 'report': self.report}
-    if pipeline.choose_cache(source, example, **beside) == 'stream':
+    if self._fitting(source, example, options, reserved=promised) == 'stream':
       return None
     kept = pipeline.Remembering(source, self._bad_images(source))
     self._filling.append((kept, pipeline.cache_bytes(source, example) // len(source)))

@@ -105,13 +105,16 @@ def label(
     if network is not None:
       from landmarks_jax.labelling.learner import FrozenLearner
 
-      known = known if known is not None and known.names == labels.landmarks else None
+      known = _same_landmarks(known, labels.landmarks, model)
       crop = _crop(crop, known)
       options = {'crop': crop, 'keep': output / 'features', 'known': known}
       learner = FrozenLearner(network, files, labels.landmarks, **options)
     session = Session(files, labels, learner)
     for name in session.lost:
       print(f'labelled, but no longer in {root}, or changed: {name!a}; its labels are kept')
+    for name in labels.added:
+      lack = sum(bool(labels.of(picture)) for picture in labels.pictures)
+      print(f'labelled pictures that lack the new landmark {name}: {lack}')
     journal.say(f'http://localhost:{port}')
     print(f'{len(files):,} pictures, {session.complete} of them labelled, in {journal.path}')
     print(f'label at http://localhost:{port} (Ctrl-C ends)', flush=True)
@@ -203,14 +206,23 @@ def _models(given: str | None) -> tuple[Any, Any]:
   return known.model, known
 
 
+def _same_landmarks(known: Any, landmarks: Sequence[str], model: str | None) -> Any:
+  """The landmark model if it finds these landmarks, in any order; else None, saying why."""
+  if known is None or set(known.names) == set(landmarks):
+    return known
+  found, wanted = ', '.join(known.names), ', '.join(landmarks)
+  print(f'{model} finds {found}, not {wanted}: its predictions are not used')
+  return None
+
+
 def _crop(given: str | None, known: Any) -> str:
   """What is seen of a picture: what is wanted, else what a landmark model was fitted on."""
   if known is None:
     return given or 'pad'
-  if given not in (None, known.crop):
-    message = f'--crop={given}, but the landmark model was fitted on --crop={known.crop}'
-    print(f'warning: {message}; expect worse predictions', file=sys.stderr)
-  return given or known.crop
+  crop = given or known.crop
+  if difference := known.other_cut(boxes=False, crop=crop):
+    print(f'warning: {difference}', file=sys.stderr)
+  return crop
 
 
 def _names(given: str | None) -> list[str] | None:

@@ -3,12 +3,13 @@
 A and B are pictures. --points is a CSV file of landmarks (file,NAME_x,NAME_y,...) or COCO keypoints
 with a row for A; without it, points whose matches lead back to them are chosen, and the share that
 leads back is of all candidates. --output gets matches.png, both pictures with the points on them,
-and matches.json. A point whose match leads back to more than a twentieth of the picture away is
-drawn as a ring: doubtful.
+and matches.json. Points of A that the network does not see are left out. A point whose match leads
+back to more than a twentieth of the picture away is drawn as a ring: doubtful.
 """
 
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,12 +90,13 @@ def match(
   from landmarks_jax.inference.matching import consistent_points
   from landmarks_jax.report import overlay
 
-  loaded = api.load(model, margin=margin)
   pictures = [images.read(path, rotate=True) for path in (first, second)]
+  loaded = api.load(model, margin=margin)
   if given is None:
     points, found, judged = consistent_points(loaded, *pictures, count=count, **options)
     names = [str(k + 1) for k in range(len(points))]
   else:
+    given = _seen(loaded, pictures[0], given, crop=options['crop'])
     names, points = list(given), np.stack(list(given.values()))
     judged = found = api.match(loaded, *pictures, points, **options)
   most = DOUBTFUL * max(pictures[0].shape[:2])
@@ -143,3 +145,19 @@ def _points(picture: pathlib.Path, file: str) -> dict[str, Any]:
   if not found:
     raise ValueError(f'{table.path}: no landmark of {rows[0]} is visible')
   return found
+
+
+def _seen(model: Any, picture: Any, given: dict[str, Any], *, crop: str) -> dict[str, Any]:
+  """The points that the network sees, warning about others. Raises ValueError if there is none."""
+  from landmarks_jax.inference import matching  # late: heavy
+
+  seen = matching.seen(model, picture, list(given.values()), crop=crop)
+  lost = [name for name, inside in zip(given, seen, strict=True) if not inside]
+  if lost:
+    shown = ', '.join(lost[:5]) + (', ...' if len(lost) > 5 else '')
+    message = f'{len(lost)} of {len(given)} points lie outside what the network sees of A: {shown}'
+    message += '; --crop=pad or --margin=0 shows more'
+    if len(lost) == len(given):
+      raise ValueError(message)
+    print(f'warning: {message}; they are left out', file=sys.stderr)
+  return {name: point for name, point in given.items() if name not in lost}

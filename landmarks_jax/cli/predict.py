@@ -3,10 +3,10 @@
 --output gets landmarks.csv, which can be used as labels; landmarks.json, the same as COCO keypoints
 with confidence; confidence.csv; and a folder overlays of pictures with the landmarks on them, from
 red for no confidence to green for full. A landmark outside its picture is left empty. Pictures that
-are unreadable, or whose names no table can hold, are left out and listed in skipped.csv; overlays
-that cannot be written are counted. With --labels, true landmarks of some of the pictures, errors
-and a reliability table are printed and written to scores.json, for those that the model did not
-learn from. Ctrl-C keeps what was found.
+are unreadable, that --boxes has no box for, or whose names no table can hold, are left out and
+listed in skipped.csv; overlays that cannot be written are counted. With --labels, true landmarks of
+some of the pictures, errors and a reliability table are printed and written to scores.json, for
+those that the model did not learn from. Ctrl-C keeps what was found.
 """
 
 import csv
@@ -91,14 +91,17 @@ class Prediction:
 
     self.output, self.model = output, api.load_landmarks(model)
     self.files, around = list(folder.find(root)), labelled.read_boxes(root, boxes)
+    self.unboxed = []
     if around is not None:
+      self._tell_of_lost(around, boxes)
+      self.unboxed = [file for file in self.files if file not in around]
       self.files = [file for file in self.files if file in around]
     if not self.files:
       raise ValueError(f'{boxes} has no box for any picture in {root}')
     self.truth = None if labels is None else self._labels(labelled.read_labels(root, labels))
-    self.pictures = self.model.model.pictures(
+    self.pictures = self.model.pictures(
       [root / file for file in self.files],
-      crop=crop or self.model.crop,
+      crop=crop,
       boxes=labelled.rows_of(self.files, around, boxes),
       labels=self.truth,
     )
@@ -135,11 +138,14 @@ class Prediction:
     coco.write(self.output / COCO, self.model.names, self.points, self.sizes, **more)
     rows = [[file, *(f'{c:.4f}' for c in sure)] for file, sure in self.confidence.items()]
     self._table(CONFIDENCE, ['file', *self.model.names], rows)
-    message = f'{len(self.points):,} of {len(self.files):,} pictures'
-    if self.bad.found:
-      rows = [[self.files[i], error.reason] for i, error in sorted(self.bad.found.items())]
-      self._table(SKIPPED, ['file', 'reason'], rows)
-      message += f'; {len(rows):,} could not be read, see {SKIPPED}'
+    message = f'{len(self.points):,} of {len(self.files) + len(self.unboxed):,} pictures'
+    skipped = [[self.files[i], error.reason] for i, error in sorted(self.bad.found.items())]
+    counts = {'could not be read': len(skipped), 'without a box': len(self.unboxed)}
+    skipped += [[file, 'no box'] for file in self.unboxed]
+    if skipped:
+      self._table(SKIPPED, ['file', 'reason'], skipped)
+      told = [f'{count:,} {what}' for what, count in counts.items() if count]
+      message += f'; {" and ".join(told)}, see {SKIPPED}'
     if self.outside:
       message += f'; {self.outside:,} landmarks are outside their picture and left empty'
     if self.undrawn:
@@ -187,6 +193,13 @@ class Prediction:
   def write_scores(self, scores: dict[str, Any]) -> None:
     """Writes what `scores` returned beside what `write` wrote."""
     (self.output / SCORES).write_text(json.dumps(scores, indent=2) + '\n')
+
+  def _tell_of_lost(self, around: dict[str, Any], boxes: str | None) -> None:
+    """Warns about boxes of no picture, as after a misspelt name."""
+    lost = sorted(around.keys() - set(self.files))
+    if lost:
+      few = f'{len(lost):,} of {len(around):,} boxes'
+      _tell(f'{boxes}: {few} are of no picture, the first {lost[0]!a}')
 
   def _labels(self, table: Any) -> Any:
     """The truth about all pictures; those without any have no visible landmark."""
@@ -251,18 +264,12 @@ class Prediction:
     import numpy as np  # late: heavy
 
     from landmarks_jax.contracts import Predictions
-    from landmarks_jax.inference.pictures import checksum
 
     usable = np.nan_to_num(batch.scale) > 0
     visible = batch.visible & usable[:, None]
     scale = np.where(usable, batch.scale, 1)
     given = Predictions(points, batch.points, visible, scale, batch.index, confidence)
-    known = set(self.model.learned_from)
-    # By the whole picture, whatever is cut out of it; models of earlier versions know the frame.
-    whole = [self.pictures.checksums[row] for row in batch.index.tolist()]
-    both = zip(whole, map(checksum, batch.image), strict=True)
-    learned = [not known.isdisjoint(one) for one in both]
-    return given, np.array(learned, bool)
+    return given, self.model.knows(self.pictures, batch)
 
   def _gathered(self) -> tuple[Any, int]:
     """Predictions of all labelled pictures that were not learned from; how many were."""

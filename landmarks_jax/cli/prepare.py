@@ -140,10 +140,12 @@ def _progress(total: int) -> Callable[[int, int], None]:
 
 
 def _kept(manifest: Mapping[str, Any]) -> str:
-  size = sum(shard['bytes'] for shard in manifest['shards']) / 1e9
+  from landmarks_jax.runtime import memory  # late: heavy
+
+  size = sum(shard['bytes'] for shard in manifest['shards'])
   frame = manifest['frame']
   total = f'{manifest["kept"]:,} of {manifest["pictures"]:,} pictures kept'
-  return f'{total}, {frame}x{frame}, {size:.2f} GB'
+  return f'{total}, {frame}x{frame}, {memory.amount(size)}'
 
 
 def _remarks(manifest: Mapping[str, Any]) -> list[str]:

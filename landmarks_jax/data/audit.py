@@ -37,6 +37,10 @@ ADVICE = {
     'own: near-equal ones become negatives of each other and teach the wrong thing. Keep every '
     'n-th, and split by run, never inside one.'
   ),
+  'several pages': (
+    'Several pictures in one file (TIFF, GIF, WebP, PNG), of which only the first is read. Save '
+    'each that matters as a file of its own.'
+  ),
   'tiny': f'The shorter side is below {TINY} pixels: the frame shows them enlarged and blurred.',
   'long': f'More than {LONG} times as long as wide: the centre crop shows less than a third.',
   'grey': 'Without colour, whatever the file says. Harmless, unless other pictures have colours.',
@@ -54,6 +58,7 @@ class Look(NamedTuple):
   digest: bytes = b''  # of the file
   fingerprint: int = 0
   reason: str = ''
+  pages: int = 1  # pictures in the file, of which the first is read
 
 
 class Item(NamedTuple):
@@ -88,9 +93,17 @@ def look(folder: pathlib.Path, file: str) -> Look:
     return Look(file, reason=f'cannot be opened ({error.strerror})')
   except BadImage as error:
     return Look(file, reason=error.reason)
-  kind = _kind(Image.open(io.BytesIO(data)).mode, image)
-  digest = hashlib.sha256(data).digest()
-  return Look(file, size, kind, digest, int(duplicates.fingerprint(image)))
+  opened = Image.open(io.BytesIO(data))
+  kind, digest = _kind(opened.mode, image), hashlib.sha256(data).digest()
+  return Look(file, size, kind, digest, int(duplicates.fingerprint(image)), pages=_pages(opened))
+
+
+def _pages(opened: Image.Image) -> int:
+  """The number of pictures in a file; previews inside a JPEG (MPO) do not count."""
+  try:
+    return 1 if opened.format == 'MPO' else getattr(opened, 'n_frames', 1)
+  except Exception:  # Pillow's decoders raise nearly anything on what follows a sound first picture
+    return 1
 
 
 def _kind(mode: str, image: np.ndarray) -> str:
@@ -124,6 +137,7 @@ def of_pictures(looks: Sequence[Look]) -> list[Finding]:
     'equal files': _groups(good, equal),
     'near duplicates': _groups(good, _near(good, equal, bursts)),
     'bursts': _groups(good, bursts),
+    'several pages': [[Item(one.file, f'{one.pages} pages')] for one in good if one.pages > 1],
     'tiny': [[_sized(one)] for one in tiny],
     'long': [[_sized(one)] for one in long],
   }

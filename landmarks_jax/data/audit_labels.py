@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
@@ -14,6 +14,7 @@ from landmarks_jax.interop.landmark_csv import LabelTable
 APART = 0.25  # of the object's radius; landmarks usually farther apart do not coincide by rounding
 LEAST_SHAPES = 8  # fewer have no majority
 EXCHANGED = 'left and right exchanged'
+UNREAD = '; it is there, but such files are not read: save it as JPEG or PNG'
 ADVICE = {
   'pictures without labels': 'Evaluations leave them out only with unlabelled=skip.',
   'labels without a picture': 'The picture is missing or cannot be read.',
@@ -38,11 +39,12 @@ def findings(
   sizes: Mapping[str, tuple[int, int]],
   *,
   flip_pairs: Sequence[tuple[int, int]],
+  others: Collection[str] = (),
 ) -> list[Finding]:
   """What is wrong with landmarks.
 
   Args: sizes: width and height of every picture that can be read. flip_pairs: indices of the
-  landmarks that mirroring exchanges.
+  landmarks that mirroring exchanges. others: files whose extension is not read.
   """
   files = [file for file in labels.points if file in sizes]
   points = np.array([labels.points[file] for file in files]).reshape(-1, len(labels.names), 2)
@@ -51,7 +53,9 @@ def findings(
   found = {
     'pictures without labels': [[Item(file)] for file in sizes if file not in labels.points],
     'labels without a picture': [
-      [Item(file, labels.places[file])] for file in labels.points if file not in sizes
+      [Item(file, labels.places[file] + (UNREAD if file in others else ''))]
+      for file in labels.points
+      if file not in sizes
     ],
     'points outside': _noted(files, _outside(points, size, labels.names)),
     'equal points': _noted(files, _equal(points, labels.names)),

@@ -24,6 +24,7 @@ from landmarks_jax.runtime import run_folder
 
 EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 EXTENSIONS += ('.ppm', '.pgm')
+VIDEOS = '.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv'
 TABLES = '.csv', '.json', '.txt'  # of labels, mostly
 CROPS = ('centre', 'pad', 'squash')
 # What commands made: a run, and what match writes. Pictures in there are drawings.
@@ -230,15 +231,25 @@ def find_kinds(folder: pathlib.Path) -> tuple[tuple[str, ...], dict[str, list[st
     known = ' '.join(EXTENSIONS)
     kinds = collections.Counter(_extension(file) or 'without extension' for file in files)
     most = ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
+    videos = [file for file in files if _extension(file) in VIDEOS]
     raise FileNotFoundError(
       f'{folder} has no pictures in it or below it (looked for {known}, not in runs'
       + (f'; found {most})' if most else ')')
+      + (f'; save frames: ffmpeg -i {videos[0]} -vf fps=1 FOLDER/%06d.png' if videos else '')
     )
   others = collections.defaultdict(list)
   for file in files:
     if _extension(file) not in (*EXTENSIONS, *TABLES):
       others[_extension(file)].append(file)
   return found, dict(sorted(others.items()))
+
+
+def why_absent(file: str, folder: pathlib.Path) -> str:
+  """Why `find` does not have a file that labels name."""
+  if _extension(file) not in EXTENSIONS and (folder / file).is_file():
+    kind = _extension(file) or 'a file without extension'
+    return f'{file!r} is there, but {kind} is not read; save it as JPEG or PNG'
+  return f'there is no picture {file!r} in {folder}'
 
 
 def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:
@@ -347,7 +358,7 @@ def _with_labels(
   absent = [file for file in table.places if file not in present]
   if absent:
     raise FileNotFoundError(
-      f'{table.path}, {table.places[absent[0]]}: there is no picture {absent[0]!r} in {folder}'
+      f'{table.path}, {table.places[absent[0]]}: {why_absent(absent[0], folder)}'
       + (f' ({len(absent)} {table.unit}s name missing pictures)' if len(absent) > 1 else '')
     )
   without = [file for file in files if file not in table.places]

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import pathlib
+import re
 
 import numpy as np
 import simplejpeg
@@ -207,4 +208,7 @@ def _orientation(data: bytes, opened: Image.Image | None) -> int:
 def _reason(data: bytes, error: Exception) -> str:
   if isinstance(error, Image.UnidentifiedImageError):
     return 'not a picture in a known format' + (f', it starts with {data[:20]!r}' if data else '')
+  if isinstance(error, Image.DecompressionBombError):
+    given, most = int(re.search(r'\d+', str(error))[0]), 2 * Image.MAX_IMAGE_PIXELS
+    return f'has {given / 1e6:,.0f} megapixels, more than the {most / 1e6:.0f} read; reduce it'
   return f'cannot be decoded ({error})'

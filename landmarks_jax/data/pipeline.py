@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data.source import BadImage, Info, Source, stacked
-from landmarks_jax.runtime import cgroups
+from landmarks_jax.runtime import cgroups, memory
 
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
@@ -214,11 +214,11 @@ def cached(
     for start in range(0, total, chunk):
       good += sum(pool.map(fill, range(start, min(start + chunk, total))))
       tell(f'{good + len(bad.found):,} of {total:,} pictures read, {len(bad.found)} of them bad')
-  memory = Cached(source.info, arrays, bad)
+  kept = Cached(source.info, arrays, bad)
   for i in bad.found:
-    for name, value in _Replacing(memory, bad)[i].items():
+    for name, value in _Replacing(kept, bad)[i].items():
       arrays[name][i] = value
-  return memory
+  return kept
 
 
 def choose_cache(
@@ -228,6 +228,7 @@ def choose_cache(
   device: int | None = None,
   reserved: int = 0,
   sharing: int = 1,
+  of: str = '',
   report: Report | None = None,
 ) -> str:
   """Where the decoded pictures of a source fit: one of CACHES, reported in a line with the sizes.
@@ -235,7 +236,8 @@ def choose_cache(
   device: bytes of free device memory; None, which rules it out, if unknown or if the device has
   none of its own. Pictures reach it through host memory, so they must fit in both. reserved: bytes
   of free host memory that will be needed for something else. sharing: the processes on this host
-  that keep pictures of their own; each may fill its part of what is free.
+  that keep pictures of their own; each may fill its part of what is free. of: the name of the
+  source, to report.
   """
   need, host = cache_bytes(source, example), free_memory()
   host = None if host is None else max(0, host // sharing - reserved)
@@ -243,11 +245,11 @@ def choose_cache(
   if host is None or need <= SHARE['host'] * host:
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
   free = {'device': device, 'host': host}
-  sizes = [f'{v / 1e9:.2f} GB of {k} memory' for k, v in free.items() if v is not None]
+  sizes = [f'{memory.amount(v)} of {k} memory' for k, v in free.items() if v is not None]
   room = f'{" and ".join(sizes) or "an unknown amount"} is free{for_each(sharing)}'
   (report or logging.info)(
-    f'{len(source):,} decoded pictures need {need / 1e9:.2f} GB; {room}; chosen: cache={chosen} '
-    f'(otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
+    f'{len(source):,} decoded pictures{of and f" of {of}"} need {memory.amount(need)}; {room}; '
+    f'chosen: cache={chosen} (otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
   )
   return chosen
 
@@ -259,9 +261,9 @@ def check_memory(total: int, need: int, *, sharing: int = 1) -> None:
   """
   free = free_memory()
   if free is not None and need > free // sharing:
-    room = f'{free / sharing / 1e9:.2f} GB is free{for_each(sharing)}'
+    room = f'{memory.amount(free // sharing)} is free{for_each(sharing)}'
     raise ValueError(
-      f'{total:,} pictures need {need / 1e9:.2f} GB of memory, but {room}; '
+      f'{total:,} pictures need {memory.amount(need)} of memory, but {room}; '
       'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
     )
 

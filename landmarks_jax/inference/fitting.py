@@ -95,7 +95,7 @@ def fit_landmarks(
   seen |= {'size': None if head == RIDGE else (FIT_PROBE | options)['size']}
   found = batches(pictures, batch_size=batch_size, progress=progress)
   labelled = features.gather(model.describer, found, **seen)
-  _warn_outside(labelled, model, labels, given)
+  _check_places(labelled, model, labels, given)
   # Rebound at once: only the joined features stay in memory during the fit.
   described = seen | {'batch_size': batch_size, 'seed': seed, 'progress': progress}
   labelled = _joined([labelled, *_copies(model, pictures, copies, **described)])
@@ -112,6 +112,7 @@ def fit_landmarks(
     skeleton=skeleton,
     scale=scale,
     crop=crop,
+    boxes=boxes is not None,
     confidence=measured,
     learned_from=[given.checksums[i] for i in range(len(given))],
   )
@@ -268,8 +269,11 @@ def _warn_without_scale(labels: PointLabels) -> None:
     )
 
 
-def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: Pictures) -> None:
-  """Warns about labels in another unit, outside their picture, or outside what the network sees."""
+def _check_places(labelled: Batch, model: Model, labels: PointLabels, pictures: Pictures) -> None:
+  """Warns about labels in another unit, outside their picture, or outside what the network sees.
+
+  Raises ValueError if more than half of them lie outside their picture.
+  """
   size = np.array([pictures.sizes[i] for i in range(len(pictures))])[:, None]
   seen, names = labels.points[labels.visible], labels.info.names
   if (size > 2).all() and len(seen) and (np.abs(seen) <= 1).all():
@@ -284,12 +288,14 @@ def _warn_outside(labelled: Batch, model: Model, labels: PointLabels, pictures: 
   if beyond.any():
     i, k = np.argwhere(beyond)[0].tolist()
     (x, y), (width, height) = labels.points[i, k], size[i, 0]
-    warnings.warn(
+    message = (
       f'{beyond.sum()} of {labels.visible.sum()} labels lie outside their picture; the first is '
       f'{names[k]} of {pictures.name(i)}, at ({x:g}, {y:g}) of {width}x{height} pixels. '
-      'Correct them; a landmark that is not visible is nan, in a CSV file two empty cells',
-      stacklevel=3,
     )
+    if beyond.sum() > labels.visible.sum() / 2:
+      raise ValueError(message + 'Were they made on pictures of another size?')
+    message += 'Correct them; a landmark that is not visible is nan, in a CSV file two empty cells'
+    warnings.warn(message, stacklevel=3)
   edge = model.side / (model.side - 1)
   outside = labelled.visible & (np.abs(labelled.points) > edge).any(-1) & ~beyond
   if outside.any():

@@ -4,13 +4,14 @@ import copy
 import functools
 import json
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 import landmarks_jax
 from landmarks_jax.contracts import Array, Batch, Pyramid, PyTree
@@ -22,10 +23,12 @@ from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.inference.pictures import (
+  Pictures,
   PointLabels,
   Scale,
   batches,
   check_facts,
+  checksum,
   distances,
   plain_scale,
 )
@@ -53,6 +56,7 @@ class LandmarkModel:
       joined by lines in drawings.
     scale: what errors are divided by, a pair of landmarks or the side of the 'frame'.
     crop: the square of a picture without a box, as in `Model`.
+    boxes: whether the pictures that the head was fitted to had boxes.
     confidence: how likely a point is to be near the true one; None: never measured.
     learned_from: checksums of the pictures that the head was fitted to, see `pictures.checksum`.
   """
@@ -67,6 +71,7 @@ class LandmarkModel:
     skeleton: Sequence[Pair] = (),
     scale: Scale = 'frame',
     crop: str = 'centre',
+    boxes: bool = False,
     confidence: Confidence | None = None,
     learned_from: Sequence[str] = (),
   ) -> None:
@@ -76,7 +81,7 @@ class LandmarkModel:
       raise ValueError(f'the head reads levels of {kernels} channels, the network has {channels}')
     self.model, self.head, self.names = model, head, tuple(names)
     self.flip_pairs, self.skeleton = _pairs(flip_pairs), _pairs(skeleton)
-    self.scale = plain_scale(scale)
+    self.scale, self.boxes = plain_scale(scale), boxes
     self.crop, self.confidence, self.learned_from = crop, confidence, tuple(learned_from)
 
   def predict(
@@ -94,7 +99,7 @@ class LandmarkModel:
 
     Raises ValueError naming the first picture that cannot be read.
     """
-    pictures = self.model.pictures(images, boxes=boxes, crop=self.crop if crop is None else crop)
+    pictures = self.pictures(images, boxes=boxes, crop=crop)
     shape = len(pictures), len(self.names)
     found = Landmarks(np.empty((*shape, 2), np.float32), np.empty(shape, np.float32))
     for batch, points, evidence in self.look(pictures, batch_size=batch_size, progress=progress):
@@ -118,21 +123,26 @@ class LandmarkModel:
     """This model with a confidence measured on labelled pictures that it did not learn from.
 
     For heads from elsewhere, or to measure the confidence again. Args: as in `fit_landmarks`.
-    Raises ValueError if errors are known for fewer than two pictures.
+    Pictures that the model learned from are left out, with a warning. Raises ValueError if errors
+    are known for fewer than two of the others.
     """
     confidences.check_tolerance(tolerance)
     labels = PointLabels.of(points, visible, names=self.names, scale=self.scale)
-    crop = self.crop if crop is None else crop
-    pictures = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
+    pictures = self.pictures(images, boxes=boxes, crop=crop, labels=labels)
     found = self.look(pictures, batch_size=batch_size, progress=progress)
-    parts = [(e, distances(p, batch)) for batch, p, e in found]
-    evidence, error = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    parts = [(e, distances(p, batch), self.knows(pictures, batch)) for batch, p, e in found]
+    evidence, error, known = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if known.any():
+      what = f'{known.sum()} of the {len(known)} pictures were learned from and are left out'
+      warnings.warn(what, stacklevel=2)
+    evidence, error = evidence[~known], error[~known]
     measured = confidences.fit(evidence, error, tolerance=tolerance)
     if measured is None:
+      others = ' that were not learned from' if known.any() else ''
       known = np.isfinite(error).any(1).sum()
       raise ValueError(
-        f'{known} of the {len(error)} pictures have visible labels and a scale={self.scale!r} to '
-        'measure errors by; expected at least 2'
+        f'{known} of the {len(error)} pictures{others} have visible labels and a '
+        f'scale={self.scale!r} to measure errors by; expected at least 2'
       )
     return self.with_confidence(measured)
 
@@ -156,6 +166,41 @@ class LandmarkModel:
       points, evidence = (np.asarray(x, np.float32)[batch.valid] for x in found)
       read = jax.tree.map(lambda x, keep=batch.valid: x[keep], batch)
       yield read, points * zoom, evidence
+
+  def pictures(
+    self, images: Any, *, boxes: Any = None, crop: str | None = None, labels: Any = None
+  ) -> Pictures:
+    """`Model.pictures`, by default with the crop of the fit; warns if they are cut otherwise."""
+    crop = self.crop if crop is None else crop
+    found = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
+    if difference := self.other_cut(boxes=boxes is not None, crop=crop):
+      warnings.warn(difference, stacklevel=3)
+    return found
+
+  def other_cut(self, *, boxes: bool, crop: str) -> str | None:
+    """How pictures are cut otherwise than those of the fit, for a warning; None if they are not.
+
+    Boxes are no difference to a fit without: they may show the object as large as it was there.
+    """
+    if boxes:
+      return None
+    if self.boxes:
+      return (
+        'the landmark model was fitted on boxes, and without them the object fills the square '
+        'less: landmarks will be wrong, and their confidence does not tell; give boxes, unless the '
+        'pictures are cut out already'
+      )
+    if crop == self.crop:
+      return None
+    return f'{crop=}, but the landmark model was fitted on crop={self.crop!r}; expect worse points'
+
+  def knows(self, pictures: Pictures, batch: Batch) -> Bool[np.ndarray, ' B']:
+    """Which labelled pictures of a batch the head was fitted to."""
+    # By the whole picture, whatever is cut out of it; models of earlier versions know the frame.
+    whole = [pictures.checksums[row] for row in batch.index.tolist()]
+    both = zip(whole, map(checksum, batch.image), strict=True)
+    known = set(self.learned_from)
+    return np.array([not known.isdisjoint(one) for one in both], bool)
 
   def judge(self, evidence: Float[np.ndarray, 'B K E']) -> Float[np.ndarray, 'B K']:
     """Confidence from evidence of doubt."""
@@ -185,6 +230,7 @@ class LandmarkModel:
       'frame': self.model.frame,
       'margin': self.model.margin,
       'crop': self.crop,
+      'boxes': self.boxes,
       'head': self.head.kind,
       'head_options': dict(self.head.options),
       'confidence': None if self.confidence is None else self.confidence.facts(),
@@ -222,7 +268,7 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
     head = head_from_arrays(facts['head'], arrays, facts['head_options'])
     stated = facts['confidence']
     confidence = None if stated is None else Confidence.from_arrays(stated, judged)
-    kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop')}
+    kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop', 'boxes')}
     return LandmarkModel(
       model, head, confidence=confidence, learned_from=facts['learned_from'], **kept
     )
@@ -238,6 +284,7 @@ KINDS = {
   'frame': int,
   'margin': int,
   'crop': str,
+  'boxes': bool,
   'head': str,
   'head_options': dict,
   'confidence': dict | None,
@@ -258,6 +305,7 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
   if not isinstance(facts, dict) or facts.get('format') != FORMAT:
     found = facts.get('format') if isinstance(facts, dict) else None
     raise ValueError(f'{file} has the format {found!r}; this version reads {FORMAT}')
+  facts.setdefault('boxes', False)  # earlier versions did not say
   for name, kind in KINDS.items():
     if name not in facts or not isinstance(facts[name], kind):
       raise ValueError(f'{file} is damaged: {name} is {facts.get(name)!r:.60}')

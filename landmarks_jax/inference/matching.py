@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from landmarks_jax.contracts import Pyramid
 from landmarks_jax.evaluation import features
@@ -55,6 +55,15 @@ def match(
   return pair.match(pair.seen_points(points))
 
 
+def seen(
+  model: Model, image: Any, points: Any, *, boxes: Any = None, crop: str = 'centre'
+) -> Bool[np.ndarray, ' K']:
+  """Which points of a picture the network sees; arguments as in `match`, one box."""
+  pictures = model.pictures([image], boxes=boxes, crop=crop)
+  pictures[0]  # places the square
+  return _inside(model, pictures.from_pixels(0, np.asarray(points)) / np.float32(model.zoom))
+
+
 def consistent_points(
   model: Model,
   image_a: Any,
@@ -101,8 +110,8 @@ class _Pair:
   def seen_points(self, pixels: Float[np.ndarray, 'K 2']) -> Float[np.ndarray, 'K 2']:
     """Pixels of A, normalised in what the network sees; ValueError for a point outside."""
     points = self._pictures.from_pixels(0, pixels) / self._zoom
-    edge = self._model.side / (self._model.side - 1) + 1e-6  # a pixel reaches beyond its centre
-    for k in np.flatnonzero((np.abs(points) > edge).any(-1)):
+    edge = _edge(self._model)
+    for k in np.flatnonzero(~_inside(self._model, points)):
       low, high = self.pixels(0, np.array([[-edge, -edge], [edge, edge]], np.float32)).tolist()
       raise ValueError(
         f'points[{k}] = {np.asarray(pixels[k]).tolist()} lies outside what the network sees of the '
@@ -142,3 +151,12 @@ class _Pair:
       parts.append([np.asarray(array)[0, : len(some)] for array in found])
     points, similarity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return points.astype(np.float32), similarity.astype(np.float32)
+
+
+def _edge(model: Model) -> float:
+  """How far normalised points may be from the middle: a pixel reaches beyond its centre."""
+  return model.side / (model.side - 1) + 1e-6
+
+
+def _inside(model: Model, points: Float[np.ndarray, 'K 2']) -> Bool[np.ndarray, ' K']:
+  return (np.abs(points) <= _edge(model)).all(-1)

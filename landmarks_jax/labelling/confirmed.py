@@ -55,8 +55,11 @@ class ConfirmedLabels:
           f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r}); fix or delete '
           'that line, the others count'
         ) from error
+    before = self.landmarks
     if landmarks is not None and tuple(landmarks) != self.landmarks:
       self._add({'landmarks': self._accepted(landmarks)})
+    # Those that an earlier start did not know.
+    self.added = tuple(name for name in self.landmarks if before and name not in before)
     if not self.landmarks:
       raise ValueError('there are no landmarks to place; name them: --landmarks="left eye,nose"')
 

@@ -28,6 +28,7 @@ def write(session: Session, output: pathlib.Path) -> dict[str, Any]:
 
   Returns a summary. Only pictures with all their landmarks count as labelled. Raises ValueError if
   there are none, and OSError saying what could not be written; the earlier file is then intact.
+  Before the first fit only confirmed labels are written, and ValueError says so.
   """
   with _writing:
     return _write(session, output)
@@ -37,15 +38,23 @@ def _write(session: Session, output: pathlib.Path) -> dict[str, Any]:
   labelled = session.labelled()
   if not labelled:
     raise ValueError('no picture has all its landmarks yet: there is nothing to export')
+  waits = session.awaits_first_fit  # asked first: it may end meanwhile
   sizes, confidence, predicted = _predictions(session, labelled)
-  names, all_of_them = session.labels.landmarks, labelled | predicted
-  for kind, numbers in (('labels', labelled), ('all', dict(sorted(all_of_them.items())))):
+  names, kinds = session.labels.landmarks, {'labels': labelled}
+  if not waits:
+    kinds['all'] = dict(sorted((labelled | predicted).items()))
+  for kind, numbers in kinds.items():
     points = {session.files.names[i]: pixels for i, pixels in numbers.items()}
     with atomic.replaced(output / FILES[f'{kind}-csv']) as part:
       landmark_csv.write(part, names, points)
     known = {name: pixels for name, pixels in points.items() if name in sizes}
     with atomic.replaced(output / FILES[f'{kind}-coco']) as part:
       coco.write(part, names, known, sizes, confidence=confidence)
+  if waits:
+    raise ValueError(
+      'the first fit is not ready: only labels.csv and labels.json are written; export again for '
+      'predictions'
+    )
   return {
     'labelled': len(labelled),
     'predicted': len(predicted),

@@ -47,8 +47,8 @@ class FrozenLearner:
     model: the network. files: the pictures. landmarks: their names; names that differ only by left
     and right are mirror images, unless the labels contradict that. crop: one of `folder.CROPS`,
     what a frame shows of a picture. keep: a folder for features, or None; see `Described`. known: a
-    model with the same landmarks, which predicts before there are labels; its pairs of mirror
-    images, if it has any that the names do not suggest, are taken as stated.
+    model with these landmarks, in any order, which predicts before there are labels; its pairs of
+    mirror images, if it has any that the names do not suggest, are taken as stated.
   """
 
   def __init__(
@@ -63,7 +63,11 @@ class FrozenLearner:
   ) -> None:
     self.model, self.files, self.crop = model, files, crop
     self.landmarks, self.flip_pairs = tuple(landmarks), folder.flip_pairs(tuple(landmarks))
-    self._guessed, self._stated = self.flip_pairs, () if known is None else known.flip_pairs
+    self._guessed, self._stated = self.flip_pairs, ()
+    if known is not None:
+      place = [self.landmarks.index(name) for name in known.names]
+      stated = tuple((place[a], place[b]) for a, b in known.flip_pairs)
+      self._stated = () if set(stated) == set(self._guessed) else stated
     self.pictures: Pictures = model.pictures(
       [str(files.path(i)) for i in range(len(files))], crop=crop
     )
@@ -144,9 +148,10 @@ class FrozenLearner:
   def _predictions(self) -> Fit:
     points, evidence = self._looked(self._known.head)
     unknown = ~self.described.done
-    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points)])
+    order = [self._known.names.index(name) for name in self.landmarks]
+    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points[:, order])])
     doubt = np.where(unknown, -np.inf, evidence[..., 0].mean(1))
-    sure = self._known.judge(evidence)
+    sure = self._known.judge(evidence)[:, order]
     return Fit(pixels, np.where(unknown[:, None], np.nan, sure).astype(np.float32), doubt)
 
   def _looked(self, head: Head) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
@@ -165,7 +170,7 @@ class FrozenLearner:
 
   def _pairs(self, points: Float[np.ndarray, 'N K 2']) -> mirrored.Pairs:
     """The pairs that are stated, or guessed and not contradicted by the labels (told once)."""
-    if self._stated not in ((), self._guessed):
+    if self._stated:
       return self._stated
     if not mirrored.contradicted(self._guessed, points):
       return self._guessed

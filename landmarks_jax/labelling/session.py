@@ -230,6 +230,11 @@ class Session:
     given = [points.get(landmark, INVISIBLE) for landmark in self.labels.landmarks]
     return np.array([nowhere if point == INVISIBLE else point for point in given], np.float64)
 
+  @property
+  def awaits_first_fit(self) -> bool:
+    """Whether predictions will come, but are not there yet."""
+    return self._thread is not None and self.fit is None and not self.status.problem
+
   def save_model(self, folder: pathlib.Path) -> str | None:
     """Writes the newest model into a new subfolder; returns its name, or None if there is none."""
     if self.status.labelled == 0:

@@ -186,9 +186,6 @@ def build(
     )
     return (labels(maps),)
 
-  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
-    return aux
-
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over the frames of n + 1 batches, as `describe` sees them."""
     image = regions.cut_centre(jnp.asarray(batch.image, float), margin)
@@ -199,4 +196,4 @@ def build(
     pair = pair_of(batch, rng)
     return jnp.stack([pair.image, pair.next])
 
-  return Method(init, training_loss, describe, after_update, calibrate=calibrate, views=pictures)
+  return Method(init, training_loss, describe, calibrate=calibrate, views=pictures)

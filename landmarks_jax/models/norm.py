@@ -157,26 +157,6 @@ def _backward(kept: PyTree, slope: Float[Array, 'G n *shape C']) -> PyTree:
 _normalised.defvjp(_forward, _backward)
 
 
-def calibrated(
-  network: nn.Module,
-  params: PyTree,
-  stats: PyTree,
-  image: Float[Array, 'B H W C'],
-  n: Int[Array, ''] | int,
-) -> PyTree:
-  """Running statistics as exact means over n + 1 batches, of which `image` is the last.
-
-  Args: network: with a `norm_momentum`, or without running statistics. stats: means over the n
-  earlier batches.
-  """
-  if not stats:
-    return stats
-  _, changed = network.clone(norm_momentum=0.0).apply(
-    {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
-  )
-  return with_one_more(stats, changed['batch_stats'], n)
-
-
 def with_one_more(stats: PyTree, new: PyTree, n: Int[Array, ''] | int) -> PyTree:
   """Means over n + 1 batches, from `stats`, those over the first n, and `new`, of the last."""
   return jax.tree.map(lambda old, new: old + (new - old) / (n + 1), stats, new)

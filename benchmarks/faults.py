@@ -71,7 +71,7 @@ def build(*, mean, std, constrain=lambda x: x) -> Method:  # noqa: ANN001
     value = ((y - jax.random.normal(rng, y.shape)) ** 2).mean()
     return value, ({'seen': aux['seen'] + y.mean(0)}, {})
 
-  return Method(init, loss, lambda *_: (), lambda params, aux, step: aux)
+  return Method(init, loss, lambda *_: ())
 
 
 def plant() -> None:

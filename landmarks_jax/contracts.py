@@ -14,9 +14,8 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 PyTree = Any  # of arrays
-Pyramid = tuple[
-  Array, ...
-]  # maps [B, h_l, w_l, C_l], coarse to fine, each covering the whole frame
+# Maps [B, h_l, w_l, C_l], coarse to fine, each covering the whole frame.
+Pyramid = tuple[Array, ...]
 
 
 class Batch(NamedTuple):
@@ -67,7 +66,8 @@ class Method(NamedTuple):
   init: Callable  # (rng, batch) -> (params, aux)
   loss: Callable  # (params, aux, batch, rng, step) -> (scalar, (aux, metrics))
   describe: Callable  # (params, aux, image [B, S, S, 3] 0..255 at network size, size) -> Pyramid
-  after_update: Callable  # (params, aux, step) -> aux; moving averages live here
+  # (params, aux, step) -> aux; moving averages live here
+  after_update: Callable = lambda params, aux, step: aux
   landmarks: Callable | None = None  # (params, aux, batch) -> (points [B, K, 2], confidence [B, K])
   calibrate: Callable | None = None  # (params, aux, batch, rng, n) -> aux; exact running statistics
   views: Callable | None = None  # (batch, rng) -> [V, B, s, s, 3] 0..255; what training sees

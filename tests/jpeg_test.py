@@ -74,18 +74,6 @@ def test_the_tables_are_libjpegs_at_every_quality():
     np.testing.assert_array_equal(tables, [theirs[0], theirs[1]])
 
 
-@pytest.mark.parametrize(('source', 'target'), [(17, 13), (17, 34), (17, 17), (23, 17), (34, 17)])
-def test_lines_are_resized_as_pillow_does(source, target):
-  side, size = 36, 40
-  line = np.random.default_rng(source).uniform(0, 255, (1, source)).astype(np.float32)
-  theirs = np.asarray(Image.fromarray(line, 'F').resize((target, 1), Image.Resampling.BILINEAR))
-  padded = np.pad(line[0], (0, side - source), constant_values=1e6)
-  matrix = jpeg.bilinear_matrix(np.array([source]), np.array([target]), side=side, size=size)
-  ours = np.asarray(matrix)[0] @ padded
-  np.testing.assert_allclose(ours[:target], theirs[0], atol=1e-2)
-  np.testing.assert_array_equal(ours[target:], ours[target - 1])
-
-
 @pytest.mark.parametrize('side', [41, 48])
 def test_noise_is_pillows_at_the_same_sides_and_qualities(side):
   sides = np.array([int(0.8 * side), side - 3, side, side + 1, int(1.4 * side), 2 * side])

@@ -215,52 +215,48 @@ def bilinear_oracle(image, y, x):
   return upper * (1 - dy) + lower * dy
 
 
-def roi_align_oracle(image, box, stride, size):
-  """Bin by bin, sample by sample."""
+def roi_align_oracle(image, box, stride):
+  """Sample by sample."""
   left, top, right, bottom = (float(edge) / stride for edge in box)
-  width, height = (max(b - a, 1.0) / size for a, b in ((left, right), (top, bottom)))
+  width, height = (max(b - a, 1.0) for a, b in ((left, right), (top, bottom)))
   across, down = int(np.ceil(width)), int(np.ceil(height))
-  out = np.zeros((size, size, image.shape[-1]))
-  for p in range(size):
-    for q in range(size):
-      for i in range(down):
-        for j in range(across):
-          y = top + p * height + (i + 0.5) * height / down
-          x = left + q * width + (j + 0.5) * width / across
-          out[p, q] += bilinear_oracle(image, y, x) / (down * across)
+  out = np.zeros(image.shape[-1])
+  for i in range(down):
+    for j in range(across):
+      y, x = top + (i + 0.5) * height / down, left + (j + 0.5) * width / across
+      out += bilinear_oracle(image, y, x) / (down * across)
   return out
 
 
-@pytest.mark.parametrize('size', [1, 2, 3])
-def test_roi_align_is_the_slow_loop(size):
-  r = np.random.default_rng(size)
+def test_roi_align_is_the_slow_loop():
+  r = np.random.default_rng(1)
   maps, stride = r.normal(size=(3, 6, 9, 4)), 16
   low = r.uniform(0, [100, 60], (3, 12, 2))
   high = low + r.uniform(0, 1, (3, 12, 2)) ** 2 * ([144, 96] - low)  # some smaller than a cell
   boxes = np.concatenate([low, high], -1)
   boxes[:, 0], boxes[:, 1] = [0, 0, 144, 96], [140, 90, 144, 96]  # all of it, and the last corner
-  roi_align = jax.jit(regions.roi_align, static_argnames=('stride', 'size'))
-  found = roi_align(np.float32(maps), np.float32(boxes), stride=stride, size=size)
-  assert found.shape == (3, 12, size, size, 4)
+  roi_align = jax.jit(regions.roi_align, static_argnames='stride')
+  found = roi_align(np.float32(maps), np.float32(boxes), stride=stride)
+  assert found.shape == (3, 12, 4)
   for image, own, given in zip(maps, boxes, found, strict=True):
-    for box, bins in zip(own, given, strict=True):
-      np.testing.assert_allclose(bins, roi_align_oracle(image, box, stride, size), atol=1e-5)
+    for box, mean in zip(own, given, strict=True):
+      np.testing.assert_allclose(mean, roi_align_oracle(image, box, stride), atol=1e-5)
 
 
 @pytest.mark.parametrize(('left', 'right', 'value'), [(0, 32, 0.5), (32, 96, 2.0), (192, 224, 6.0)])
 def test_roi_align_gives_the_values_checked_by_hand(left, right, value):
   maps = np.tile(np.arange(7, dtype=np.float32)[:, None], (1, 7, 1, 1))  # f(y, x) = x
   boxes = np.float32([[[left, 64, right, 160]]])
-  assert regions.roi_align(maps, boxes, stride=32)[0, 0, 0, 0, 0] == value
+  assert regions.roi_align(maps, boxes, stride=32)[0, 0, 0] == value
   turned = boxes[..., [1, 0, 3, 2]]
-  assert regions.roi_align(maps.transpose(0, 2, 1, 3), turned, stride=32)[0, 0, 0, 0, 0] == value
+  assert regions.roi_align(maps.transpose(0, 2, 1, 3), turned, stride=32)[0, 0, 0] == value
 
 
 def test_samples_far_outside_count_as_nothing():
   maps, stride = np.ones((1, 4, 4, 1), np.float32), 8
   boxes = np.float32([[[-80, 0, -16, 16], [-24, 0, 8, 16]]])  # beyond, and half of it beyond
-  found = regions.roi_align(maps, boxes, stride=stride)[0, :, 0, 0, 0]
-  np.testing.assert_allclose(found, [0, roi_align_oracle(maps[0], boxes[0, 1], 8, 1)[0, 0, 0]])
+  found = regions.roi_align(maps, boxes, stride=stride)[0, :, 0]
+  np.testing.assert_allclose(found, [0, roi_align_oracle(maps[0], boxes[0, 1], 8)[0]])
   assert 0 < found[1] < 1
 
 
@@ -270,10 +266,9 @@ def test_boxes_no_larger_than_the_picture_may_leave_it():
   low = r.uniform(-90, 140, (20, 2))
   boxes = np.concatenate([low, low + r.uniform(0.2, 1, (20, 2)) * [144, 96]], -1)
   boxes[:2] = [-30, 20, 114, 116], [72, -48, 216, 48]  # as large as the picture
-  for size in (1, 2):
-    found = regions.roi_align(np.float32(maps), np.float32(boxes[None]), stride=stride, size=size)
-    for box, bins in zip(boxes, found[0], strict=True):
-      np.testing.assert_allclose(bins, roi_align_oracle(maps[0], box, stride, size), atol=1e-5)
+  found = regions.roi_align(np.float32(maps), np.float32(boxes[None]), stride=stride)
+  for box, mean in zip(boxes, found[0], strict=True):
+    np.testing.assert_allclose(mean, roi_align_oracle(maps[0], box, stride), atol=1e-5)
 
 
 def test_half_precision_maps_are_pooled_in_float32():

@@ -192,6 +192,19 @@ def test_rows_of_an_interval_sum_to_one_and_stay_inside():
     np.testing.assert_array_equal(m[:, outside], 0)
 
 
+@pytest.mark.parametrize(('source', 'target'), [(17, 13), (17, 34), (17, 17), (23, 17), (34, 17)])
+def test_lines_are_resized_as_pillow_does_and_the_last_sample_repeated(source, target):
+  side, size, start = 36, 40, 2
+  line = np.random.default_rng(source).uniform(0, 255, (1, source)).astype(np.float32)
+  theirs = np.asarray(Image.fromarray(line, 'F').resize((target, 1), Image.Resampling.BILINEAR))
+  padded = np.pad(line[0], (start, side - start - source), constant_values=1e6)
+  place, samples = np.array([[start], [source]]), np.array([target])
+  matrix = sampling.interval_matrix(*place, side=side, size=size, samples=samples)
+  ours = np.asarray(matrix)[0] @ padded
+  np.testing.assert_allclose(ours[:target], theirs[0], atol=1e-2)
+  np.testing.assert_array_equal(ours[target:], ours[target - 1])
+
+
 def test_one_box_for_two_pictures_is_an_error():
   bare = sampling.crop_resize.__wrapped__
   with pytest.raises(ValueError, match=re.escape('boxes: B=1 in shape (1, 4), but image has B=2')):

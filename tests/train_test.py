@@ -87,7 +87,6 @@ def build(*, mean, std, width: int = 3, margin: int = 0, bad: tuple[int, ...] = 
     init,
     loss,
     lambda params, aux, image, size: (maps(params, image) + aux['seen'],),
-    lambda params, aux, step: aux,
     calibrate=lambda params, aux, batch, rng, n: {'seen': aux['seen'] - 1.0},
     views=lambda batch, rng: jnp.stack([jnp.asarray(batch.image, float)] * 2),
   )

@@ -92,7 +92,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step(bad):
   def init(rng, batch):
     return {'w': jnp.arange(3.0)}, {'seen': jnp.float32(1), 'key': rng, 'queue': jnp.int32(0)}
 
-  method = Method(init, loss, describe=None, after_update=lambda params, aux, step: aux)
+  method = Method(init, loss, describe=None)
   tx = optax.adam(0.1)
   good, wrong = (Batch(label=np.array(label, np.int32)) for label in ([1, 2], [4, 9]))
   rng = jax.random.key(3)

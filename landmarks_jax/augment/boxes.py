@@ -4,6 +4,8 @@ Shapes are static: every picture gets all its boxes, and a flag says whether its
 enough for the boxes to be meaningful.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, PRNGKeyArray
@@ -44,11 +46,10 @@ def shared_boxes(
   high = jnp.minimum(*(crop.box[:, :2] + crop.box[:, 2:] for crop in (first, second)))
   scale = jnp.minimum(*(side / crop.box[:, 2:] for crop in (first, second)))
   extent = jnp.round((high - low) * scale)
-  drawn = [
-    _random_intervals(rng, extent[:, axis], shape=(len(extent), count, tries), smallest=smallest)
-    for axis, rng in enumerate((rng_x, rng_y))
-  ]
-  candidates = jnp.stack([end for ends in zip(*drawn, strict=True) for end in ends], axis=-1)
+  draw = functools.partial(_random_intervals, shape=(len(extent), count, tries), smallest=smallest)
+  left, right = draw(rng_x, extent[:, 0])
+  top, bottom = draw(rng_y, extent[:, 1])
+  candidates = jnp.stack([left, top, right, bottom], axis=-1)
   boxes = first_apart(candidates, overlap=overlap)
   low, scale = (jnp.tile(x, 2)[:, None] for x in (low, scale))  # for both corners
   in_frame = low + boxes / scale

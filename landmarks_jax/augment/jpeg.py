@@ -8,11 +8,12 @@ of different sides lie in the top left corner of canvases of the same side, a mu
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
 from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.geometry.sampling import interval_matrix
 
 # Quantisation at quality 50 (ITU T.81, annex K.1), rows of vertical frequency.
 LUMA_TABLE = np.array(
@@ -52,24 +53,6 @@ def quantisation_tables(quality: Int[Array, ' B']) -> Int[Array, 'B 2 64']:
   scale = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)[:, None, None]
   tables = np.stack([LUMA_TABLE.ravel(), CHROMA_TABLE.ravel()])
   return jnp.clip((tables * scale + 50) // 100, 1, 255)
-
-
-def bilinear_matrix(
-  source: Num[Array, ' B'], target: Num[Array, ' B'], *, side: int, size: int
-) -> Float[Array, 'B {size} {side}']:
-  """Matrices that resize the first `source` pixels of a line to the first `target` of another.
-
-  Args: source, target: [B], whole numbers from 1. side, size: of the two lines, at least as large.
-
-  Pillow's bilinear: a triangle filter, as wide as the pixels of the result where these are larger
-  (antialiasing), normalised at the ends. Samples from `target` on repeat the last one.
-  """
-  scale = (source / target)[:, None, None]
-  sample = jnp.minimum(jnp.arange(size), target[:, None] - 1)[..., None]
-  distance = jnp.abs(jnp.arange(side) + 0.5 - (sample + 0.5) * scale)
-  weight = jnp.maximum(0, 1 - distance / jnp.maximum(scale, 1))
-  weight = weight * (jnp.arange(side) < source[:, None, None])
-  return weight / weight.sum(-1, keepdims=True)
 
 
 def _round(x: Float[Array, '*shape']) -> Array:
@@ -188,11 +171,11 @@ def add_noise(
   """
   shapes.check(image=(image, 'B S S 3'), sides=(sides, 'B'), quality=(quality, 'B'))
   count, side = image.shape[:2]
-  canvas, whole = _blocks_side(2 * side), jnp.full(count, side)
+  canvas, whole, start = _blocks_side(2 * side), jnp.full(count, side), jnp.zeros(count, int)
   planes = _round(at_least_float32(image).transpose(0, 3, 1, 2))
-  planes = _resize(planes, bilinear_matrix(whole, sides, side=side, size=canvas))
-  planes = _code(planes, sides, quality)
-  planes = _resize(planes, bilinear_matrix(sides, whole, side=canvas, size=side))
+  matrix = interval_matrix(start, whole, side=side, size=canvas, samples=sides)
+  planes = _code(_resize(planes, matrix), sides, quality)
+  planes = _resize(planes, interval_matrix(start, sides, side=canvas, size=side))
   return planes.transpose(0, 2, 3, 1)
 
 

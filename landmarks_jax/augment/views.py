@@ -137,23 +137,10 @@ def warp_pair(
   Specification equivariant, section 1.
   """
   rng_first, rng_second = jax.random.split(rng)
-  count = image.shape[0]
-  first = splines.random_coefficients(
-    rng_first,
-    count,
-    warp=first_bending * warp,
-    subset=first_bending * subset,
-    translation=first_affine * translation,
-    scale=first_affine * scale,
-    rotation=first_affine * rotation,
-  )
-  second = splines.random_coefficients(
-    rng_second,
-    count,
-    warp=warp,
-    subset=subset,
-    translation=translation,
-    scale=scale,
-    rotation=rotation,
-  )
+  bending = {'warp': warp, 'subset': subset}
+  affine = {'translation': translation, 'scale': scale, 'rotation': rotation}
+  weaker = {name: first_bending * value for name, value in bending.items()}
+  weaker |= {name: first_affine * value for name, value in affine.items()}
+  first = splines.random_coefficients(rng_first, len(image), **weaker)
+  second = splines.random_coefficients(rng_second, len(image), **bending, **affine)
   return warp_twice(image, first, second)

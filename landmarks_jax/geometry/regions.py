@@ -93,9 +93,8 @@ def roi_align(
   boxes: Float[Array, 'B K 4'],
   *,
   stride: float | int,
-  size: int = 1,
-) -> Float[Array, 'B K {size} {size} C']:
-  """Features of maps in boxes, pooled into size x size bins each (RoIAlign, He et al. 2017).
+) -> Float[Array, 'B K C']:
+  """The mean feature of maps in every box (RoIAlign with one bin, He et al. 2017).
 
   Args:
     maps: [B, h, w, C].
@@ -105,27 +104,26 @@ def roi_align(
     stride: pixels from one cell of the maps to the next.
 
   torchvision's roi_align with an adaptive number of samples and aligned=False: the edge at `stride`
-  pixels is the cell of index 1, and a box is at least one cell large. A bin is the mean of bilinear
-  samples on a grid, hence separable at any size: one matrix per axis of each box.
-  Specification scrl, section 4.
+  pixels is the cell of index 1, and a box is at least one cell large. The mean of bilinear samples
+  on a grid is separable: one row of weights per axis of each box. Specification scrl, section 4.
   """
   rows, columns = (
-    _bin_weights(boxes[..., axis] / stride, boxes[..., axis + 2] / stride, cells, size)
+    _interval_weights(boxes[..., axis] / stride, boxes[..., axis + 2] / stride, cells)
     for axis, cells in ((1, maps.shape[1]), (0, maps.shape[2]))
   )
-  weights = jnp.einsum('bkph,bkqw->bkpqhw', rows, columns)
-  return jnp.einsum('bkpqhw,bhwc->bkpqc', weights, maps.astype(weights.dtype))
+  weights = jnp.einsum('bkh,bkw->bkhw', rows, columns)
+  return jnp.einsum('bkhw,bhwc->bkc', weights, maps.astype(weights.dtype))
 
 
-def _bin_weights(
-  low: Float[Array, 'B K'], high: Float[Array, 'B K'], cells: int, bins: int
-) -> Float[Array, 'B K {bins} {cells}']:
-  """The weight of each of `cells` cells of a line in each of `bins` bins of an interval."""
-  low = low[..., None, None]
-  width = jnp.maximum(high[..., None, None] - low, 1) / bins
-  count = jnp.ceil(width)  # samples per bin: at least one for each cell that it covers
-  sample = jnp.arange(-(-cells // bins) + 1)  # no bin of a box as large as the picture has more
-  place = low + (jnp.arange(bins)[:, None] + (sample + 0.5) / count) * width
+def _interval_weights(
+  low: Float[Array, 'B K'], high: Float[Array, 'B K'], cells: int
+) -> Float[Array, 'B K {cells}']:
+  """The weight of each of `cells` cells of a line in the mean over an interval."""
+  low = low[..., None]
+  width = jnp.maximum(high[..., None] - low, 1)
+  count = jnp.ceil(width)  # of samples: at least one for each cell that the interval covers
+  sample = jnp.arange(cells + 1)  # no box as large as the picture has more
+  place = low + (sample + 0.5) / count * width
   taken = (sample < count) & (place >= -1) & (place <= cells)
   place = jnp.clip(place, 0, cells - 1)[..., None]
   weight = jnp.maximum(0, 1 - jnp.abs(place - jnp.arange(cells)))

@@ -1,7 +1,7 @@
 """Resampling: gathers at arbitrary positions, and axis-aligned crops as two matrix products."""
 
 import jax.numpy as jnp
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
@@ -41,19 +41,30 @@ def bilinear(
 
 
 def interval_matrix(
-  start: Num[Array, ' B'], extent: Num[Array, ' B'], *, side: int, size: int
+  start: Num[Array, ' B'],
+  extent: Num[Array, ' B'],
+  *,
+  side: int,
+  size: int,
+  samples: Int[Array, ' B'] | None = None,
 ) -> Float[Array, 'B {size} {side}']:
   """Matrices that cut [start, start + extent) pixels of a line and stretch it to `size` samples.
 
-  Args: start, extent: [B], whole pixels inside the line. side: of the line. size: of the result.
+  Args:
+    start, extent: [B], whole pixels inside the line.
+    side: of the line. size: of the result.
+    samples: [B], from 1, how many of `size` the interval is stretched to; later ones repeat the
+      last of them. None is all.
 
   Resizes as Pillow does a cropped picture: a triangle filter on half-pixel centres, as wide as the
   samples where they are larger than pixels (antialiasing), normalised over the interval's pixels.
   """
   dtype = jnp.result_type(start, extent, float)  # sums of unsigned numbers would wrap around
   start, extent = (x.astype(dtype)[:, None, None] for x in (start, extent))
-  scale = extent / size
-  centre = start + (jnp.arange(size) + 0.5)[:, None] * scale - 0.5
+  samples = size if samples is None else samples[:, None, None]
+  scale = extent / samples
+  sample = jnp.minimum(jnp.arange(size)[:, None], samples - 1)
+  centre = start + (sample + 0.5) * scale - 0.5
   pixel = jnp.arange(side)
   weight = jnp.maximum(0, 1 - jnp.abs(centre - pixel) / jnp.maximum(scale, 1))
   weight = weight * ((pixel >= start) & (pixel < start + extent))

@@ -21,7 +21,7 @@ from landmarks_jax.contracts import Array, Batch, Method, Pair, Pyramid, PyTree
 from landmarks_jax.dtypes import dtype_of
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import hourglass, smallnet
-from landmarks_jax.models.norm import calibrated
+from landmarks_jax.models.backbone import Backbone
 
 NETWORKS = (*smallnet.LAYERS, 'hourglass')
 LOSSES = ('distance', 'nll')
@@ -110,9 +110,10 @@ def build(
     if scaled and normalise:
       raise ValueError('normalise=True undoes scaled=True; choose one')
     common |= {'stacks': stacks, 'blocks': blocks, 'norm': norm, 'scaled_output': scaled}
-    backbone = hourglass.Hourglass(widths=widths, **common)
+    module = hourglass.Hourglass(widths=widths, **common)
   else:
-    backbone = smallnet.SmallNet(layers=network, width=width, leak=leak, **common)
+    module = smallnet.SmallNet(layers=network, width=width, leak=leak, **common)
+  backbone = Backbone(module, mean, std)
   compare = {
     'distance': functools.partial(losses.equivariance_distance, gamma=gamma),
     'nll': losses.equivariance_nll,
@@ -149,7 +150,7 @@ def build(
 
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
     image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)
-    variables = backbone.init(rng, image, train=False)
+    variables = module.init(rng, image, train=False)
     return variables['params'], {'stats': variables.get('batch_stats', {})}
 
   def training_loss(
@@ -159,12 +160,7 @@ def build(
     # A picture and its next are adjacent, so that they share a norm group and a device.
     both = jnp.stack([pair.image, pair.next], axis=1)
     both = constrain(both.reshape(-1, *both.shape[2:]))
-    (maps,), changed = backbone.apply(
-      {'params': params, 'batch_stats': aux['stats']},
-      colour.standardise(both, mean=mean, std=std),
-      train=True,
-      mutable=['batch_stats'],
-    )
+    (maps,), stats = backbone.train(params, aux['stats'], backbone.standardised(both))
     maps = losses.unit(maps) if normalise else maps
     query, key = maps.reshape(-1, 2, *maps.shape[1:]).swapaxes(0, 1)
     if exchange:
@@ -173,26 +169,18 @@ def build(
     cost = compare(query, key, pair.flow, pair.flow_valid, temperature=temperature)
     value = losses.mean_of_valid(cost, batch.valid)
     metrics = {'matched': pair.flow_valid.mean()}
-    return value, (aux | {'stats': changed.get('batch_stats', {})}, metrics)
+    return value, (aux | {'stats': stats}, metrics)
 
   def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
-    return backbone.apply(
-      {'params': params, 'batch_stats': aux['stats']},
-      colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
-      train=False,
-    )
-
-  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
-    return aux
+    return backbone.describe(params, aux['stats'], image)
 
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over the frames of n + 1 batches, as `describe` sees them."""
-    image = regions.cut_centre(jnp.asarray(batch.image, float), margin)
-    image = colour.standardise(image, mean=mean, std=std)
-    return aux | {'stats': calibrated(backbone, params, aux['stats'], image, n)}
+    image = regions.cut_centre(batch.image, margin)
+    return aux | {'stats': backbone.calibrated(params, aux['stats'], image, n)}
 
   def pictures(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B s s 3']:
     pair = pair_of(batch, rng)
     return jnp.stack([pair.image, pair.next])
 
-  return Method(init, training_loss, describe, after_update, calibrate=calibrate, views=pictures)
+  return Method(init, training_loss, describe, calibrate=calibrate, views=pictures)

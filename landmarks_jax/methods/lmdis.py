@@ -600,9 +600,6 @@ def build(
     parts['decay'] = weight_decay * decay(params)
     return sum(parts.values()), (aux | {'stats': stats}, parts)
 
-  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
-    return aux
-
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over n + 1 training batches, warped pictures included, as published."""
     pair = pair_of(batch, jax.random.fold_in(rng, n))
@@ -641,7 +638,6 @@ def build(
     init,
     loss,
     describe,
-    after_update,
     landmarks=find,
     calibrate=calibrate,
     views=pictures,

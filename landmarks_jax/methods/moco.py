@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax import losses
-from landmarks_jax.augment import colour, views
+from landmarks_jax.augment import views
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.dtypes import dtype_of
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import heads as embedding_heads
 from landmarks_jax.models import resnet, vit
-from landmarks_jax.models.norm import calibrated
+from landmarks_jax.models.backbone import Backbone
 
 NETWORKS = ('resnet', 'vit')
 
@@ -124,10 +124,11 @@ def build(
     raise ValueError(f'momentum={momentum}: expected 0 to 1')
   common = {'depth': depth, 'width': width, 'dtype': dtype_of(precision)}
   if network == 'vit':
-    backbone = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)
+    module = vit.ViT(patch=patch, heads=heads, registers=registers, grid=grid, **common)
     norm_groups = 1  # nothing to deal out, so that a batch may have any size
   else:
-    backbone = resnet.ResNet(norm_groups=norm_groups, **common)
+    module = resnet.ResNet(norm_groups=norm_groups, **common)
+  backbone = Backbone(module, mean, std)
   head = embedding_heads.EmbeddingHead(dim=dim, layers=head_layers)
   random_view = functools.partial(
     views.random_view,
@@ -141,18 +142,13 @@ def build(
 
   def embed(params: PyTree, stats: PyTree, image: Array) -> tuple[Float[Array, 'B C'], PyTree]:
     """Unit embeddings in training mode, and the running statistics after this batch."""
-    pyramid, changed = backbone.apply(
-      {'params': params['backbone'], 'batch_stats': stats},
-      colour.standardise(image, mean=mean, std=std),
-      train=True,
-      mutable=['batch_stats'],
-    )
-    return head.apply({'params': params['head']}, pyramid[0]), changed.get('batch_stats', {})
+    pyramid, stats = backbone.train(params['backbone'], stats, backbone.standardised(image))
+    return head.apply({'params': params['head']}, pyramid[0]), stats
 
   def init(rng: PRNGKeyArray, batch: Batch) -> tuple[PyTree, PyTree]:
     rng_backbone, rng_head, rng_queue = jax.random.split(rng, 3)
     image = regions.cut_centre(jnp.asarray(batch.image[:1], float), margin)
-    pyramid, variables = backbone.init_with_output(rng_backbone, image, train=False)
+    pyramid, variables = module.init_with_output(rng_backbone, image, train=False)
     top = jnp.zeros(pyramid[0].shape, float)
     params = {
       'backbone': variables['params'],
@@ -193,19 +189,12 @@ def build(
     return aux | {'key': key}
 
   def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
-    pyramid = backbone.apply(
-      {'params': params['backbone'], 'batch_stats': aux['stats']},
-      colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
-      train=False,
-    )
-    return pyramid[:levels]
+    return backbone.describe(params['backbone'], aux['stats'], image)[:levels]
 
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over the frames of n + 1 batches, as `describe` sees them."""
-    image = regions.cut_centre(jnp.asarray(batch.image, float), margin)
-    image = colour.standardise(image, mean=mean, std=std)
-    stats = calibrated(backbone, params['backbone'], aux['stats'], image, n)
-    return aux | {'stats': stats}
+    image = regions.cut_centre(batch.image, margin)
+    return aux | {'stats': backbone.calibrated(params['backbone'], aux['stats'], image, n)}
 
   def two_views(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B s s 3']:
     return jnp.stack([random_view(one, batch.image) for one in jax.random.split(rng)])

@@ -177,7 +177,4 @@ def build(
     total = summed(cost, params, (pyramid, labels, visible))
     return total / jnp.maximum(valid.sum(), 1), (aux, {})
 
-  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
-    return aux
-
-  return Method(init, loss, describe, after_update, landmarks=find)
+  return Method(init, loss, describe, landmarks=find)

@@ -168,10 +168,7 @@ def build(
     size = trained_size if size is None else size
     return (to_maps(params, look(aux, image, size), size=size),)
 
-  def after_update(params: PyTree, aux: PyTree, step: Array) -> PyTree:
-    return aux
-
   def one_view(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '1 B s s 3']:
     return jnp.asarray(view(batch, rng), float)[None]
 
-  return Method(init, loss, describe, after_update, views=one_view)
+  return Method(init, loss, describe, views=one_view)

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from landmarks_jax.augment import colour, crop, views
+from landmarks_jax.augment import crop, views
 from landmarks_jax.augment.boxes import shared_boxes
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.dtypes import at_least_float32, dtype_of
 from landmarks_jax.geometry.regions import cut_centre, roi_align
 from landmarks_jax.losses import mean_of_valid, unit
 from landmarks_jax.models import heads, resnet
-from landmarks_jax.models.norm import calibrated
+from landmarks_jax.models.backbone import Backbone
 
 
 def prediction_error(
@@ -108,13 +108,14 @@ def build(
   """
   if not 1 <= levels <= 5:
     raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
-  backbone = resnet.ResNet(
+  module = resnet.ResNet(
     depth=depth,
     width=width,
     norm_groups=norm_groups,
     output_stride=output_stride,
     dtype=dtype_of(precision),
   )
+  backbone = Backbone(module, mean, std)
   projector = predictor = heads.NormedMLP(hidden=hidden, dim=dim, norm_groups=norm_groups)
   evaluator = nn.Dense(classes)
   each = boxes if regions else 1  # vectors per view
@@ -130,11 +131,8 @@ def build(
 
   def top_map(params: PyTree, stats: PyTree, both: Array) -> tuple[Float[Array, 'n h w C'], PyTree]:
     """In training mode, and the running statistics after this batch."""
-    pyramid, changed = backbone.apply(
-      {'params': params, 'batch_stats': stats}, both, train=True, mutable=['batch_stats']
-    )
-    top = pyramid[0]
-    return at_least_float32(top), changed['batch_stats']
+    pyramid, stats = backbone.train(params, stats, both)
+    return at_least_float32(pyramid[0]), stats
 
   def boxes_of(
     rng: PRNGKeyArray, crops: tuple[Any, Any], side: int
@@ -180,7 +178,7 @@ def build(
     def network(rng: PRNGKeyArray) -> tuple[PyTree, PyTree]:
       """The weights that online and target network both have, and the running statistics."""
       rng_backbone, rng_projector = jax.random.split(rng)
-      pyramid, variables = backbone.init_with_output(rng_backbone, image, train=False)
+      pyramid, variables = module.init_with_output(rng_backbone, image, train=False)
       rows = jnp.zeros((1, pyramid[0].shape[-1]), float)
       projection = projector.init(rng_projector, rows, train=False)['params']
       return {'backbone': variables['params'], 'projector': projection}, variables['batch_stats']
@@ -206,7 +204,7 @@ def build(
     count, side = first.shape[:2]
     # The views of a picture are adjacent, so that they share a norm group and a device.
     both = jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
-    both = constrain(colour.standardise(both, mean=mean, std=std))
+    both = constrain(backbone.standardised(both))
     online, stats = top_map(params['backbone'], aux['stats'], both)
     target, _ = top_map(aux['target']['backbone'], aux['stats'], both)
     usable = jnp.ones(count, bool) if batch.valid is None else jnp.asarray(batch.valid)
@@ -246,19 +244,12 @@ def build(
     return aux | {'target': target}
 
   def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
-    pyramid = backbone.apply(
-      {'params': params['backbone'], 'batch_stats': aux['stats']},
-      colour.standardise(jnp.asarray(image, float), mean=mean, std=std),
-      train=False,
-    )
-    return pyramid[:levels]
+    return backbone.describe(params['backbone'], aux['stats'], image)[:levels]
 
   def calibrate(params: PyTree, aux: PyTree, batch: Batch, rng: PRNGKeyArray, n: Array) -> PyTree:
     """Exact means over the frames of n + 1 batches, as `describe` sees them."""
     image = cut_centre(crop.whole(jnp.asarray(batch.image, float), size=size), margin)
-    image = colour.standardise(image, mean=mean, std=std)
-    stats = calibrated(backbone, params['backbone'], aux['stats'], image, n)
-    return aux | {'stats': stats}
+    return aux | {'stats': backbone.calibrated(params['backbone'], aux['stats'], image, n)}
 
   def two_views(batch: Batch, rng: PRNGKeyArray) -> Float[Array, '2 B s s 3']:
     return jnp.stack([view for view, _ in pair(rng, batch.image)])

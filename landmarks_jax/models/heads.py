@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from landmarks_jax import losses
 from landmarks_jax.contracts import Array
 from landmarks_jax.dtypes import at_least_float32
 from landmarks_jax.models.norm import GroupedBatchNorm
@@ -32,7 +33,7 @@ class EmbeddingHead(nn.Module):
       x = nn.relu(x) if layer else x
       width = self.dim if layer == self.layers - 1 else fan_in
       x = _linear(width, fan_in, name=f'fc{layer}')(x)
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
+    return losses.unit(x)
 
 
 class NormedMLP(nn.Module):

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from landmarks_jax.contracts import Array, PyTree
 from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.losses import mean_of_valid
 from landmarks_jax.models.varying import alike
 
 
@@ -48,14 +49,12 @@ class GroupedBatchNorm(nn.Module):
     mean, var = running_mean.value, running_var.value
     if train:
       y = y.reshape(self.groups, self._group_size(x.shape), *x.shape[1:])
-      axes = tuple(range(1, y.ndim - 1))
       counted, count = None, math.prod(y.shape[1:-1])
-      mean_of = functools.partial(_mean, axes=axes)
       if valid is not None:
         counted = valid.reshape(*y.shape[:2], *[1] * (y.ndim - 2))
         y = jnp.where(counted, y, 0)  # whatever they hold
-        count = counted.sum(axes, keepdims=True) * math.prod(y.shape[2:-1])
-        mean_of = functools.partial(_mean_of_counted, axes=axes, counted=counted, count=count)
+        count = counted.sum(_inner(y), keepdims=True) * math.prod(y.shape[2:-1])
+      mean_of = functools.partial(_mean, counted=counted, count=count)
       mean = mean_of(y)
       if x.dtype.itemsize < 4:  # one pass: relative to the running mean, little cancels
         near = running_mean.value
@@ -63,7 +62,7 @@ class GroupedBatchNorm(nn.Module):
       else:  # two passes: one would cancel in float32
         var = mean_of(jnp.square(y - mean))
       if not self.is_initializing():
-        unbiased = var * (count / (count - 1 if valid is None else jnp.maximum(count - 1, 1)))
+        unbiased = var * (count / jnp.maximum(count - 1, 1))
         self._update(running_mean, mean, count)
         self._update(running_var, unbiased, count)
       y, scale, bias = alike((y, scale, bias))
@@ -78,10 +77,9 @@ class GroupedBatchNorm(nn.Module):
     old, new = running.value, jax.lax.stop_gradient(groups).reshape(-1, groups.shape[-1])
     if isinstance(count, int):
       new = new.mean(0)
-    else:  # over the groups that have valid examples
-      known = count.reshape(-1, 1) > 0
-      new = jnp.where(known, new, 0).sum(0) / jnp.maximum(known.sum(), 1)
-      new = jnp.where(known.any(), new, old)
+    else:
+      known = count.ravel() > 0  # over the groups that have valid examples
+      new = jnp.where(known.any(), mean_of_valid(new, known), old)
     running.value = (self.momentum * old + (1 - self.momentum) * new).astype(old.dtype)
 
   def _group_size(self, shape: tuple[int, ...]) -> int:
@@ -99,19 +97,19 @@ class GroupedBatchNorm(nn.Module):
     return size
 
 
-def _mean(y: Float[Array, 'G n *shape C'], *, axes: tuple[int, ...]) -> Float[Array, 'G *ones C']:
-  return y.mean(axes, keepdims=True)
+def _inner(y: Float[Array, 'G n *shape C']) -> tuple[int, ...]:
+  """The axes that a group's statistics are over: all but the group and the channel."""
+  return tuple(range(1, y.ndim - 1))
 
 
-def _mean_of_counted(
+def _mean(
   y: Float[Array, 'G n *shape C'],
   *,
-  axes: tuple[int, ...],
-  counted: Bool[Array, 'G n *ones'],
-  count: Int[Array, 'G 1 *ones'],
+  counted: Bool[Array, 'G n *ones'] | None,
+  count: Int[Array, 'G 1 *ones'] | int,
 ) -> Float[Array, 'G *ones C']:
-  """Mean over the `count` values per channel of the counted examples; 0 where there are none."""
-  return jnp.where(counted, y, 0).sum(axes, keepdims=True) / jnp.maximum(count, 1)
+  """Mean over the `count` counted values (None: all) per channel; 0 where there are none."""
+  return y.sum(_inner(y), keepdims=True, where=counted) / jnp.maximum(count, 1)
 
 
 @jax.custom_vjp
@@ -142,7 +140,7 @@ def _forward(
 
 def _backward(kept: PyTree, slope: Float[Array, 'G n *shape C']) -> PyTree:
   y, scale, (mean, deviation), counted, count = kept
-  axes = tuple(range(1, y.ndim - 1))
+  axes = _inner(y)
   if counted is not None:
     slope, count = jnp.where(counted, slope, 0), jnp.maximum(count, 1)
   centred = y - mean
@@ -157,26 +155,6 @@ def _backward(kept: PyTree, slope: Float[Array, 'G n *shape C']) -> PyTree:
 
 
 _normalised.defvjp(_forward, _backward)
-
-
-def calibrated(
-  network: nn.Module,
-  params: PyTree,
-  stats: PyTree,
-  image: Float[Array, 'B H W C'],
-  n: Int[Array, ''] | int,
-) -> PyTree:
-  """Running statistics as exact means over n + 1 batches, of which `image` is the last.
-
-  Args: network: with a `norm_momentum`, or without running statistics. stats: means over the n
-  earlier batches.
-  """
-  if not stats:
-    return stats
-  _, changed = network.clone(norm_momentum=0.0).apply(
-    {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
-  )
-  return with_one_more(stats, changed['batch_stats'], n)
 
 
 def with_one_more(stats: PyTree, new: PyTree, n: Int[Array, ''] | int) -> PyTree:

@@ -44,9 +44,8 @@ class RidgeVariables(NamedTuple):
   positions: Array  # [h, w, 2], corner-aligned
   mean_shape: Array  # [K, 2]
   sharpness: Array  # []
-  correction: (
-    Array  # [2K, 2K], of all landmarks' offsets from the mean shape; 0 predicts that shape
-  )
+  # [2K, 2K], of all landmarks' offsets from the mean shape; 0 predicts that shape
+  correction: Array
 
 
 # Candidates for the choice on held-out labels. Strengths of the ridge are in units of the Gram

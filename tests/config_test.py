@@ -95,6 +95,14 @@ for data in ('celeba', 'youtube_faces', 'synthetic_faces'):
   }
 
 
+@pytest.mark.parametrize(('steps', 'shortened'), [(None, 3), (0, 0), (2, 2), (900, 3)])
+def test_the_smoke_of_a_page_takes_few_steps_or_fewer(tmp_path, steps, shortened):
+  text = 'import ml_collections\ndef get_config(): return ml_collections.ConfigDict({{{}}})'
+  data = "'data': {'name': 'folder'}"
+  (tmp_path / 'page.py').write_text(text.format(f"'steps': {steps}, {data}"))
+  assert configs.load(f'{tmp_path}/page.py:smoke').steps == shortened
+
+
 @pytest.mark.parametrize('variant', ['', ':smoke'])
 def test_pages_that_are_compared_differ_only_in_what_is_compared(variant):
   for name, (other, expected) in NEIGHBOURS.items():

@@ -77,7 +77,8 @@ def _smoke(
   config: ml_collections.ConfigDict, changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
   with config.unlocked():
-    config.steps = min(config.get('steps', SMOKE_STEPS), SMOKE_STEPS)
+    steps = config.get('steps')  # None: as many as the optimiser's epochs take
+    config.steps = SMOKE_STEPS if steps is None else min(steps, SMOKE_STEPS)
     config.batch_size = SMOKE_BATCH
     config.log_every = config.checkpoint_every = 1
     config.data = _synthetic(config.data.to_dict())

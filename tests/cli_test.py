@@ -234,7 +234,7 @@ mistakes = {
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, ",
-  '--config.data.name=foldr': "no dataset named 'foldr'; there are: ",
+  '--config.data.name=foldr': "no dataset named 'foldr' (did you mean 'folder'?); there are: ",
   '--config.data.split=tset': "split='tset'; there are: train, ",
   '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
   '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',

@@ -1,8 +1,6 @@
 """Completes a config with the defaults of the functions that it names."""
 
-import importlib
 import inspect
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -28,11 +26,7 @@ LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_a
 
 def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
   """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
-  there = by_name.files_that_define(FOLDERS[folder], pathlib.Path(__file__).parents[1] / folder)
-  if name not in there:
-    near = configs.hint(name, there)
-    raise ValueError(f'{section}={name!r} is not known{near}; there are: {", ".join(there)}')
-  return importlib.import_module(f'landmarks_jax.{folder}.{name}')
+  return by_name.module(folder, FOLDERS[folder], name, fault=f'{section}={name!r} is not known')
 
 
 def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
@@ -89,7 +83,7 @@ def evaluations(
     section = f'config.evals.{name}'
     if 'protocol' not in options:
       there = [other for other in evals if 'protocol' in evals[other]]
-      near = configs.hint(name, there)
+      near = by_name.hint(name, there)
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
     protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
     own = ('protocol', 'data', 'every')
@@ -136,7 +130,7 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   }
   named = [name for name in scores if select == name or select.startswith(f'{name}_')]
   if not named:
-    near = configs.hint(select, scores)
+    near = by_name.hint(select, scores)
     known = ', '.join(scores)
     raise ValueError(f'config.select={select!r} is not a score{near}; there are: {known}')
   score = max(named, key=len)  # pck_paper_n5 is of pck_paper, not of pck

@@ -7,7 +7,6 @@ Changes from the command line are parsed by the annotation of the argument that 
 
 import ast
 import collections.abc
-import difflib
 import importlib.util
 import inspect
 import json
@@ -16,13 +15,13 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
 
-from landmarks_jax.runtime import atomic, run_folder
+from landmarks_jax.runtime import atomic, by_name, run_folder
 
 # Keys that may differ when a run continues, since they do not change what it computes: where its
 # files are (a file instead of none is another set), and how it keeps, reads and watches.
@@ -48,7 +47,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
     folder = file if file.is_dir() else file.parent
     near = sorted(p.name for p in folder.glob('*.py'))
     there = f'; in {folder} there are: {", ".join(near)}' if near else ''
-    raise FileNotFoundError(f'no config file {path}{hint(file.name, near)}{there}')
+    raise FileNotFoundError(f'no config file {path}{by_name.hint(file.name, near)}{there}')
   if variant not in ('', 'smoke'):
     raise ValueError(f'no variant {variant!r} of {path}; there is: smoke')
   config, changes = _import(file)
@@ -139,7 +138,9 @@ def complete(
   for key in given:
     if key not in parameters and key not in also:
       known = sorted({*parameters, *also})
-      raise ValueError(f'{section} has no {key!r}{hint(key, known)}; it has: {", ".join(known)}')
+      raise ValueError(
+        f'{section} has no {key!r}{by_name.hint(key, known)}; it has: {", ".join(known)}'
+      )
   values = {name: value for name, value in defaults(*functions).items() if name in parameters}
   values |= {name: None for name in later if name in parameters} | dict(given)
   for name, parameter in parameters.items():
@@ -206,12 +207,6 @@ def _spell(kind: Any) -> str:
     return 'a section, with KEY=VALUE in it'
   words = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'True or False'}
   return words.get(kind, 'None' if kind in (None, type(None)) else inspect.formatannotation(kind))
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-  """' (did you mean ...?)' where a known word is near, else nothing."""
-  near = difflib.get_close_matches(word, list(known), n=1)
-  return f' (did you mean {near[0]!r}?)' if near else ''
 
 
 def plain(config: Any) -> Any:

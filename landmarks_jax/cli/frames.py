@@ -40,17 +40,14 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  name, known = values.NAME, sources.available()
-  if name not in known:
-    near = configs.hint(name, known)
-    raise ValueError(f'no dataset {name!r}{near}; there are: {", ".join(known)}')
+  name, parameters = values.NAME, _parameters(values.NAME)
   if not values.output:
     raise ValueError(f'frames {name} needs --output=DIR')
   output = pathlib.Path(values.output).expanduser()
   drafts.check_new(output)
   options = {
     key: configs.typed(f'--{key}', configs.Text(values[key].value), parameter.annotation)
-    for key, parameter in _parameters(name).items()
+    for key, parameter in parameters.items()
     if key in values and values[key].value is not None
   }
   if path := options.get('path'):

@@ -21,6 +21,7 @@ from absl import flags, logging
 import landmarks_jax
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import processes
+from landmarks_jax.runtime import by_name
 
 PROGRAM = 'python -m landmarks_jax'
 CLOSED = 128 + 13  # how shells tell of the signal SIGPIPE
@@ -66,7 +67,7 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'landmarks_jax {landmarks_jax.__version__}')
     return 0
   if name not in commands():
-    near = configs.hint(name, commands())
+    near = by_name.hint(name, commands())
     return _fail(f'no command {name!r}{near}; there are: {", ".join(commands())}')
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax require it; these flags are not global

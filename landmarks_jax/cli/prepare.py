@@ -8,7 +8,6 @@ repairs what is damaged.
 
 import contextlib
 import functools
-import importlib
 import inspect
 import pathlib
 import sys
@@ -54,10 +53,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  name, known = values.NAME, preparable()
-  if name not in known:
-    near = configs.hint(name, known)
-    raise ValueError(f'no dataset {name!r} to prepare{near}; there are: {", ".join(known)}')
+  name, parameters = values.NAME, _parameters(values.NAME)
   if not values.source or not values.output:
     raise ValueError(f'prepare {name} needs --source=DIR and --output=DIR')
   source, output = (pathlib.Path(p).expanduser() for p in (values.source, values.output))
@@ -65,7 +61,7 @@ def run(values: flags.FlagValues) -> int:
     raise FileNotFoundError(f'--source: {source} is not a folder')
   drafts.check_outside(output, 'source', source)
   options = {}
-  for key, parameter in _parameters(name).items():
+  for key, parameter in parameters.items():
     given = values[key].value if key in values else None
     if key != 'frame':
       text = parameter.default if given is None else configs.Text(given)
@@ -119,7 +115,7 @@ def prepare(
 
 
 def _module(name: str) -> types.ModuleType:
-  return importlib.import_module(f'landmarks_jax.data.{name}')
+  return by_name.module('data', 'catalogue', name, fault=f'no dataset {name!r} to prepare')
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:

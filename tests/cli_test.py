@@ -141,7 +141,7 @@ def test_help_of_evaluate_lists_the_keys_of_evaluations_alone(capsys, tmp_path, 
 def test_help_of_evaluate_takes_from_training_what_an_evaluation_of_the_run_does(capsys, tmp_path):
   (tmp_path / 'evals.py').write_text(EVALS)
   changes = ['data.name=synthetic/faces', 'data.frame=40', 'method.margin=3']
-  config = completion.complete(configs.changed(configs.load(smoke[9:]), changes), train.train)
+  config = completion.complete(configs.changed(configs.load(smoke[9:]), changes))
   configs.claim(tmp_path / 'run', config)
   where = f'--config={tmp_path}/evals.py', f'--workdir={tmp_path}/run'
   assert run('evaluate', *where, '--help') == 0
@@ -369,7 +369,7 @@ def test_an_evaluation_that_shows_another_size_than_training_is_noted():
       configs.load(smoke.removeprefix('--config=')), [f'evals.faces.margin={change}']
     )
     lines = []
-    made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+    made = experiment.Experiment(completion.complete(config), report=lines.append)
     made.resolve()
     made.check_evals()
     assert sum(told in line for line in lines) == notes
@@ -388,7 +388,7 @@ def test_an_evaluation_that_shows_another_size_than_training_is_noted():
 def test_a_path_of_pictures_that_are_rendered_is_noted(page, changes, notes):
   config = configs.changed(configs.load(f'{root}/configs/{page}'), changes)
   lines = []
-  made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+  made = experiment.Experiment(completion.complete(config), report=lines.append)
   made.note_unused_path()
   told = 'note: config.data.path=birds is not used: synthetic/faces renders its pictures'
   assert lines == [told] * notes

@@ -29,11 +29,11 @@ def smoke():
 def paper(name):
   """A page of configs/, completed."""
   page = configs.plain(configs.load(f'{root}/configs/{name}.py'))
-  return completion.complete(page, train.train)
+  return completion.complete(page)
 
 
 def completed(*changes):
-  return completion.complete(configs.changed(smoke(), changes), train.train)
+  return completion.complete(configs.changed(smoke(), changes))
 
 
 def taker(
@@ -58,9 +58,9 @@ def taker(
 @pytest.mark.parametrize('page', pages, ids=lambda page: page.stem)
 @pytest.mark.parametrize('variant', ['', ':smoke'])
 def test_every_page_is_complete_and_survives_json(page, variant):
-  config = completion.complete(configs.plain(configs.load(f'{page}{variant}')), train.train)
+  config = completion.complete(configs.plain(configs.load(f'{page}{variant}')))
   assert json.loads(json.dumps(config)) == config
-  assert completion.complete(config, train.train) == config
+  assert completion.complete(config) == config
   if config['base'] is None:  # else the network below it knows its colours
     assert config['method'].keys() >= {'name', 'mean', 'std'}
   if variant:
@@ -384,7 +384,7 @@ def test_where_the_pictures_are_is_said_once(tmp_path):
     'other': {'protocol': 'regression', 'data': {'name': 'youtube_faces_68', 'path': 'there'}},
     'faces': {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}},
   }
-  config = completion.complete(configs.changed(page, ['data.path=elsewhere']), train.train)
+  config = completion.complete(configs.changed(page, ['data.path=elsewhere']))
   paths = {name: options['data']['path'] for name, options in config['evals'].items()}
   assert config['data']['path'] == 'elsewhere'
   assert paths == {'mine': 'elsewhere', 'other': 'there', 'faces': None}
@@ -562,7 +562,7 @@ def evaluated(**options):
   """The frame and margin of an evaluation."""
   options = {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options
   config = SEEN | {'evals': {'few': options}}
-  (found,) = completion.complete(config, train.train)['evals'].values()
+  (found,) = completion.complete(config)['evals'].values()
   return found['data']['frame'], found['margin']
 
 

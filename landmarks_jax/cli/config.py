@@ -286,14 +286,14 @@ def of_run(workdir: pathlib.Path) -> dict[str, Any] | None:
 
   None if no run has begun in the folder. Raises ValueError if its config.json is damaged.
   """
-  from landmarks_jax.cli import completion, train  # late: they import this file
+  from landmarks_jax.cli import completion  # late: they import this file
 
   file = workdir / run_folder.CONFIG
   if not file.exists():
     return None
   config = run_folder.read_config(file)
   try:
-    return completion.complete(config, train.train)
+    return completion.complete(config)
   except ValueError:  # it lacks more; the differences will show what
     return config
 

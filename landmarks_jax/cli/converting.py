@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from landmarks_jax.cli import completion, drafts, provenance, train, transfer
+from landmarks_jax.cli import completion, drafts, provenance, transfer
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import TrainState
@@ -108,7 +108,7 @@ def config(
     'batch_size': PICTURES,
     'base': None if base is None else {'checkpoint': str(base)},
   }
-  return completion.complete(configs.changed(given, changes), train.train)
+  return completion.complete(configs.changed(given, changes))
 
 
 def shapes(experiment: Experiment) -> TrainState:

@@ -49,9 +49,9 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
 
 def _completed(config: Mapping[str, Any], evals: Mapping[str, Any]) -> dict[str, Any]:
   """The config with these evaluations, of which none selects."""
-  from landmarks_jax.cli import completion, train  # late: heavy
+  from landmarks_jax.cli import completion  # late: heavy
 
-  return completion.complete({**config, 'select': None, 'evals': evals}, train.train)
+  return completion.complete({**config, 'select': None, 'evals': evals})
 
 
 def _changed(

@@ -95,7 +95,7 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
     from landmarks_jax.cli import completion, experiment, running  # late: heavy
     from landmarks_jax.runtime import compiler, sharding
 
-    config = completion.complete(config, train)
+    config = completion.complete(config)
     if config['deterministic'] and not compiler.deterministic():
       raise ValueError(
         'config.deterministic=True: JAX uses the GPU already, and XLA reads its flags only once; '
@@ -116,7 +116,7 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
   """The config with the defaults that it leaves out."""
   from landmarks_jax.cli import completion  # late: heavy
 
-  return completion.complete(_config(values), train)
+  return completion.complete(_config(values))
 
 
 def _config(values: flags.FlagValues) -> dict[str, Any]:

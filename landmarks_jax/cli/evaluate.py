@@ -6,11 +6,12 @@ run's own, or those of another config file (--config), changed with --config.eva
 --config.data.path=DIR says where the training pictures are now.
 """
 
+import contextlib
 import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -126,10 +127,9 @@ def evaluate(
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
-  place = workdir / 'evaluations', step, config['evals']
+  results = workdir / 'evaluations'
   # Before anything is computed, to check that the folder is writable.
-  sharding.on_main(functools.partial(_claim, *place))
-  result = _result(*place)
+  result = results / sharding.on_main(lambda: _claim(results, step, config['evals']))
   state = state._replace(aux=parts.calibrated(state.params, state.aux))
   scores, shown = {}, {}
   with processes.only_main_prints():
@@ -147,18 +147,16 @@ def evaluate(
   return scores
 
 
-def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]) -> None:
-  """Makes the file that `_result` then finds, and that no command that starts now gets as well."""
+def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]) -> str:
+  """The name of the file of these evaluations, made if absent: STEP.json, STEP_2.json, ..."""
   folder.mkdir(exist_ok=True)
-  for file in _files(folder, step):
-    try:
-      with file.open('x', encoding='utf-8') as made:
-        made.write(json.dumps({'evals': evals, 'scores': {}}))
-      break
-    except FileExistsError:
-      if _holds(file, evals):
-        break
-  _note(file, evals, {})
+  for number in itertools.count(1):
+    file = folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
+    with contextlib.suppress(FileExistsError):  # also if another command made it a moment ago
+      atomic.create_text(file, json.dumps({'evals': evals, 'scores': {}}))
+    if run_folder.read_config(file).get('evals') == configs.plain(evals):
+      _note(file, evals, {})
+      return file.name
 
 
 def _note(
@@ -199,22 +197,3 @@ def _write(
     predictions=predictions,
     cost={},
   )
-
-
-def _result(
-  folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]
-) -> pathlib.Path:
-  """The first file that is free or holds the same evaluations."""
-  return next(f for f in _files(folder, step) if not f.exists() or _holds(f, evals))
-
-
-def _files(folder: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
-  """STEP.json, STEP_2.json, ..."""
-  for number in itertools.count(1):
-    yield folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
-
-
-def _holds(file: pathlib.Path, evals: Mapping[str, Mapping[str, Any]]) -> bool:
-  if not file.stat().st_size:  # of another command, which is about to write to it
-    return False
-  return run_folder.read_config(file).get('evals') == configs.plain(evals)

@@ -114,10 +114,9 @@ class Run:
 
     Also notes whether it has a checkpoint, which then gives the weights of the base, too.
     """
-    found: list[Any] = []
-    sharding.on_main(lambda: found.append(configs.of_run(self.workdir)))
-    has = run_folder.has_checkpoints(self.workdir)
-    begun, self.experiment.restores = sharding.of_main([*found, has] if found else None)
+    begun, self.experiment.restores = sharding.on_main(
+      lambda: [configs.of_run(self.workdir), run_folder.has_checkpoints(self.workdir)]
+    )
     return begun
 
   def _check_workdir(self) -> None:

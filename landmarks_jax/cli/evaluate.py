@@ -109,8 +109,6 @@ def evaluate(
   if not config['evals']:
     raise ValueError(f'{workdir} names no evaluations; give some with --config=FILE')
   folder = run_folder.weights(workdir, selected=step is None)
-  if config['base'] is not None:
-    config['base']['checkpoint'] = None  # its weights are in the checkpoint
   if config['deterministic'] and not compiler.deterministic() and sharding.is_main():
     print(
       'note: the run is deterministic, but JAX uses the GPU already: last digits may vary unless '
@@ -122,6 +120,7 @@ def evaluate(
     batch = f'the training batch of {config["batch_size"]}'
     print(f'note: {batch} does not divide over {everything.size} devices; using {mesh.size}')
   parts = experiment.Experiment(config, mesh=mesh)
+  parts.restores = True  # the checkpoint gives all weights, also of the base
   parts.check_same()
   processes.together(parts.check_evals)
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:

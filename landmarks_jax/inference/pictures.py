@@ -85,7 +85,6 @@ class Pictures:
     boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
       larger side instead.
     labels: of the same pictures.
-    names: of the pictures, for messages; paths and numbers if absent.
 
   A picture that cannot be read or framed raises BadImage when it is indexed. `placed` and `sizes`
   hold the box and (width, height) of every picture read so far, `checksums` identify the labelled
@@ -100,7 +99,6 @@ class Pictures:
     crop: str = 'centre',
     boxes: Any = None,
     labels: PointLabels | None = None,
-    names: Sequence[str] | None = None,
   ) -> None:
     self._given = _sequence(given)
     if crop not in folder.CROPS:
@@ -108,7 +106,7 @@ class Pictures:
     if labels is not None and len(labels.points) != len(self):
       raise ValueError(f'points are of {len(labels.points)} pictures, images are {len(self)}')
     self.info = NOTHING if labels is None else labels.info
-    self.frame, self.crop, self._labels, self._names = frame, crop, labels, names
+    self.frame, self.crop, self._labels = frame, crop, labels
     self._boxes = None if boxes is None else _checked_boxes(boxes, len(self))
     self.placed: dict[int, images.Box] = {}
     self.sizes: dict[int, tuple[int, int]] = {}
@@ -136,8 +134,6 @@ class Pictures:
 
   def name(self, index: int) -> str:
     """The name of a picture, for messages."""
-    if self._names is not None:
-      return self._names[index]
     one = self._given[index]
     return os.fspath(one) if isinstance(one, str | os.PathLike) else f'images[{index}]'
 
@@ -185,9 +181,7 @@ def checksum(image: UInt8[np.ndarray, 'H W 3']) -> str:
   return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
-def batches(
-  source: Any, *, batch_size: int, progress: bool | None, report: Any = None
-) -> Iterator[Batch]:
+def batches(source: Any, *, batch_size: int, progress: bool | None) -> Iterator[Batch]:
   """Batches of a whole source in order, padded to one size (`valid`), with progress on request.
 
   Args: batch_size: upper limit; fewer pictures make one batch, padded to a power of two, so that

@@ -470,9 +470,9 @@ def test_pictures_stand_with_their_own_points(tiny, tmp_path, cache):
   points = np.random.default_rng(0).normal(size=(2, 5, 2))
   index = np.array([4, 19])
   given = Predictions(points, points + 1, np.ones((2, 5), bool), np.ones(2), index)
-  found = pictures.examples(
-    parts, 'all', {'mean_shape/0': given._replace(points=0 * points), 'trained/0': given}
-  )
+  predictions = {'mean_shape/0': given._replace(points=0 * points), 'trained/0': given}
+  kind, found = pictures.shown(parts, 'all', predictions)
+  assert kind == 'landmarks'
   test = faces.source(split='test', frame=16, count=20)
   for image, i in zip(found['images'], index, strict=True):
     np.testing.assert_array_equal(image, test[i]['image'][2:14, 2:14])

@@ -11,7 +11,6 @@ import concurrent.futures
 import csv
 import os
 import pathlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from absl import flags
 
 POSITIONAL = 'DIR'
 PAGE, LIST = 'index.html', 'findings.csv'
-CHUNK, INTERVAL = 256, 5.0  # files handed to the threads at once; seconds between reports
+CHUNK = 256  # files handed to the threads at once
 SIDE = 112  # of a thumbnail in pixels
 
 
@@ -57,7 +56,7 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
       findings = [one for one in findings if one.name != audit_labels.EXCHANGED]
   _write(output, root, looks, findings, given and given[0])
   print(_table(findings))
-  print(f'the page is {output / PAGE}, the whole list {output / LIST}')
+  print(f'{len(looks):,} pictures; the page is {output / PAGE}, the whole list {output / LIST}')
   return findings
 
 
@@ -92,15 +91,12 @@ def _looks(root: pathlib.Path, files: Sequence[str]) -> Iterator[Any]:
   from landmarks_jax.data import audit as audits
   from landmarks_jax.runtime import logs
 
-  began = reported_at = time.monotonic()
+  tally = logs.Tally(len(files))
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), CHUNK):
       chunk = files[start : start + CHUNK]
       yield from pool.map(lambda file: audits.look(root, file), chunk)
-      done, now = start + len(chunk), time.monotonic()
-      if now - reported_at > INTERVAL or done == len(files):
-        print(logs.pictures_done(done, len(files), done, now - began), flush=True)
-        reported_at = now
+      tally(start + len(chunk))
 
 
 def _write(

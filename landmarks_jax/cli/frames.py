@@ -8,7 +8,6 @@ with the header file,NAME_x,NAME_y,...; `fit`, `predict`, `audit` and data/folde
 import inspect
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from landmarks_jax.data import source as sources
 
 POSITIONAL = 'NAME'
 LABELS = 'labels.csv'
-INTERVAL = 5.0  # seconds between reports
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -72,7 +70,7 @@ def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
   total = len(source)
   rows = range(total) if most is None else sources.evenly_apart(total, most).tolist()
   points, bad = {}, 0
-  began = reported_at = time.monotonic()
+  tally = logs.Tally(len(rows))
   for done, row in enumerate(rows, start=1):
     try:
       example = source[row]
@@ -86,10 +84,7 @@ def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
       pixels = coords.to_pixels(example['points'], width=image.shape[1], height=image.shape[0])
       inside = (np.abs(pixels - (len(image) - 1) / 2) <= len(image) / 2).all(-1)
       points[file] = np.where((example['visible'] & inside)[:, None], pixels, np.nan)
-    now = time.monotonic()
-    if now - reported_at > INTERVAL:
-      print(logs.pictures_done(done, len(rows), done, now - began), flush=True)
-      reported_at = now
+    tally(done)
   if points:
     landmark_csv.write(folder / LABELS, source.info.names, points)
   left = f' ({bad} could not be read)' if bad else ''

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -21,7 +20,6 @@ from landmarks_jax.data import folder, images, pipeline
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.runtime import logs
 
-INTERVAL = 5.0  # seconds between two lines of progress
 WIDEST = 8  # the widest a box may be, in multiples of the picture's larger side
 MOST_PIXELS = 2**28  # of a square padded with repeated edges
 Scale = Sequence[SupportsIndex] | Integer[np.ndarray, ' 2'] | str  # a pair of landmarks, or 'frame'
@@ -192,16 +190,13 @@ def batches(source: Any, *, batch_size: int, progress: bool | None) -> Iterator[
     raise ValueError(f'batch_size={batch_size}: expected 1 or more pictures')
   size = min(batch_size, 1 << (len(source) - 1).bit_length())
   shows = sys.stderr.isatty() if progress is None else progress
-  began = last = time.monotonic()
-  done = 0
-  options = {'on_bad_image': 'error', 'report': report}
-  with contextlib.closing(pipeline.evaluation_batches(source, batch_size=size, **options)) as found:
-    for batch in found:
+  tally = logs.Tally(len(source), file=sys.stderr)
+  found = pipeline.evaluation_batches(source, batch_size=size, on_bad_image='error')
+  with contextlib.closing(found):
+    for number, batch in enumerate(found, start=1):
       yield batch
-      done, now = min(done + size, len(source)), time.monotonic()
-      if shows and (now - last > INTERVAL or (done == len(source) and last > began)):
-        print(logs.pictures_done(done, len(source), done, now - began), file=sys.stderr, flush=True)
-        last = now
+      if shows:
+        tally(min(number * size, len(source)))
 
 
 def distances(points: Float[np.ndarray, 'B K 2'], batch: Batch) -> Float[np.ndarray, 'B K']:

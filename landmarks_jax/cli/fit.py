@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from landmarks_jax.cli import drafts, labelled
@@ -80,8 +81,6 @@ def fit(
   **options: Any,
 ) -> Any:
   """Fits the `LandmarkModel`; options: those of `fit_landmarks`."""
-  import numpy as np  # late: heavy
-
   from landmarks_jax import api
   from landmarks_jax.data import folder, mirrored
   from landmarks_jax.evaluation import few_shot

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from landmarks_jax.cli import drafts, labelled
@@ -81,8 +82,7 @@ def match(
 
   given: points of the first picture by name. options: of `landmarks_jax.match`.
   """
-  import numpy as np  # late: heavy
-  from PIL import Image
+  from PIL import Image  # late: heavy
 
   from landmarks_jax import api
   from landmarks_jax.data import images
@@ -129,8 +129,6 @@ def match(
 
 def _points(picture: pathlib.Path, file: str) -> dict[str, Any]:
   """The visible landmarks of a picture, by name."""
-  import numpy as np  # late: heavy
-
   table = labelled.read_labels(picture.parent, file)
   rows = [row for row in table.points if pathlib.PurePosixPath(row).name == picture.name]
   if len(rows) != 1:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Container, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from landmarks_jax.cli import drafts, labelled
@@ -157,8 +158,6 @@ class Prediction:
     Without any, only their number `pictures`, 0, and that of those `learned_from`. The reliability
     is absent if the model has no measured confidence.
     """
-    import numpy as np  # late: heavy
-
     from landmarks_jax import metrics
 
     predictions, learned = self._gathered()
@@ -186,8 +185,6 @@ class Prediction:
 
   def _labels(self, table: Any) -> Any:
     """The truth about all pictures; those without any have no visible landmark."""
-    import numpy as np  # late: heavy
-
     from landmarks_jax.inference.pictures import PointLabels
 
     absent = [name for name in self.model.names if name not in table.names]
@@ -202,8 +199,6 @@ class Prediction:
 
   def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
     """One picture's landmarks, and its overlay if it is among those to be shown."""
-    import numpy as np  # late: heavy
-
     from landmarks_jax.data.source import BadImage
 
     file = self.files[row]
@@ -223,8 +218,7 @@ class Prediction:
 
   def _draw(self, row: int, pixels: Any, confidence: Any) -> None:
     """Writes one picture's overlay. Raises OSError, or BadImage if it can no longer be read."""
-    import numpy as np  # late: heavy
-    from PIL import Image
+    from PIL import Image  # late: heavy
 
     from landmarks_jax.report import overlay
 
@@ -244,8 +238,6 @@ class Prediction:
 
   def _scored(self, batch: Any, points: Any, confidence: Any) -> tuple[Any, Any]:
     """The labelled pictures of a batch as Predictions, and which of them were learned from."""
-    import numpy as np  # late: heavy
-
     from landmarks_jax.contracts import Predictions
     from landmarks_jax.inference.pictures import checksum
 
@@ -263,7 +255,6 @@ class Prediction:
   def _gathered(self) -> tuple[Any, int]:
     """Predictions of all labelled pictures that were not learned from; how many were."""
     import jax  # late: heavy
-    import numpy as np
 
     given, learned = zip(*self.scored, strict=True)
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *given)

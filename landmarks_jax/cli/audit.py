@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-POSITIONAL = 'DIR'
+POSITIONAL = ('DIR',)
 PAGE, LIST = 'index.html', 'findings.csv'
 CHUNK = 256  # files handed to the threads at once
 SIDE = 112  # of a thumbnail in pixels

@@ -17,7 +17,7 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import drafts
 from landmarks_jax.data import source as sources
 
-POSITIONAL = 'NAME'
+POSITIONAL = ('NAME',)
 LABELS = 'labels.csv'
 
 

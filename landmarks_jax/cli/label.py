@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-POSITIONAL = 'DIR'
+POSITIONAL = ('DIR',)
 FOLDER = 'labels'  # in DIR
 NEEDED = "the page needs starlette and uvicorn: pip install 'landmarks_jax[label]'"
 PORTS, LAST_PORT = 20, 65535  # how many are tried

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-POSITIONAL = 'WORKDIR'
+POSITIONAL = ('WORKDIR',)
 SIDE = 160  # of every picture of the strip, in pixels
 MILLISECONDS = 120  # for which each frame of the GIF is shown
 

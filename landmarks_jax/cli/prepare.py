@@ -23,7 +23,7 @@ from landmarks_jax.cli import drafts
 from landmarks_jax.data import source as sources
 from landmarks_jax.runtime import by_name
 
-POSITIONAL = 'NAME'
+POSITIONAL = ('NAME',)
 
 
 def preparable() -> tuple[str, ...]:

@@ -123,13 +123,9 @@ def _config(values: flags.FlagValues) -> dict[str, Any]:
   return configs.changed(configs.load(values.config), values['config.KEY'].value)
 
 
+@processes.ended_by_sigterm()
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  with processes.ended_by_sigterm():
-    return _run(values)
-
-
-def _run(values: flags.FlagValues) -> int:
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = _config(values)

@@ -62,7 +62,7 @@ def test_every_command_prints_its_options(capsys, command, flag):
   assert out.startswith(commands()[command])
   assert '\n  --help: ' in out
   source = (root / f'landmarks_jax/cli/{command}.py').read_text()
-  options = re.findall(r"DEFINE_\w+\('(\w+)'", source)
+  options = re.findall(r"(?:DEFINE_\w+|paths\.define)\(\s*'(\w+)'", source)
   assert options
   for name in options:
     assert re.search(rf'\n  (--)?{name}: ', out)
@@ -276,14 +276,30 @@ def test_the_folder_one_is_in_is_refused_before_anything_is_computed(tmp_path, m
 
 
 def test_what_must_be_given_is_said(tmp_path, capsys):
-  for arguments in ([], [smoke], [f'--workdir={tmp_path}/x'], [smoke, '--workdir=']):
+  for arguments in ([], [smoke], [f'--workdir={tmp_path}/x']):
     assert run('train', *arguments) == 2
     told(capsys, 'train needs --config=FILE and --workdir=DIR')
+  assert run('train', smoke, '--workdir=') == 2
+  told(capsys, '--workdir=: expected a path')
   assert run('evaluate') == 2
   told(capsys, 'evaluate needs --workdir=DIR')
+  assert run('export', '--format=jax') == 2
+  told(capsys, 'export needs --model=RUN, --format=safetensors|torchvision|jax and --output=FILE')
   assert run('trian') == 2
   told(capsys, "no command 'trian' (did you mean 'train'?); there are: audit, ")
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  found = []
+  monkeypatch.setattr(train, 'run_config', lambda config, workdir: found.append(workdir) or {})
+  train.train('~/run', data={}, method={}, optimizer={})
+  assert found == [tmp_path / 'run']
+  assert run('audit', '~/pictures') == 2
+  told(capsys, f'{tmp_path}/pictures is not a folder')
+  assert run('audit', '~nobody-here/pictures') == 2
+  told(capsys, '~nobody-here/pictures is not a folder')
 
 
 def test_missing_pictures_are_found_before_anything_is_written(tmp_path, capsys):

@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import flags
 
+from landmarks_jax.cli import paths
+
 POSITIONAL = ('DIR',)
 PAGE, LIST = 'index.html', 'findings.csv'
 CHUNK = 256  # files handed to the threads at once
@@ -24,18 +26,17 @@ SIDE = 112  # of a thumbnail in pixels
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('DIR', None, 'Folder of pictures.', flag_values=values)
+  paths.define('DIR', 'Folder of pictures.', values)
   what = 'CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
   what = 'Folder that is made; audit_NAME here, for a folder NAME, if absent.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   return list(argv)
 
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  root = pathlib.Path(values.DIR).expanduser()
-  audit(root, output=_output(root, values.output), labels=values.labels)
+  audit(values.DIR, output=_output(values.DIR, values.output), labels=values.labels)
   return 0
 
 
@@ -60,9 +61,9 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
   return findings
 
 
-def _output(root: pathlib.Path, given: str | None) -> pathlib.Path:
+def _output(root: pathlib.Path, given: pathlib.Path | None) -> pathlib.Path:
   """Where to write: a folder that is new or empty, and inside DIR only if requested."""
-  output = pathlib.Path(given or f'audit_{root.resolve().name}').expanduser()
+  output = given or pathlib.Path(f'audit_{root.resolve().name}')
   if not given and output.resolve().is_relative_to(root.resolve()):
     raise ValueError(f'{output} would be written into {root} itself; say where with --output=DIR')
   if output.exists() and (not output.is_dir() or any(output.iterdir())):

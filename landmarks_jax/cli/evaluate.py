@@ -17,13 +17,13 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import processes, report, table
+from landmarks_jax.cli import paths, processes, report, table
 from landmarks_jax.runtime import atomic, run_folder
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+  paths.define('workdir', 'Folder of the run.', values)
   flags.DEFINE_integer(
     'step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values
   )
@@ -42,7 +42,7 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
   config = configs.plain(configs.load(values.config))
   evals, _ = _changed(config, values['config.KEY'].value)
   if values.workdir:
-    config = run_folder.read_config(pathlib.Path(values.workdir).expanduser() / run_folder.CONFIG)
+    config = run_folder.read_config(values.workdir / run_folder.CONFIG)
   if 'method' in config:
     return {'evals': _completed(config, evals)['evals']}
   return {'evals': completion.evaluations(evals, {}, {})}
@@ -74,13 +74,12 @@ def run(values: flags.FlagValues) -> int:
   """The command."""
   if not values.workdir:
     raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
-  workdir = pathlib.Path(values.workdir).expanduser()
-  given = run_folder.read_config(workdir / run_folder.CONFIG)
+  given = run_folder.read_config(values.workdir / run_folder.CONFIG)
   if values.config:
     given = configs.plain(configs.load(values.config))
   evals, path = _changed(given, values['config.KEY'].value)
   processes.start(values)
-  evaluate(workdir, step=values.step, evals=evals, path=path)
+  evaluate(values.workdir, step=values.step, evals=evals, path=path)
   return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import drafts
+from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
 
 POSITIONAL = ('NAME',)
@@ -25,7 +25,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options, and those of the dataset if one is named; returns `argv`."""
   known = sources.available()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
-  flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
+  paths.define('output', 'Folder that is made.', values)
   what = 'At most this many frames, evenly apart.'
   flags.DEFINE_integer('most', None, what, lower_bound=1, flag_values=values)
   for name in [argument for argument in argv if argument in known][:1]:
@@ -41,20 +41,19 @@ def run(values: flags.FlagValues) -> int:
   name, parameters = values.NAME, _parameters(values.NAME)
   if not values.output:
     raise ValueError(f'frames {name} needs --output=DIR')
-  output = pathlib.Path(values.output).expanduser()
-  drafts.check_new(output)
+  drafts.check_new(values.output)
   options = {
     key: configs.typed(f'--{key}', configs.Text(values[key].value), parameter.annotation)
     for key, parameter in parameters.items()
     if key in values and values[key].value is not None
   }
   if path := options.get('path'):
-    drafts.check_outside(output, 'path', pathlib.Path(path).expanduser())
+    drafts.check_outside(values.output, 'path', pathlib.Path(path).expanduser())
   source = sources.open_source(name, **options)
-  with drafts.draft(output) as folder:
+  with drafts.draft(values.output) as folder:
     folder.mkdir()
     written = write(source, folder, most=values.most)
-  print(f'{written} written to {output}')
+  print(f'{written} written to {values.output}')
   return 0
 
 

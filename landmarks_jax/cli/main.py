@@ -100,7 +100,7 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   rest = values([name, *argv])[1:]
   positional = getattr(command, 'POSITIONAL', ())
   for flag in positional[: len(rest)]:
-    setattr(values, flag, rest.pop(0))
+    values[flag].parse(rest.pop(0))
   if values.help:
     return values
   if rest:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from landmarks_jax.cli import drafts, labelled
+from landmarks_jax.cli import drafts, labelled, paths
 
 LANDMARKS, COCO, CONFIDENCE = 'landmarks.csv', 'landmarks.json', 'confidence.csv'
 SKIPPED, SCORES, OVERLAYS = 'skipped.csv', 'scores.json', 'overlays'
@@ -28,7 +28,7 @@ SKIPPED, SCORES, OVERLAYS = 'skipped.csv', 'scores.json', 'overlays'
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
   labelled.define_flags(values)
-  flags.DEFINE_string('model', None, 'Folder that `fit` made.', flag_values=values)
+  paths.define('model', 'Folder that `fit` made.', values)
   what = 'CSV or COCO JSON file of true landmarks, to score against.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
   what = 'At most this many pictures with the landmarks on them, evenly apart; -1 for all.'
@@ -40,16 +40,14 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  given = {name: values[name].value for name in ('model', 'images', 'output')}
-  if not all(given.values()):
+  if not (values.model and values.images and values.output):
     raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
-  root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
-  drafts.check_new(output)
-  drafts.check_outside(output, 'images', root)
+  drafts.check_new(values.output)
+  drafts.check_outside(values.output, 'images', values.images)
   prediction = Prediction(
-    pathlib.Path(given['model']).expanduser(),
-    root,
-    output,
+    values.model,
+    values.images,
+    values.output,
     labels=values.labels,
     boxes=values.boxes,
     crop=values.crop,
@@ -81,7 +79,7 @@ class Prediction:
     output: pathlib.Path,
     *,
     labels: str | None,
-    boxes: str | None,
+    boxes: pathlib.Path | None,
     crop: str | None,
     overlays: int,
   ) -> None:

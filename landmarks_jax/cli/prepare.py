@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import drafts
+from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
 from landmarks_jax.runtime import by_name
 
@@ -35,9 +35,9 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options, and those of the dataset if one is named; returns `argv`."""
   known = preparable()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
-  flags.DEFINE_string('source', None, 'Folder of the original files.', flag_values=values)
+  paths.define('source', 'Folder of the original files.', values)
   what = 'Folder that is made, or completed after an interruption.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   what = 'Threads that read; all cores if absent.'
   flags.DEFINE_integer('workers', None, what, lower_bound=1, flag_values=values)
   what = 'Side of the frame in pixels.'
@@ -56,7 +56,7 @@ def run(values: flags.FlagValues) -> int:
   name, parameters = values.NAME, _parameters(values.NAME)
   if not values.source or not values.output:
     raise ValueError(f'prepare {name} needs --source=DIR and --output=DIR')
-  source, output = (pathlib.Path(p).expanduser() for p in (values.source, values.output))
+  source, output = values.source, values.output
   if not source.is_dir():
     raise FileNotFoundError(f'--source: {source} is not a folder')
   drafts.check_outside(output, 'source', source)

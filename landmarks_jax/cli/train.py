@@ -18,13 +18,13 @@ from typing import Any, Literal
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import processes
+from landmarks_jax.cli import paths, processes
 from landmarks_jax.runtime import garbage, interruption
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', flag_values=values)
+  paths.define('workdir', 'Folder of the run; made if absent.', values)
   what = 'Folder of a run whose weights this one starts from; the same as --config.init_from.'
   flags.DEFINE_string('init_from', None, what, flag_values=values)
   processes.define_flags(values)
@@ -86,7 +86,7 @@ def train(
   Raises interruption.Preempted after SIGTERM, and KeyboardInterrupt, both once the state is saved.
   """
   given = {name: value for name, value in locals().items() if name != 'workdir'}
-  return run_config(given, pathlib.Path(workdir))
+  return run_config(given, pathlib.Path(workdir).expanduser())
 
 
 def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
@@ -134,7 +134,7 @@ def run(values: flags.FlagValues) -> int:
   processes.start(values)
   message = 'the same command continues from the last checkpoint'
   try:
-    run_config(config, pathlib.Path(values.workdir).expanduser())
+    run_config(config, values.workdir)
   except KeyboardInterrupt:
     print(f'\ninterrupted; {message}', file=sys.stderr)
     return 130

@@ -12,6 +12,7 @@ import pytest
 import landmarks_jax
 from landmarks_jax.cli import completion, drafts, evaluate, experiment, train
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.cli.main import commands, main
 
 root = pathlib.Path(__file__).parents[1]
@@ -142,7 +143,7 @@ def test_help_of_evaluate_takes_from_training_what_an_evaluation_of_the_run_does
   (tmp_path / 'evals.py').write_text(EVALS)
   changes = ['data.name=synthetic/faces', 'data.frame=40', 'method.margin=3']
   config = completion.complete(configs.changed(configs.load(smoke[9:]), changes))
-  configs.claim(tmp_path / 'run', config)
+  workdirs.claim(tmp_path / 'run', config)
   where = f'--config={tmp_path}/evals.py', f'--workdir={tmp_path}/run'
   assert run('evaluate', *where, '--help') == 0
   keys = capsys.readouterr().out.splitlines()

@@ -22,7 +22,7 @@ from landmarks_jax.cli import (
   table,
   transfer,
 )
-from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.cli.selection import Selection
 from landmarks_jax.contracts import Batch, TrainState
@@ -62,7 +62,7 @@ class Run:
     self.initial = transfer.of(experiment, workdir)
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
-    processes.claim(workdir, self.config)
+    workdirs.claim(workdir, self.config)
     self.lock = None
     sharding.on_main(self._lock)
     try:
@@ -115,12 +115,12 @@ class Run:
     Also notes whether it has a checkpoint, which then gives the weights of the base, too.
     """
     begun, self.experiment.restores = sharding.on_main(
-      lambda: [configs.of_run(self.workdir), run_folder.has_checkpoints(self.workdir)]
+      lambda: [workdirs.begun(self.workdir), run_folder.has_checkpoints(self.workdir)]
     )
     return begun
 
   def _check_workdir(self) -> None:
-    if changed := configs.check_workdir(self.workdir, self.config):
+    if changed := workdirs.check(self.workdir, self.config):
       print(f'{self.workdir} continues with {", ".join(changed)}')
 
   def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from landmarks_jax.cli import paths
+from landmarks_jax.cli import labelled, paths
 
 POSITIONAL = ('DIR',)
 FOLDER = 'labels'  # in DIR
@@ -35,7 +35,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   paths.define('output', what, values)
   what = 'Which part of a picture is seen: pad (all), centre, squash; by default as the model '
   what += 'was fitted, or pad.'
-  flags.DEFINE_string('crop', None, what, flag_values=values)
+  flags.DEFINE_enum('crop', None, labelled.CROPS, what, flag_values=values)
   what = 'Port of the page; the next free one if it is taken.'
   flags.DEFINE_integer('port', 8377, what, lower_bound=0, upper_bound=LAST_PORT, flag_values=values)
   what = 'No page: measures what choosing pictures is worth, with the labels of DIR.'
@@ -86,14 +86,11 @@ def label(
     from landmarks_jax.labelling import server
   except ModuleNotFoundError as error:
     raise ValueError(f'{error}; {NEEDED}') from error
-  from landmarks_jax.data import folder
   from landmarks_jax.labelling.confirmed import ConfirmedLabels
   from landmarks_jax.labelling.journal import Journal
   from landmarks_jax.labelling.picture_files import PictureFiles
   from landmarks_jax.labelling.session import Session
 
-  if crop not in (None, *folder.CROPS):
-    raise ValueError(f'{crop=}; expected one of {", ".join(folder.CROPS)}')
   files, (network, known) = PictureFiles(root), _models(model)
   # The lock of the journal first, then the port; only then are the landmarks written.
   with contextlib.closing(Journal(output)) as journal, _free(port) as listening:

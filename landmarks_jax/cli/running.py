@@ -247,7 +247,7 @@ class Run:
     self.late.settle()
     values = {name: float(value) for name, value in metrics.items()}
     values['learning_rate'] = self._rate(step, metrics)
-    shown = {name: values[name] for name in ('loss',)}
+    shown = {'loss': values['loss']}
     if 'skipped' in values:
       values['skipped'] = self.skipped
       shown |= {'skipped': self.skipped} if self.skipped else {}

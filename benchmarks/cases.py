@@ -31,7 +31,6 @@ import landmarks_jax.correlation
 from landmarks_jax.cli import completion
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.experiment import Experiment
-from landmarks_jax.cli.train import train
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import folder, pipeline
 from landmarks_jax.runtime import checkpoint, sharding
@@ -81,7 +80,7 @@ def configured(config: str, *, smoke: bool) -> Experiment:
   given = configs.load(f'{FOLDER.parent / "configs" / config}.py{variant}').to_dict()
   if given.get('base') and not smoke:
     given['base'] = {'method': BASE['method'] | {'margin': given['method']['margin']}}
-  experiment = Experiment(completion.complete(given, train), report=lambda line: None)
+  experiment = Experiment(completion.complete(given), report=lambda line: None)
   experiment.resolve()
   return experiment
 

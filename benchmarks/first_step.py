@@ -11,7 +11,6 @@ from landmarks_jax.runtime import garbage
 with garbage.uncollected():
   from landmarks_jax.cli import compiling, completion
   from landmarks_jax.cli.experiment import Experiment
-  from landmarks_jax.cli.train import train
 
 
 def main(folder: str, text: str) -> None:
@@ -26,7 +25,7 @@ def main(folder: str, text: str) -> None:
     'steps': 1,
   }
   with garbage.uncollected():
-    experiment = Experiment(completion.complete(config, train))
+    experiment = Experiment(completion.complete(config))
     experiment.resolve()
     experiment.check_step()
     step = compiling.step(experiment)

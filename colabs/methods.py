@@ -43,7 +43,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import landmarks_jax
-from landmarks_jax.cli import completion, experiment, train
+from landmarks_jax.cli import completion, experiment
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.data.source import open_source
@@ -85,7 +85,7 @@ def trained(name):
 
 def untrained(folder, spec, changes):
   """The same with the weights that training begins with."""
-  config = completion.complete(configs.changed(configs.load(spec), changes), train.train)
+  config = completion.complete(configs.changed(configs.load(spec), changes))
   parts = experiment.Experiment(config)
   parts.resolve()
   state = parts.init_state()

@@ -133,8 +133,7 @@ def _usage(name: str, tree: ast.Module) -> str:
   """python -m landmarks_jax NAME and what stands without dashes."""
   for node in tree.body:
     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'POSITIONAL':
-      given = ast.literal_eval(node.value)
-      words = [given] if isinstance(given, str) else given
+      words = ast.literal_eval(node.value)
       return ' '.join(['python -m landmarks_jax', name, *words, '[--options]'])
   return f'python -m landmarks_jax {name} [--options]'
 

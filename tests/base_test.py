@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from train_test import arrays, assert_same_run, on_devices, plant, rows, whole
 
-from landmarks_jax.cli import base, completion, evaluate, experiment, train
+from landmarks_jax.cli import base, completion, evaluate, experiment
 from landmarks_jax.cli.main import main
 from landmarks_jax.contracts import Batch, Method
 from landmarks_jax.runtime import checkpoint, run_folder
@@ -285,17 +285,17 @@ def test_a_base_is_needed_where_a_method_stands_on_one_and_nowhere_else(monkeypa
   data = {'name': 'synthetic/faces', 'frame': 16, 'count': 20}
   common = {'data': data, 'optimizer': {'name': 'sgd', 'learning_rate': 0.1}, 'steps': 1}
   with pytest.raises(ValueError, match=r'config\.base is missing: projection builds on a frozen'):
-    completion.complete(common | {'method': {'name': 'projection'}}, train.train)
+    completion.complete(common | {'method': {'name': 'projection'}})
   below = {'base': {'checkpoint': 'somewhere'}}
   with pytest.raises(ValueError, match=r'config\.base: moco builds on no other network'):
-    completion.complete(common | below | {'method': {'name': 'moco'}}, train.train)
+    completion.complete(common | below | {'method': {'name': 'moco'}})
 
 
 def test_a_network_on_a_network_is_no_base(stacked, tmp_path):
   assert stacked('run', '--config.steps=2') == 0
-  section = base.complete({'checkpoint': str(tmp_path / 'run')}, lambda section, options: options)
+  section = {'checkpoint': str(tmp_path / 'run'), 'step': None, 'method': None}
   with pytest.raises(ValueError, match='builds on a network of its own'):
-    base.resolve(section, lambda section, options: options)
+    base.resolve(section)
 
 
 def test_weights_of_the_right_shapes_under_other_names_are_refused(monkeypatch):

@@ -1,5 +1,6 @@
 """Boxes from a file: what is read, and what is said of a wrong line."""
 
+import pathlib
 import unicodedata
 
 import pytest
@@ -47,4 +48,4 @@ def test_boxes_find_files_whose_accents_are_written_another_way(tmp_path, there,
   there, given = (unicodedata.normalize(form, 'café.png') for form in (there, given))
   (tmp_path / there).touch()
   (tmp_path / 'boxes.csv').write_text(f'file,x0,y0,x1,y1\n{given},1,2,3,4\n', encoding='utf-8')
-  assert labelled.read_boxes(tmp_path, 'boxes.csv') == {there: (1, 2, 3, 4)}
+  assert labelled.read_boxes(tmp_path, pathlib.Path('boxes.csv')) == {there: (1, 2, 3, 4)}

@@ -1,6 +1,7 @@
 """What comes back from disk is what was saved, bit for bit, or an error that says where not."""
 
 import contextlib
+import errno
 import re
 import resource
 import subprocess
@@ -331,6 +332,27 @@ def test_resuming_where_no_step_is_whole_says_so_and_moves_nothing(folder):
     pytest.raises(checkpoint.DamagedError, match=r'no step in .* is whole: \[10, 20\] are damaged'),
   ):
     checkpoints.restore_newest(make_state(0))
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
+@pytest.mark.parametrize(
+  ('error', 'raised'),
+  [
+    (OSError(errno.EMFILE, 'Too many open files'), 'step 20 cannot be read: Too many open files'),
+    (ValueError("failed [os_error_code='116']"), 'step 20 cannot be read: Stale file handle'),
+    (MemoryError('too much'), 'too much'),
+    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 4 GB'), 'RESOURCE_EXHAUSTED: 4 GB'),
+  ],
+)
+def test_what_a_machine_lacks_for_the_moment_is_no_damage(folder, monkeypatch, error, raised):
+  def lacking(*_, **__):
+    raise error
+
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    monkeypatch.setattr(checkpoints._manager, 'restore', lacking)
+    with pytest.raises(Exception, match=raised) as caught:
+      checkpoints.restore_newest(make_state(0))
+  assert not isinstance(caught.value, checkpoint.DamagedError)
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
 
 

@@ -12,6 +12,7 @@ import pytest
 import landmarks_jax
 from landmarks_jax.cli import completion, drafts, evaluate, experiment, train
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.cli.main import commands, main
 
 root = pathlib.Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def test_every_command_prints_its_options(capsys, command, flag):
   assert out.startswith(commands()[command])
   assert '\n  --help: ' in out
   source = (root / f'landmarks_jax/cli/{command}.py').read_text()
-  options = re.findall(r"DEFINE_\w+\('(\w+)'", source)
+  options = re.findall(r"(?:DEFINE_\w+|paths\.define)\(\s*'(\w+)'", source)
   assert options
   for name in options:
     assert re.search(rf'\n  (--)?{name}: ', out)
@@ -141,8 +142,8 @@ def test_help_of_evaluate_lists_the_keys_of_evaluations_alone(capsys, tmp_path, 
 def test_help_of_evaluate_takes_from_training_what_an_evaluation_of_the_run_does(capsys, tmp_path):
   (tmp_path / 'evals.py').write_text(EVALS)
   changes = ['data.name=synthetic/faces', 'data.frame=40', 'method.margin=3']
-  config = completion.complete(configs.changed(configs.load(smoke[9:]), changes), train.train)
-  configs.claim(tmp_path / 'run', config)
+  config = completion.complete(configs.changed(configs.load(smoke[9:]), changes))
+  workdirs.claim(tmp_path / 'run', config)
   where = f'--config={tmp_path}/evals.py', f'--workdir={tmp_path}/run'
   assert run('evaluate', *where, '--help') == 0
   keys = capsys.readouterr().out.splitlines()
@@ -234,7 +235,7 @@ mistakes = {
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, ",
-  '--config.data.name=foldr': "no dataset named 'foldr'; there are: ",
+  '--config.data.name=foldr': "no dataset named 'foldr' (did you mean 'folder'?); there are: ",
   '--config.data.split=tset': "split='tset'; there are: train, ",
   '--config.batch_size=12': 'config.batch_size=12 does not divide over 8 devices; use a multiple',
   '--config.batch_size=64': 'config.batch_size=64, but there are 32 pictures',
@@ -294,14 +295,30 @@ def test_the_folder_one_is_in_is_refused_before_anything_is_computed(tmp_path, m
 
 
 def test_what_must_be_given_is_said(tmp_path, capsys):
-  for arguments in ([], [smoke], [f'--workdir={tmp_path}/x'], [smoke, '--workdir=']):
+  for arguments in ([], [smoke], [f'--workdir={tmp_path}/x']):
     assert run('train', *arguments) == 2
     told(capsys, 'train needs --config=FILE and --workdir=DIR')
+  assert run('train', smoke, '--workdir=') == 2
+  told(capsys, '--workdir=: expected a path')
   assert run('evaluate') == 2
   told(capsys, 'evaluate needs --workdir=DIR')
+  assert run('export', '--format=jax') == 2
+  told(capsys, 'export needs --model=RUN, --format=safetensors|torchvision|jax and --output=FILE')
   assert run('trian') == 2
   told(capsys, "no command 'trian' (did you mean 'train'?); there are: audit, ")
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  found = []
+  monkeypatch.setattr(train, 'run_config', lambda config, workdir: found.append(workdir) or {})
+  train.train('~/run', data={}, method={}, optimizer={})
+  assert found == [tmp_path / 'run']
+  assert run('audit', '~/pictures') == 2
+  told(capsys, f'{tmp_path}/pictures is not a folder')
+  assert run('audit', '~nobody-here/pictures') == 2
+  told(capsys, '~nobody-here/pictures is not a folder')
 
 
 def test_missing_pictures_are_found_before_anything_is_written(tmp_path, capsys):
@@ -387,7 +404,7 @@ def test_an_evaluation_that_shows_another_size_than_training_is_noted():
       configs.load(smoke.removeprefix('--config=')), [f'evals.faces.margin={change}']
     )
     lines = []
-    made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+    made = experiment.Experiment(completion.complete(config), report=lines.append)
     made.resolve()
     made.check_evals()
     assert sum(told in line for line in lines) == notes
@@ -406,7 +423,7 @@ def test_an_evaluation_that_shows_another_size_than_training_is_noted():
 def test_a_path_of_pictures_that_are_rendered_is_noted(page, changes, notes):
   config = configs.changed(configs.load(f'{root}/configs/{page}'), changes)
   lines = []
-  made = experiment.Experiment(completion.complete(config, train.train), report=lines.append)
+  made = experiment.Experiment(completion.complete(config), report=lines.append)
   made.note_unused_path()
   told = 'note: config.data.path=birds is not used: synthetic/faces renders its pictures'
   assert lines == [told] * notes

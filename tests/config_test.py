@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from landmarks_jax.cli import completion, train
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.contracts import Batch
 from landmarks_jax.methods import equivariant
 from landmarks_jax.runtime import optim, run_folder
@@ -33,11 +34,11 @@ def smoke():
 def paper(name):
   """A page of configs/, completed."""
   page = configs.plain(configs.load(f'{root}/configs/{name}.py'))
-  return completion.complete(page, train.train)
+  return completion.complete(page)
 
 
 def completed(*changes):
-  return completion.complete(configs.changed(smoke(), changes), train.train)
+  return completion.complete(configs.changed(smoke(), changes))
 
 
 def taker(
@@ -62,9 +63,9 @@ def taker(
 @pytest.mark.parametrize('page', pages, ids=lambda page: page.stem)
 @pytest.mark.parametrize('variant', ['', ':smoke'])
 def test_every_page_is_complete_and_survives_json(page, variant):
-  config = completion.complete(configs.plain(configs.load(f'{page}{variant}')), train.train)
+  config = completion.complete(configs.plain(configs.load(f'{page}{variant}')))
   assert json.loads(json.dumps(config)) == config
-  assert completion.complete(config, train.train) == config
+  assert completion.complete(config) == config
   if config['base'] is None:  # else the network below it knows its colours
     assert config['method'].keys() >= {'name', 'mean', 'std'}
   if variant:
@@ -97,6 +98,14 @@ for data in ('celeba', 'youtube_faces', 'synthetic_faces'):
     ),
     f'projection_{data}_256': (f'projection_{data}_128', SIZE),
   }
+
+
+@pytest.mark.parametrize(('steps', 'shortened'), [(None, 3), (0, 0), (2, 2), (900, 3)])
+def test_the_smoke_of_a_page_takes_few_steps_or_fewer(tmp_path, steps, shortened):
+  text = 'import ml_collections\ndef get_config(): return ml_collections.ConfigDict({{{}}})'
+  data = "'data': {'name': 'folder'}"
+  (tmp_path / 'page.py').write_text(text.format(f"'steps': {steps}, {data}"))
+  assert configs.load(f'{tmp_path}/page.py:smoke').steps == shortened
 
 
 @pytest.mark.parametrize('variant', ['', ':smoke'])
@@ -413,7 +422,7 @@ def test_where_the_pictures_are_is_said_once(tmp_path):
     'other': {'protocol': 'regression', 'data': {'name': 'youtube_faces_68', 'path': 'there'}},
     'faces': {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}},
   }
-  config = completion.complete(configs.changed(page, ['data.path=elsewhere']), train.train)
+  config = completion.complete(configs.changed(page, ['data.path=elsewhere']))
   paths = {name: options['data']['path'] for name, options in config['evals'].items()}
   assert config['data']['path'] == 'elsewhere'
   assert paths == {'mine': 'elsewhere', 'other': 'there', 'faces': None}
@@ -487,11 +496,11 @@ def test_differences_name_every_leaf_with_both_values():
 
 def test_a_workdir_belongs_to_its_config(tmp_path):
   workdir, config = tmp_path / 'deep/run', {'steps': 3, 'method': {'width': 0.5}}
-  configs.claim(workdir, config)
+  workdirs.claim(workdir, config)
   text = (workdir / 'config.json').read_text()
-  configs.claim(workdir, config)
+  workdirs.claim(workdir, config)
   with pytest.raises(ValueError, match=r'(?s)deep/run was made by another.*width: 0.5 -> 1'):
-    configs.claim(workdir, {'steps': 3, 'method': {'width': 1}})
+    workdirs.claim(workdir, {'steps': 3, 'method': {'width': 1}})
   assert (workdir / 'config.json').read_text() == text
   assert [p.name for p in workdir.iterdir()] == ['config.json']
 
@@ -499,22 +508,22 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
 def test_files_may_move_and_a_run_be_handled_otherwise(tmp_path):
   there = {'steps': 3, 'keep': 2, 'data': {'path': 'a'}, 'evals': {'few': {'data': {'path': 'a'}}}}
   here = {'steps': 3, 'keep': 5, 'data': {'path': 'b'}, 'evals': {'few': {'data': {'path': 'c'}}}}
-  configs.claim(tmp_path, there)
+  workdirs.claim(tmp_path, there)
   changed = ['data.path=b (was a)', 'evals.few.data.path=c (was a)', 'keep=5 (was 2)']
-  assert configs.check_workdir(tmp_path, here) == changed
-  configs.claim(tmp_path, here)
+  assert workdirs.check(tmp_path, here) == changed
+  workdirs.claim(tmp_path, here)
   assert json.loads((tmp_path / 'config.json').read_text()) == there
   with pytest.raises(ValueError, match=r'\(there -> here\):\n  steps: 3 -> 4\nUse another'):
-    configs.check_workdir(tmp_path, here | {'steps': 4})
+    workdirs.check(tmp_path, here | {'steps': 4})
 
 
 def test_every_key_that_may_differ_is_an_argument_of_train():
-  assert set(inspect.signature(train.train).parameters) >= configs.HANDLING
+  assert set(inspect.signature(train.train).parameters) >= workdirs.HANDLING
 
 
 def test_a_workdir_that_was_killed_while_claimed_is_still_new(tmp_path):
   (tmp_path / 'config.json.7.part').write_text('{"st')
-  configs.claim(tmp_path, {'steps': 3})
+  workdirs.claim(tmp_path, {'steps': 3})
   assert json.loads((tmp_path / 'config.json').read_text()) == {'steps': 3}
 
 
@@ -525,7 +534,7 @@ def test_of_two_processes_that_claim_a_workdir_together_one_has_it(tmp_path, mon
 
   def after_the_other(descriptor):
     monkeypatch.setattr(os, 'fsync', real)
-    configs.claim(tmp_path / 'run', {'steps': 5})
+    workdirs.claim(tmp_path / 'run', {'steps': 5})
     locks.append(run_folder.lock(tmp_path / 'run'))
     real(descriptor)
 
@@ -534,8 +543,8 @@ def test_of_two_processes_that_claim_a_workdir_together_one_has_it(tmp_path, mon
     monkeypatch.setattr(os, 'link', no_links)
   monkeypatch.setattr(os, 'fsync', after_the_other)
   with pytest.raises(ValueError, match=r'was made by another config.*\n  steps: 5 -> 3'):
-    configs.claim(tmp_path / 'run', {'steps': 3})
-  configs.claim(tmp_path / 'run', {'steps': 5})  # the same config
+    workdirs.claim(tmp_path / 'run', {'steps': 3})
+  workdirs.claim(tmp_path / 'run', {'steps': 5})  # the same config
   with pytest.raises(ValueError, match='another process trains'):
     run_folder.lock(tmp_path / 'run')
   assert os.listdir(tmp_path / 'run') == ['config.json']
@@ -546,7 +555,7 @@ def test_a_damaged_config_is_named(tmp_path):
   for text in ('{"a', '[]'):
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(ValueError, match=r'config.json is damaged'):
-      configs.claim(tmp_path, {'steps': 3})
+      workdirs.claim(tmp_path, {'steps': 3})
     assert (tmp_path / 'config.json').read_text() == text
 
 
@@ -592,7 +601,7 @@ def evaluated(**options):
   """The frame and margin of an evaluation."""
   options = {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options
   config = SEEN | {'evals': {'few': options}}
-  (found,) = completion.complete(config, train.train)['evals'].values()
+  (found,) = completion.complete(config)['evals'].values()
   return found['data']['frame'], found['margin']
 
 
@@ -644,7 +653,7 @@ def test_a_score_whose_name_begins_with_another_s_is_selected():
 def test_files_may_move_when_a_run_continues_but_not_take_the_place_of_none(tmp_path):
   def check(before, now):
     (tmp_path / 'config.json').write_text(json.dumps({'data': {'lists': before}}))
-    return configs.check_workdir(tmp_path, {'data': {'lists': now}})
+    return workdirs.check(tmp_path, {'data': {'lists': now}})
 
   assert check('here', 'there') == ['data.lists=there (was here)']
   for before, now in ((None, 'there'), ('here', None)):

@@ -18,7 +18,7 @@ from published_test import FILES, dve, golden, part, projector, regressor
 
 import landmarks_jax
 from landmarks_jax.cli import base as bases
-from landmarks_jax.cli import completion, experiment, train, transfer
+from landmarks_jax.cli import completion, experiment, transfer
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.inference import model
@@ -201,7 +201,7 @@ def test_a_run_says_where_its_weights_are_from(runs, tmp_path):
   assert metadata['config'] == config
   (line,) = (tmp_path / 'run/provenance.jsonl').read_text().splitlines()
   assert json.loads(line)['source'] == source
-  assert completion.complete(config, train.train) == config
+  assert completion.complete(config) == config
   assert sorted(path.name for path in tmp_path.iterdir()) == ['run', 'x.pth']
 
 
@@ -264,7 +264,7 @@ def test_a_converted_run_is_evaluated_as_any_other(small, tmp_path, capsys):
 def test_a_run_starts_from_a_converted_one(small, tmp_path):
   config = json.loads((small / 'config.json').read_text())
   config |= {'init_from': str(small), 'steps': 1, 'seed': 3}
-  parts = experiment.Experiment(completion.complete(config, train.train))
+  parts = experiment.Experiment(completion.complete(config))
   weights = transfer.of(parts, tmp_path)
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts.shapes(1)[0])
   params, aux, told = transfer.start(weights, state.params, state.aux)
@@ -279,7 +279,7 @@ def test_a_converted_run_is_the_base_of_another(small):
     configs.plain(configs.load(f'{ROOT}/configs/projection_synthetic_faces_64.py:smoke')),
     [f'base.checkpoint={small}', 'base.method=None', 'method.margin=15', 'data.frame=100'],
   )
-  parts = experiment.Experiment(completion.complete(config, train.train))
+  parts = experiment.Experiment(completion.complete(config))
   parts.resolve()
   stored, base = bases.read(small), parts._base[1].variables
   jax.tree.map(np.testing.assert_array_equal, base, (stored['params'], stored['aux']))

@@ -24,7 +24,7 @@ from PIL import Image
 from train_test import on_devices
 
 import landmarks_jax
-from landmarks_jax.cli import completion, label, train
+from landmarks_jax.cli import completion, label
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import main as cli
 from landmarks_jax.interop import landmark_csv
@@ -96,12 +96,12 @@ def check(arguments):
     return
   given = configs.plain(configs.load(spec))
   if arguments[0] == 'train':
-    completion.complete(configs.changed(given, changes), train.train)
+    completion.complete(configs.changed(given, changes))
     return
   changed = configs.changed({'evals': given['evals']}, [c for c in changes if c[:5] == 'evals'])
   assert [c for c in changes if c[:5] != 'evals' and not c.startswith('data.path=')] == []
   page = configs.plain(configs.load('configs/demo.py')) | {'data': given['data']} | changed
-  completion.complete(page, train.train)
+  completion.complete(page)
 
 
 def benchmark(words):

@@ -141,13 +141,12 @@ def test_commands_that_start_at_the_same_moment_get_a_file_each(tmp_path, monkey
 
   def slow(*given, **options):
     monkeypatch.setattr(json, 'dumps', write)
-    evaluate._claim(tmp_path, 6, other)  # when mine has found its file and not yet written to it
+    assert evaluate._claim(tmp_path, 6, other) == '6.json'  # while mine is about to write it
     return write(*given, **options)
 
   monkeypatch.setattr(json, 'dumps', slow)
-  evaluate._claim(tmp_path, 6, mine)
-  for evals, name in ((mine, '6.json'), (other, '6_2.json')):
-    assert evaluate._result(tmp_path, 6, evals) == tmp_path / name
+  assert evaluate._claim(tmp_path, 6, mine) == '6_2.json'
+  for evals, name in ((other, '6.json'), (mine, '6_2.json')):
     assert json.loads((tmp_path / name).read_text()) == {'evals': evals, 'scores': {}}
 
 

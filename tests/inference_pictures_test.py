@@ -177,7 +177,7 @@ def test_batches_have_one_size_and_leave_nothing_out(model):
 
 
 def test_progress_is_told_where_it_is_asked_for(model, capsys, monkeypatch):
-  monkeypatch.setattr('landmarks_jax.inference.pictures.INTERVAL', 0)
+  monkeypatch.setattr('landmarks_jax.runtime.logs.INTERVAL', 0)
   given = [smooth(20, 20, i) for i in range(5)]
   model.describe(given, batch_size=2)
   assert capsys.readouterr().err == ''

@@ -52,7 +52,7 @@ def told(capsys):
     (['DIR', '--simulate'], '--simulate needs --model=RUN'),
     (['DIR', '--simulate', '--counts=5,x', '--model=r'], '--counts=5,x: expected whole numbers'),
     (['DIR', '--simulate', '--model=nowhere'], 'nowhere holds no run'),
-    (['DIR', '--landmarks=a', '--crop=round'], "crop='round'; expected one of centre, pad, squash"),
+    (['DIR', '--landmarks=a', '--crop=round'], '--crop=round: value should be one of <centre|pad'),
   ],
 )
 def test_mistakes_are_one_line(root, capsys, arguments, said):

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from landmarks_jax.contracts import Batch, Describer
 from landmarks_jax.data.source import normaliser
+from landmarks_jax.inference import confidence, fitting
 from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
@@ -108,8 +109,10 @@ def test_confidence_is_of_the_whole_frame_where_the_network_sees_less(monkeypatc
   head = SimpleNamespace(variables=ridge.RidgeVariables((), *[None] * 5))  # not looked at
   fitted = ridge.RidgeFit(head, held_out)
   monkeypatch.setattr(ridge, 'fit_ridge', lambda *_, **__: fitted)
-  labelled = Batch(points=seen, visible=np.ones((count, 2), bool))
-  _, judge = learning.fit_head(labelled, side=model.side, zoom=model.zoom, flip_pairs=())
+  scale = np.full(count, 2 / model.zoom, np.float32)
+  labelled = Batch(points=seen, visible=np.ones((count, 2), bool), scale=scale)
+  _, judged = fitting.fit_ridge(labelled)
+  judge = confidence.fit(*judged, tolerance=learning.TOLERANCE)
   side = normaliser(seen * model.zoom, 'frame')
   error = distances(found * model.zoom, labelled._replace(points=seen * model.zoom, scale=side))
   observed = (error < judge.tolerance).mean()

@@ -58,6 +58,13 @@ def cells(path):
   return np.stack([row[4:160:8, i * 162 + 4 : i * 162 + 160 : 8] for i in range(count)])
 
 
+def test_a_tilde_is_the_home_folder(run, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir('/')
+  assert run('--picture=~/a.png', '--to=~/b.png', '--output=~/new') == 0
+  assert (tmp_path / 'new/a.png').is_file()
+
+
 def white(picture):
   y, x = np.nonzero(picture.min(-1) > 128)
   return {(int(a), int(b)) for a, b in zip(x, y, strict=True)}

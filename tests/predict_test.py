@@ -391,7 +391,7 @@ PREDICT = '--model={}/M', '--images={}/test'
     (('match', '{}/test/100.png', '{}/nil.png', '--model=RUN', '--output={}/new'), 'nil.png'),
     (('match', 'a', 'b', 'c', '--model=RUN'), "unexpected 'c'"),
     (('frames',), 'frames needs NAME'),
-    (('frames', 'facez', '--output={}/new'), "no dataset 'facez'"),
+    (('frames', 'facez', '--output={}/new'), "no dataset named 'facez'"),
     (('frames', 'synthetic/faces'), 'needs --output=DIR'),
     (('frames', 'folder', '--path={}/test', '--output={}/test/new'), '/test/new is inside --path='),
     (('frames', 'synthetic/faces', '--split=x', '--output={}/new'), "split='x'; there are"),

@@ -8,6 +8,7 @@ import pytest
 
 from landmarks_jax.data import source
 from landmarks_jax.data.source import BadImage, available, normaliser, open_source
+from landmarks_jax.runtime import by_name
 
 
 def test_datasets_are_found_by_their_files_and_helpers_are_not():
@@ -50,11 +51,12 @@ class Opened(list):
 
 def planted(monkeypatch, tmp_path, opener):
   """A dataset 'made/up' whose file is elsewhere."""
-  (tmp_path / 'made').mkdir()
-  (tmp_path / 'made/up.py').write_text('def source(\n')
-  (tmp_path / 'made/helper.py').write_text('def sources(): ...\n')
-  monkeypatch.setattr(source, 'HERE', tmp_path)
-  module = types.SimpleNamespace(source=opener)
+  (tmp_path / 'data/made').mkdir(parents=True)
+  (tmp_path / 'data/made/up.py').write_text('def source(\n')
+  (tmp_path / 'data/made/helper.py').write_text('def sources(): ...\n')
+  monkeypatch.setattr(by_name, 'PACKAGE', tmp_path)
+  module = types.ModuleType('landmarks_jax.data.made.up')
+  module.source = opener
   for name in ('landmarks_jax.data.made', 'landmarks_jax.data.made.up'):
     monkeypatch.setitem(sys.modules, name, module)
 

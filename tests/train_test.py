@@ -465,13 +465,13 @@ def test_pictures_from_any_memory_or_from_disk_give_one_result(tiny, tmp_path, c
 def test_pictures_stand_with_their_own_points(tiny, tmp_path, cache):
   config = configs.changed(configs.load(f'{tmp_path}/page.py'), [f'cache={cache}'])
   config['evals']['all']['margin'] = 2
-  parts = experiment.Experiment(completion.complete(config, train.train))
+  parts = experiment.Experiment(completion.complete(config))
   points = np.random.default_rng(0).normal(size=(2, 5, 2))
   index = np.array([4, 19])
   given = Predictions(points, points + 1, np.ones((2, 5), bool), np.ones(2), index)
-  found = pictures.examples(
-    parts, 'all', {'mean_shape/0': given._replace(points=0 * points), 'trained/0': given}
-  )
+  predictions = {'mean_shape/0': given._replace(points=0 * points), 'trained/0': given}
+  kind, found = pictures.shown(parts, 'all', predictions)
+  assert kind == 'landmarks'
   test = faces.source(split='test', frame=16, count=20)
   for image, i in zip(found['images'], index, strict=True):
     np.testing.assert_array_equal(image, test[i]['image'][2:14, 2:14])
@@ -708,7 +708,7 @@ changed = {'frame': 32, 'margin': 0, 'size': 8, 'epochs': 12, 'steps_per_epoch':
 
 def start(page, workdir, *changes):
   """Trains `:smoke` of a page in a process of its own, on one device."""
-  config = completion.complete(configs.plain(configs.load(f'{page}:smoke')), train.train)
+  config = completion.complete(configs.plain(configs.load(f'{page}:smoke')))
   keys = [key for key in configs.flat(config) if key.split('.')[-1] in changed]
   changes = *(f'--config.{key}={changed[key.split(".")[-1]]}' for key in keys), *changes
   command = 'train', f'--config={page}:smoke', f'--workdir={workdir}', *changes

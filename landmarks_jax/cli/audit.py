@@ -11,32 +11,32 @@ import concurrent.futures
 import csv
 import os
 import pathlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 
-POSITIONAL = 'DIR'
+from landmarks_jax.cli import paths
+
+POSITIONAL = ('DIR',)
 PAGE, LIST = 'index.html', 'findings.csv'
-CHUNK, INTERVAL = 256, 5.0  # files handed to the threads at once; seconds between reports
+CHUNK = 256  # files handed to the threads at once
 SIDE = 112  # of a thumbnail in pixels
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('DIR', None, 'Folder of pictures.', flag_values=values)
+  paths.define('DIR', 'Folder of pictures.', values)
   what = 'CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
   what = 'Folder that is made; audit_NAME here, for a folder NAME, if absent.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   return list(argv)
 
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  root = pathlib.Path(values.DIR).expanduser()
-  audit(root, output=_output(root, values.output), labels=values.labels)
+  audit(values.DIR, output=_output(values.DIR, values.output), labels=values.labels)
   return 0
 
 
@@ -58,13 +58,13 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
       findings = [one for one in findings if one.name != audit_labels.EXCHANGED]
   _write(output, root, looks, findings, given and given[0])
   print(_table(findings))
-  print(f'the page is {output / PAGE}, the whole list {output / LIST}')
+  print(f'{len(looks):,} pictures; the page is {output / PAGE}, the whole list {output / LIST}')
   return findings
 
 
-def _output(root: pathlib.Path, given: str | None) -> pathlib.Path:
+def _output(root: pathlib.Path, given: pathlib.Path | None) -> pathlib.Path:
   """Where to write: a folder that is new or empty, and inside DIR only if requested."""
-  output = pathlib.Path(given or f'audit_{root.resolve().name}').expanduser()
+  output = given or pathlib.Path(f'audit_{root.resolve().name}')
   if not given and output.resolve().is_relative_to(root.resolve()):
     raise ValueError(f'{output} would be written into {root} itself; say where with --output=DIR')
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -93,15 +93,12 @@ def _looks(root: pathlib.Path, files: Sequence[str]) -> Iterator[Any]:
   from landmarks_jax.data import audit as audits
   from landmarks_jax.runtime import logs
 
-  began = reported_at = time.monotonic()
+  tally = logs.Tally(len(files))
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(files), CHUNK):
       chunk = files[start : start + CHUNK]
       yield from pool.map(lambda file: audits.look(root, file), chunk)
-      done, now = start + len(chunk), time.monotonic()
-      if now - reported_at > INTERVAL or done == len(files):
-        print(logs.pictures_done(done, len(files), done, now - began), flush=True)
-        reported_at = now
+      tally(start + len(chunk))
 
 
 def _write(

@@ -6,51 +6,20 @@ because the weights are in the run's own checkpoints.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import completion
 from landmarks_jax.contracts import Batch, Method, PyTree
 from landmarks_jax.runtime import checkpoint, run_folder
 
-KEYS = {'checkpoint': str | None, 'step': int | None, 'method': Mapping[str, Any] | None}
-
-
-def complete(
-  base: Mapping[str, Any] | None, complete_method: Callable[[str, Mapping[str, Any]], Any]
-) -> dict[str, Any] | None:
-  """The section with every key. Raises ValueError for an unknown key, or if it names no network.
-
-  complete_method: (section, options) -> options with all defaults.
-  """
-  base = configs.typed('config.base', base, Mapping[str, Any] | None)
-  if base is None:
-    return None
-  for key in base:
-    if key not in KEYS:
-      near = configs.hint(key, KEYS)
-      raise ValueError(f'config.base has no {key!r}{near}; it has: {", ".join(KEYS)}')
-  done = {
-    key: configs.plain(configs.typed(f'config.base.{key}', base.get(key), kind))
-    for key, kind in KEYS.items()
-  }
-  if not done['checkpoint'] and not done['method']:
-    raise ValueError('config.base names no network; give --config.base.checkpoint=DIR, a run')
-  if done['method']:
-    done['method'] = complete_method('config.base.method', done['method'])
-  return done
-
 
 def resolve(
-  base: dict[str, Any],
-  complete_method: Callable[[str, Mapping[str, Any]], Any],
-  begun: Mapping[str, Any] | None = None,
-  *,
-  restores: bool = False,
+  base: dict[str, Any], begun: Mapping[str, Any] | None = None, *, restores: bool = False
 ) -> None:
   """Fills in what the folder of the run says: its method, and the step of its weights.
 
@@ -68,7 +37,7 @@ def resolve(
   config = run_folder.read_config(run / run_folder.CONFIG)
   if config.get('base'):
     raise ValueError(f'config.base.checkpoint={run} builds on a network of its own; use that one')
-  base['method'] = complete_method('config.base.method', config['method'])
+  base['method'] = completion.method('config.base.method', config['method'])
   with checkpoint.Checkpoints(run_folder.weights(run), read_only=True) as checkpoints:
     base['step'] = checkpoints.latest_step() if base['step'] is None else base['step']
   if base['step'] is None:

@@ -24,12 +24,7 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
   print('compiling the step', flush=True)
   batch, free = experiment.config['batch_size'], _free(experiment, held)
   with concurrent.futures.ThreadPoolExecutor() as beside:
-
-    def draw() -> None:  # what the run needs next
-      if experiment.config['base'] is None:
-        beside.submit(lambda: experiment.compiled_draw)
-
-    compiled, need = _compiled(experiment, batch, beside=draw)
+    compiled, need = _compiled(experiment, batch, beside)
   missing = sum(need.values()) - held * _copies(experiment)
   experiment.inputs.choose_cache(reserved=max(0, missing))
   if compiled is not None:
@@ -42,17 +37,18 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
 
 
 def _compiled(
-  experiment: Experiment, batch: int, *, beside: Callable[[], None] = lambda: None
+  experiment: Experiment, batch: int, beside: concurrent.futures.Executor | None = None
 ) -> tuple[Any, dict[str, int]]:
   """(step, bytes needed by cause) at a batch size; (None, {}) if the compiler finds it too large.
 
-  The bytes are summed over devices that share the host's memory. beside: called just before
-  compiling, which leaves Python free, as lowering does not.
+  The bytes are summed over devices that share the host's memory. beside: compiles what a new run
+  needs next, the first state, during the compilation, which leaves Python free.
   """
   state, examples = experiment.shapes(batch)
   try:
     lowered = experiment.step.lower(state, examples, experiment.rng_train)
-    beside()
+    if beside is not None and experiment.config['base'] is None:
+      beside.submit(lambda: experiment.compiled_draw)
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if TOO_LARGE not in str(error):

@@ -1,22 +1,20 @@
 """Completes a config with the defaults of the functions that it names."""
 
-import importlib
 import inspect
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import train
 from landmarks_jax.data.source import source_function
 from landmarks_jax.evaluation import scoring
 from landmarks_jax.runtime import by_name, optim
 
 FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
 # Arguments that are no keys of a section, since whoever calls its function passes them.
-OF_TRAIN = 'workdir', 'base'  # base is checked on its own
+OF_TRAIN = ('workdir',)
 OF_METHOD = 'constrain', 'base'
 OF_OPTIMIZER = ('rate',)
 OF_DATA = ('split',)
@@ -28,26 +26,22 @@ LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_a
 
 def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
   """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
-  there = by_name.files_that_define(FOLDERS[folder], pathlib.Path(__file__).parents[1] / folder)
-  if name not in there:
-    near = configs.hint(name, there)
-    raise ValueError(f'{section}={name!r} is not known{near}; there are: {", ".join(there)}')
-  return importlib.import_module(f'landmarks_jax.{folder}.{name}')
+  return by_name.module(folder, FOLDERS[folder], name, fault=f'{section}={name!r} is not known')
 
 
-def complete(config: Mapping[str, Any], command: Callable) -> dict[str, Any]:
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
   """A config with every default that it leaves to the functions it calls.
 
   Raises ValueError that names the key and says what was expected.
   """
   config = configs.plain(config)
-  config = configs.complete('config', config, command, passed=OF_TRAIN, also=('base',))
+  config = configs.complete('config', config, train.train, passed=OF_TRAIN)
   for key, least in LEAST.items():
     if config[key] is not None and config[key] < least:
       raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
   config['data'] = _data('config.data', config['data'])
   config['method'] = method('config.method', config['method'])
-  config['base'] = bases.complete(config.get('base'), method)
+  config['base'] = None if config['base'] is None else _base(config['base'])
   stands = 'base' in inspect.signature(find('methods', config['method']['name']).build).parameters
   if stands and not config['base']:
     raise ValueError(
@@ -76,6 +70,20 @@ def method(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
   return configs.complete(section, options, build, passed=OF_METHOD, also=('name',), later=later)
 
 
+def _base(options: Mapping[str, Any]) -> dict[str, Any]:
+  """The section of the network that a method stands on. Raises ValueError if it names none."""
+  done = configs.complete('config.base', options, _of_base)
+  if not done['checkpoint'] and not done['method']:
+    raise ValueError('config.base names no network; give --config.base.checkpoint=DIR, a run')
+  return done | {'method': done['method'] and method('config.base.method', done['method'])}
+
+
+def _of_base(
+  *, checkpoint: str | None = None, step: int | None = None, method: Mapping[str, Any] | None = None
+) -> None:
+  """The keys of the section base."""
+
+
 def evaluations(
   evals: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any], method: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
@@ -89,7 +97,7 @@ def evaluations(
     section = f'config.evals.{name}'
     if 'protocol' not in options:
       there = [other for other in evals if 'protocol' in evals[other]]
-      near = configs.hint(name, there)
+      near = by_name.hint(name, there)
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
     protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
     own = ('protocol', 'data', 'every')
@@ -136,7 +144,7 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   }
   named = [name for name in scores if select == name or select.startswith(f'{name}_')]
   if not named:
-    near = configs.hint(select, scores)
+    near = by_name.hint(select, scores)
     known = ', '.join(scores)
     raise ValueError(f'config.select={select!r} is not a score{near}; there are: {known}')
   score = max(named, key=len)  # pck_paper_n5 is of pck_paper, not of pck

@@ -7,29 +7,22 @@ Changes from the command line are parsed by the annotation of the argument that 
 
 import ast
 import collections.abc
-import difflib
 import importlib.util
 import inspect
-import json
 import pathlib
 import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
 
-from landmarks_jax.runtime import atomic, run_folder
+from landmarks_jax.runtime import by_name
 
-# Keys that may differ when a run continues, since they do not change what it computes: where its
-# files are (a file instead of none is another set), and how it keeps, reads and watches.
-PLACES = 'data.path', 'data.labels', 'data.lists', 'data.listed'
-HANDLING = frozenset(
-  {'cache', 'checkpoint_every', 'keep', 'log_every', 'skip_nonfinite', 'stuck_after', 'workers'}
-)
+PLACES = 'data.path', 'data.labels', 'data.lists', 'data.listed'  # the keys of where files are
 ANY_KEY = 'Changes a key, as in --config.steps=100; --config=FILE --help lists the keys.'
 SMOKE_STEPS, SMOKE_BATCH, SMOKE_IMAGES = 3, 8, 32
 SMOKE_BASE = {'name': 'moco', 'depth': 18, 'width': 0.0625, 'norm_groups': 1}
@@ -48,7 +41,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
     folder = file if file.is_dir() else file.parent
     near = sorted(p.name for p in folder.glob('*.py'))
     there = f'; in {folder} there are: {", ".join(near)}' if near else ''
-    raise FileNotFoundError(f'no config file {path}{hint(file.name, near)}{there}')
+    raise FileNotFoundError(f'no config file {path}{by_name.hint(file.name, near)}{there}')
   if variant not in ('', 'smoke'):
     raise ValueError(f'no variant {variant!r} of {path}; there is: smoke')
   config, changes = _import(file)
@@ -77,7 +70,8 @@ def _smoke(
   config: ml_collections.ConfigDict, changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
   with config.unlocked():
-    config.steps = min(config.get('steps', SMOKE_STEPS), SMOKE_STEPS)
+    steps = config.get('steps')  # None: as many as the optimiser's epochs take
+    config.steps = SMOKE_STEPS if steps is None else min(steps, SMOKE_STEPS)
     config.batch_size = SMOKE_BATCH
     config.log_every = config.checkpoint_every = 1
     config.data = _synthetic(config.data.to_dict())
@@ -138,7 +132,9 @@ def complete(
   for key in given:
     if key not in parameters and key not in also:
       known = sorted({*parameters, *also})
-      raise ValueError(f'{section} has no {key!r}{hint(key, known)}; it has: {", ".join(known)}')
+      raise ValueError(
+        f'{section} has no {key!r}{by_name.hint(key, known)}; it has: {", ".join(known)}'
+      )
   values = {name: value for name, value in defaults(*functions).items() if name in parameters}
   values |= {name: None for name in later if name in parameters} | dict(given)
   for name, parameter in parameters.items():
@@ -207,12 +203,6 @@ def _spell(kind: Any) -> str:
   return words.get(kind, 'None' if kind in (None, type(None)) else inspect.formatannotation(kind))
 
 
-def hint(word: str, known: Iterable[str]) -> str:
-  """' (did you mean ...?)' where a known word is near, else nothing."""
-  near = difflib.get_close_matches(word, list(known), n=1)
-  return f' (did you mean {near[0]!r}?)' if near else ''
-
-
 def plain(config: Any) -> Any:
   """A config in JSON types: dicts, lists, numbers, strings, None. Raises ValueError for others."""
   if isinstance(config, ml_collections.ConfigDict):
@@ -237,82 +227,22 @@ def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def differences(old: Any, new: Any) -> list[str]:
   """Lines 'key: old -> new' for every leaf at which two plain configs differ."""
-  return _lines(_differing(old, new))
+  return lines(differing(old, new))
 
 
-def _lines(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+def lines(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+  """Lines 'key: old -> new' for what `differing` found."""
   return [f'{key}: {before!r} -> {here!r}' for key, (before, here) in changed.items()]
 
 
-def _differing(old: Any, new: Any, prefix: str = '') -> dict[str, tuple[Any, Any]]:
+def differing(old: Any, new: Any, prefix: str = '') -> dict[str, tuple[Any, Any]]:
   """The old and the new value of every leaf that differs, by dotted key."""
   if isinstance(old, dict) and isinstance(new, dict):
     absent, found = '(absent)', {}
     for key in sorted(old.keys() | new.keys()):
-      found |= _differing(old.get(key, absent), new.get(key, absent), f'{prefix}{key}.')
+      found |= differing(old.get(key, absent), new.get(key, absent), f'{prefix}{key}.')
     return found
   return {} if old == new else {prefix[:-1]: (old, new)}
-
-
-def check_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> list[str]:
-  """Accepts a workdir that is new, or empty, or made by the same config; refuses others.
-
-  Returns 'key=value (was other)' for every key of PLACES and HANDLING that differs. Raises
-  ValueError that lists both values of every other key that does.
-  """
-  if not workdir.exists():
-    return []
-  if not workdir.is_dir():
-    raise ValueError(f'--workdir={workdir} is a file; expected a folder, which is made if absent')
-  there = of_run(workdir)
-  if there is None:
-    if not all(re.fullmatch(r'config\.json\..*\.part', p.name) for p in workdir.iterdir()):
-      raise ValueError(f'{workdir} is not empty and has no config.json; use a new --workdir')
-    return []
-  changed = _differing(there, config)
-  moved = [key for key in changed if key.endswith(PLACES) and None not in changed[key]]
-  accepted = [key for key in changed if key in HANDLING or key in moved]
-  refused = {key: values for key, values in changed.items() if key not in accepted}
-  for key in ('method.steps', 'optimizer.epochs'):
-    if 'steps' in refused and refused.get(key) == refused['steps']:  # it follows from that
-      del refused[key]
-  if refused:
-    raise ValueError(
-      f'{workdir} was made by another config (there -> here):\n  '
-      + '\n  '.join(_lines(refused))
-      + '\nUse another --workdir, or the same config to continue.'
-    )
-  return [f'{key}={changed[key][1]} (was {changed[key][0]})' for key in accepted]
-
-
-def of_run(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """The config of a run, with the defaults of options that its version did not have yet.
-
-  None if no run has begun in the folder. Raises ValueError if its config.json is damaged.
-  """
-  from landmarks_jax.cli import completion, train  # late: they import this file
-
-  file = workdir / run_folder.CONFIG
-  if not file.exists():
-    return None
-  config = run_folder.read_config(file)
-  try:
-    return completion.complete(config, train.train)
-  except ValueError:  # it lacks more; the differences will show what
-    return config
-
-
-def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Writes config.json into a new workdir, after `check_workdir`."""
-  check_workdir(workdir, config)
-  file = workdir / run_folder.CONFIG
-  if file.exists():
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  try:
-    atomic.create_text(file, json.dumps(config, indent=2) + '\n')
-  except FileExistsError:  # another process was faster by a moment
-    check_workdir(workdir, config)
 
 
 def define_flags(

@@ -6,21 +6,21 @@ of its weights: docs/weights.md lists the kinds. DIR gets config.json and checkp
 --config.method.KEY=VALUE changes what the weights do not decide, as in --config.method.levels=5.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import paths
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('input', None, 'The file of weights, FILE.', flag_values=values)
+  paths.define('input', 'The file of weights, FILE.', values)
   what = 'Folder that is made, DIR; it must be new or empty.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   what = 'Folder of the run that a projector or a landmark regressor stands on.'
-  flags.DEFINE_string('base', None, what, flag_values=values)
+  paths.define('base', what, values)
   what = 'Mean of R, G, B in 0..1 that pictures are standardised by; else that of the kind.'
   flags.DEFINE_string('mean', None, what, flag_values=values)
   what = 'Standard deviation of R, G, B, as --mean.'
@@ -42,9 +42,8 @@ def run(values: flags.FlagValues) -> int:
       raise ValueError(f'convert changes config.method.*, not config.{change.partition("=")[0]}')
   from landmarks_jax.cli import converting  # late: heavy
 
-  file, output = (pathlib.Path(path).expanduser() for path in (values.input, values.output))
-  base = pathlib.Path(values.base).expanduser() if values.base else None
-  converting.convert(file, output, base=base, heads=values.heads, changes=changes)
+  given = {'base': values.base, 'heads': values.heads, 'changes': changes}
+  converting.convert(values.input, values.output, **given)
   return 0
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from landmarks_jax.cli import completion, drafts, provenance, train, transfer
+from landmarks_jax.cli import completion, drafts, provenance, transfer
 from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import TrainState
 from landmarks_jax.data import cub, faces
@@ -108,7 +109,7 @@ def config(
     'batch_size': PICTURES,
     'base': None if base is None else {'checkpoint': str(base)},
   }
-  return completion.complete(configs.changed(given, changes), train.train)
+  return completion.complete(configs.changed(given, changes))
 
 
 def shapes(experiment: Experiment) -> TrainState:
@@ -175,7 +176,7 @@ def _write(
 ) -> None:
   here = provenance.of(experiment.config, experiment.inputs.fingerprint())
   here |= {'source': dict(source)}
-  configs.claim(folder, experiment.config)
+  workdirs.claim(folder, experiment.config)
   with checkpoint.Checkpoints(folder / run_folder.ALL) as checkpoints:
     checkpoints.save(0, state, here | {'skipped': 0})
   provenance.write(folder, here, step=0)

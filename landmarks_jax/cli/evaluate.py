@@ -6,23 +6,24 @@ run's own, or those of another config file (--config), changed with --config.eva
 --config.data.path=DIR says where the training pictures are now.
 """
 
+import contextlib
 import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import processes, report, table
+from landmarks_jax.cli import paths, processes, report, table
 from landmarks_jax.runtime import atomic, run_folder
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+  paths.define('workdir', 'Folder of the run.', values)
   flags.DEFINE_integer(
     'step', None, 'Which checkpoint; if absent, the selected or newest.', flag_values=values
   )
@@ -41,7 +42,7 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
   config = configs.plain(configs.load(values.config))
   evals, _ = _changed(config, values['config.KEY'].value)
   if values.workdir:
-    config = run_folder.read_config(pathlib.Path(values.workdir).expanduser() / run_folder.CONFIG)
+    config = run_folder.read_config(values.workdir / run_folder.CONFIG)
   if 'method' in config:
     return {'evals': _completed(config, evals)['evals']}
   return {'evals': completion.evaluations(evals, {}, {})}
@@ -49,9 +50,9 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
 
 def _completed(config: Mapping[str, Any], evals: Mapping[str, Any]) -> dict[str, Any]:
   """The config with these evaluations, of which none selects."""
-  from landmarks_jax.cli import completion, train  # late: heavy
+  from landmarks_jax.cli import completion  # late: heavy
 
-  return completion.complete({**config, 'select': None, 'evals': evals}, train.train)
+  return completion.complete({**config, 'select': None, 'evals': evals})
 
 
 def _changed(
@@ -73,13 +74,12 @@ def run(values: flags.FlagValues) -> int:
   """The command."""
   if not values.workdir:
     raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
-  workdir = pathlib.Path(values.workdir).expanduser()
-  given = run_folder.read_config(workdir / run_folder.CONFIG)
+  given = run_folder.read_config(values.workdir / run_folder.CONFIG)
   if values.config:
     given = configs.plain(configs.load(values.config))
   evals, path = _changed(given, values['config.KEY'].value)
   processes.start(values)
-  evaluate(workdir, step=values.step, evals=evals, path=path)
+  evaluate(values.workdir, step=values.step, evals=evals, path=path)
   return 0
 
 
@@ -108,8 +108,6 @@ def evaluate(
   if not config['evals']:
     raise ValueError(f'{workdir} names no evaluations; give some with --config=FILE')
   folder = run_folder.weights(workdir, selected=step is None)
-  if config['base'] is not None:
-    config['base']['checkpoint'] = None  # its weights are in the checkpoint
   if config['deterministic'] and not compiler.deterministic() and sharding.is_main():
     print(
       'note: the run is deterministic, but JAX uses the GPU already: last digits may vary unless '
@@ -121,15 +119,15 @@ def evaluate(
     batch = f'the training batch of {config["batch_size"]}'
     print(f'note: {batch} does not divide over {everything.size} devices; using {mesh.size}')
   parts = experiment.Experiment(config, mesh=mesh)
+  parts.restores = True  # the checkpoint gives all weights, also of the base
   parts.check_same()
   processes.together(parts.check_evals)
   with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
     step = checkpoints.latest_step() if step is None else step
     state, _ = checkpoints.restore(parts.init_state(), step=step)
-  place = workdir / 'evaluations', step, config['evals']
+  results = workdir / 'evaluations'
   # Before anything is computed, to check that the folder is writable.
-  sharding.on_main(functools.partial(_claim, *place))
-  result = _result(*place)
+  result = results / sharding.on_main(lambda: _claim(results, step, config['evals']))
   state = state._replace(aux=parts.calibrated(state.params, state.aux))
   scores, shown = {}, {}
   with processes.only_main_prints():
@@ -147,18 +145,16 @@ def evaluate(
   return scores
 
 
-def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]) -> None:
-  """Makes the file that `_result` then finds, and that no command that starts now gets as well."""
+def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]) -> str:
+  """The name of the file of these evaluations, made if absent: STEP.json, STEP_2.json, ..."""
   folder.mkdir(exist_ok=True)
-  for file in _files(folder, step):
-    try:
-      with file.open('x', encoding='utf-8') as made:
-        made.write(json.dumps({'evals': evals, 'scores': {}}))
-      break
-    except FileExistsError:
-      if _holds(file, evals):
-        break
-  _note(file, evals, {})
+  for number in itertools.count(1):
+    file = folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
+    with contextlib.suppress(FileExistsError):  # also if another command made it a moment ago
+      atomic.create_text(file, json.dumps({'evals': evals, 'scores': {}}))
+    if run_folder.read_config(file).get('evals') == configs.plain(evals):
+      _note(file, evals, {})
+      return file.name
 
 
 def _note(
@@ -199,22 +195,3 @@ def _write(
     predictions=predictions,
     cost={},
   )
-
-
-def _result(
-  folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any]]
-) -> pathlib.Path:
-  """The first file that is free or holds the same evaluations."""
-  return next(f for f in _files(folder, step) if not f.exists() or _holds(f, evals))
-
-
-def _files(folder: pathlib.Path, step: int) -> Iterator[pathlib.Path]:
-  """STEP.json, STEP_2.json, ..."""
-  for number in itertools.count(1):
-    yield folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
-
-
-def _holds(file: pathlib.Path, evals: Mapping[str, Mapping[str, Any]]) -> bool:
-  if not file.stat().st_size:  # of another command, which is about to write to it
-    return False
-  return run_folder.read_config(file).get('evals') == configs.plain(evals)

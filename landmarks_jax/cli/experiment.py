@@ -79,7 +79,7 @@ class Experiment:
     sections = {'config.method': self.config['method']}
     if base is not None:
       before = begun and begun.get('base')
-      bases.resolve(base, completion.method, before, restores=self.restores)
+      bases.resolve(base, before, restores=self.restores)
       sections['config.base.method'] = base['method']
     for section, method in sections.items():
       for name in {'mean', 'std'} & set(method):

@@ -6,20 +6,21 @@ compiled network for any number of pictures, on CPUs, GPUs and TPUs, which only 
 docs/weights.md shows how to read each.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
+
+from landmarks_jax.cli import paths
 
 FORMATS = ('safetensors', 'torchvision', 'jax')
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('model', None, 'Folder of the run.', flag_values=values)
+  paths.define('model', 'Folder of the run.', values)
   what = f'One of {", ".join(FORMATS)}.'
   flags.DEFINE_enum('format', None, FORMATS, what, flag_values=values)
-  flags.DEFINE_string('output', None, 'File that is made; it must be new.', flag_values=values)
+  paths.define('output', 'File that is made; it must be new.', values)
   what = 'Which checkpoint; if absent, the selected or newest.'
   flags.DEFINE_integer('step', None, what, flag_values=values)
   what = 'Side of the pictures in pixels, with --format=jax; that of training if absent.'
@@ -35,6 +36,7 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('--side belongs to --format=jax; weights alone know no pictures')
   from landmarks_jax.cli import exporting  # late: heavy
 
-  folder, output = (pathlib.Path(path).expanduser() for path in (values.model, values.output))
-  exporting.export(folder, output, format=values.format, step=values.step, side=values.side)
+  exporting.export(
+    values.model, values.output, format=values.format, step=values.step, side=values.side
+  )
   return 0

@@ -11,9 +11,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from landmarks_jax.cli import drafts, labelled
+from landmarks_jax.cli import drafts, labelled, paths
 
 HEADS = 'ridge', 'probe'
 
@@ -21,7 +22,7 @@ HEADS = 'ridge', 'probe'
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
   labelled.define_flags(values)
-  flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
+  paths.define('model', 'Folder of a run.', values)
   what = 'CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
   what = 'How many of the labelled pictures to use, drawn by --seed; all if absent.'
@@ -44,17 +45,15 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  given = {name: values[name].value for name in ('model', 'images', 'labels', 'output')}
-  if not all(given.values()):
+  if not (values.model and values.images and values.labels and values.output):
     raise ValueError('fit needs --model=RUN, --images=DIR, --labels=FILE and --output=DIR')
-  root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
-  drafts.check_new(output)
-  drafts.check_outside(output, 'images', root)
+  drafts.check_new(values.output)
+  drafts.check_outside(values.output, 'images', values.images)
   options = {name: values[name].value for name in ('tolerance', 'head', 'copies', 'seed')}
   fitted = fit(
-    pathlib.Path(given['model']).expanduser(),
-    root,
-    given['labels'],
+    values.model,
+    values.images,
+    values.labels,
     count=values.count,
     scale=values.scale,
     flip_pairs=values.flip_pairs,
@@ -62,9 +61,9 @@ def run(values: flags.FlagValues) -> int:
     crop=values.crop or 'centre',
     **options,
   )
-  with drafts.draft(output) as folder:
+  with drafts.draft(values.output) as folder:
     fitted.save(folder)
-  print(f'{_summary(fitted, values.scale)}\nwritten to {output}')
+  print(f'{_summary(fitted, values.scale)}\nwritten to {values.output}')
   return 0
 
 
@@ -76,13 +75,11 @@ def fit(
   count: int | None,
   scale: str,
   flip_pairs: str | None,
-  boxes: str | None,
+  boxes: pathlib.Path | None,
   seed: int,
   **options: Any,
 ) -> Any:
   """Fits the `LandmarkModel`; options: those of `fit_landmarks`."""
-  import numpy as np  # late: heavy
-
   from landmarks_jax import api
   from landmarks_jax.data import folder, mirrored
   from landmarks_jax.evaluation import few_shot

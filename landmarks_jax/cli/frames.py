@@ -8,26 +8,24 @@ with the header file,NAME_x,NAME_y,...; `fit`, `predict`, `audit` and data/folde
 import inspect
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import drafts
+from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
 
-POSITIONAL = 'NAME'
+POSITIONAL = ('NAME',)
 LABELS = 'labels.csv'
-INTERVAL = 5.0  # seconds between reports
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options, and those of the dataset if one is named; returns `argv`."""
   known = sources.available()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
-  flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
+  paths.define('output', 'Folder that is made.', values)
   what = 'At most this many frames, evenly apart.'
   flags.DEFINE_integer('most', None, what, lower_bound=1, flag_values=values)
   for name in [argument for argument in argv if argument in known][:1]:
@@ -40,26 +38,22 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  name, known = values.NAME, sources.available()
-  if name not in known:
-    near = configs.hint(name, known)
-    raise ValueError(f'no dataset {name!r}{near}; there are: {", ".join(known)}')
+  name, parameters = values.NAME, _parameters(values.NAME)
   if not values.output:
     raise ValueError(f'frames {name} needs --output=DIR')
-  output = pathlib.Path(values.output).expanduser()
-  drafts.check_new(output)
+  drafts.check_new(values.output)
   options = {
     key: configs.typed(f'--{key}', configs.Text(values[key].value), parameter.annotation)
-    for key, parameter in _parameters(name).items()
+    for key, parameter in parameters.items()
     if key in values and values[key].value is not None
   }
   if path := options.get('path'):
-    drafts.check_outside(output, 'path', pathlib.Path(path).expanduser())
+    drafts.check_outside(values.output, 'path', pathlib.Path(path).expanduser())
   source = sources.open_source(name, **options)
-  with drafts.draft(output) as folder:
+  with drafts.draft(values.output) as folder:
     folder.mkdir()
     written = write(source, folder, most=values.most)
-  print(f'{written} written to {output}')
+  print(f'{written} written to {values.output}')
   return 0
 
 
@@ -75,7 +69,7 @@ def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
   total = len(source)
   rows = range(total) if most is None else sources.evenly_apart(total, most).tolist()
   points, bad = {}, 0
-  began = reported_at = time.monotonic()
+  tally = logs.Tally(len(rows))
   for done, row in enumerate(rows, start=1):
     try:
       example = source[row]
@@ -89,10 +83,7 @@ def write(source: Any, folder: pathlib.Path, *, most: int | None = None) -> str:
       pixels = coords.to_pixels(example['points'], width=image.shape[1], height=image.shape[0])
       inside = (np.abs(pixels - (len(image) - 1) / 2) <= len(image) / 2).all(-1)
       points[file] = np.where((example['visible'] & inside)[:, None], pixels, np.nan)
-    now = time.monotonic()
-    if now - reported_at > INTERVAL:
-      print(logs.pictures_done(done, len(rows), done, now - began), flush=True)
-      reported_at = now
+    tally(done)
   if points:
     landmark_csv.write(folder / LABELS, source.info.names, points)
   left = f' ({bad} could not be read)' if bad else ''

@@ -16,7 +16,9 @@ from typing import Any
 
 from absl import flags
 
-POSITIONAL = 'DIR'
+from landmarks_jax.cli import labelled, paths
+
+POSITIONAL = ('DIR',)
 FOLDER = 'labels'  # in DIR
 NEEDED = "the page needs starlette and uvicorn: pip install 'landmarks_jax[label]'"
 PORTS, LAST_PORT = 20, 65535  # how many are tried
@@ -24,16 +26,16 @@ PORTS, LAST_PORT = 20, 65535  # how many are tried
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('DIR', None, 'Folder of pictures.', flag_values=values)
+  paths.define('DIR', 'Folder of pictures.', values)
   what = 'Folder of a run or of a landmark model; without, nothing is predicted.'
-  flags.DEFINE_string('model', None, what, flag_values=values)
+  paths.define('model', what, values)
   what = 'Names separated by commas, or a text file with one per line; later starts know them.'
   flags.DEFINE_string('landmarks', None, what, flag_values=values)
   what = 'Folder for labels, features and exports; DIR/labels if absent.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   what = 'Which part of a picture is seen: pad (all), centre, squash; by default as the model '
   what += 'was fitted, or pad.'
-  flags.DEFINE_string('crop', None, what, flag_values=values)
+  flags.DEFINE_enum('crop', None, labelled.CROPS, what, flag_values=values)
   what = 'Port of the page; the next free one if it is taken.'
   flags.DEFINE_integer('port', 8377, what, lower_bound=0, upper_bound=LAST_PORT, flag_values=values)
   what = 'No page: measures what choosing pictures is worth, with the labels of DIR.'
@@ -53,7 +55,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  root = pathlib.Path(values.DIR).expanduser()
+  root = values.DIR
   if values.simulate:
     options = {'labels': values.labels, 'points': values.points, 'crop': values.crop or 'pad'}
     options['split'] = values.split
@@ -62,7 +64,7 @@ def run(values: flags.FlagValues) -> int:
     return 0
   if values.labels:
     raise ValueError(f'--labels={values.labels} is for --simulate; the page reads no labels')
-  output = pathlib.Path(values.output).expanduser() if values.output else root / FOLDER
+  output = values.output or root / FOLDER
   names = _names(values.landmarks)
   label(root, output, names, model=values.model, crop=values.crop, port=values.port)
   return 0
@@ -73,7 +75,7 @@ def label(
   output: pathlib.Path,
   landmarks: Sequence[str] | None,
   *,
-  model: str | None,
+  model: pathlib.Path | None,
   crop: str | None,
   port: int,
 ) -> None:
@@ -84,14 +86,11 @@ def label(
     from landmarks_jax.labelling import server
   except ModuleNotFoundError as error:
     raise ValueError(f'{error}; {NEEDED}') from error
-  from landmarks_jax.data import folder
   from landmarks_jax.labelling.confirmed import ConfirmedLabels
   from landmarks_jax.labelling.journal import Journal
   from landmarks_jax.labelling.picture_files import PictureFiles
   from landmarks_jax.labelling.session import Session
 
-  if crop not in (None, *folder.CROPS):
-    raise ValueError(f'{crop=}; expected one of {", ".join(folder.CROPS)}')
   files, (network, known) = PictureFiles(root), _models(model)
   # The lock of the journal first, then the port; only then are the landmarks written.
   with contextlib.closing(Journal(output)) as journal, _free(port) as listening:
@@ -130,7 +129,7 @@ def label(
 def simulate(
   root: pathlib.Path,
   *,
-  model: str | None,
+  model: pathlib.Path | None,
   labels: str | None,
   points: int,
   crop: str,
@@ -192,17 +191,16 @@ def _numbers(given: Sequence[str]) -> list[int]:
     raise ValueError(f'--counts={",".join(given)}: expected whole numbers') from None
 
 
-def _models(given: str | None) -> tuple[Any, Any]:
+def _models(given: pathlib.Path | None) -> tuple[Any, Any]:
   """The network, and the landmark model if the folder holds one; None for what is absent."""
   if given is None:
     return None, None
   from landmarks_jax import api  # late: heavy
   from landmarks_jax.runtime import run_folder
 
-  folder = pathlib.Path(given).expanduser()
-  if not (folder / run_folder.LANDMARKS).is_file():
-    return api.load(folder), None
-  known = api.load_landmarks(folder)
+  if not (given / run_folder.LANDMARKS).is_file():
+    return api.load(given), None
+  known = api.load_landmarks(given)
   return known.model, known
 
 

@@ -8,15 +8,17 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from landmarks_jax.cli import paths
+
 CROPS = 'centre', 'pad', 'squash'  # as in data/folder.py, which is heavy to import
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Declares the options of both commands."""
-  flags.DEFINE_string('images', None, 'Folder of pictures.', flag_values=values)
-  flags.DEFINE_string('output', None, 'Folder that is made.', flag_values=values)
+  paths.define('images', 'Folder of pictures.', values)
+  paths.define('output', 'Folder that is made.', values)
   what = 'CSV file with the header file,x0,y0,x1,y1: where the object is, in pixels.'
-  flags.DEFINE_string('boxes', None, what, flag_values=values)
+  paths.define('boxes', what, values)
   what = 'Square of a picture without boxes: centre, pad (all of it) or squash; by default centre '
   what += 'for fit, and as the model was fitted for predict.'
   flags.DEFINE_enum('crop', None, CROPS, what, flag_values=values)
@@ -32,24 +34,23 @@ def read_labels(root: pathlib.Path, labels: str) -> Any:
   return table
 
 
-def read_boxes(root: pathlib.Path, boxes: str | None) -> dict[str, Any] | None:
+def read_boxes(root: pathlib.Path, boxes: pathlib.Path | None) -> dict[str, Any] | None:
   """Boxes by picture, from a CSV file below `root` or as given; None if `boxes` is None."""
   from landmarks_jax.data import folder  # late: heavy
   from landmarks_jax.interop import box_csv
 
   if boxes is None:
     return None
-  given = pathlib.Path(boxes).expanduser()
-  for path in (root / given, given):
+  for path in (root / boxes, boxes):
     if path.is_file():
       found = box_csv.read(path)
       names = folder.spelt_as_on_disk(found, root)
       return {names[file]: box for file, box in found.items()}
-  raise FileNotFoundError(f'--boxes={boxes}: there is no file {root / given} and no {given}')
+  raise FileNotFoundError(f'--boxes={boxes}: there is no file {root / boxes} and no {boxes}')
 
 
 def rows_of(
-  files: Sequence[str], boxes: dict[str, Any] | None, what: str | None
+  files: Sequence[str], boxes: dict[str, Any] | None, what: pathlib.Path | None
 ) -> Float[np.ndarray, 'N 4'] | None:
   """The boxes of some pictures, in their order. Raises ValueError if one has none."""
   if boxes is None:

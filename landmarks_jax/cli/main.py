@@ -1,9 +1,8 @@
 """Finds the command named on the command line: a file of this folder that defines `run(values)`.
 
-Its `define_flags` declares the options. If it has POSITIONAL = 'DIR', the flag DIR that it declares
-is a required positional argument: values.DIR in `run`. There may be several, in order: POSITIONAL =
-'A', 'B'. If it declares --config, it also defines `keys(values)`: that config with all defaults, as
-far as the command takes it.
+Its `define_flags` declares the options. The flags in POSITIONAL, as in ('A', 'B'), are required
+arguments without dashes, in this order. If it declares --config, it also defines `keys(values)`:
+that config with all defaults, as far as the command takes it.
 """
 
 import importlib
@@ -21,6 +20,7 @@ from absl import flags, logging
 import landmarks_jax
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import processes
+from landmarks_jax.runtime import by_name
 
 PROGRAM = 'python -m landmarks_jax'
 CLOSED = 128 + 13  # how shells tell of the signal SIGPIPE
@@ -66,7 +66,7 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'landmarks_jax {landmarks_jax.__version__}')
     return 0
   if name not in commands():
-    near = configs.hint(name, commands())
+    near = by_name.hint(name, commands())
     return _fail(f'no command {name!r}{near}; there are: {", ".join(commands())}')
   command = importlib.import_module(f'landmarks_jax.cli.{name}')
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax require it; these flags are not global
@@ -98,9 +98,9 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   what = f'Shows these options{more}.'
   flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
   rest = values([name, *argv])[1:]
-  positional = _positional(command)
+  positional = getattr(command, 'POSITIONAL', ())
   for flag in positional[: len(rest)]:
-    setattr(values, flag, rest.pop(0))
+    values[flag].parse(rest.pop(0))
   if values.help:
     return values
   if rest:
@@ -111,17 +111,12 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   return values
 
 
-def _positional(command: ModuleType) -> tuple[str, ...]:
-  given = getattr(command, 'POSITIONAL', ())
-  return (given,) if isinstance(given, str) else given
-
-
 def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
   """Prints a command's docstring, its options, and the keys of the config if one is named.
 
   Only the keys need imports beyond the flags, so that other help is immediate.
   """
-  positional = _positional(command)
+  positional = getattr(command, 'POSITIONAL', ())
   lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']
   for key in sorted(set(values) - {'h'}):
     flag = values[key]

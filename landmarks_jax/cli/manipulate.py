@@ -16,29 +16,31 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-POSITIONAL = 'WORKDIR'
+from landmarks_jax.cli import paths
+
+POSITIONAL = ('WORKDIR',)
 SIDE = 160  # of every picture of the strip, in pixels
 MILLISECONDS = 120  # for which each frame of the GIF is shown
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('WORKDIR', None, 'Folder of a run.', flag_values=values)
+  paths.define('WORKDIR', 'Folder of a run.', values)
   what = 'Checkpoint; the selected or newest one if absent.'
   flags.DEFINE_integer('step', None, what, flag_values=values)
-  flags.DEFINE_string('picture', None, 'File of a picture.', flag_values=values)
+  paths.define('picture', 'File of a picture.', values)
   what = 'Numbers of landmarks, such as 3 or 3,4; all if absent.'
   flags.DEFINE_list('landmarks', [], what, flag_values=values)
   what = 'How far the landmarks go, in pixels to the right and down, such as 4,-2.'
   flags.DEFINE_list('by', [], what, flag_values=values)
   what = 'File of another picture, to whose landmarks they move.'
-  flags.DEFINE_string('to', None, what, flag_values=values)
+  paths.define('to', what, values)
   what = 'How much of the way they have gone at the end; above 1 they go beyond it.'
   flags.DEFINE_float('factor', 1.0, what, flag_values=values)
   what = 'Pictures of the strip, from none of the way to all of it.'
   flags.DEFINE_integer('frames', 8, what, lower_bound=2, flag_values=values)
   what = 'Folder that the files go to; WORKDIR/manipulations if absent.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   return list(argv)
 
 
@@ -48,10 +50,8 @@ def run(values: flags.FlagValues) -> int:
     raise ValueError('manipulate needs --picture=FILE')
   if values.by and values.to:
     raise ValueError('--by and --to are two ways to go; give one of them')
-  workdir = pathlib.Path(values.WORKDIR).expanduser()
-  output = pathlib.Path(values.output).expanduser() if values.output else workdir / 'manipulations'
   manipulate(
-    workdir,
+    values.WORKDIR,
     values.picture,
     step=values.step,
     landmarks=[_number(text, '--landmarks') for text in values.landmarks],
@@ -59,20 +59,20 @@ def run(values: flags.FlagValues) -> int:
     to=values.to,
     factor=values.factor,
     frames=values.frames,
-    output=output,
+    output=values.output or values.WORKDIR / 'manipulations',
   )
   return 0
 
 
 def manipulate(
   workdir: pathlib.Path,
-  picture: str | pathlib.Path,
+  picture: pathlib.Path,
   *,
   output: pathlib.Path,
   step: int | None = None,
   landmarks: Sequence[int] = (),
   by: Sequence[float] | None = None,
-  to: str | pathlib.Path | None = None,
+  to: pathlib.Path | None = None,
   factor: float = 1.0,
   frames: int = 8,
 ) -> list[pathlib.Path]:
@@ -89,7 +89,7 @@ def manipulate(
   chosen = _chosen(landmarks, points.shape[1])
   if by is None and to is None:
     drawn = draw.discovered(images[0], points[0], side=3 * SIDE, numbers=True)
-    return _write(output, pathlib.Path(picture).stem, drawn, ())
+    return _write(output, picture.stem, drawn, ())
   way = _way(points, chosen, by=by, side=model.side)
   steps = points[:1] + np.linspace(0, factor, frames, dtype=np.float32)[:, None, None] * way
   painted = _paint(model, images[0], steps)
@@ -98,7 +98,7 @@ def manipulate(
   plain = draw.enlarged_sheet(shown, columns=len(shown), side=SIDE)
   strip = draw.montage(np.stack([marked, plain]), columns=1)
   cells = [draw.enlarged_sheet(image[None], side=SIDE, columns=1) for image in painted]
-  return _write(output, pathlib.Path(picture).stem, strip, cells)
+  return _write(output, picture.stem, strip, cells)
 
 
 def _landmarks(model: Any, images: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from landmarks_jax.cli import drafts, labelled
+from landmarks_jax.cli import drafts, labelled, paths
 
 POSITIONAL = 'A', 'B'
 PICTURE, LIST = 'matches.png', 'matches.json'
@@ -24,15 +25,15 @@ DOUBTFUL = 0.05  # of the longer side of A
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  flags.DEFINE_string('A', None, 'The picture with the points.', flag_values=values)
-  flags.DEFINE_string('B', None, 'The picture in which they are found.', flag_values=values)
-  flags.DEFINE_string('model', None, 'Folder of a run.', flag_values=values)
+  paths.define('A', 'The picture with the points.', values)
+  paths.define('B', 'The picture in which they are found.', values)
+  paths.define('model', 'Folder of a run.', values)
   what = 'CSV or COCO JSON file with landmarks of A; if absent, points are chosen.'
   flags.DEFINE_string('points', None, what, flag_values=values)
   what = 'At most this many points, where they are chosen.'
   flags.DEFINE_integer('count', 12, what, lower_bound=1, flag_values=values)
   what = 'Folder that is made; if absent, match_A_B here, after the names of the pictures.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   what = 'Square of a picture: centre, pad (all of it) or squash.'
   flags.DEFINE_enum('crop', 'centre', labelled.CROPS, what, flag_values=values)
   what = (
@@ -48,15 +49,14 @@ def run(values: flags.FlagValues) -> int:
   """The command."""
   if not values.model:
     raise ValueError('match needs --model=RUN, the folder of a run')
-  first, second = (pathlib.Path(values[name].value).expanduser() for name in POSITIONAL)
-  output = values.output or f'match_{first.stem}_{second.stem}'
-  output = pathlib.Path(output).expanduser()
+  first, second = values.A, values.B
+  output = values.output or pathlib.Path(f'match_{first.stem}_{second.stem}')
   drafts.check_new(output)
   given = None if values.points is None else _points(first, values.points)
   match(
     first,
     second,
-    pathlib.Path(values.model).expanduser(),
+    values.model,
     output,
     given=given,
     count=values.count,
@@ -82,8 +82,7 @@ def match(
 
   given: points of the first picture by name. options: of `landmarks_jax.match`.
   """
-  import numpy as np  # late: heavy
-  from PIL import Image
+  from PIL import Image  # late: heavy
 
   from landmarks_jax import api
   from landmarks_jax.data import images
@@ -133,8 +132,6 @@ def match(
 
 def _points(picture: pathlib.Path, file: str) -> dict[str, Any]:
   """The visible landmarks of a picture, by name."""
-  import numpy as np  # late: heavy
-
   table = labelled.read_labels(picture.parent, file)
   rows = [row for row in table.points if pathlib.PurePosixPath(row).name == picture.name]
   if len(rows) != 1:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,50 +18,45 @@ from landmarks_jax.report import components, draw, labels
 DESCRIBED, DRAWN = 32, 8  # from few pictures, components separate pictures, not their parts
 
 
-def examples(
+def shown(
   parts: Experiment, name: str, predictions: Mapping[str, Predictions]
-) -> dict[str, Any] | None:
-  """Some test pictures, as described, and their points: what `draw.landmark_sheet` takes.
+) -> tuple[str, dict[str, Any]]:
+  """Some test pictures of an evaluation, as described: what to draw of its trained row.
 
-  None if the protocol shows pairs of pictures instead: `matches`.
+  Returns ('landmarks', what `draw.landmark_sheet` takes), or ('matches', what `draw.match_sheet`
+  takes) where the protocol shows pairs of pictures.
   """
-  shown, protocol, data, options = _shown(parts, name, predictions)
+  protocol, data, options = parts.protocol(name)
+  if 'of' in options:  # a study of another protocol
+    protocol = completion.find('evaluation', options['of'])
+  draws = scoring.draws_by_row(predictions)
+  trained = {group: given[0] for (row, group), given in draws.items() if row == scoring.TRAINED}
+  most = trained.get('', list(trained.values())[-1])  # labels
+  found = trained.get('different', most)
   if hasattr(protocol, 'pictures'):
-    return None
-  chosen = evenly_apart(len(shown.index), 12)
+    chosen = evenly_apart(len(found.index), 6).tolist()
+
+    def open_split(split: str) -> Source:
+      return parts.inputs.open(**data, split=split)
+
+    return 'matches', protocol.pictures(open_split, found, chosen, task='different', **options)
+  chosen = evenly_apart(len(found.index), 12)
   source = parts.inputs.open(**data, split=options['test'])
-  frames = np.stack([source[int(shown.index[i])]['image'] for i in chosen])
-  return {
+  frames = np.stack([source[int(found.index[i])]['image'] for i in chosen])
+  return 'landmarks', {
     'images': list(regions.cut_centre(frames, options['margin'])),
-    'points': shown.points[chosen],
-    'target': shown.target[chosen],
-    'visible': shown.visible[chosen],
+    'points': found.points[chosen],
+    'target': found.target[chosen],
+    'visible': found.visible[chosen],
   }
-
-
-def matches(
-  parts: Experiment, name: str, predictions: Mapping[str, Predictions]
-) -> dict[str, Any] | None:
-  """Some pairs of pictures, as described, and their matches: what `draw.match_sheet` takes."""
-  shown, protocol, data, options = _shown(parts, name, predictions)
-  if not hasattr(protocol, 'pictures'):
-    return None
-  chosen = evenly_apart(len(shown.index), 6).tolist()
-
-  def open_split(split: str) -> Source:
-    return parts.inputs.open(**data, split=split)
-
-  return protocol.pictures(open_split, shown, chosen, task='different', **options)
 
 
 def sheet(
   parts: Experiment, name: str, predictions: Mapping[str, Predictions]
 ) -> UInt8[np.ndarray, 'H W 3']:
   """Landmarks on test pictures, or matches between them, as one picture."""
-  shown = examples(parts, name, predictions)
-  if shown is not None:
-    return draw.landmark_sheet(**shown)
-  return draw.match_sheet(**matches(parts, name, predictions))
+  kind, given = shown(parts, name, predictions)
+  return draw.landmark_sheet(**given) if kind == 'landmarks' else draw.match_sheet(**given)
 
 
 def of_features(
@@ -77,16 +71,16 @@ def of_features(
   describer = parts.describer(params, aux)
   pyramid = features.compiled(describer.apply)(describer.variables, batch.image)
   found = components.of_pyramid(pyramid)
-  shown = evenly_apart(len(found), DRAWN)
-  image, found = batch.image[shown], found[shown]
+  drawn = evenly_apart(len(found), DRAWN)
+  image, found = batch.image[drawn], found[drawn]
   sheets = {'hypercolumn_components': draw.component_sheet(image, found)}
   if found.shape[-1] >= 3:
     sheets['hypercolumn_rgb'] = draw.rgb_sheet(image, found)
   if len(pyramid) == 1 and pyramid[0].shape[-1] > 1:
-    mask = None if batch.flow_valid is None else batch.flow_valid[shown]
-    described = np.asarray(pyramid[0], np.float32)[shown]
+    mask = None if batch.flow_valid is None else batch.flow_valid[drawn]
+    described = np.asarray(pyramid[0], np.float32)[drawn]
     sheets['labels'] = labels.sheet(image, described, mask=mask, columns=DRAWN)
-  return sheets | _of_landmarks(describer, batch.image[shown])
+  return sheets | _of_landmarks(describer, image)
 
 
 def _of_landmarks(
@@ -112,17 +106,3 @@ def _some(source: Source, *, count: int) -> Batch:
       examples.append(source[i])
   examples = examples or [features.first_readable(source)]
   return Batch(**{name: np.stack([e[name] for e in examples]) for name in examples[0]})
-
-
-def _shown(
-  parts: Experiment, name: str, predictions: Mapping[str, Predictions]
-) -> tuple[Predictions, ModuleType, dict[str, Any], dict[str, Any]]:
-  """Which predictions of the trained row to draw; the protocol that draws them and its options."""
-  protocol, data, options = parts.protocol(name)
-  if 'of' in options:  # a study of another protocol
-    protocol = completion.find('evaluation', options['of'])
-  draws = scoring.draws_by_row(predictions)
-  trained = {group: given[0] for (row, group), given in draws.items() if row == scoring.TRAINED}
-  most = trained.get('', list(trained.values())[-1])  # labels
-  shown = trained.get('different', most)
-  return shown, protocol, data, options

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Container, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from landmarks_jax.cli import drafts, labelled
+from landmarks_jax.cli import drafts, labelled, paths
 
 LANDMARKS, COCO, CONFIDENCE = 'landmarks.csv', 'landmarks.json', 'confidence.csv'
 SKIPPED, SCORES, OVERLAYS = 'skipped.csv', 'scores.json', 'overlays'
@@ -27,7 +28,7 @@ SKIPPED, SCORES, OVERLAYS = 'skipped.csv', 'scores.json', 'overlays'
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
   labelled.define_flags(values)
-  flags.DEFINE_string('model', None, 'Folder that `fit` made.', flag_values=values)
+  paths.define('model', 'Folder that `fit` made.', values)
   what = 'CSV or COCO JSON file of true landmarks, to score against.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
   what = 'At most this many pictures with the landmarks on them, evenly apart; -1 for all.'
@@ -39,16 +40,14 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  given = {name: values[name].value for name in ('model', 'images', 'output')}
-  if not all(given.values()):
+  if not (values.model and values.images and values.output):
     raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
-  root, output = (pathlib.Path(given[name]).expanduser() for name in ('images', 'output'))
-  drafts.check_new(output)
-  drafts.check_outside(output, 'images', root)
+  drafts.check_new(values.output)
+  drafts.check_outside(values.output, 'images', values.images)
   prediction = Prediction(
-    pathlib.Path(given['model']).expanduser(),
-    root,
-    output,
+    values.model,
+    values.images,
+    values.output,
     labels=values.labels,
     boxes=values.boxes,
     crop=values.crop,
@@ -80,7 +79,7 @@ class Prediction:
     output: pathlib.Path,
     *,
     labels: str | None,
-    boxes: str | None,
+    boxes: pathlib.Path | None,
     crop: str | None,
     overlays: int,
   ) -> None:
@@ -167,8 +166,6 @@ class Prediction:
     Without any, only their number `pictures`, 0, and that of those `learned_from`. The reliability
     is absent if the model has no measured confidence.
     """
-    import numpy as np  # late: heavy
-
     from landmarks_jax import metrics
 
     predictions, learned = self._gathered()
@@ -203,8 +200,6 @@ class Prediction:
 
   def _labels(self, table: Any) -> Any:
     """The truth about all pictures; those without any have no visible landmark."""
-    import numpy as np  # late: heavy
-
     from landmarks_jax.inference.pictures import PointLabels
 
     absent = [name for name in self.model.names if name not in table.names]
@@ -219,8 +214,6 @@ class Prediction:
 
   def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
     """One picture's landmarks, and its overlay if it is among those to be shown."""
-    import numpy as np  # late: heavy
-
     from landmarks_jax.data.source import BadImage
 
     file = self.files[row]
@@ -240,8 +233,7 @@ class Prediction:
 
   def _draw(self, row: int, pixels: Any, confidence: Any) -> None:
     """Writes one picture's overlay. Raises OSError, or BadImage if it can no longer be read."""
-    import numpy as np  # late: heavy
-    from PIL import Image
+    from PIL import Image  # late: heavy
 
     from landmarks_jax.report import overlay
 
@@ -261,8 +253,6 @@ class Prediction:
 
   def _scored(self, batch: Any, points: Any, confidence: Any) -> tuple[Any, Any]:
     """The labelled pictures of a batch as Predictions, and which of them were learned from."""
-    import numpy as np  # late: heavy
-
     from landmarks_jax.contracts import Predictions
 
     usable = np.nan_to_num(batch.scale) > 0
@@ -274,7 +264,6 @@ class Prediction:
   def _gathered(self) -> tuple[Any, int]:
     """Predictions of all labelled pictures that were not learned from; how many were."""
     import jax  # late: heavy
-    import numpy as np
 
     given, learned = zip(*self.scored, strict=True)
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *given)

@@ -8,7 +8,6 @@ repairs what is damaged.
 
 import contextlib
 import functools
-import importlib
 import inspect
 import pathlib
 import sys
@@ -20,11 +19,11 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import drafts
+from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
 from landmarks_jax.runtime import by_name
 
-POSITIONAL = 'NAME'
+POSITIONAL = ('NAME',)
 
 
 def preparable() -> tuple[str, ...]:
@@ -36,9 +35,9 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options, and those of the dataset if one is named; returns `argv`."""
   known = preparable()
   flags.DEFINE_string('NAME', None, f'One of {", ".join(known)}.', flag_values=values)
-  flags.DEFINE_string('source', None, 'Folder of the original files.', flag_values=values)
+  paths.define('source', 'Folder of the original files.', values)
   what = 'Folder that is made, or completed after an interruption.'
-  flags.DEFINE_string('output', None, what, flag_values=values)
+  paths.define('output', what, values)
   what = 'Threads that read; all cores if absent.'
   flags.DEFINE_integer('workers', None, what, lower_bound=1, flag_values=values)
   what = 'Side of the frame in pixels.'
@@ -54,18 +53,15 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  name, known = values.NAME, preparable()
-  if name not in known:
-    near = configs.hint(name, known)
-    raise ValueError(f'no dataset {name!r} to prepare{near}; there are: {", ".join(known)}')
+  name, parameters = values.NAME, _parameters(values.NAME)
   if not values.source or not values.output:
     raise ValueError(f'prepare {name} needs --source=DIR and --output=DIR')
-  source, output = (pathlib.Path(p).expanduser() for p in (values.source, values.output))
+  source, output = values.source, values.output
   if not source.is_dir():
     raise FileNotFoundError(f'--source: {source} is not a folder')
   drafts.check_outside(output, 'source', source)
   options = {}
-  for key, parameter in _parameters(name).items():
+  for key, parameter in parameters.items():
     given = values[key].value if key in values else None
     if key != 'frame':
       text = parameter.default if given is None else configs.Text(given)
@@ -119,7 +115,7 @@ def prepare(
 
 
 def _module(name: str) -> types.ModuleType:
-  return importlib.import_module(f'landmarks_jax.data.{name}')
+  return by_name.module('data', 'catalogue', name, fault=f'no dataset {name!r} to prepare')
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:

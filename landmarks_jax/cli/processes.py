@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import signal
 import sys
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.runtime import interruption, run_folder
+from landmarks_jax.runtime import interruption
 
 # What each process may choose: where its files are, and how it reads them.
 OWN = (*configs.PLACES, '.checkpoint', 'init_from', 'workers', 'stuck_after')
@@ -93,19 +92,6 @@ def only_main_prints() -> Iterator[None]:
     return
   with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
     yield
-
-
-def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """`configs.claim` by the main process. Raises ValueError if another one does not see it."""
-  from landmarks_jax.runtime import sharding  # late: heavy
-
-  sharding.on_main(lambda: configs.claim(workdir, config))
-  file = workdir / run_folder.CONFIG
-  if not file.exists():
-    raise ValueError(
-      f'process {sharding.shard()} does not see {file}, which process 0 wrote; give a --workdir '
-      'that all processes share'
-    )
 
 
 def together(check: Callable[[], None]) -> None:

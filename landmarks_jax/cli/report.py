@@ -37,8 +37,7 @@ def write(
   from landmarks_jax.cli import pictures  # late: only at the end
   from landmarks_jax.report import page
 
-  examples = {n: pictures.examples(experiment, n, p) for n, p in predictions.items()}
-  matches = {n: pictures.matches(experiment, n, p) for n, p in predictions.items()}
+  drawn = {name: pictures.shown(experiment, name, found) for name, found in predictions.items()}
   text = page.render(
     title=workdir.resolve().name,
     config=experiment.config,
@@ -48,8 +47,8 @@ def write(
     predictions=predictions,
     names={name: experiment.info(name).names for name in predictions},
     errors=experiment.error_titles(),
-    examples={name: given for name, given in examples.items() if given is not None},
-    matches={name: given for name, given in matches.items() if given is not None},
+    examples={name: given for name, (kind, given) in drawn.items() if kind == 'landmarks'},
+    matches={name: given for name, (kind, given) in drawn.items() if kind == 'matches'},
     pictures=_newest(workdir / run_folder.PICTURES, drawn=predictions),
     command=command(),
     cost=cost,

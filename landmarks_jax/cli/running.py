@@ -22,7 +22,7 @@ from landmarks_jax.cli import (
   table,
   transfer,
 )
-from landmarks_jax.cli import config as configs
+from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.cli.selection import Selection
 from landmarks_jax.contracts import Batch, TrainState
@@ -62,7 +62,7 @@ class Run:
     self.initial = transfer.of(experiment, workdir)
     # Before the folder is claimed, since another batch size is another config.
     self.compiled = compiling.step(experiment) if self.config['steps'] and not begun else None
-    processes.claim(workdir, self.config)
+    workdirs.claim(workdir, self.config)
     self.lock = None
     sharding.on_main(self._lock)
     try:
@@ -114,14 +114,13 @@ class Run:
 
     Also notes whether it has a checkpoint, which then gives the weights of the base, too.
     """
-    found: list[Any] = []
-    sharding.on_main(lambda: found.append(configs.of_run(self.workdir)))
-    has = run_folder.has_checkpoints(self.workdir)
-    begun, self.experiment.restores = sharding.of_main([*found, has] if found else None)
+    begun, self.experiment.restores = sharding.on_main(
+      lambda: [workdirs.begun(self.workdir), run_folder.has_checkpoints(self.workdir)]
+    )
     return begun
 
   def _check_workdir(self) -> None:
-    if changed := configs.check_workdir(self.workdir, self.config):
+    if changed := workdirs.check(self.workdir, self.config):
       print(f'{self.workdir} continues with {", ".join(changed)}')
 
   def close(self) -> None:
@@ -248,7 +247,7 @@ class Run:
     self.late.settle()
     values = {name: float(value) for name, value in metrics.items()}
     values['learning_rate'] = self._rate(step, metrics)
-    shown = {name: values[name] for name in ('loss',)}
+    shown = {'loss': values['loss']}
     if 'skipped' in values:
       values['skipped'] = self.skipped
       shown |= {'skipped': self.skipped} if self.skipped else {}

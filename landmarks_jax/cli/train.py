@@ -18,13 +18,13 @@ from typing import Any, Literal
 from absl import flags
 
 from landmarks_jax.cli import config as configs
-from landmarks_jax.cli import processes
+from landmarks_jax.cli import paths, processes
 from landmarks_jax.runtime import garbage, interruption
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run; made if absent.', flag_values=values)
+  paths.define('workdir', 'Folder of the run; made if absent.', values)
   what = 'Folder of a run whose weights this one starts from; the same as --config.init_from.'
   flags.DEFINE_string('init_from', None, what, flag_values=values)
   processes.define_flags(values)
@@ -86,7 +86,7 @@ def train(
   Raises interruption.Preempted after SIGTERM, and KeyboardInterrupt, both once the state is saved.
   """
   given = {name: value for name, value in locals().items() if name != 'workdir'}
-  return run_config(given, pathlib.Path(workdir))
+  return run_config(given, pathlib.Path(workdir).expanduser())
 
 
 def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, float]:
@@ -95,7 +95,7 @@ def run_config(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, fl
     from landmarks_jax.cli import completion, experiment, running  # late: heavy
     from landmarks_jax.runtime import compiler, sharding
 
-    config = completion.complete(config, train)
+    config = completion.complete(config)
     if config['deterministic'] and not compiler.deterministic():
       raise ValueError(
         'config.deterministic=True: JAX uses the GPU already, and XLA reads its flags only once; '
@@ -116,20 +116,16 @@ def keys(values: flags.FlagValues) -> dict[str, Any]:
   """The config with the defaults that it leaves out."""
   from landmarks_jax.cli import completion  # late: heavy
 
-  return completion.complete(_config(values), train)
+  return completion.complete(_config(values))
 
 
 def _config(values: flags.FlagValues) -> dict[str, Any]:
   return configs.changed(configs.load(values.config), values['config.KEY'].value)
 
 
+@processes.ended_by_sigterm()
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  with processes.ended_by_sigterm():
-    return _run(values)
-
-
-def _run(values: flags.FlagValues) -> int:
   if not values.config or not values.workdir:
     raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = _config(values)
@@ -138,7 +134,7 @@ def _run(values: flags.FlagValues) -> int:
   processes.start(values)
   message = 'the same command continues from the last checkpoint'
   try:
-    run_config(config, pathlib.Path(values.workdir).expanduser())
+    run_config(config, values.workdir)
   except KeyboardInterrupt:
     print(f'\ninterrupted; {message}', file=sys.stderr)
     return 130

@@ -1,10 +1,8 @@
 """What a dataset is, and how one is found: data/<name>.py has a function `source(**options)`."""
 
 import hashlib
-import importlib
 import inspect
 import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,8 +11,6 @@ from jaxtyping import Float, Int, Num, UInt8
 
 from landmarks_jax.contracts import Array
 from landmarks_jax.runtime import by_name
-
-HERE = pathlib.Path(__file__).parent
 
 
 class Info(NamedTuple):
@@ -75,14 +71,12 @@ def available(function: str = 'source') -> tuple[str, ...]:
 
   function: another function to look for, such as `catalogue`, which `prepare` needs.
   """
-  return by_name.files_that_define(function, HERE)
+  return by_name.files_that_define(function, by_name.PACKAGE / 'data')
 
 
 def source_function(name: str) -> Callable[..., Source]:
   """The `source` of data/<name>.py. Raises ValueError for a name that does not exist."""
-  if name not in available():
-    raise ValueError(f'no dataset named {name!r}; there are: {", ".join(available())}')
-  return importlib.import_module('landmarks_jax.data.' + name.replace('/', '.')).source
+  return by_name.module('data', 'source', name, fault=f'no dataset named {name!r}').source
 
 
 def open_source(name: str, **options: Any) -> Source:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from landmarks_jax.contracts import Array, Batch, Pyramid
+from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
 from landmarks_jax.evaluation import features, probing
 from landmarks_jax.evaluation.regression import WARP
@@ -99,10 +99,11 @@ def fit_landmarks(
   # Rebound at once: only the joined features stay in memory during the fit.
   described = seen | {'batch_size': batch_size, 'seed': seed, 'progress': progress}
   labelled = _joined([labelled, *_copies(model, pictures, copies, **described)])
-  fit = _fit_ridge if head == RIDGE else _fit_probe
-  others = {'side': model.side, 'flip_pairs': labels.info.flip_pairs if copies else ()}
-  others |= {'options': options, 'seed': seed, 'progress': progress}
-  fitted, judged = fit(labelled, **others)
+  if head == RIDGE:
+    pairs = labels.info.flip_pairs if copies else ()
+    fitted, judged = fit_ridge(labelled, side=model.side, flip_pairs=pairs, **options)
+  else:
+    fitted, judged = _fit_probe(labelled, seed=seed, progress=progress, **(FIT_PROBE | options))
   measured = None if judged is None else confidence.fit(*judged, tolerance=tolerance)
   return LandmarkModel(
     model,
@@ -176,18 +177,11 @@ def _joined(parts: Sequence[Batch]) -> Batch:
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _fit_ridge(
-  labelled: Batch,
-  *,
-  side: int,
-  flip_pairs: Sequence[tuple[int, int]],
-  options: dict[str, Any],
-  seed: int,
-  progress: bool,
-) -> tuple[Head, Judged | None]:
+def fit_ridge(labelled: Batch, **options: Any) -> tuple[Head, Judged | None]:
   """The head, and the evidence and error of the pictures that it held out.
 
-  labelled: the pictures, then their warped copies, which have the same `index`.
+  labelled: the pictures, then their warped copies, which have the same `index`. options: of
+  `ridge.fit_ridge`.
   """
   head, held_out = ridge.fit_ridge(
     labelled.pyramid,
@@ -195,8 +189,6 @@ def _fit_ridge(
     labelled.visible,
     labelled.valid,
     group=labelled.index,
-    flip_pairs=flip_pairs,
-    side=side,
     **options,
   )
   fitted = Head(RIDGE, head.variables)
@@ -207,47 +199,30 @@ def _fit_ridge(
 
 
 def _fit_probe(
-  labelled: Batch,
-  *,
-  side: int,
-  flip_pairs: Sequence[tuple[int, int]],
-  options: dict[str, Any],
-  seed: int,
-  progress: bool,
+  labelled: Batch, *, progress: bool, size: int, **options: Any
 ) -> tuple[Head, Judged | None]:
   """The head; evidence and error of every fifth picture, under a head fitted to the others.
 
-  labelled: as for `_fit_ridge`.
+  labelled: as for `fit_ridge`. size, options: of `probing.fit`.
   """
-  options = FIT_PROBE | options
   report = _tell if progress else lambda line: None
 
   def fit(rows: Int[np.ndarray, ' n']) -> Head:
-    trained = probing.fit(labelled, rows, seed=seed, report=report, **options)
-    return Head(PROBE, trained.variables, PROBE_OPTIONS | {'size': options['size']})
+    trained = probing.fit(labelled, rows, size=size, report=report, **options)
+    return Head(PROBE, trained.variables, PROBE_OPTIONS | {'size': size})
 
   pictures = np.unique(labelled.index, return_index=True)[1]  # the row of each that is no copy
   judged, held_out = None, pictures[FOLDS - 1 :: FOLDS]
   if len(pictures) >= HELD_OUT:
     others = np.flatnonzero(~np.isin(labelled.index, labelled.index[held_out]))
     truth, other = _rows(labelled, held_out), fit(others)
-    points, evidence = _looked(other, truth.pyramid)
+    points, evidence = other.look_at(truth.pyramid)
     judged = evidence, distances(points, truth)
   return fit(np.arange(len(labelled.index))), judged
 
 
 def _tell(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
-
-
-def _looked(head: Head, pyramid: Pyramid) -> tuple[Array, Array]:
-  """Points and evidence of a whole pyramid, computed in chunks."""
-  look, parts = jax.jit(head.look), []
-  for start in range(0, len(pyramid[0]), 32):
-    some = tuple(level[start : start + 32] for level in pyramid)
-    parts.append(jax.tree.map(np.asarray, look(head.variables, some)))
-  points, evidence = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-  return points, evidence
 
 
 def _rows(batch: Batch, rows: Int[np.ndarray, ' n']) -> Batch:

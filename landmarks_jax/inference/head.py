@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -53,7 +54,18 @@ class Head(NamedTuple):
     """(variables, pyramid) -> points [B, K, 2], normalised, and evidence [B, K, E] of doubt."""
     if self.kind == RIDGE:
       return ridge.look_ridge
-    return functools.partial(look_probe, **(PROBE_OPTIONS | dict(self.options)))
+    return _probe(**(PROBE_OPTIONS | dict(self.options)))
+
+  def look_at(
+    self, pyramid: Pyramid, *, step: int = 32
+  ) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
+    """What `look` finds in a whole set, `step` pictures at a time."""
+    look, parts = jax.jit(self.look), []
+    for start in range(0, len(pyramid[0]), step):
+      some = tuple(np.asarray(level[start : start + step]) for level in pyramid)
+      parts.append(jax.device_get(look(self.variables, some)))
+    points, evidence = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return points, evidence
 
   def arrays(self) -> dict[str, np.ndarray]:
     """Its variables by their names in a file, float32 whatever JAX computes in."""
@@ -84,6 +96,12 @@ def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[st
   if wrong:
     raise ValueError(f'a head of the kind {kind} has no option {wrong[0]!r}')
   return Head(kind, head, dict(options))
+
+
+@functools.cache
+def _probe(**options: Any) -> Callable[[PyTree, Pyramid], tuple[Array, Array]]:
+  """`look_probe` with these options: the same function each time, so that it is compiled once."""
+  return functools.partial(look_probe, **options)
 
 
 def look_probe(

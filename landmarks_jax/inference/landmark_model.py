@@ -144,10 +144,6 @@ class LandmarkModel:
         f'{known} of the {len(error)} pictures{others} have visible labels and a '
         f'scale={self.scale!r} to measure errors by; expected at least 2'
       )
-    return self.with_confidence(measured)
-
-  def with_confidence(self, measured: Confidence | None) -> 'LandmarkModel':
-    """This model with another confidence."""
     changed = copy.copy(self)
     changed.confidence = measured
     return changed

@@ -1,7 +1,6 @@
 """The features of a run for any pictures, from its folder alone, whatever it was trained on."""
 
 import contextlib
-import importlib
 import numbers
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,6 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, UInt8
 
-from landmarks_jax import methods
 from landmarks_jax.contracts import Batch, Describer, Method, PyTree
 from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
@@ -211,10 +209,8 @@ def _method(
 def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Method:
   options = by_name.tuples(options)
   name = options.pop('name')
-  there = by_name.files_that_define('build', pathlib.Path(methods.__file__).parent)
-  if name not in there:
-    raise ValueError(f'{where}: no method is called {name!r}; there are: {", ".join(there)}')
-  build = importlib.import_module(f'landmarks_jax.methods.{name}').build
+  fault = f'{where}: no method is called {name!r}'
+  build = by_name.module('methods', 'build', name, fault=fault).build
   try:
     return build(**options, **base)
   except (TypeError, ValueError) as error:

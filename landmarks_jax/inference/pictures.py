@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -21,7 +20,6 @@ from landmarks_jax.data import folder, images, pipeline
 from landmarks_jax.data.source import BadImage, Info, normaliser
 from landmarks_jax.runtime import logs
 
-INTERVAL = 5.0  # seconds between two lines of progress
 WIDEST = 8  # the widest a box may be, in multiples of the picture's larger side
 MOST_PIXELS = 2**28  # of a square padded with repeated edges
 Scale = Sequence[SupportsIndex] | Integer[np.ndarray, ' 2'] | str  # a pair of landmarks, or 'frame'
@@ -85,7 +83,6 @@ class Pictures:
     boxes: [N, 4] as (x0, y0, x1, y1): the frame shows the square with the box's centre and its
       larger side instead.
     labels: of the same pictures.
-    names: of the pictures, for messages; paths and numbers if absent.
 
   A picture that cannot be read or framed raises BadImage when it is indexed. `placed` and `sizes`
   hold the box and (width, height) of every picture read so far, `checksums` identify the labelled
@@ -100,7 +97,6 @@ class Pictures:
     crop: str = 'centre',
     boxes: Any = None,
     labels: PointLabels | None = None,
-    names: Sequence[str] | None = None,
   ) -> None:
     self._given = _sequence(given)
     if crop not in folder.CROPS:
@@ -108,7 +104,7 @@ class Pictures:
     if labels is not None and len(labels.points) != len(self):
       raise ValueError(f'points are of {len(labels.points)} pictures, images are {len(self)}')
     self.info = NOTHING if labels is None else labels.info
-    self.frame, self.crop, self._labels, self._names = frame, crop, labels, names
+    self.frame, self.crop, self._labels = frame, crop, labels
     self._boxes = None if boxes is None else _checked_boxes(boxes, len(self))
     self.placed: dict[int, images.Box] = {}
     self.sizes: dict[int, tuple[int, int]] = {}
@@ -136,8 +132,6 @@ class Pictures:
 
   def name(self, index: int) -> str:
     """The name of a picture, for messages."""
-    if self._names is not None:
-      return self._names[index]
     one = self._given[index]
     return os.fspath(one) if isinstance(one, str | os.PathLike) else f'images[{index}]'
 
@@ -185,9 +179,7 @@ def checksum(image: UInt8[np.ndarray, 'H W 3']) -> str:
   return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
-def batches(
-  source: Any, *, batch_size: int, progress: bool | None, report: Any = None
-) -> Iterator[Batch]:
+def batches(source: Any, *, batch_size: int, progress: bool | None) -> Iterator[Batch]:
   """Batches of a whole source in order, padded to one size (`valid`), with progress on request.
 
   Args: batch_size: upper limit; fewer pictures make one batch, padded to a power of two, so that
@@ -198,16 +190,13 @@ def batches(
     raise ValueError(f'batch_size={batch_size}: expected 1 or more pictures')
   size = min(batch_size, 1 << (len(source) - 1).bit_length())
   shows = sys.stderr.isatty() if progress is None else progress
-  began = last = time.monotonic()
-  done = 0
-  options = {'on_bad_image': 'error', 'report': report}
-  with contextlib.closing(pipeline.evaluation_batches(source, batch_size=size, **options)) as found:
-    for batch in found:
+  tally = logs.Tally(len(source), file=sys.stderr)
+  found = pipeline.evaluation_batches(source, batch_size=size, on_bad_image='error')
+  with contextlib.closing(found):
+    for number, batch in enumerate(found, start=1):
       yield batch
-      done, now = min(done + size, len(source)), time.monotonic()
-      if shows and (now - last > INTERVAL or (done == len(source) and last > began)):
-        print(logs.pictures_done(done, len(source), done, now - began), file=sys.stderr, flush=True)
-        last = now
+      if shows:
+        tally(min(number * size, len(source)))
 
 
 def distances(points: Float[np.ndarray, 'B K 2'], batch: Batch) -> Float[np.ndarray, 'B K']:

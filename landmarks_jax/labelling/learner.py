@@ -15,14 +15,13 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from landmarks_jax.contracts import Batch, Pyramid
-from landmarks_jax.data import folder, images, mirrored
+from landmarks_jax.data import folder, images, mirrored, pipeline
 from landmarks_jax.data.source import BadImage
 from landmarks_jax.evaluation import features
 from landmarks_jax.evaluation.regression import WARP
 from landmarks_jax.geometry import regions
-from landmarks_jax.inference import confidence
-from landmarks_jax.inference.confidence import Confidence
-from landmarks_jax.inference.head import RIDGE, Head
+from landmarks_jax.inference import confidence, fitting
+from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.landmark_model import LandmarkModel
 from landmarks_jax.inference.model import Model
 from landmarks_jax.inference.pictures import NOTHING, Pictures, checksum
@@ -30,7 +29,6 @@ from landmarks_jax.labelling import order
 from landmarks_jax.labelling.described import Described
 from landmarks_jax.labelling.picture_files import PictureFiles
 from landmarks_jax.labelling.session import Fit
-from landmarks_jax.models import ridge
 
 COPIES, MOST_COPIES = 6, 1000  # warped copies of each labelled picture, and in total
 BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
@@ -105,8 +103,7 @@ class FrozenLearner:
       if rows:
         padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
         padded[: len(frames)] = frames
-        seen = self._seen(padded)
-        pyramid = self._describe(None)(self.model.describer.variables, seen)
+        pyramid = self._describe(None)(self.model.describer.variables, self._seen(padded))
         pyramid = tuple(np.asarray(level)[: len(rows)] for level in pyramid)
         kept.put(np.array(rows), pyramid, np.array(sizes, np.int32))
       if time.monotonic() - last > TELL:
@@ -131,12 +128,13 @@ class FrozenLearner:
     if not known:
       raise ValueError('none of the labelled pictures can be described')
     labelled = self._labelled(known, labels)
-    head, judge = fit_head(
-      labelled, side=self.model.side, zoom=self.model.zoom, flip_pairs=self.flip_pairs
+    head, judged = fitting.fit_ridge(
+      labelled, side=self.model.side, flip_pairs=self.flip_pairs, size=SIZE
     )
+    judge = None if judged is None else confidence.fit(*judged, tolerance=TOLERANCE)
     facts = {'names': self.landmarks, 'flip_pairs': self.flip_pairs, 'crop': self.crop}
     facts |= {'learned_from': [self._checksum(n) for n in known]}
-    self._known = LandmarkModel(self.model, Head(RIDGE, head), confidence=judge, **facts)
+    self._known = LandmarkModel(self.model, head, confidence=judge, **facts)
     return self._predictions()
 
   def save(self, path: pathlib.Path) -> None:
@@ -157,7 +155,7 @@ class FrozenLearner:
   def _looked(self, head: Head) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
     """Normalised points and evidence of doubt for all pictures; of any value where unknown."""
     if self._shapes(head.size) == self._shapes(None):
-      return look(head, self.described.pyramid)
+      return head.look_at(self.described.pyramid, step=LOOK)
     describe, found = self._describe(head.size), []  # such maps of all pictures may be too large
     for start in range(0, len(self.files), BATCH):
       frames = np.zeros((BATCH, self.model.frame, self.model.frame, 3), np.uint8)
@@ -165,7 +163,8 @@ class FrozenLearner:
         with contextlib.suppress(BadImage):  # it may have been deleted
           if done:
             frames[i] = self._frame(start + i)
-      found.append(look(head, describe(self.model.describer.variables, self._seen(frames))))
+      pyramid = describe(self.model.describer.variables, self._seen(frames))
+      found.append(head.look_at(pyramid, step=LOOK))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self.files)], *found)
 
   def _pairs(self, points: Float[np.ndarray, 'N K 2']) -> mirrored.Pairs:
@@ -199,6 +198,7 @@ class FrozenLearner:
       pyramid=tuple(level[known] for level in self.described.pyramid),
       points=np.where(visible[..., None], points / self.model.zoom, 0).astype(np.float32),
       visible=visible,
+      scale=np.full(len(known), 2 / self.model.zoom, np.float32),  # of the frame, as it is seen
       valid=np.ones(len(known), bool),
       index=np.array(known, np.int32),
     )
@@ -215,11 +215,13 @@ class FrozenLearner:
         'image': self._frame(number),
         'points': np.where(visible[:, None], points, 0).astype(np.float32),
         'visible': visible,
+        'scale': np.float32(2),  # of the frame
         'index': np.int32(number),
       }
+      arrays = {name: np.asarray(value)[None] for name, value in example.items()}
       batch = features.gather_warped(
         self.model.describer,
-        _One(example),
+        pipeline.Cached(NOTHING, arrays),
         np.array([0]),
         copies=COPIES,
         warp=WARP,
@@ -234,6 +236,7 @@ class FrozenLearner:
     return self.pictures[number]['image']
 
   def _seen(self, frames: np.ndarray) -> np.ndarray:
+    """What the network sees of them."""
     return regions.cut_centre(frames, self.model.margin)
 
   def _box(self, number: int) -> images.Box:
@@ -277,62 +280,3 @@ class FrozenLearner:
 def semantic(pyramid: Pyramid) -> Shaped[np.ndarray, 'N h w C']:
   """The level that best tells parts apart: the deepest of those with the most positions."""
   return max(pyramid, key=lambda level: level.shape[1])
-
-
-class _One:
-  """A labelled picture as a `Source`."""
-
-  info = NOTHING
-
-  def __init__(self, example: dict[str, Any]) -> None:
-    self._example = example
-
-  def __len__(self) -> int:
-    return 1
-
-  def __getitem__(self, index: Any) -> dict[str, Any]:
-    return self._example
-
-
-def fit_head(
-  labelled: Batch, *, side: int, zoom: float, flip_pairs: Sequence[tuple[int, int]]
-) -> tuple[ridge.RidgeVariables, Confidence | None]:
-  """The closed-form head for labelled pyramids, and its measured confidence.
-
-  `index` groups the rows of one picture; the first row of each group is the picture itself. side,
-  zoom: of the model, see `Model`; the points are normalised in what it sees.
-  """
-  head, held_out = ridge.fit_ridge(
-    labelled.pyramid,
-    labelled.points,
-    labelled.visible,
-    labelled.valid,
-    group=labelled.index,
-    flip_pairs=flip_pairs,
-    side=side,
-    size=SIZE,
-  )
-  if held_out is None:
-    return head.variables, None
-  error = np.linalg.norm(held_out.points - labelled.points[held_out.rows], axis=-1)
-  error = error * zoom / 2  # 2 / zoom is the side of the frame in units of what the network sees
-  error = np.where(labelled.visible[held_out.rows], error, np.nan)
-  return head.variables, confidence.fit(held_out.evidence, error, tolerance=TOLERANCE)
-
-
-def look(
-  head: Head, pyramid: Pyramid
-) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
-  """Normalised points and evidence of doubt for all pictures, computed in blocks."""
-  compiled = _compiled(head.kind, tuple(sorted(head.options.items())))
-  found = []
-  for start in range(0, len(pyramid[0]), LOOK):
-    block = tuple(np.asarray(level[start : start + LOOK]) for level in pyramid)
-    found.append(jax.device_get(compiled(head.variables, block)))
-  points, evidence = zip(*found, strict=True)
-  return np.concatenate(points), np.concatenate(evidence)
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(kind: str, options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-  return jax.jit(Head(kind, None, dict(options)).look)

@@ -45,7 +45,7 @@ def app(session: Session, *, port: int, output: pathlib.Path) -> Starlette:
   """The ASGI application; exports are written into the folder `output`."""
   routes = [Route(f'/{name}', _static(name), methods=['GET']) for name in FILES]
   routes += [
-    Route('/api/session', _told(session.facts), methods=['GET']),
+    Route('/api/session', lambda request: _fresh(session.facts()), methods=['GET']),
     Route('/api/changes', lambda request: _changes(session, request), methods=['GET']),
     Route('/api/pictures/{number:int}', lambda r: _picture(session, r), methods=['GET']),
     Route('/pictures/{key}/{side:int}/{number:int}', lambda r: _jpeg(session, r), methods=['GET']),
@@ -102,13 +102,6 @@ def _static(name: str) -> Handler:
   async def answer(request: Request) -> Response:
     file = PAGE / (name or 'label.html')
     return FileResponse(file, media_type=FILES[name], headers={'Cache-Control': 'no-cache'})
-
-  return answer
-
-
-def _told(tell: Callable[[], Any]) -> Handler:
-  def answer(request: Request) -> Response:
-    return _fresh(tell())
 
   return answer
 

@@ -13,7 +13,8 @@ from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, few_shot
 from landmarks_jax.evaluation.regression import WARP
 from landmarks_jax.evaluation.spread import ALONE
-from landmarks_jax.inference.head import RIDGE, Head
+from landmarks_jax.inference import fitting
+from landmarks_jax.inference.head import Head
 from landmarks_jax.inference.model import Model
 from landmarks_jax.labelling import learner, order
 
@@ -111,10 +112,8 @@ class _Oracle:
     parts = [self._warped(int(index)) for index in own.index] if self._number else []
     labelled = jax.tree.map(lambda *arrays: np.concatenate(arrays), own, *parts)
     flip_pairs = self._source.info.flip_pairs if parts else ()
-    head, _ = learner.fit_head(
-      labelled, side=self._model.side, zoom=self._model.zoom, flip_pairs=flip_pairs
-    )
-    return Head(RIDGE, head)
+    options = {'side': self._model.side, 'flip_pairs': flip_pairs, 'size': learner.SIZE}
+    return fitting.fit_ridge(labelled, **options)[0]
 
   def _warped(self, index: int) -> Batch:
     if index not in self._copies:
@@ -142,6 +141,6 @@ def _picked(
 
 
 def _error(head: Head, test: Batch) -> float:
-  points, _ = learner.look(head, test.pyramid)
+  points, _ = head.look_at(test.pyramid, step=learner.LOOK)
   found = Predictions(points, test.points, test.visible, test.scale, test.index)
   return metrics.inter_ocular_error(found)

@@ -1,6 +1,7 @@
 """Train states on disk, by step: the one thin module over orbax (v0 CheckpointManager)."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -194,10 +195,19 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _readable(self, step: int) -> Iterator[None]:
-    """Turns whatever Orbax raises for a damaged step into one error that says what to do."""
+    """Turns whatever Orbax raises for a damaged step into one error that says what to do.
+
+    What this machine lacks for the moment, such as memory or an answer of the disk, is no damage.
+    """
     try:
       yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise
     except Exception as error:
+      number = _os_error(error)
+      if number not in (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+        said = f'step {step} cannot be read: {os.strerror(number)}'
+        raise OSError(number, said, self.path) from error
       raise self._damage(step, f'{type(error).__name__}: {str(error)[:200]}') from error
 
   def _damage(self, step: int, what: str) -> DamagedError:
@@ -304,10 +314,16 @@ def _checksum(path: Any) -> str:
 
 def _reason(error: BaseException) -> str:
   """The operating system's message, where known; else the beginning of the error's own."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  number = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore spells it
-  return os.strerror(int(number[1])) if number else f'{type(error).__name__}: {str(error)[:200]}'
+  number = _os_error(error)
+  return os.strerror(number) if number else f'{type(error).__name__}: {str(error)[:200]}'
+
+
+def _os_error(error: BaseException) -> int | None:
+  """The operating system's number of an error, if it has one."""
+  if isinstance(error, OSError):
+    return error.errno
+  found = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore spells it
+  return int(found[1]) if found else None
 
 
 def _advice(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from PIL import Image
 
 from landmarks_jax.runtime import atomic, run_folder
 
+INTERVAL = 5.0  # seconds between two lines of a Tally
+
 
 class Logs:
   """Writes numbers and pictures under `workdir`; silent on processes that are not the main one.
@@ -131,6 +133,25 @@ def peak_memory() -> int:
   """Peak bytes that this process has used of the host."""
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Tally:
+  """Prints how many of `total` pictures are done, every INTERVAL seconds, and the last of several.
+
+  file: where to; None: standard output.
+  """
+
+  def __init__(self, total: int, *, file: Any = None) -> None:
+    self._total, self._file = total, file
+    self._began = self._told = time.monotonic()
+
+  def __call__(self, done: int) -> None:
+    """Takes note that this many are done."""
+    now = time.monotonic()
+    if now - self._told > INTERVAL or (done == self._total and self._told > self._began):
+      line = pictures_done(done, self._total, done, now - self._began)
+      print(line, file=self._file, flush=True)
+      self._told = now
 
 
 def pictures_done(done: int, total: int, made: int, seconds: float) -> str:

@@ -68,7 +68,7 @@ def rate(
   if steps_per_epoch < 1:
     raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
   if schedule == 'constant':
-    after = constant(learning_rate)
+    after = optax.constant_schedule(learning_rate)
   elif schedule in ('cosine', 'cosine_by_step'):
     if epochs is None or epochs <= warmup_epochs:
       raise ValueError(
@@ -172,7 +172,7 @@ def lars(
   layerwise = optax.stateless(lambda updates, params: jax.tree.map(scaled, updates, params))
   steps = [optax.masked(layerwise, included)]
   if double_rate:
-    once = rate if callable(rate) else constant(rate)
+    once = rate if callable(rate) else optax.constant_schedule(rate)
     steps.append(optax.masked(optax.scale_by_schedule(once), excluded))
   return optax.chain(*steps, optax.trace(momentum), optax.scale_by_learning_rate(rate))
 
@@ -211,11 +211,6 @@ def scale_by_amsgrad(
 
 
 OPTIMISERS = {'adam': adam, 'lars': lars, 'sgd': sgd}
-
-
-def constant(learning_rate: Number) -> Rate:
-  """The same rate at every step."""
-  return lambda step: jnp.asarray(learning_rate, float)
 
 
 def cosine_per_epoch(

@@ -280,22 +280,23 @@ def _padded(text: str) -> UInt8[np.ndarray, ' N']:
   return padded
 
 
-def on_main(act: Callable[[], None]) -> None:
-  """Calls `act` on the main process, while the others wait (all of them must call it).
+def on_main(act: Callable[[], Any]) -> Any:
+  """The JSON value of `act` on the main process, on every process (all of them must call it).
 
   A ValueError or OSError, which is meant for users, stops all: the others raise ValueError.
   """
-  error = None
+  error, value = None, None
   if is_main():
     try:
-      act()
+      value = act()
     except (ValueError, OSError) as raised:
       error = raised
-  said = of_main(None if error is None else f'process 0: {error}')
+  said, value = of_main([None if error is None else f'process 0: {error}', value])
   if error is not None:
     raise error
   if said is not None:
     raise ValueError(said)
+  return value
 
 
 def compile_step(

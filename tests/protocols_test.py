@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from landmarks_jax import evaluation
-from landmarks_jax.cli import completion, experiment, train
+from landmarks_jax.cli import completion, experiment
 from landmarks_jax.cli import config as configs
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data.synthetic.faces import ATTRIBUTES
@@ -70,7 +70,7 @@ def measuring(name):
   config['evals'] = {'some': {'protocol': name, 'data': data}}
   if name == 'attributes':
     config['evals']['some']['names'] = ATTRIBUTES[2:5]
-  made = experiment.Experiment(completion.complete(config, train.train))
+  made = experiment.Experiment(completion.complete(config))
   made.describer = lambda params, aux: Describer(np.float32(params), colours, bright)
   made.random_init = {'raw': made.describer(2, None), 'calibrated': made.describer(3, None)}
   made.base = lambda aux: made.describer(4, None)

@@ -146,10 +146,10 @@ class FrozenLearner:
   def _predictions(self) -> Fit:
     points, evidence = self._looked(self._known.head)
     unknown = ~self.described.done
-    order = [self._known.names.index(name) for name in self.landmarks]
-    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points[:, order])])
+    places = [self._known.names.index(name) for name in self.landmarks]
+    pixels = np.stack([self._pixels(n, p) for n, p in enumerate(points[:, places])])
     doubt = np.where(unknown, -np.inf, evidence[..., 0].mean(1))
-    sure = self._known.judge(evidence)[:, order]
+    sure = self._known.judge(evidence)[:, places]
     return Fit(pixels, np.where(unknown[:, None], np.nan, sure).astype(np.float32), doubt)
 
   def _looked(self, head: Head) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:

@@ -193,6 +193,15 @@ def test_the_memory_of_a_data_set_is_told_once_with_its_name(folder):
   ]
 
 
+def test_the_memory_is_told_again_where_the_choice_is_another(folder, monkeypatch):
+  told = []
+  parts = opened(folder, 'auto', told)
+  for free, cache in ((3 * NEED, 'host'), (NEED, 'stream'), (NEED, 'stream')):
+    monkeypatch.setattr(pipeline, 'free_memory', lambda free=free: free)
+    assert parts._fitting(parts.training, parts.example, parts.config['data']) == cache
+  assert [line.partition('chosen: cache=')[2].split()[0] for line in told] == ['host', 'stream']
+
+
 def test_evaluations_are_not_promised_the_same_memory(folder, monkeypatch):
   def kept(*, read_first):
     parts, told = opened(folder, 'host'), []

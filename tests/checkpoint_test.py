@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import re
 import resource
 import subprocess
@@ -354,6 +355,22 @@ def test_what_a_machine_lacks_for_the_moment_is_no_damage(folder, monkeypatch, e
       checkpoints.restore_newest(make_state(0))
   assert not isinstance(caught.value, checkpoint.DamagedError)
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
+@pytest.mark.parametrize('number', [errno.ENOENT, errno.EISDIR, errno.EBADMSG])
+def test_what_the_disk_says_of_broken_files_is_damage(folder, monkeypatch, number):
+  checkpoints = checkpoint.Checkpoints(folder)
+  restore = checkpoints._manager.restore
+
+  def broken(step, **options):
+    if step == 20:
+      raise OSError(number, os.strerror(number))
+    return restore(step, **options)
+
+  monkeypatch.setattr(checkpoints._manager, 'restore', broken)
+  with checkpoints, pytest.warns(UserWarning, match='step 20'):
+    assert checkpoints.restore_newest(make_state(0))[2] == 10
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20.damaged']
 
 
 def test_resuming_with_another_configuration_is_no_damage(folder):

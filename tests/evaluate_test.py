@@ -150,6 +150,12 @@ def test_commands_that_start_at_the_same_moment_get_a_file_each(tmp_path, monkey
     assert json.loads((tmp_path / name).read_text()) == {'evals': evals, 'scores': {}}
 
 
+def test_a_file_that_a_killed_command_left_empty_is_passed_over(tmp_path):
+  (tmp_path / '6.json').touch()
+  assert evaluate._claim(tmp_path, 6, {'few': {'labels': 5}}) == '6_2.json'
+  assert not (tmp_path / '6.json').read_text()
+
+
 def test_the_evaluations_of_another_page_can_be_run(again, tmp_path):
   other = (
     page.replace('few=', 'five=').replace('labels=9', 'labels=5').replace('steps=6', 'steps=1')

@@ -369,6 +369,7 @@ def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
     ({'head': 'probe', 'options': {'size': 1}}, 'size=1: expected 2 or more'),
     ({'head': 'probe', 'options': {'stop_epoch': 201}}, 'stop_epoch=201: expected 1 to 200'),
     ({'head': 'probe', 'options': {'batch_size': 0}}, 'batch_size=0'),
+    ({'head': 'probe', 'options': {'epoch_size': -1}}, 'epoch_size=-1: expected 0 or more'),
     ({'head': 'probe', 'options': {'learning_rate': -1.0}}, 'learning_rate=-1.0'),
   ],
 )

@@ -16,6 +16,7 @@ from landmarks_jax.inference.model import Model, load
 from landmarks_jax.inference.pictures import PointLabels
 from landmarks_jax.methods import equivariant, probe
 from landmarks_jax.models import ridge
+from landmarks_jax.runtime import run_folder
 
 FRAME, MARGIN = 20, 2
 METHOD = {'name': 'equivariant', 'network': 'simple', 'dim': 5, 'width': 0.1, 'margin': MARGIN}
@@ -189,6 +190,23 @@ def infinite(arrays):
 
 def pickled(arrays):
   arrays['outer' if 'outer' in arrays else 'mean_shape'] = np.array([{}], object)
+
+
+def test_a_model_of_an_earlier_version_that_described_otherwise_is_refused(damaged):
+  facts = json.loads((damaged / 'landmarks.json').read_text())
+  del facts['boxes']  # as earlier versions wrote them
+  (damaged / 'landmarks.json').write_text(json.dumps(facts))
+  assert load_landmarks(damaged).boxes is False
+  network = damaged / run_folder.NETWORK / run_folder.CONFIG
+  whole = network.read_text()
+  config = json.loads(whole)
+  config['method']['normalise'] = True
+  network.write_text(json.dumps(config))
+  try:
+    with pytest.raises(ValueError, match='by an earlier version, for which equivariant described'):
+      load_landmarks(damaged)
+  finally:
+    network.write_text(whole)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,12 @@ def test_pairs_that_the_labels_contradict_are_dropped_with_one_warning(model, wo
   again.described = learner.described
   again.fit({0: points})
   assert again.flip_pairs == true
+  stated.flip_pairs = (2, 0), (3, 1)  # those that the names suggest, the other way round
+  again = FrozenLearner(model, files, names, known=stated)
+  again.described = learner.described
+  with pytest.warns(UserWarning, match='the labels contradict the mirror pairs'):
+    again.fit({0: points, 1: points + 1})
+  assert again.flip_pairs == ()
 
 
 @pytest.mark.parametrize('crop', ['pad', 'centre', 'squash'])

@@ -76,6 +76,17 @@ def test_a_name_near_the_border_stands_on_the_other_side():
   assert changed(drawn, image)[:, :440].any()
 
 
+@pytest.mark.parametrize('side', [80, 480])
+@pytest.mark.parametrize('place', [(0, 0), (1, 1), (1, 0), (0, 1)])
+def test_a_name_in_a_corner_stays_in_the_picture(monkeypatch, side, place):
+  point = np.array([place], float) * (side - 1)
+  true = np.clip(point + 2, 0, side - 1) - 2 * np.array([place])  # a ring that the name would meet
+  image = np.zeros((side, side, 3), np.uint8)
+  ((left, top, right, bottom),), _ = boxes_of(monkeypatch, image, point, names=['eye'], target=true)
+  assert min(left, top) >= -2  # of the outline
+  assert max(right, bottom) <= 482
+
+
 # Of a picture that a reviewer looked at, where names lay on points and on each other.
 FIVE = np.array([[217.0, 191], [292, 196], [252, 239], [221, 275], [283, 277]])
 TRUE = np.array([[240.0, 213], [310, 215], [268, 253], [247, 292], [302, 292]])

@@ -482,6 +482,17 @@ def test_a_picture_whose_kind_is_not_read_is_said_to_be_there(mine, tmp_path, ca
     folder.source(str(tmp_path / 'mine'), labels='labels.csv', frame=36)
 
 
+def test_a_picture_in_a_hidden_folder_is_said_to_be_there(mine, tmp_path, capsys):
+  write(tmp_path / 'mine', range(3))
+  (tmp_path / 'mine/.own').mkdir()
+  (tmp_path / 'mine/001.png').rename(tmp_path / 'mine/.own/001.png')
+  table = (tmp_path / 'mine/labels.csv').read_text().replace('001.png', '.own/001.png')
+  (tmp_path / 'mine/labels.csv').write_text(table)
+  given = '--model=RUN', f'--images={tmp_path}/mine', '--labels=labels.csv'
+  assert run('fit', *given, f'--output={tmp_path}/M') == 2
+  assert "'.own/001.png' is there, but not among the pictures found" in capsys.readouterr().err
+
+
 def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   pictures = str(mine / 'test/100.png'), str(mine / 'test/101.png')

@@ -152,6 +152,8 @@ def _claim(folder: pathlib.Path, step: int, evals: Mapping[str, Mapping[str, Any
     file = folder / (f'{step}.json' if number == 1 else f'{step}_{number}.json')
     with contextlib.suppress(FileExistsError):  # also if another command made it a moment ago
       atomic.create_text(file, json.dumps({'evals': evals, 'scores': {}}))
+    if not file.stat().st_size:  # an earlier command was killed where it made it
+      continue
     if run_folder.read_config(file).get('evals') == configs.plain(evals):
       _note(file, evals, {})
       return file.name

@@ -30,7 +30,7 @@ class Inputs:
     self._chosen: str | None = None
     self._sources: dict[str, Source] = {}
     self._kept: dict[str, Source] = {}
-    self._told: set[tuple[str, int]] = set()  # data sets whose memory was reported, and its bytes
+    self._told: set[tuple[str, int, str]] = set()  # data sets, their bytes and where they are kept
     self._filling: list[tuple[pipeline.Remembering, int]] = []  # and the bytes of a picture
 
   @property
@@ -73,14 +73,17 @@ class Inputs:
   def _fitting(
     self, source: Source, example: dict[str, Any], options: Mapping[str, Any], **beside: Any
   ) -> str:
-    """Where the pictures fit: `pipeline.choose_cache`, reported once for each data set."""
+    """Where the pictures fit: `pipeline.choose_cache`, reported once for each set and choice."""
     split = options.get('split')
     of = options['name'] + (f' ({split})' if split else '')
-    told = of, pipeline.cache_bytes(source, example)
-    report = self.report if told not in self._told else lambda line: None
-    self._told.add(told)
-    beside |= {'sharing': self.sharing, 'of': of, 'report': report}
-    return pipeline.choose_cache(source, example, **beside)
+    lines: list[str] = []
+    beside |= {'sharing': self.sharing, 'of': of, 'report': lines.append}
+    cache = pipeline.choose_cache(source, example, **beside)
+    told = of, pipeline.cache_bytes(source, example), cache
+    if told not in self._told:
+      self._told.add(told)
+      self.report(*lines)
+    return cache
 
   def _check_host_memory(self) -> None:
     need = pipeline.cache_bytes(self.training, self.example)

@@ -204,7 +204,7 @@ def _models(given: pathlib.Path | None) -> tuple[Any, Any]:
   return known.model, known
 
 
-def _same_landmarks(known: Any, landmarks: Sequence[str], model: str | None) -> Any:
+def _same_landmarks(known: Any, landmarks: Sequence[str], model: pathlib.Path | None) -> Any:
   """The landmark model if it finds these landmarks, in any order; else None, saying why."""
   if known is None or set(known.names) == set(landmarks):
     return known
@@ -219,7 +219,8 @@ def _crop(given: str | None, known: Any) -> str:
     return given or 'pad'
   crop = given or known.crop
   if difference := known.other_cut(boxes=False, crop=crop):
-    print(f'warning: {difference}', file=sys.stderr)
+    advice = '; cut the objects out first, as there are no boxes here' if known.boxes else ''
+    print(f'warning: {difference}{advice}', file=sys.stderr)
   return crop
 
 

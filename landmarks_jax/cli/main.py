@@ -99,8 +99,12 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
   rest = values([name, *argv])[1:]
   positional = getattr(command, 'POSITIONAL', ())
-  for flag in positional[: len(rest)]:
-    values[flag].parse(rest.pop(0))
+  given = {flag: rest.pop(0) for flag in positional[: len(rest)]}
+  for flag, text in [*given.items(), *((f'--{key}', values[key].value) for key in values)]:
+    if text == '':  # as from a variable of the shell that is not set
+      raise ValueError(f'{flag} is empty: expected a value')
+  for flag, text in given.items():
+    values[flag].parse(text)
   if values.help:
     return values
   if rest:

@@ -191,7 +191,7 @@ class Prediction:
     """Writes what `scores` returned beside what `write` wrote."""
     (self.output / SCORES).write_text(json.dumps(scores, indent=2) + '\n')
 
-  def _tell_of_lost(self, around: dict[str, Any], boxes: str | None) -> None:
+  def _tell_of_lost(self, around: dict[str, Any], boxes: pathlib.Path) -> None:
     """Warns about boxes of no picture, as after a misspelt name."""
     lost = sorted(around.keys() - set(self.files))
     if lost:

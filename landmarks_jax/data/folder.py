@@ -246,10 +246,15 @@ def find_kinds(folder: pathlib.Path) -> tuple[tuple[str, ...], dict[str, list[st
 
 def why_absent(file: str, folder: pathlib.Path) -> str:
   """Why `find` does not have a file that labels name."""
-  if _extension(file) not in EXTENSIONS and (folder / file).is_file():
+  if not (folder / file).is_file():
+    return f'there is no picture {file!r} in {folder}'
+  if _extension(file) not in EXTENSIONS:
     kind = _extension(file) or 'a file without extension'
     return f'{file!r} is there, but {kind} is not read; save it as JPEG or PNG'
-  return f'there is no picture {file!r} in {folder}'
+  return (
+    f'{file!r} is there, but not among the pictures found in {folder}: it is hidden, '
+    'in a run, or found under another path'
+  )
 
 
 def read_labels(folder: pathlib.Path, labels: str) -> LabelTable:

@@ -61,6 +61,7 @@ def fit(
     stop_epoch=stop_epoch,
     learning_rate=learning_rate,
     batch_size=batch_size,
+    epoch_size=epoch_size,
     validate_every=validate_every,
   )
   stop = epochs if stop_epoch is None else stop_epoch
@@ -93,13 +94,15 @@ def check(
   learning_rate: float = 0.0,
   stop_epoch: int | None = None,
   batch_size: int = 32,
+  epoch_size: int = 0,
   validate_every: int = 1,
   prefix: str = '',
   **others: Any,
 ) -> None:
   """Raises ValueError for what `fit` cannot do. prefix: of the options in messages."""
   least = {'size': (size, 2), 'epochs': (epochs, 1), 'learning_rate': (learning_rate, 0)}
-  least |= {'batch_size': (batch_size, 1), 'validate_every': (validate_every, 1)}
+  least |= {'batch_size': (batch_size, 1), 'epoch_size': (epoch_size, 0)}
+  least |= {'validate_every': (validate_every, 1)}
   for name, (value, lowest) in least.items():
     if value < lowest:
       raise ValueError(f'{prefix}{name}={value}: expected {lowest} or more')

@@ -73,9 +73,9 @@ def run(
       the published protocol.
     head: 'ridge', in closed form, or 'probe', the published head, trained by gradient descent.
     size: side of the ridge's heat maps.
-    probe_*: options of the probe, see `probing.fit`; unused by the ridge. Its size is also that of
-      the features of a method that has no size of its own, such as the projection. On a CPU, take
-      fewer epochs, and the ridge for many landmarks.
+    probe_*: options of the probe, see `probing.fit`; unused by the ridge. Its size is also the
+      grid on which a method describes whose values depend on it, such as the projection. On a CPU,
+      take fewer epochs, and the ridge for many landmarks.
     train, test: names of the splits. validation: one on which the probe's best epoch is chosen, by
       `validation_score` (smaller is better; it also decides which random variant is better), every
       `probe_validate_every` epochs.
@@ -166,6 +166,7 @@ def check(
   size: int = 16,
   probe_size: int = 48,
   probe_epochs: int = 200,
+  probe_epoch_size: int = 0,
   probe_stop_epoch: int | None = None,
   probe_validate_every: int = 10,
   train: str = 'train',
@@ -184,6 +185,7 @@ def check(
   probing.check(
     size=probe_size,
     epochs=probe_epochs,
+    epoch_size=probe_epoch_size,
     stop_epoch=probe_stop_epoch,
     validate_every=probe_validate_every,
     prefix='probe_',

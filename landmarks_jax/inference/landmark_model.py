@@ -6,7 +6,7 @@ import json
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
 from landmarks_jax.inference import confidence as confidences
 from landmarks_jax.inference.confidence import Confidence
-from landmarks_jax.inference.head import Head
+from landmarks_jax.inference.head import PROBE, Head
 from landmarks_jax.inference.head import from_arrays as head_from_arrays
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.inference.pictures import (
@@ -170,7 +170,8 @@ class LandmarkModel:
     crop = self.crop if crop is None else crop
     found = self.model.pictures(images, boxes=boxes, crop=crop, labels=labels)
     if difference := self.other_cut(boxes=boxes is not None, crop=crop):
-      warnings.warn(difference, stacklevel=3)
+      advice = '; give boxes, unless the pictures are cut out already' if self.boxes else ''
+      warnings.warn(difference + advice, stacklevel=3)
     return found
 
   def other_cut(self, *, boxes: bool, crop: str) -> str | None:
@@ -183,8 +184,7 @@ class LandmarkModel:
     if self.boxes:
       return (
         'the landmark model was fitted on boxes, and without them the object fills the square '
-        'less: landmarks will be wrong, and their confidence does not tell; give boxes, unless the '
-        'pictures are cut out already'
+        'less: landmarks will be wrong, and their confidence does not tell'
       )
     if crop == self.crop:
       return None
@@ -260,6 +260,8 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
   judged = [k for k in arrays if k.startswith(CONFIDENCE)]
   judged = {k.removeprefix(CONFIDENCE): arrays.pop(k) for k in judged}
   model = load(folder / run_folder.NETWORK, frame=facts['frame'], margin=facts['margin'])
+  if facts['earlier']:
+    _check_described_alike(folder, facts['head'], model.config['method'])
   try:
     head = head_from_arrays(facts['head'], arrays, facts['head_options'])
     stated = facts['confidence']
@@ -301,11 +303,21 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
   if not isinstance(facts, dict) or facts.get('format') != FORMAT:
     found = facts.get('format') if isinstance(facts, dict) else None
     raise ValueError(f'{file} has the format {found!r}; this version reads {FORMAT}')
-  facts.setdefault('boxes', False)  # earlier versions did not say
+  facts['earlier'] = 'boxes' not in facts  # whether written by a version before boxes were noted
+  facts.setdefault('boxes', False)
   for name, kind in KINDS.items():
     if name not in facts or not isinstance(facts[name], kind):
       raise ValueError(f'{file} is damaged: {name} is {facts.get(name)!r:.60}')
   return facts
+
+
+def _check_described_alike(folder: pathlib.Path, head: str, method: Mapping[str, Any]) -> None:
+  """Raises ValueError if an earlier version described pictures otherwise than this one."""
+  if method.get('normalise') or (head == PROBE and method['name'] == 'projection'):
+    raise ValueError(
+      f'{folder} was fitted by an earlier version, for which {method["name"]} described pictures '
+      'otherwise; fit or convert it again'
+    )
 
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:

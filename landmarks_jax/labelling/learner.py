@@ -35,7 +35,7 @@ BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
 TOLERANCE = 0.05  # of the confidence, as a share of the side of the frame
 TELL = 0.5  # seconds between two progress reports
-KEPT = 2  # version of features on disk: in the first, some belonged to the picture before
+KEPT = 3  # version of features on disk: in the second, `normalise=True` made labels unit vectors
 
 
 class FrozenLearner:
@@ -65,7 +65,8 @@ class FrozenLearner:
     if known is not None:
       place = [self.landmarks.index(name) for name in known.names]
       stated = tuple((place[a], place[b]) for a, b in known.flip_pairs)
-      self._stated = () if set(stated) == set(self._guessed) else stated
+      same = {*map(frozenset, stated)} == {*map(frozenset, self._guessed)}
+      self._stated = () if same else stated
     self.pictures: Pictures = model.pictures(
       [str(files.path(i)) for i in range(len(files))], crop=crop
     )

@@ -208,7 +208,7 @@ class _Sheet:
     for order, (anchor, right, down) in enumerate(SIDES):
       place = x + away * right, y + away * down
       box = left, top, *end = self._pen.textbbox(place, text, anchor=anchor, **style)
-      cut = left < 0 or top < 0 or end[0] > width or end[1] > height
+      cut = sum(max(0, out) for out in (-left, -top, end[0] - width, end[1] - height))
       met = sum(_meet(box, other) for other in taken)
       choices.append((cut, met, order, place, anchor, box))
     *_, place, anchor, box = min(choices)

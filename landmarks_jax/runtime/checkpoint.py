@@ -15,6 +15,9 @@ import orbax.checkpoint as ocp
 
 from landmarks_jax.contracts import PyTree
 
+# Errors of the system that mean damage: files that are absent or folders, and what file systems
+# say of a failed checksum or a broken structure.
+DAMAGE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EBADMSG, getattr(errno, 'EUCLEAN', None)}
 CHECKSUMS = 'SHA256SUMS'  # of a step's files; run `sha256sum -c SHA256SUMS` in its folder to check
 
 
@@ -205,8 +208,11 @@ class Checkpoints:
       raise
     except Exception as error:
       number = _os_error(error)
-      if number not in (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
-        said = f'step {step} cannot be read: {os.strerror(number)}'
+      if number is not None and number not in DAMAGE:
+        said = (
+          f'step {step} cannot be read: {os.strerror(number)}. Try again; if it stays so, move the '
+          f'folder {step} away, and the run continues from the step before'
+        )
         raise OSError(number, said, self.path) from error
       raise self._damage(step, f'{type(error).__name__}: {str(error)[:200]}') from error
 

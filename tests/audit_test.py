@@ -263,7 +263,7 @@ def test_the_command_tells_lists_and_shows_what_it_found(pictures, tmp_path, cap
   assert re.search(r'^unreadable +3$', out, re.M)
   assert re.search(r'^points outside +1$', out, re.M)
   assert re.search(r'^labels without a picture +1$', out, re.M)
-  assert f'20 pictures; the page is {tmp_path}/out/index.html' in out
+  assert f'23 pictures; the page is {tmp_path}/out/index.html' in out
   with (tmp_path / 'out/findings.csv').open(newline='') as file:
     rows = [tuple(row) for row in csv.reader(file)]
   assert rows[0] == ('finding', 'group', 'file', 'note')

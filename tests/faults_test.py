@@ -108,4 +108,5 @@ def test_killed_runs_of_the_benchmark_resume_to_the_same_end():
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  assert re.search(r'^\| SIGKILL \| 2 \| -9 x 2 \| 0 \| yes \|', done.stdout, re.M)
+  codes = '(-9 x 2|0 x 1, -9 x 1)'  # one may have ended before it was killed
+  assert re.search(rf'^\| SIGKILL \| 2 \| {codes} \| 0 \| yes \|', done.stdout, re.M)

@@ -126,8 +126,8 @@ def test_with_group_norm_no_picture_depends_on_the_batch_even_in_training():
   others[2:] = others[2:, ::-1]  # a multiple would be the same picture
   assert variables.keys() == {'params'}
   (a, changed), (b, _) = (train(GROUPS, variables, x) for x in (image, others))
-  np.testing.assert_allclose(a[:2], b[:2], atol=1e-5)
-  np.testing.assert_allclose(a[:1], train(GROUPS, variables, image[:1])[0], atol=1e-5)
+  np.testing.assert_allclose(a[:2], b[:2], atol=1e-4)
+  np.testing.assert_allclose(a[:1], train(GROUPS, variables, image[:1])[0], atol=1e-4)
   np.testing.assert_array_equal(a, evaluate(GROUPS, variables, image))
   assert np.abs(a[2:] - b[2:]).max() > 0.01
   assert not changed

@@ -99,10 +99,10 @@ def test_the_epoch_with_the_best_pck_on_validation_decides(capsys):
   shares = [metrics.pck(stopped(epoch, 'validation')) for epoch in range(1, 7)]
   best = 1 + int(np.argmax(shares))
   assert best < 6
-  assert shares[best - 1] > shares[-1]
   assert (int(said[1]), float(said[2])) == (best, pytest.approx(100 - shares[best - 1], rel=1e-3))
   np.testing.assert_array_equal(found.index, np.arange(counts['test']))
   np.testing.assert_allclose(found.points, stopped(best, 'test').points, atol=1e-4)
+  assert np.abs(found.points - stopped(6, 'test').points).max() > 1e-2
 
 
 def drawn(seed, *, hit=0.5):

@@ -213,7 +213,7 @@ def test_a_classifier_learns_beside_and_moves_nothing_else():
   assert value - alone == pytest.approx(np.log(4), abs=1.0)
   assert 0 <= metrics['online_top1'] <= 1
   assert np.abs(grads.pop('evaluator')['kernel']).max() > 0
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), grads, expected)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), grads, expected)
 
 
 def test_the_state_of_the_backbone_is_laid_out_as_mocos():

@@ -310,7 +310,7 @@ class Experiment:
       describer, **given, base=base, baselines=self._baselines.get(name), **options
     )
     self._baselines[name] = predictions
-    of = {key: options[key] for key in ('of',) if key in options}  # a study of another protocol
+    of = {'of': options['of']} if 'of' in options else {}  # a study of another protocol
     scores = protocol.score(predictions, flip_pairs=self.info(name).flip_pairs, **of)
     if hasattr(protocol, 'measure'):  # scores that need more than predictions
       if name in self._measures:  # only the trained network is new

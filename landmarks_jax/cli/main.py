@@ -12,8 +12,9 @@ import pathlib
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 from absl import flags, logging
 
@@ -100,9 +101,7 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   rest = values([name, *argv])[1:]
   positional = getattr(command, 'POSITIONAL', ())
   given = {flag: rest.pop(0) for flag in positional[: len(rest)]}
-  for flag, text in [*given.items(), *((f'--{key}', values[key].value) for key in values)]:
-    if text == '':  # as from a variable of the shell that is not set
-      raise ValueError(f'{flag} is empty: expected a value')
+  _check_not_empty(given | {f'--{key}': values[key].value for key in values})
   for flag, text in given.items():
     values[flag].parse(text)
   if values.help:
@@ -113,6 +112,13 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
     needed = ' '.join(positional)
     raise ValueError(f'{name} needs {needed}: {PROGRAM} {name} {needed} [--options]')
   return values
+
+
+def _check_not_empty(given: Mapping[str, Any]) -> None:
+  """Raises ValueError for an empty text, as from a variable of the shell that is not set."""
+  for flag, value in given.items():
+    if value == '':
+      raise ValueError(f'{flag} is empty: expected a value')
 
 
 def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:

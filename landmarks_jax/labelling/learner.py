@@ -155,7 +155,7 @@ class FrozenLearner:
 
   def _looked(self, head: Head) -> tuple[Float[np.ndarray, 'N K 2'], Float[np.ndarray, 'N K E']]:
     """Normalised points and evidence of doubt for all pictures; of any value where unknown."""
-    if self._shapes(head.size) == self._shapes(None):
+    if head.size is None or self._shapes(head.size) == self._shapes(None):
       return head.look_at(self.described.pyramid, step=LOOK)
     describe, found = self._describe(head.size), []  # such maps of all pictures may be too large
     for start in range(0, len(self.files), BATCH):

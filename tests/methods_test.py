@@ -21,7 +21,7 @@ from landmarks_jax.contracts import Describer
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import open_source
 from landmarks_jax.models import skip_hourglass
-from landmarks_jax.runtime import checkpoint, optim, sharding
+from landmarks_jax.runtime import checkpoint, compiler, optim, sharding
 
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = sorted(p.stem for p in (ROOT / 'landmarks_jax/methods').glob('*.py') if p.stem[0] != '_')
@@ -57,7 +57,9 @@ ON_FEATURES = {'probe'}  # of these, the ones whose batches bring a pyramid
 BATCH = 16
 # What conftest.py asks for compiles faster, but then 1 and 8 devices round less alike, and twenty
 # steps take longer.
-ROUNDED_ALIKE = {'xla_backend_optimization_level': 1, 'xla_cpu_use_fusion_emitters': True}
+ROUNDED_ALIKE = compiler.options(
+  {'xla_backend_optimization_level': 1, 'xla_cpu_use_fusion_emitters': True}, 'cpu'
+)
 # Of losses in three float32 steps, relative above 1. In MoCo rounding grows a hundredfold a step
 # and more, to 2e-6 in the second and 3e-3 in the third. The steps in float64 are exact.
 ROUNDING = np.array([1e-5, 1e-5, 1e-2])

@@ -98,10 +98,6 @@ class ConfirmedLabels:
     """What identifies the file of a picture, as given with its first change."""
     return self._files.get(picture)
 
-  def has(self, id: str) -> bool:
-    """Whether a change with this id is on disk."""
-    return id in self._known
-
   def change(
     self,
     picture: str,

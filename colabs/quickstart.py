@@ -96,7 +96,7 @@ show(files[:8])
 # %% [markdown]
 # ## Features, without labels
 #
-# MoCo learns to tell the pictures apart, whatever crop and colour. The page of `configs/` takes
+# MoCo learns to tell the pictures apart, whatever crop and colour. Its config takes
 # 10,000 steps; 800 are enough to see it work. The same cell again would go on from the last
 # checkpoint.
 

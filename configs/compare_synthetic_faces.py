@@ -3,7 +3,7 @@
   python -m landmarks_jax evaluate --workdir runs/demo --config configs/compare_synthetic_faces.py
 
 for any run of these frames: configs/demo.py, byol_synthetic_faces.py, scrl_synthetic_faces.py, and
-others with --config.data.frame=46 --config.method.margin=7; `train` with this page scores an
+others with --config.data.frame=46 --config.method.margin=7; `train` with it scores an
 untrained network.
 """
 

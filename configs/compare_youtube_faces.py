@@ -4,7 +4,7 @@
       --config configs/compare_youtube_faces.py --config.data.path=DIR
 
 for any run of 48 pixels of these pictures, such as one of configs/moco_youtube_faces_cpu.py, with
-its DIR; `train` with this page scores an untrained network. Nobody in the test split was seen.
+its DIR; `train` with it scores an untrained network. Nobody in the test split was seen.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ SMOKE |= {'evals.few.draws': 1, 'evals.few.copies': 1}
 
 
 def get_config():
-  """Persons of the training split are labelled; those of the test split are scored."""
+  """People of the training split are labelled; those of the test split are scored."""
   common = dict(data=FIVE, margin=10)
   return ConfigDict(
     dict(

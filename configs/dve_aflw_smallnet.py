@@ -4,7 +4,7 @@
       --config.data.path=DIR --init_from=runs/dve
 
 where runs/dve is a run of configs/dve_celeba_smallnet.py; docs/data.md says what DIR should hold.
-The training is that of the released code, whose page gives the loss no options: labels have unit
+The training is that of the released code, whose config gives the loss no options: labels have unit
 length. The head is that of the ICCV 2021 system (docs/equivariant.md).
 """
 

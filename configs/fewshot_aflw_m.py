@@ -3,7 +3,7 @@
   python -m landmarks_jax evaluate --workdir runs/celeba --config configs/fewshot_aflw_m.py \
       --config.evals.aflw.data.path=DIR
 
-for any run; `train` with this page scores an untrained ResNet-50. The published head, trained for
+for any run; `train` with it scores an untrained ResNet-50. The published head, trained for
 1,000 epochs of 1,000 pictures (docs/specification.md, section 5): hours on a GPU.
 --config.evals.aflw.head=ridge takes minutes, and is better with few labels.
 """

@@ -4,7 +4,7 @@
       --config.data.path=DIR
 
 The options of CelebA, on a fifth of the schedule; docs/data.md says what DIR should hold. Tested on
-persons who are not in the training pictures.
+people who are not in the training pictures.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m landmarks_jax evaluate --workdir runs/projection --config configs/match_mafl.py \
       --config.evals.mafl.data.path=DIR
 
-for any run; `train` with this page scores an untrained ResNet-50. Every number is the published one
+for any run; `train` with it scores an untrained ResNet-50. Every number is the published one
 (docs/specification.md, section 5).
 """
 

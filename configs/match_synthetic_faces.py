@@ -2,7 +2,7 @@
 
   python -m landmarks_jax evaluate --workdir runs/demo --config configs/match_synthetic_faces.py
 
-for any run of these pictures, such as one of configs/demo.py; `train` with this page scores an
+for any run of these pictures, such as one of configs/demo.py; `train` with it scores an
 untrained network.
 """
 

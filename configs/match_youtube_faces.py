@@ -3,8 +3,8 @@
   python -m landmarks_jax evaluate --workdir runs/youtube --config configs/match_youtube_faces.py \
       --config.data.path=DIR
 
-for any run of these pictures, such as one of configs/moco_youtube_faces_cpu.py; `train` with this
-page scores an untrained network.
+for any run of these pictures, such as one of configs/moco_youtube_faces_cpu.py; `train` with it
+scores an untrained network.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m landmarks_jax train --config configs/moco_folder.py --workdir runs/mine \
       --config.data.path=DIR
 
-With landmarks in a CSV file (landmarks_jax/data/folder.py), copy this page and fill `evals` as
+With landmarks in a CSV file (landmarks_jax/data/folder.py), copy this file and fill `evals` as
 configs/demo.py does. For an accelerator: depth=50, width=1.0, frame=136, margin=20,
 precision='bfloat16', batch_size=256, and more steps.
 """

@@ -4,7 +4,7 @@
       --config.data.path=DIR
 
 The settings that worked in moco_youtube_faces_cpu.py, at full width and the paper's size, for
-longer. DIR is the same. Persons of the test split are never seen in training.
+longer. DIR is the same. People of the test split are never seen in training.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 DIR holds the *Facial Keypoints* teaching set (landmarks_jax/data/youtube_faces_68.py). Small where
 the paper is large: a quarter-width ResNet-18 at 48 pixels, the batch's other keys as negatives, a
-faster target. Persons of the test split are never seen in training.
+faster target. People of the test split are never seen in training.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m landmarks_jax evaluate --workdir runs/celeba --config configs/probe_aflw_r.py \
       --config.evals.aflw.data.path=DIR
 
-for any run; `train` with this page scores an untrained ResNet-50. Every number is the published one
+for any run; `train` with it scores an untrained ResNet-50. Every number is the published one
 (docs/specification.md, section 5). --config.evals.aflw.head=ridge takes minutes on a CPU.
 """
 

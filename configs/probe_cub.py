@@ -2,7 +2,7 @@
 
   python -m landmarks_jax evaluate --workdir runs/inat --config configs/probe_cub.py
 
-for any run, with CUB in data/cub (which may be a link); `train` with this page scores an untrained
+for any run, with CUB in data/cub (which may be a link); `train` with it scores an untrained
 ResNet-50. Every number is the published one (docs/specification.md, section 5).
 """
 

@@ -6,7 +6,7 @@
 The base is a run of configs/moco_youtube_faces_cpu.py, frozen. 48-pixel pictures on a grid of 12:
 the stride of 4 pixels that the paper has at 96. The rate is 10 times the paper's, since 30
 epochs of 2,487 pictures are a twentieth of its steps. The weights are those that match best on
-persons of the validation split.
+people of the validation split.
 """
 
 from ml_collections import ConfigDict

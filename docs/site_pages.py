@@ -18,6 +18,7 @@ PACKAGE = ROOT / 'landmarks_jax'
 # Pages of the reference: what is on them, and the files or folders of the package.
 REFERENCE = {
   'api': ('landmarks_jax: load, match, fit_landmarks', ['api.py', 'inference']),
+  'train': ('Keys of a config', ['cli/train.py']),
   'contracts': ('Contracts', ['contracts.py', 'dtypes.py', 'shapes.py']),
   'losses': ('Losses and dense correlation', ['losses.py', 'correlation.py']),
   'metrics': ('Metrics', ['metrics.py']),

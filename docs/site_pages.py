@@ -131,12 +131,10 @@ def commands() -> str:
 
 
 def _usage(name: str, tree: ast.Module) -> str:
-  """python -m landmarks_jax NAME and what stands without dashes."""
-  for node in tree.body:
-    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'POSITIONAL':
-      words = ast.literal_eval(node.value)
-      return ' '.join(['python -m landmarks_jax', name, *words, '[--options]'])
-  return f'python -m landmarks_jax {name} [--options]'
+  """python -m landmarks_jax NAME and what must be given."""
+  assigned = {ast.unparse(n.targets[0]): n.value for n in tree.body if isinstance(n, ast.Assign)}
+  words = ast.literal_eval(assigned['REQUIRED'])
+  return ' '.join(['python -m landmarks_jax', name, *words, '[--options]'])
 
 
 def _is_public(node: Any) -> bool:

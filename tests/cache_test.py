@@ -11,7 +11,7 @@ from PIL import Image
 
 from landmarks_jax.cli import inputs
 from landmarks_jax.data import pipeline
-from landmarks_jax.runtime import memory, sharding
+from landmarks_jax.runtime import logs, sharding
 
 mesh, caches = sharding.mesh, ('device', 'host', 'stream')
 sides = [f'{name}_{axis}' for name in ('nose', 'tail') for axis in 'xy']
@@ -138,7 +138,7 @@ def test_auto_takes_the_fastest_memory_that_holds_the_pictures(
   told = []
   parts = opened(folder, 'auto', told)
   (batch,) = taken(parts, 2, 1)
-  assert f'19 decoded pictures of folder need {memory.amount(NEED)}' in told[0]
+  assert f'19 decoded pictures of folder need {logs.amount(NEED)}' in told[0]
   assert f'chosen: cache={chosen} (otherwise: cache=' in told[0]
   assert ('of device memory' in told[0]) == (device is not None)
   assert ('of host memory' in told[0]) == (host is not None)

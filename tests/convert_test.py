@@ -335,7 +335,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(narrow, small, tmp_pat
 
 def test_what_must_be_given_is_said(capsys):
   assert main(['x', 'convert', '--input=x']) == 2
-  assert told(capsys) == 'error: convert needs --input=FILE and --output=DIR'
+  assert capsys.readouterr().err.startswith('error: convert needs --output=DIR: ')
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):

@@ -135,25 +135,25 @@ class Clock:
 def test_progress_is_one_line_of_the_latest_rate():
   clock = Clock()
   progress = logs.Progress(
-    steps=5000, images_per_step=64, step=1000, memory=lambda: int(1.25 * 2**30), clock=clock
+    steps=5000, images_per_step=64, step=1000, memory=lambda: 1_250_000_000, clock=clock
   )
   clock.now += 100  # compiling
   progress.mark(1001)
   clock.now += 16
   line = progress.line(1201, {'loss': 3.41415, 'top1': jnp.float32(0.5)})
   assert line == (
-    'step 1201/5000  loss 3.414  top1 0.5  800 images/s  ETA 5 min 4 s  memory 1.2 GiB'
+    'step 1201/5000  loss 3.414  top1 0.5  800 pictures/s  ETA 5 min 4 s  memory 1.25 GB'
   )
   clock.now += 4
-  assert '  1600 images/s  ETA 2 min 28 s  ' in progress.line(1301)
+  assert '  1600 pictures/s  ETA 2 min 28 s  ' in progress.line(1301)
 
 
 def test_progress_without_a_step_claims_no_rate():
   clock = Clock()
-  progress = logs.Progress(steps=10, images_per_step=8, memory=lambda: 2**31, clock=clock)
-  assert progress.line(3) == 'step 3/10  memory 2.0 GiB'
+  progress = logs.Progress(steps=10, images_per_step=8, memory=lambda: 2 * 10**8, clock=clock)
+  assert progress.line(3) == 'step 3/10  memory 200 MB'
   clock.now += 5
-  assert progress.line(3) == 'step 3/10  memory 2.0 GiB'
+  assert progress.line(3) == 'step 3/10  memory 200 MB'
 
 
 def test_memory_is_the_peak_of_this_process():

@@ -101,7 +101,6 @@ def test_nothing_is_overwritten_and_without_a_way_the_numbers_are_shown(run, tmp
 @pytest.mark.parametrize(
   ('options', 'said'),
   [
-    ([], 'manipulate needs --picture=FILE'),
     (['--picture=a.png', '--by=1,2', '--to=b.png'], '--by and --to are two ways to go'),
     (['--picture=a.png', '--by=1'], '--by=1.0: expected two numbers, right and down'),
     (['--picture=a.png', '--by=x,1'], '--by=x: expected a number'),
@@ -115,6 +114,11 @@ def test_what_cannot_be_done_is_one_line(run, capsys, options, said):
   error = capsys.readouterr().err
   assert said in error
   assert error.count('\n') == 1
+
+
+def test_a_picture_must_be_given(run, capsys):
+  assert run() == 2
+  assert 'manipulate needs --picture=FILE: ' in capsys.readouterr().err
 
 
 def test_a_method_that_does_not_paint_is_refused(run, capsys, monkeypatch):

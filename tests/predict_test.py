@@ -365,7 +365,7 @@ PREDICT = '--model={}/M', '--images={}/test'
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (('fit', '--output={}/new'), 'fit needs --model=RUN, --images=DIR'),
+    (('fit', '--output={}/new'), 'fit needs --model=RUN --images=DIR --labels=FILE: '),
     (('fit', *FIT, '--output={}/train/M'), 'train/M is inside --images='),
     (('fit', *FIT, '--output={}/new', '--tolerance=-1'), 'tolerance=-1.0: expected a positive'),
     (('fit', *FIT, '--output={}/train'), 'exists already and is not overwritten'),
@@ -380,19 +380,19 @@ PREDICT = '--model={}/M', '--images={}/test'
     (('fit', *FIT, '--output={}/new', '--boxes=none.csv'), '--boxes=none.csv: there is no file'),
     (('fit', *FIT[:2], '--labels=no.csv', '--output={}/new'), "labels='no.csv': there is no file"),
     (('fit', *FIT, '--output={}/new', '--head=tree'), 'head'),
-    (('predict', *PREDICT), 'predict needs --model=DIR, --images=DIR and --output=DIR'),
+    (('predict', *PREDICT), 'predict needs --output=DIR: '),
     (('predict', *PREDICT, '--output={}/test'), 'exists already and is not overwritten'),
     (('predict', *PREDICT, '--output={}/test/new'), '/test/new is inside --images='),
     (('predict', '--model={}/test', '--images={}/test', '--output={}/new'), 'no landmark model'),
     (('predict', '--model={}/M', '--images={}/nil', '--output={}/new'), 'nil is not a folder'),
     (('predict', *PREDICT, '--output={}/new', '--crop=oval'), 'crop'),
-    (('match', '{}/test/100.png'), 'match needs A B'),
-    (('match', '{}/test/100.png', '{}/test/101.png'), 'match needs --model=RUN'),
+    (('match', '{}/test/100.png'), 'match needs B --model=RUN: '),
+    (('match', '{}/test/100.png', '{}/test/101.png'), 'match needs --model=RUN: '),
     (('match', '{}/test/100.png', '{}/nil.png', '--model=RUN', '--output={}/new'), 'nil.png'),
     (('match', 'a', 'b', 'c', '--model=RUN'), "unexpected 'c'"),
-    (('frames',), 'frames needs NAME'),
+    (('frames',), 'frames needs NAME --output=DIR: '),
     (('frames', 'facez', '--output={}/new'), "no dataset named 'facez'"),
-    (('frames', 'synthetic/faces'), 'needs --output=DIR'),
+    (('frames', 'synthetic/faces'), 'frames needs --output=DIR: '),
     (('frames', 'folder', '--path={}/test', '--output={}/test/new'), '/test/new is inside --path='),
     (('frames', 'synthetic/faces', '--split=x', '--output={}/new'), "split='x'; there are"),
     (('frames', 'synthetic/faces', '--frame=a', '--output={}/new'), '--frame'),
@@ -505,7 +505,7 @@ def test_without_points_some_are_chosen(mine, tmp_path, monkeypatch, capsys):
   assert share < 100
   told = f'5 of 256 candidates shown; {share:.0f} % of the candidates lead back'
   assert told in capsys.readouterr().out
-  assert match_command.POSITIONAL == ('A', 'B')
+  assert match_command.REQUIRED == ('A', 'B', '--model=RUN')
   assert run('match', *pictures, '--model=RUN', '--points=nil.csv') == 2
   other = tmp_path / 'other.csv'
   landmark_csv.write(other, ['a'], {'x.png': np.zeros((1, 2))})

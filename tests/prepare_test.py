@@ -204,8 +204,8 @@ def test_progress_has_rate_and_remaining_time(capsys, monkeypatch):
   ('arguments', 'told'),
   [
     (['foldr', '--source=.', '--output=x'], "no dataset 'foldr' .*did you mean 'folder'.*celeba"),
-    (['folder', '--output=x'], 'prepare folder needs --source=DIR and --output=DIR'),
-    (['folder', '--source=.'], 'prepare folder needs --source=DIR and --output=DIR'),
+    (['folder', '--output=x'], 'prepare needs --source=DIR: '),
+    (['folder', '--source=.'], 'prepare needs --output=DIR: '),
     (['folder', '--source=/no/where', '--output=x'], '--source: /no/where is not a folder'),
     (['folder', '--source=RAW', '--output=RAW/out'], '--output=.*raw/out is inside --source='),
     (['folder', '--source=RAW', '--output=RAW'], '--output=.*raw is inside --source='),

@@ -188,7 +188,7 @@ def test_a_run_leaves_numbers_pictures_config_and_checkpoints():
   assert config['seed'] == 0
   views = np.asarray(Image.open(run / 'pictures/views_00000000.png'))
   assert views.shape == (2 * 16 + 2, 8 * (16 + 2) - 2, 3)
-  told = r'step 4/6  loss [\d.]+  [\d.]+ images/s  ETA \d+ s  memory [\d.]+ GiB'
+  told = r'step 4/6  loss [\d.]+  [\d.]+ pictures/s  ETA \d+ s  memory [\d.]+ [GM]B'
   assert sum(re.fullmatch(told, line) is not None for line in out.splitlines()) == 1
 
 

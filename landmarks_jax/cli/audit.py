@@ -18,7 +18,7 @@ from absl import flags
 
 from landmarks_jax.cli import paths
 
-POSITIONAL = ('DIR',)
+REQUIRED = ('DIR',)
 PAGE, LIST = 'index.html', 'findings.csv'
 CHUNK = 256  # files handed to the threads at once
 SIDE = 112  # of a thumbnail in pixels

@@ -10,7 +10,7 @@ import jax
 
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.data import pipeline
-from landmarks_jax.runtime import memory, sharding
+from landmarks_jax.runtime import logs, memory, sharding
 
 TOO_LARGE = 'RESOURCE_EXHAUSTED'  # what compilers that know their device's memory raise
 
@@ -30,7 +30,7 @@ def step(experiment: Experiment, *, held: int = 0) -> Callable[..., Any]:
   if compiled is not None:
     need['pictures'] = experiment.inputs.cache_bytes()
     if free is None or sum(need.values()) <= free:
-      room = '' if free is None else f'; {memory.amount(free)} is free {_where(experiment)}'
+      room = '' if free is None else f'; {logs.amount(free)} is free {_where(experiment)}'
       print(f'memory needed: {memory.describe(need)}{room}', flush=True)
       return compiled
   raise ValueError(_refusal(experiment, batch, need, free))
@@ -76,7 +76,7 @@ def _evaluation(experiment: Experiment, state: Any) -> int:
 
 
 def _refusal(experiment: Experiment, batch: int, need: dict[str, int], free: int | None) -> str:
-  room = 'what is free' if free is None else f'the {memory.amount(free)} that is free'
+  room = 'what is free' if free is None else f'the {logs.amount(free)} that is free'
   said = f'config.batch_size={batch} does not fit into {room} {_where(experiment)}'
   said += f': it needs {memory.describe(need)}' if need else ''
   print('compiling smaller batches, to find one that fits', flush=True)

@@ -13,6 +13,8 @@ from absl import flags
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import paths
 
+REQUIRED = '--input=FILE', '--output=DIR'
+
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
@@ -33,8 +35,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not values.input or not values.output:
-    raise ValueError('convert needs --input=FILE and --output=DIR')
   changes = list(values['config.KEY'].value)
   changes += [_colours(key, values[key].value) for key in ('mean', 'std') if values[key].value]
   for change in changes:

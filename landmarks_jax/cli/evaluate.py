@@ -20,6 +20,8 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import paths, processes, report, table
 from landmarks_jax.runtime import atomic, run_folder
 
+REQUIRED = ('--workdir=DIR',)
+
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
@@ -72,8 +74,6 @@ def _changed(
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not values.workdir:
-    raise ValueError('evaluate needs --workdir=DIR, the folder of a run')
   given = run_folder.read_config(values.workdir / run_folder.CONFIG)
   if values.config:
     given = configs.plain(configs.load(values.config))

@@ -13,6 +13,7 @@ from absl import flags
 from landmarks_jax.cli import paths
 
 FORMATS = ('safetensors', 'torchvision', 'jax')
+REQUIRED = '--model=RUN', '--format=FORMAT', '--output=FILE'
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
@@ -30,8 +31,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not values.model or not values.format or not values.output:
-    raise ValueError(f'export needs --model=RUN, --format={"|".join(FORMATS)} and --output=FILE')
   if values.side and values.format != 'jax':
     raise ValueError('--side belongs to --format=jax; weights alone know no pictures')
   from landmarks_jax.cli import exporting  # late: heavy

@@ -16,12 +16,13 @@ from absl import flags
 
 from landmarks_jax.cli import drafts, labelled, paths
 
+REQUIRED = '--model=RUN', '--images=DIR', '--labels=FILE', '--output=DIR'
 HEADS = 'ridge', 'probe'
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  labelled.define_flags(values)
+  labelled.define_flags(values, crop='centre')
   paths.define('model', 'Folder of a run.', values)
   what = 'CSV or COCO JSON file of landmarks, as in data.labels of configs.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
@@ -45,8 +46,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not (values.model and values.images and values.labels and values.output):
-    raise ValueError('fit needs --model=RUN, --images=DIR, --labels=FILE and --output=DIR')
   drafts.check_new(values.output)
   drafts.check_outside(values.output, 'images', values.images)
   options = {name: values[name].value for name in ('tolerance', 'head', 'copies', 'seed')}

@@ -17,7 +17,7 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
 
-POSITIONAL = ('NAME',)
+REQUIRED = 'NAME', '--output=DIR'
 LABELS = 'labels.csv'
 
 
@@ -39,8 +39,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 def run(values: flags.FlagValues) -> int:
   """The command."""
   name, parameters = values.NAME, _parameters(values.NAME)
-  if not values.output:
-    raise ValueError(f'frames {name} needs --output=DIR')
   drafts.check_new(values.output)
   options = {
     key: configs.typed(f'--{key}', configs.Text(values[key].value), parameter.annotation)

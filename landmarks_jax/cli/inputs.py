@@ -12,7 +12,7 @@ from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
 from landmarks_jax.data.source import Source, fingerprint, open_source
 from landmarks_jax.evaluation import features
-from landmarks_jax.runtime import by_name, memory, sharding
+from landmarks_jax.runtime import by_name, logs, sharding
 
 
 class Inputs:
@@ -125,8 +125,8 @@ class Inputs:
     need, free = pipeline.cache_bytes(source, self.example), sharding.free_memory(self.mesh)
     if free is not None and need > free:
       raise ValueError(
-        f'config.cache=device: {len(source):,} pictures need {memory.amount(need)} on each '
-        f'device, but {memory.amount(free)} is free; choose cache=host'
+        f'config.cache=device: {len(source):,} pictures need {logs.amount(need)} on each '
+        f'device, but {logs.amount(free)} is free; choose cache=host'
       )
     arrays = self._keep(source, 'host').arrays
     valid, rows = np.ones(len(source), bool), np.arange(len(source), dtype=np.int32)

@@ -13,14 +13,13 @@ from landmarks_jax.cli import paths
 CROPS = 'centre', 'pad', 'squash'  # as in data/folder.py, which is heavy to import
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Declares the options of both commands."""
+def define_flags(values: flags.FlagValues, *, crop: str) -> None:
+  """Declares the options of both commands. crop: what it is by default, for its help."""
   paths.define('images', 'Folder of pictures.', values)
   paths.define('output', 'Folder that is made.', values)
   what = 'CSV file with the header file,x0,y0,x1,y1: where the object is, in pixels.'
   paths.define('boxes', what, values)
-  what = 'Square of a picture without boxes: centre, pad (all of it) or squash; by default centre '
-  what += 'for fit, and as the model was fitted for predict.'
+  what = f'Square of a picture without boxes: centre, pad (all of it) or squash; {crop} if absent.'
   flags.DEFINE_enum('crop', None, CROPS, what, flag_values=values)
 
 

@@ -1,8 +1,9 @@
 """Finds the command named on the command line: a file of this folder that defines `run(values)`.
 
-Its `define_flags` declares the options. The flags in POSITIONAL, as in ('A', 'B'), are required
-arguments without dashes, in this order. If it declares --config, it also defines `keys(values)`:
-that config with all defaults, as far as the command takes it.
+Its `define_flags` declares the options. REQUIRED says which must be given, as in ('A', 'B',
+'--model=RUN'); those without dashes are given in this order, without their names. If it declares
+--config, it also defines `keys(values)`: that config with all defaults, as far as the command takes
+it.
 """
 
 import importlib
@@ -99,7 +100,7 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
   what = f'Shows these options{more}.'
   flags.DEFINE_boolean('help', False, what, short_name='h', flag_values=values)
   rest = values([name, *argv])[1:]
-  positional = getattr(command, 'POSITIONAL', ())
+  positional = _positional(command)
   given = {flag: rest.pop(0) for flag in positional[: len(rest)]}
   _check_not_empty(given | {f'--{key}': values[key].value for key in values})
   for flag, text in given.items():
@@ -108,10 +109,23 @@ def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagVal
     return values
   if rest:
     raise ValueError(f'{name}: unexpected {" ".join(rest)!r}; options start with --')
-  if not all(values[flag].value for flag in positional):
-    needed = ' '.join(positional)
-    raise ValueError(f'{name} needs {needed}: {PROGRAM} {name} {needed} [--options]')
+  missing = [word for word in command.REQUIRED if not values[_flag(word)].value]
+  if missing:
+    raise ValueError(f'{name} needs {" ".join(missing)}: {_usage(name, command)}')
   return values
+
+
+def _flag(word: str) -> str:
+  """The name of the flag that a word of REQUIRED stands for."""
+  return word.removeprefix('--').partition('=')[0]
+
+
+def _positional(command: ModuleType) -> list[str]:
+  return [word for word in command.REQUIRED if not word.startswith('--')]
+
+
+def _usage(name: str, command: ModuleType) -> str:
+  return ' '.join([PROGRAM, name, *command.REQUIRED, '[--options]'])
 
 
 def _check_not_empty(given: Mapping[str, Any]) -> None:
@@ -122,12 +136,13 @@ def _check_not_empty(given: Mapping[str, Any]) -> None:
 
 
 def _help(name: str, command: ModuleType, values: flags.FlagValues) -> int:
-  """Prints a command's docstring, its options, and the keys of the config if one is named.
+  """Prints a command's docstring, usage and options, and the keys of the config if one is named.
 
   Only the keys need imports beyond the flags, so that other help is immediate.
   """
-  positional = getattr(command, 'POSITIONAL', ())
-  lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip(), '', 'Options:']
+  positional = _positional(command)
+  lines = [commands()[name], '', command.__doc__.partition('\n')[2].strip()]
+  lines += ['', f'Usage: {_usage(name, command)}', '', 'Options:']
   for key in sorted(set(values) - {'h'}):
     flag = values[key]
     default = '' if key == 'help' else _default(flag)

@@ -18,7 +18,7 @@ from absl import flags
 
 from landmarks_jax.cli import paths
 
-POSITIONAL = ('WORKDIR',)
+REQUIRED = 'WORKDIR', '--picture=FILE'
 SIDE = 160  # of every picture of the strip, in pixels
 MILLISECONDS = 120  # for which each frame of the GIF is shown
 
@@ -46,8 +46,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not values.picture:
-    raise ValueError('manipulate needs --picture=FILE')
   if values.by and values.to:
     raise ValueError('--by and --to are two ways to go; give one of them')
   manipulate(

@@ -18,7 +18,7 @@ from absl import flags
 
 from landmarks_jax.cli import drafts, labelled, paths
 
-POSITIONAL = 'A', 'B'
+REQUIRED = 'A', 'B', '--model=RUN'
 PICTURE, LIST = 'matches.png', 'matches.json'
 DOUBTFUL = 0.05  # of the longer side of A
 
@@ -47,8 +47,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not values.model:
-    raise ValueError('match needs --model=RUN, the folder of a run')
   first, second = values.A, values.B
   output = values.output or pathlib.Path(f'match_{first.stem}_{second.stem}')
   drafts.check_new(output)

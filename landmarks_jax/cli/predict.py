@@ -21,13 +21,15 @@ from absl import flags
 
 from landmarks_jax.cli import drafts, labelled, paths
 
+REQUIRED = '--model=DIR', '--images=DIR', '--output=DIR'
+
 LANDMARKS, COCO, CONFIDENCE = 'landmarks.csv', 'landmarks.json', 'confidence.csv'
 SKIPPED, SCORES, OVERLAYS = 'skipped.csv', 'scores.json', 'overlays'
 
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns `argv`."""
-  labelled.define_flags(values)
+  labelled.define_flags(values, crop='as the model was fitted')
   paths.define('model', 'Folder that `fit` made.', values)
   what = 'CSV or COCO JSON file of true landmarks, to score against.'
   flags.DEFINE_string('labels', None, what, flag_values=values)
@@ -40,8 +42,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not (values.model and values.images and values.output):
-    raise ValueError('predict needs --model=DIR, --images=DIR and --output=DIR')
   drafts.check_new(values.output)
   drafts.check_outside(values.output, 'images', values.images)
   prediction = Prediction(

@@ -23,7 +23,7 @@ from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
 from landmarks_jax.runtime import by_name
 
-POSITIONAL = ('NAME',)
+REQUIRED = 'NAME', '--source=DIR', '--output=DIR'
 
 
 def preparable() -> tuple[str, ...]:
@@ -54,8 +54,6 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 def run(values: flags.FlagValues) -> int:
   """The command."""
   name, parameters = values.NAME, _parameters(values.NAME)
-  if not values.source or not values.output:
-    raise ValueError(f'prepare {name} needs --source=DIR and --output=DIR')
   source, output = values.source, values.output
   if not source.is_dir():
     raise FileNotFoundError(f'--source: {source} is not a folder')
@@ -136,12 +134,12 @@ def _progress(total: int) -> Callable[[int, int], None]:
 
 
 def _kept(manifest: Mapping[str, Any]) -> str:
-  from landmarks_jax.runtime import memory  # late: heavy
+  from landmarks_jax.runtime import logs  # late: heavy
 
   size = sum(shard['bytes'] for shard in manifest['shards'])
   frame = manifest['frame']
   total = f'{manifest["kept"]:,} of {manifest["pictures"]:,} pictures kept'
-  return f'{total}, {frame}x{frame}, {memory.amount(size)}'
+  return f'{total}, {frame}x{frame}, {logs.amount(size)}'
 
 
 def _remarks(manifest: Mapping[str, Any]) -> list[str]:

@@ -391,7 +391,7 @@ class Run:
       cost={
         'Time': f'{seconds} from step {start}' if start else seconds,
         'Devices': f'{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}',
-        'Memory': f'{self._peak_memory() / 2**30:.1f} GiB',
+        'Memory': logs.amount(self._peak_memory()),
       },
     )
 

@@ -21,6 +21,8 @@ from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import paths, processes
 from landmarks_jax.runtime import garbage, interruption
 
+REQUIRED = '--config=FILE', '--workdir=DIR'
+
 
 def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   """Declares the options; returns the rest of `argv`."""
@@ -77,8 +79,8 @@ def train(
       The batches are the same. Evaluations use host memory if they fit, unless 'stream'.
     workers: processes that read for 'stream'; 0 = threads.
     on_bad_image: 'skip' (counted and listed) or 'error'.
-    deterministic: bit-for-bit repeatable on GPU, at some cost in speed; CPU and TPU always are. It
-      needs a process that has not used the GPU yet.
+    deterministic: bit-for-bit repeatable on GPU, at some cost in speed; CPUs always are, TPUs
+      should be. It needs a process that has not used the GPU yet.
     skip_nonfinite: up to this many steps of the run may have a non-finite loss, gradient or
       outcome; they change nothing. The next one stops the run.
     stuck_after: seconds without a batch after which the input is reported.
@@ -126,8 +128,6 @@ def _config(values: flags.FlagValues) -> dict[str, Any]:
 @processes.ended_by_sigterm()
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  if not values.config or not values.workdir:
-    raise ValueError('train needs --config=FILE and --workdir=DIR')
   config = _config(values)
   if values.init_from:
     config['init_from'] = values.init_from

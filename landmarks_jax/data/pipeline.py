@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data.source import BadImage, Info, Source, stacked
-from landmarks_jax.runtime import cgroups, memory
+from landmarks_jax.runtime import cgroups, logs
 
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
@@ -245,10 +245,10 @@ def choose_cache(
   if host is None or need <= SHARE['host'] * host:
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
   free = {'device': device, 'host': host}
-  sizes = [f'{memory.amount(v)} of {k} memory' for k, v in free.items() if v is not None]
+  sizes = [f'{logs.amount(v)} of {k} memory' for k, v in free.items() if v is not None]
   room = f'{" and ".join(sizes) or "an unknown amount"} is free{for_each(sharing)}'
   (report or logging.info)(
-    f'{len(source):,} decoded pictures{of and f" of {of}"} need {memory.amount(need)}; {room}; '
+    f'{len(source):,} decoded pictures{of and f" of {of}"} need {logs.amount(need)}; {room}; '
     f'chosen: cache={chosen} (otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
   )
   return chosen
@@ -261,9 +261,9 @@ def check_memory(total: int, need: int, *, sharing: int = 1) -> None:
   """
   free = free_memory()
   if free is not None and need > free // sharing:
-    room = f'{memory.amount(free // sharing)} is free{for_each(sharing)}'
+    room = f'{logs.amount(free // sharing)} is free{for_each(sharing)}'
     raise ValueError(
-      f'{total:,} pictures need {memory.amount(need)} of memory, but {room}; '
+      f'{total:,} pictures need {logs.amount(need)} of memory, but {room}; '
       'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
     )
 

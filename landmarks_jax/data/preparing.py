@@ -26,7 +26,7 @@ from landmarks_jax.data import duplicates, prepared
 from landmarks_jax.data.catalogue import Catalogue, Entry
 from landmarks_jax.data.prepared import FORMAT, MANIFEST, PLAN, Index
 from landmarks_jax.data.source import BadImage
-from landmarks_jax.runtime import locks, memory
+from landmarks_jax.runtime import locks, logs
 
 LEAST, MOST = 256, 2048  # pictures per shard
 INTERVAL = 5.0  # seconds between two reports of progress
@@ -140,8 +140,8 @@ class _Writing:
     need, free = missing * 3 * self.catalogue.frame**2, shutil.disk_usage(self.output).free
     if need > free:
       raise OSError(
-        f'{missing:,} pictures need {memory.amount(need)} in {self.output}, but '
-        f'{memory.amount(free)} are free; make room, or choose a smaller frame'
+        f'{missing:,} pictures need {logs.amount(need)} in {self.output}, but '
+        f'{logs.amount(free)} are free; make room, or choose a smaller frame'
       )
 
   def _shard(self, number: int) -> Index:

@@ -28,7 +28,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
 def deterministic() -> bool:
-  """Makes all that this process computes repeatable bit for bit, as it is on CPUs and TPUs.
+  """Makes all that this process computes repeatable bit for bit, as it is on CPUs.
 
   Returns False if it is too late for a GPU: XLA reads XLA_FLAGS once, when JAX opens its devices.
   """

@@ -93,7 +93,7 @@ class Logs:
 
 
 class Progress:
-  """How fast a run goes, as a line: images per second, time left, memory.
+  """How fast a run goes, as a line: pictures per second, time left, memory.
 
   The rate is that of the steps since the last `mark` or `line`: call `mark` after the first
   (compiling) step and after anything else that takes time, such as an evaluation.
@@ -117,14 +117,14 @@ class Progress:
     self._since, self._began = step, self._clock()
 
   def line(self, step: int, values: Mapping[str, SupportsFloat] | None = None) -> str:
-    """A line such as: step 1200/5000  loss 3.41  812 images/s  ETA 4 min 10 s  memory 1.2 GiB."""
+    """A line such as: step 1200/5000  loss 3.41  812 pictures/s  ETA 4 min 10 s  memory 1.25 GB."""
     parts = [f'step {step}/{self._steps}']
     parts += [f'{name} {float(value):.4g}' for name, value in (values or {}).items()]
     seconds, done = self._clock() - self._began, step - self._since
     if seconds > 0 and done > 0:
-      parts.append(f'{done * self._images_per_step / seconds:.4g} images/s')
+      parts.append(f'{done * self._images_per_step / seconds:.4g} pictures/s')
       parts.append(f'ETA {duration((self._steps - step) * seconds / done)}')
-    parts.append(f'memory {self._memory() / 2**30:.1f} GiB')
+    parts.append(f'memory {amount(self._memory())}')
     self.mark(step)
     return '  '.join(parts)
 
@@ -159,6 +159,11 @@ def pictures_done(done: int, total: int, made: int, seconds: float) -> str:
   rate = made / max(seconds, 1e-9)
   left = f', {duration((total - done) / rate)} left' if made and done < total else ''
   return f'{done:,} of {total:,} pictures, {rate:,.0f} a second{left}'
+
+
+def amount(count: int) -> str:
+  """Bytes in readable form, such as '1.52 GB' or '0.25 MB'."""
+  return f'{count / 1e9:.2f} GB' if count >= 1e9 else f'{count / 1e6:.3g} MB'
 
 
 def duration(seconds: float | int) -> str:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from landmarks_jax.contracts import Array, Batch, PyTree, TrainState
+from landmarks_jax.runtime import logs
 
 WORK = 'activations, gradients and temporaries'
 
@@ -35,15 +36,10 @@ def of_step(
 def describe(need: Mapping[str, int], *, most: int = 5) -> str:
   """The sum and its largest terms: '1.52 GB (batch 1.10 GB, parameters 400 MB, other 20 MB)'."""
   terms = sorted((term for term in need.items() if term[1]), key=lambda term: -term[1])
-  shown = [f'{name} {amount(count)}' for name, count in terms[:most]]
+  shown = [f'{name} {logs.amount(count)}' for name, count in terms[:most]]
   if len(terms) > most:
-    shown.append(f'other {amount(sum(count for _, count in terms[most:]))}')
-  return f'{amount(sum(need.values()))} ({", ".join(shown)})'
-
-
-def amount(count: int) -> str:
-  """Bytes in readable form, such as '1.52 GB' or '0.25 MB'."""
-  return f'{count / 1e9:.2f} GB' if count >= 1e9 else f'{count / 1e6:.3g} MB'
+    shown.append(f'other {logs.amount(sum(count for _, count in terms[most:]))}')
+  return f'{logs.amount(sum(need.values()))} ({", ".join(shown)})'
 
 
 def largest_batch(need: Mapping[int, int], *, free: int, multiple: int, below: int) -> int:

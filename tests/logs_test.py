@@ -69,12 +69,27 @@ def test_a_resumed_run_leaves_the_file_of_an_undisturbed_one(tmp_path):
   ]
 
 
-def test_a_broken_line_inside_the_file_is_named_and_nothing_is_lost(tmp_path):
-  text = '{"step": 1}\n{"ste\n{"step": 2}\n'
-  (tmp_path / 'metrics.jsonl').write_text(text)
-  with pytest.raises(ValueError, match=r'metrics.jsonl has a line that is not JSON .*\{"ste'):
+@pytest.mark.parametrize(
+  'line',
+  [
+    b'{"ste',
+    b'[1]',
+    b'{"loss": 1}',
+    b'{"step": "2"}',
+    b'{"step": null}',
+    b'{"step": \xff2}',
+    b'{"step": 2, "loss": [1]}',
+    b'{"step": 2, "loss": "low"}',
+    b'[' * 100_000,
+  ],
+)
+def test_a_broken_line_inside_the_file_is_named_and_nothing_is_lost(tmp_path, line):
+  text = b'{"step": 1}\n' + line + b'\n{"step": 2}\n'
+  (tmp_path / 'metrics.jsonl').write_bytes(text)
+  expected = r'metrics\.jsonl, line 2 is damaged.*delete that line: .* no weights are lost'
+  with pytest.raises(ValueError, match=expected):
     logs.Logs(tmp_path).truncate(1)
-  assert (tmp_path / 'metrics.jsonl').read_text() == text
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == text
 
 
 def test_other_processes_are_silent(tmp_path, capsys):

@@ -1,7 +1,6 @@
 """One training run from its first step or its newest checkpoint to its report."""
 
 import functools
-import json
 import math
 import pathlib
 import sys
@@ -373,8 +372,7 @@ class Run:
   def _logged(self) -> list[dict[str, Any]]:
     """What the main process logged, on every process."""
     file = self.workdir / run_folder.LOG
-    lines = file.read_text().splitlines() if self.is_main and file.exists() else []
-    return sharding.of_main([json.loads(line) for line in lines])
+    return sharding.on_main(lambda: logs.read(file) if file.exists() else [])
 
   def _report(
     self, start: int, scores: Mapping[str, float], log: Sequence[Mapping[str, Any]]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from landmarks_jax.runtime import atomic, run_folder
+from landmarks_jax.runtime import atomic, reading, run_folder
 
 INTERVAL = 5.0  # seconds between two lines of a Tally
 
@@ -72,9 +72,7 @@ class Logs:
     self._purge_step = step + 1
     if not self._is_main or not path.exists():
       return
-    lines = path.read_text().splitlines()
-    steps = [_step_of(line, path, last=i == len(lines)) for i, line in enumerate(lines, 1)]
-    kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step <= step]
+    kept = [json.dumps(row) for row in read(path) if row['step'] <= step]
     atomic.write_text(path, ''.join(f'{line}\n' for line in kept))
 
   def close(self) -> None:
@@ -180,10 +178,31 @@ def duration(seconds: float | int) -> str:
   return ' '.join(f'{count} {unit}' for count, unit in units[first : first + 2])
 
 
-def _step_of(line: str, path: pathlib.Path, *, last: bool) -> float | int:
-  try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError, TypeError):
-    if last:  # a process died while writing it
-      return math.inf
-    raise ValueError(f'{path} has a line that is not JSON with a step: {line[:60]!r}') from None
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a run's metrics.jsonl, without a last one whose writer died.
+
+  Raises ValueError for a damaged line before the last.
+  """
+  rows, lines = [], path.read_bytes().splitlines()
+  for number, line in enumerate(lines, start=1):
+    where = f'{path}, line {number}'
+    try:
+      row = reading.parse_json(line, where)
+      reading.check_kinds(row, {'step': int}, where)
+      _check_numbers(row, where)
+    except ValueError as error:
+      if number == len(lines):
+        break
+      raise ValueError(
+        f'{error}; delete that line: it holds numbers for the report, and no weights are lost'
+      ) from error
+    rows.append(row)
+  return rows
+
+
+def _check_numbers(row: Mapping[str, Any], where: str) -> None:
+  for name, value in row.items():
+    try:
+      float(value)  # 'nan' is written as a string
+    except (TypeError, ValueError, OverflowError) as error:
+      raise ValueError(f'{where} is damaged: {name} is {value!r:.60}') from error

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from landmarks_jax.runtime import locks
+from landmarks_jax.runtime import locks, reading
 
 CONFIG, LOG = 'config.json', 'metrics.jsonl'
 PICTURES, TENSORBOARD = 'pictures', 'tensorboard'
@@ -22,11 +22,10 @@ def read_config(file: pathlib.Path) -> dict[str, Any]:
       message += f'; it is a landmark model, and its network is {file.parent / NETWORK}'
     raise FileNotFoundError(message)
   try:
-    config = json.loads(file.read_text())
+    config = reading.parse_json(file.read_bytes(), file)
+    reading.check_kinds(config, {}, file)
   except ValueError as error:
-    raise ValueError(f'{file} is damaged ({error}); the run cannot be read without it') from error
-  if not isinstance(config, dict):
-    raise ValueError(f'{file} is damaged: it holds no keys; the run cannot be read without it')
+    raise ValueError(f'{error}; the run cannot be read without it') from error
   return config
 
 

@@ -357,6 +357,27 @@ def test_what_a_machine_lacks_for_the_moment_is_no_damage(folder, monkeypatch, e
   assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
 
 
+@pytest.mark.parametrize('number', [errno.EACCES, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize('name', ['_METADATA', checkpoint.CHECKSUMS])
+def test_a_file_that_cannot_be_read_for_the_moment_is_no_damage(folder, monkeypatch, name, number):
+  def failing(read):
+    def reading(path, *given, **options):
+      if str(path).startswith(f'{folder}/20/') and str(path).endswith(name):
+        raise OSError(number, os.strerror(number), str(path))
+      return read(path, *given, **options)
+
+    return reading
+
+  expected = f'step 20 cannot be read: {os.strerror(number)}'
+  with checkpoint.Checkpoints(folder) as checkpoints, monkeypatch.context() as patch:
+    patch.setattr('builtins.open', failing(open))
+    if name != checkpoint.CHECKSUMS:  # without them a step is believed
+      patch.setattr(os, 'stat', failing(os.stat))
+    with pytest.raises(OSError, match=expected):
+      checkpoints.restore_newest(make_state(0))
+  assert sorted(path.name for path in folder.iterdir()) == ['10', '20']
+
+
 @pytest.mark.parametrize('number', [errno.ENOENT, errno.EISDIR, errno.EBADMSG])
 def test_what_the_disk_says_of_broken_files_is_damage(folder, monkeypatch, number):
   checkpoints = checkpoint.Checkpoints(folder)

@@ -204,7 +204,7 @@ class Checkpoints:
     """
     try:
       yield
-    except (MemoryError, jax.errors.JaxRuntimeError):
+    except (MemoryError, jax.errors.JaxRuntimeError, DamagedError):
       raise
     except Exception as error:
       number = _os_error(error)
@@ -251,16 +251,20 @@ class Checkpoints:
     file = folder / CHECKSUMS
     if step in self._whole or not self._is_main or not file.exists():
       return
-    lines = file.read_bytes().decode(errors='replace').splitlines()
-    if not lines:
-      raise self._damage(step, f'{CHECKSUMS} is empty')
-    for line in lines:
-      checksum, _, name = line.partition('  ')
-      path = folder / name
-      if not path.is_file():
-        raise self._damage(step, f'{name or CHECKSUMS} is missing')
-      if _checksum(path) != checksum:
-        raise self._damage(step, f'{name} is not what was written')
+    with self._readable(step):
+      lines = file.read_bytes().decode(errors='replace').splitlines()
+      if not lines:
+        raise self._damage(step, f'{CHECKSUMS} is empty')
+      for line in lines:
+        checksum, _, name = line.partition('  ')
+        try:
+          found = _checksum(folder / name)
+        except OSError as error:
+          if error.errno not in DAMAGE:
+            raise
+          raise self._damage(step, f'{name or CHECKSUMS} is missing') from error
+        if found != checksum:
+          raise self._damage(step, f'{name} is not what was written')
     self._whole.add(step)
 
   def _set_aside(self, steps: Iterable[int], *, instead: int) -> None:

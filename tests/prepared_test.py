@@ -258,7 +258,7 @@ def test_a_manifest_that_disagrees_with_the_shards_is_told(tmp_path):
   manifest = json.loads(path.read_text())
   asked = {'name': 'birds', 'frame': 12, 'options': {'crop': 'pad'}}
   assert preparing.finished(tmp_path, **asked) == manifest
-  for key, value in (('bytes', 12345), ('index_sha256', 'f' * 64)):
+  for key, value in (('bytes', 12345), ('index_sha256', 'f' * 64), ('kept', 3)):
     shard = manifest['shards'][2] | {key: value}
     changed = manifest | {'shards': [*manifest['shards'][:2], shard, manifest['shards'][3]]}
     path.write_text(json.dumps(changed))
@@ -270,6 +270,33 @@ def test_a_manifest_that_disagrees_with_the_shards_is_told(tmp_path):
   path.write_text(json.dumps(manifest | {'format': 99}))
   with pytest.raises(ValueError, match='in format 99, this landmarks_jax reads format 1'):
     prepared.Prepared(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'told'),
+  [
+    ({'format': None}, 'format is None'),
+    ({'name': 5}, 'name is 5'),
+    ({'options': []}, r'options is \[\]'),
+    ({'classes': None}, 'classes is None'),
+    ({'info': {}}, 'info of .* has no names'),
+    ({'shards': {}}, r'shards is \{\}'),
+    ({'shards': [5]}, 'a shard of .* it is 5'),
+    ({'shards': [{}]}, 'a shard of .* has no file'),
+  ],
+)
+def test_a_manifest_of_other_kinds_is_damaged(tmp_path, changes, told):
+  store(Birds(), tmp_path)
+  path = tmp_path / 'manifest.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  with pytest.raises(ValueError, match=f'{told}.*the command that prepared the folder repairs it'):
+    prepared.Prepared(tmp_path)
+
+
+def test_a_plan_of_another_kind_is_damaged(tmp_path):
+  (tmp_path / 'plan.json').write_text('[]')
+  with pytest.raises(ValueError, match=r'plan\.json is damaged.*delete'):
+    store(Birds(), tmp_path)
 
 
 def test_only_what_is_asked_for_is_opened(tmp_path):
@@ -413,7 +440,7 @@ def test_entries_of_many_pictures_are_known_without_reading_any(tmp_path):
     path.write_bytes(b'12')
     data = preparing._npz(prepared.Index(np.str_(''), np.int64(2), **columns, **rest))
     prepared.index_path(path).write_bytes(data)
-    sums = {'bytes': 2, 'index_sha256': hashlib.sha256(data).hexdigest()}
+    sums = {'bytes': 2, 'sha256': '', 'index_sha256': hashlib.sha256(data).hexdigest()}
     listed.append({'file': path.name, 'kept': 2048} | sums)
   facts = {'format': 1, 'name': 'x', 'frame': 9, 'options': {}, 'classes': [], 'shards': listed}
   facts['info'] = info._replace(attributes=tuple('a' * 40))._asdict()

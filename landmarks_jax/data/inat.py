@@ -6,7 +6,6 @@ and are left out. The frame is the whole picture, squashed (docs/specification.m
 """
 
 import collections
-import json
 import os
 import pathlib
 from typing import Any
@@ -15,6 +14,7 @@ from landmarks_jax.data import images, prepared
 from landmarks_jax.data.catalogue import Chosen, Entry
 from landmarks_jax.data.folder import IMAGENET
 from landmarks_jax.data.source import Info
+from landmarks_jax.runtime import reading
 
 INFO = Info((), (), 'frame', *IMAGENET)
 SPLITS = {'train': 'train2017.json', 'validation': 'val2017.json'}
@@ -121,7 +121,7 @@ def _find(folder: pathlib.Path) -> list[str]:
 
 def _read_birds(path: pathlib.Path) -> list[str]:
   try:
-    content = json.loads(path.read_bytes())
+    content = reading.parse_json(path.read_bytes(), path)
     kinds = {c['id'] for c in content['categories'] if c['supercategory'] == 'Aves'}
     birds = {a['image_id'] for a in content['annotations'] if a['category_id'] in kinds}
     return [image['file_name'] for image in content['images'] if image['id'] in birds]

@@ -8,13 +8,9 @@ last: without it the folder is unfinished. preparing.py writes them.
 
 import bisect
 import hashlib
-import io
 import itertools
-import json
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,9 +18,14 @@ import numpy as np
 
 from landmarks_jax.data.catalogue import Catalogue, Entry
 from landmarks_jax.data.source import Info
+from landmarks_jax.runtime import reading
 
 MANIFEST, PLAN = 'manifest.json', 'plan.json'
 FORMAT = 1  # of all files; no other is read
+KINDS = {'name': str, 'frame': int, 'options': dict, 'info': dict, 'classes': list, 'shards': list}
+SHARD_KINDS = {'file': str, 'kept': int, 'bytes': int, 'sha256': str, 'index_sha256': str}
+INFO_KINDS = {'names': list, 'flip_pairs': list, 'scale': list | str, 'mean': list, 'std': list}
+INFO_KINDS |= {'attributes': list, 'skeleton': list}
 WRITER = 'group_size:1,uncompressed'  # each record is read alone, without decompression
 _reader = 'readahead_buffer_size:0,max_parallelism:0'  # for random access
 
@@ -102,14 +103,19 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   """The manifest of a finished folder. Raises ValueError that says what to do."""
   path = folder / MANIFEST
   try:
-    manifest = json.loads(path.read_bytes())
-    version = manifest['format']
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f'{path} is damaged ({error!r}); {_repair}') from error
-  if version != FORMAT:
+    manifest = reading.parse_json(path.read_bytes(), path)
+    reading.check_kinds(manifest, {'format': int}, path)
+    if manifest['format'] == FORMAT:
+      reading.check_kinds(manifest, KINDS, path)
+      reading.check_kinds(manifest['info'], INFO_KINDS, f'info of {path}')
+      for shard in manifest['shards']:
+        reading.check_kinds(shard, SHARD_KINDS, f'a shard of {path}')
+  except ValueError as error:
+    raise ValueError(f'{error}; {_repair}') from error
+  if manifest['format'] != FORMAT:
     raise ValueError(
-      f'{folder} was prepared in format {version}, this landmarks_jax reads format {FORMAT}; '
-      'prepare the pictures again into another folder'
+      f'{folder} was prepared in format {manifest["format"]}, this landmarks_jax reads format '
+      f'{FORMAT}; prepare the pictures again into another folder'
     )
   return manifest
 
@@ -130,11 +136,10 @@ class Index(NamedTuple):
   @classmethod
   def parse(cls, data: bytes) -> 'Index':
     """Reads the bytes of a file. Raises ValueError if it is damaged."""
-    try:
-      with np.load(io.BytesIO(data)) as columns:
-        return cls(**columns)
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-      raise ValueError(f'no index of a shard ({error})') from error
+    columns = reading.parse_arrays(data, 'the index of a shard')
+    if set(columns) != set(cls._fields):
+      raise ValueError(f'no index of a shard: its columns are {sorted(columns)}')
+    return cls(**columns)
 
   def entries(self) -> Iterator[Entry]:
     """The entries of the pictures in the shard."""
@@ -210,7 +215,12 @@ def _entries(folder: pathlib.Path, shard: dict[str, Any]) -> Iterator[Entry]:
     raise ValueError(f'{path} has {found:,} bytes, {MANIFEST} says {shard["bytes"]:,}; {_repair}')
   if hashlib.sha256(data).hexdigest() != shard['index_sha256']:
     raise ValueError(f'{index} has another checksum than {MANIFEST} says; {_repair}')
-  return Index.parse(data).entries()
+  entries = Index.parse(data)
+  if len(entries.files) != shard['kept']:
+    raise ValueError(
+      f'{index} has {len(entries.files):,} pictures, {MANIFEST} says {shard["kept"]:,}; {_repair}'
+    )
+  return entries.entries()
 
 
 def _tuples(value: Any) -> Any:

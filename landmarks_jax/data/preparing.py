@@ -26,7 +26,7 @@ from landmarks_jax.data import duplicates, prepared
 from landmarks_jax.data.catalogue import Catalogue, Entry
 from landmarks_jax.data.prepared import FORMAT, MANIFEST, PLAN, Index
 from landmarks_jax.data.source import BadImage
-from landmarks_jax.runtime import locks, logs
+from landmarks_jax.runtime import locks, logs, reading
 
 LEAST, MOST = 256, 2048  # pictures per shard
 INTERVAL = 5.0  # seconds between two reports of progress
@@ -230,7 +230,8 @@ def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
   Raises ValueError if it was begun with another plan, or not by `prepare`.
   """
   try:
-    begun = json.loads((output / PLAN).read_bytes())
+    begun = reading.parse_json((output / PLAN).read_bytes(), output / PLAN)
+    reading.check_kinds(begun, {'options': dict}, output / PLAN)
   except (FileNotFoundError, NotADirectoryError):
     if output.exists() and not (output.is_dir() and all(map(_is_part, output.iterdir()))):
       raise ValueError(
@@ -238,7 +239,7 @@ def _holds(output: pathlib.Path, plan: Mapping[str, Any]) -> bool:
       ) from None
     return False
   except ValueError as error:
-    raise ValueError(f'{output / PLAN} is damaged ({error}); delete {output}') from error
+    raise ValueError(f'{error}; delete {output}') from error
   asked = json.loads(_json(plan))
   was, now = (fields | fields['options'] | {'options': None} for fields in (begun, asked))
   for key in (key for key in now if key != LABELS or key in begun):

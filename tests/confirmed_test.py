@@ -204,7 +204,19 @@ def test_names_that_cannot_be_are_told(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-  'point', [[1], [1, 2, 3], [1, 'x'], [1, None], [1, True], [float('nan'), 1], [1e999, 1], 'no', {}]
+  'point',
+  [
+    [1],
+    [1, 2, 3],
+    [1, 'x'],
+    [1, None],
+    [1, True],
+    [float('nan'), 1],
+    [1e999, 1],
+    [10**400, 1],
+    'no',
+    {},
+  ],
 )
 def test_what_is_no_point_is_refused(desk, point):
   with pytest.raises(ValueError, match='expected'):
@@ -223,6 +235,12 @@ def test_what_is_no_point_is_refused(desk, point):
     {'picture': 'a', 'points': {LEFT: None}, 'client': 'c', 'id': 'i', 'time': '', 'undoes': True},
     {'picture': 'a', 'points': {'eye': [1, 2]}, 'client': 'c', 'id': 'i', 'time': ''},
     {'landmarks': [NOSE, SIZE]},
+    *(
+      {'picture': 'b', 'points': {LEFT: None}, 'client': 'c', 'id': 'i', 'time': '', 'file': file}
+      for file in (5, 'sum', [], [5], ['5', 'sum'], [5, 'sum', None], {})
+    ),
+    {'picture': 5, 'points': {LEFT: None}, 'client': 'c', 'id': 'i', 'time': ''},
+    {'moved': 'a.jpg', 'to': 5},
   ],
 )
 def test_an_entry_that_makes_no_sense_is_named_by_its_line(desk, entry):

@@ -1,5 +1,6 @@
 """What was acknowledged is there after anything; what was not never half is."""
 
+import codecs
 import errno
 import fcntl
 import json
@@ -43,11 +44,28 @@ def test_a_kill_at_any_byte_loses_only_what_was_not_acknowledged(folder):
   for cut in range(1, len(data) + 1):
     (folder / FILE).write_bytes(data[:cut])
     journal = Journal(folder)
-    whole = sum(end <= cut for end in ends)
+    whole = sum(end - 1 <= cut for end in ends)  # all but the end of the line
     assert journal.entries == ENTRIES[: max(0, whole - 1)]
     journal.append({'next': cut})
     journal.close()
     assert reopened(folder).entries == [*ENTRIES[: max(0, whole - 1)], {'next': cut}]
+
+
+def test_a_last_line_whose_end_an_editor_left_out_counts(folder):
+  data = (folder / FILE).read_bytes()
+  (folder / FILE).write_bytes(data.removesuffix(b'\n'))
+  journal = reopened(folder)
+  assert (journal.entries, journal.torn) == (ENTRIES, b'')
+  assert (folder / FILE).read_bytes() == data
+
+
+def test_a_journal_that_an_editor_of_windows_saved_is_read_and_continued(folder):
+  data = (folder / FILE).read_bytes()
+  (folder / FILE).write_bytes(codecs.BOM_UTF8 + data.replace(b'\n', b'\r\n'))
+  journal = Journal(folder)
+  journal.append({'n': 5})
+  journal.close()
+  assert reopened(folder).entries == [*ENTRIES, {'n': 5}]
 
 
 def test_a_torn_line_is_told_and_cut_off(folder):
@@ -57,7 +75,9 @@ def test_a_torn_line_is_told_and_cut_off(folder):
   assert reopened(folder).torn == b''
 
 
-@pytest.mark.parametrize('line', [b'{"a": \n', b'[1]\n', b'\n', b'\xff\xfe\n'])
+@pytest.mark.parametrize(
+  'line', [b'{"a": \n', b'[1]\n', b'\n', b'\xff\xfe\n', b'[' * 100_000 + b'\n']
+)
 def test_a_damaged_line_before_the_end_is_named(folder, line):
   data = (folder / FILE).read_bytes().splitlines(keepends=True)
   (folder / FILE).write_bytes(b''.join([*data[:2], line, *data[2:]]))

@@ -1,6 +1,7 @@
 """A real network, untrained and tiny, learns the places of two discs from a few labels."""
 
 import os
+import pathlib
 import warnings
 from types import SimpleNamespace
 
@@ -301,9 +302,40 @@ def test_room_is_taken_also_where_the_system_cannot_reserve_it(tmp_path, monkeyp
   kept = storage.Described(tmp_path, **given)
   assert (tmp_path / 'level_0').stat().st_size == 3 * 2 * 2 * 5 * 2
   kept.put(np.array([1]), (np.ones((1, 2, 2, 5)),), np.array([[7, 9]], np.int32))
+  kept.keep()
   again = storage.Described(tmp_path, **given)
   assert (again.warning, again.done.tolist()) == ('', [False, True, False])
   assert np.asarray(again.pyramid[0], float).sum() == 20
+
+
+def test_features_are_on_disk_before_they_are_said_to_be(tmp_path, monkeypatch):
+  given, told = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}, []
+  kept, flush = storage.Described(tmp_path, **given), np.memmap.flush
+
+  def watched(array):
+    told.append((pathlib.Path(array.filename).name, (tmp_path / 'done').read_bytes()))
+    flush(array)
+
+  monkeypatch.setattr(np.memmap, 'flush', watched)
+  kept.put(np.array([0, 2]), (np.ones((2, 2, 2, 5)),), np.array([[7, 9], [7, 9]], np.int32))
+  kept.keep()
+  assert told == [('level_0', bytes(3)), ('sizes', bytes(3))]
+  assert (tmp_path / 'done').read_bytes() == bytes([1, 0, 1])
+
+
+def test_a_row_without_a_size_is_described_again(tmp_path):
+  given = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}
+  storage.Described(tmp_path, **given)
+  (tmp_path / 'done').write_bytes(bytes([1, 1, 2]))
+  (tmp_path / 'sizes').write_bytes(np.array([[7, 9], [0, 0], [7, 9]], np.int32).tobytes())
+  assert storage.Described(tmp_path, **given).done.tolist() == [True, False, False]
+
+
+def test_facts_that_are_no_json_are_replaced(tmp_path):
+  given = {'key': 'k', 'count': 3, 'shapes': [(2, 2, 5)]}
+  storage.Described(tmp_path, **given)
+  (tmp_path / 'features.json').write_text('[' * 100_000)
+  assert storage.Described(tmp_path, **given).warning == ''
 
 
 def test_a_picture_that_cannot_be_read_is_told_and_not_predicted(model, world, tmp_path):

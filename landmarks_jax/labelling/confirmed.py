@@ -1,6 +1,5 @@
 """The labels of all pictures as replayed from the journal, and the only way to change them."""
 
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from landmarks_jax.labelling.journal import Entry, Journal
 
 INVISIBLE = 'invisible'
+MOST = 1e9  # pixels, more than any picture has
 
 # In pixels of the picture, (0, 0) the centre of the first pixel; or INVISIBLE.
 Point = tuple[float, float] | str
@@ -52,7 +52,7 @@ class ConfirmedLabels:
         self._apply(entry)
       except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r}); fix or delete '
+          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r:.200}); fix or delete '
           'that line, the others count'
         ) from error
     before = self.landmarks
@@ -194,6 +194,9 @@ class ConfirmedLabels:
     undoes: bool = False,
   ) -> None:
     new = self._parsed(points)
+    texts = all(isinstance(text, str) for text in (picture, client, id, time))
+    if not texts or not (file is None or _identifies(file)):
+      raise ValueError('expected texts, and a file as [bytes, checksum, time]')
     self._used |= new.keys()
     own, stack = self._points.setdefault(picture, {}), self._undo.setdefault(client, [])
     base = self.revision_of(picture)
@@ -219,6 +222,8 @@ class ConfirmedLabels:
           stack[i] = change._replace(after=now)
 
   def _move(self, picture: str, to: str) -> None:
+    if not isinstance(picture, str) or not isinstance(to, str):
+      raise ValueError('expected names of pictures')
     for table in (self._points, self._revisions, self._files):
       if picture in table:
         table[to] = table.pop(picture)
@@ -227,11 +232,17 @@ class ConfirmedLabels:
       stack[:] = [c._replace(picture=to) if c.picture == picture else c for c in stack]
 
 
+def _identifies(file: Any) -> bool:
+  """Whether this is what `PictureFiles.identity` gives; earlier versions noted no time."""
+  kinds = [type(part) for part in file] if isinstance(file, list | tuple) else []
+  return kinds in ([int, str], [int, str, int])
+
+
 def parse(value: Any) -> Point | None:
   """Parses a point from a client or the journal. Raises ValueError if it is not a point."""
   if value is None or value == INVISIBLE:
     return value
   number = isinstance(value, list | tuple) and len(value) == 2
-  if not number or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
+  if not number or not all(type(v) in (int, float) and abs(v) < MOST for v in value):
     raise ValueError(f'the point is {value!r:.60}; expected [x, y] in pixels, or {INVISIBLE!r}')
   return round(float(value[0]), 3), round(float(value[1]), 3)

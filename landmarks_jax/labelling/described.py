@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from landmarks_jax.contracts import Pyramid
+from landmarks_jax.runtime import reading
 
 FACTS = 'features.json'
 PART = 1 << 20  # bytes that are written at once
@@ -43,7 +44,8 @@ class Described:
     except OSError as error:
       self._arrays = _memory(kinds)
       self.warning = f'features are not kept for the next start: {folder}: {error.strerror}'
-    self.sizes, self.done = self._arrays['sizes'], self._arrays['done']
+    self.sizes, kept = self._arrays['sizes'], self._arrays['done']
+    self.done = (kept.view(np.uint8) == 1) & (self.sizes > 0).all(1)
     self.pyramid: Pyramid = tuple(
       self._arrays[f'level_{i}'].view(jnp.bfloat16) for i in range(len(shapes))
     )
@@ -51,11 +53,19 @@ class Described:
   def put(
     self, rows: Int[np.ndarray, ' B'], pyramid: Pyramid, sizes: Int[np.ndarray, 'B 2']
   ) -> None:
-    """Stores the features of some pictures."""
+    """Stores the features of some pictures; for the next start only by `keep`."""
     for level, values in zip(self.pyramid, pyramid, strict=True):
       level[rows] = np.asarray(values)
     self.sizes[rows] = sizes
     self.done[rows] = True
+
+  def keep(self) -> None:
+    """Notes for the next start what is done, once the features themselves are on disk."""
+    done = self._arrays['done']
+    for array in self._arrays.values():
+      if array is not done and isinstance(array, np.memmap):
+        array.flush()
+    done[:] = self.done
 
 
 def _memory(kinds: Mapping[str, tuple[Shape, Any]]) -> dict[str, np.ndarray]:
@@ -70,9 +80,10 @@ def _files(
   facts, paths = folder / FACTS, {name: folder / name for name in kinds}
   sizes = {n: math.prod(shape) * np.dtype(dtype).itemsize for n, (shape, dtype) in kinds.items()}
   try:
-    kept = json.loads(facts.read_text())['key'] == key
+    stated = reading.parse_json(facts.read_bytes(), facts)
+    kept = stated == {'key': key}
     kept = kept and all(paths[name].stat().st_size == size for name, size in sizes.items())
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError):
     kept = False
   facts.unlink(missing_ok=True)  # until everything is consistent
   try:

@@ -4,13 +4,14 @@ Each line is one JSON object. `Journal.append` returns once the line has reached
 line left by a kill or a full disk was never acknowledged and is cut off.
 """
 
+import codecs
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from landmarks_jax.runtime import locks
+from landmarks_jax.runtime import locks, reading
 
 FILE, LOCK = 'journal.jsonl', 'lock'
 CLOSED = 'it was closed'
@@ -28,6 +29,7 @@ class Journal:
 
   The folder is created if absent. Raises BlockingIOError if another server has it open, and
   ValueError for a damaged line, except an incomplete last one, which is cut off and kept in `torn`.
+  A journal that an editor saved counts, with its own ends of lines.
   """
 
   def __init__(self, folder: pathlib.Path) -> None:
@@ -84,14 +86,23 @@ class Journal:
       return [], b''
     lines = data.split(b'\n')
     last = lines.pop()  # empty after a whole line
-    if not json.dumps(HEADER).encode().startswith((lines or [last])[0]):
+    first = (lines or [last])[0].removeprefix(codecs.BOM_UTF8).rstrip(b'\r')  # of an editor
+    if not json.dumps(HEADER).encode().startswith(first):
       raise ValueError(f'{self.path} is not a journal of labels: it begins with {data!r:.60}')
     entries = [_parsed(self.path, n, line) for n, line in enumerate(lines, start=1)]
-    self._end = len(data) - len(last)
-    if last:
+    try:
+      entries += [_parsed(self.path, len(lines) + 1, last)] if last else []
+    except ValueError:
+      self._end = len(data) - len(last)
       os.ftruncate(self._file, self._end)
       os.fsync(self._file)
-    return (entries[1:], last) if entries else self._replay()
+      return (entries[1:], last) if entries else self._replay()
+    self._end = len(data)
+    if last:  # whole, but an editor left out its end
+      _write(self._file, b'\n', at=self._end)
+      os.fsync(self._file)
+      self._end += 1
+    return entries[1:], b''
 
   def _cut_back(self, error: OSError) -> None:
     """Removes what a failed write left, so that the next line starts cleanly."""
@@ -103,14 +114,12 @@ class Journal:
 
 
 def _parsed(path: pathlib.Path, number: int, line: bytes) -> Entry:
+  where = f'{path}, line {number}'
   try:
-    entry = json.loads(line)
+    entry = reading.parse_json(line, where)
+    reading.check_kinds(entry, {}, where)
   except ValueError as error:
-    raise ValueError(
-      f'{path}, line {number} is damaged ({error}); fix or delete that line, the others count'
-    ) from error
-  if not isinstance(entry, dict):
-    raise ValueError(f'{path}, line {number} holds {entry!r:.60}; expected an object')
+    raise ValueError(f'{error}; fix or delete that line, the others count') from error
   return entry
 
 

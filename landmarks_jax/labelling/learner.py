@@ -35,6 +35,7 @@ BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
 TOLERANCE = 0.05  # of the confidence, as a share of the side of the frame
 TELL = 0.5  # seconds between two progress reports
+SYNC = 5.0  # seconds of work that a kill or a power failure may cost
 KEPT = 3  # version of features on disk: in the second, `normalise=True` made labels unit vectors
 
 
@@ -89,6 +90,7 @@ class FrozenLearner:
   def describe(self, report: Callable[[int, Mapping[int, str]], bool]) -> None:
     """Describes the remaining pictures; report(done, broken) returns whether to go on."""
     kept, broken, last = self.described, {}, time.monotonic()
+    synced = last
     left = np.flatnonzero(~kept.done)
     for start in range(0, len(left), BATCH):
       frames, rows, sizes = [], [], []
@@ -107,10 +109,14 @@ class FrozenLearner:
         pyramid = self._describe(None)(self.model.describer.variables, self._seen(padded))
         pyramid = tuple(np.asarray(level)[: len(rows)] for level in pyramid)
         kept.put(np.array(rows), pyramid, np.array(sizes, np.int32))
+      if time.monotonic() - synced > SYNC:
+        kept.keep()
+        synced = time.monotonic()
       if time.monotonic() - last > TELL:
         last = time.monotonic()
         if not report(int(kept.done.sum()) + len(broken), broken):
           return
+    kept.keep()
     report(len(self.files), broken)
 
   def first(self) -> Fit | None:

@@ -125,6 +125,6 @@ def test_errors_of_zero_and_impossible_tolerances():
   evidence, error = drawn(20, 3, 7)
   error[0] = 0
   assert np.isfinite(confidence.fit(evidence, error, tolerance=0.1)(evidence)).all()
-  for tolerance in (0.0, -1.0, np.nan):
+  for tolerance in (0.0, -1.0, np.nan, np.inf):
     with pytest.raises(ValueError, match='expected a positive share'):
       confidence.fit(evidence, error, tolerance=tolerance)

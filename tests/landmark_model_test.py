@@ -61,7 +61,7 @@ CONFIDENCE = Confidence(0.1, 7, np.array([-1.0, 0, 1]), np.array([0.2, 0.1]), np
 @pytest.fixture(scope='module', params=['ridge', 'probe'])
 def made(request, model):
   head = {'ridge': ridge_head, 'probe': probe_head}[request.param](model.channels(), 3)
-  weights = np.array([0.2, 0.1, -0.3])[: 3 if request.param == 'ridge' else 2]
+  weights = np.array([0.2, 0.1, 0.3])[: 3 if request.param == 'ridge' else 2]
   return LandmarkModel(
     model,
     head,
@@ -188,6 +188,34 @@ def infinite(arrays):
   arrays[name] = arrays[name] * np.inf
 
 
+def kernel_without_a_number(arrays):
+  name = next(n for n in arrays if n.endswith('/0'))
+  arrays[name] = np.where(np.arange(arrays[name].size).reshape(arrays[name].shape), 1, np.nan)
+
+
+def without_axes(arrays):
+  arrays['mean_shape' if 'mean_shape' in arrays else 'outer'] = np.float32(1)
+
+
+def one_for_all(arrays):
+  arrays['confidence/offset'] = np.zeros(1)
+
+
+def another_evidence(arrays):
+  arrays['confidence/weights'] = np.zeros(9)
+
+
+def doubt_that_reassures(arrays):
+  arrays['confidence/weights'] = -arrays['confidence/weights']
+
+
+def compressed_in_no_known_way(folder):
+  data = bytearray((folder / 'head.npz').read_bytes())
+  directory = data.rindex(b'PK\x01\x02')  # of the last array
+  data[directory + 10] = 77  # the number of its compression
+  (folder / 'head.npz').write_bytes(data)
+
+
 def pickled(arrays):
   arrays['outer' if 'outer' in arrays else 'mean_shape'] = np.array([{}], object)
 
@@ -219,7 +247,10 @@ def test_a_model_of_an_earlier_version_that_described_otherwise_is_refused(damag
     (lambda f: facts_of(f, flip_pairs=[[0, 3]]), r'flip_pairs: \[0, 3\]; expected two numbers'),
     (lambda f: facts_of(f, scale=[0, -1]), r'scale: \[0, -1\]; expected two numbers'),
     (lambda f: facts_of(f, head='forest'), "the head is 'forest'; expected ridge or probe"),
-    (lambda f: facts_of(f, margin=10), 'expected at least 2 pixels between the margins'),
+    (lambda f: facts_of(f, margin=10), r'margin is 10 in .*landmarks\.json, but 2 in .*config'),
+    (lambda f: facts_of(f, frame=24), r'frame is 24 in .*landmarks\.json, but 20 in .*config'),
+    (lambda f: facts_of(f, flip_pairs=[1]), r'flip_pairs is \[1\]'),
+    (lambda f: facts_of(f, learned_from=[[]]), r'learned_from is \[\[\]\]'),
     (lambda f: facts_of(f, confidence={'tolerance': 'x'}), 'expected tolerance and pictures'),
     (lambda f: (f / 'landmarks.json').write_text('{'), 'is damaged'),
     (lambda f: (f / 'landmarks.json').unlink(), 'holds no landmark model'),
@@ -228,6 +259,14 @@ def test_a_model_of_an_earlier_version_that_described_otherwise_is_refused(damag
     (lambda f: arrays_of(f, drop_last), 'the arrays are'),
     (lambda f: arrays_of(f, narrower), 'the head reads levels of'),
     (lambda f: arrays_of(f, infinite), 'expected finite float32'),
+    (lambda f: arrays_of(f, kernel_without_a_number), 'expected finite float32'),
+    (lambda f: arrays_of(f, without_axes), 'expected finite float32'),
+    (lambda f: arrays_of(f, one_for_all), 'the confidence are not those of one'),
+    (lambda f: arrays_of(f, another_evidence), 'the confidence are not those of one'),
+    (lambda f: arrays_of(f, doubt_that_reassures), 'the confidence are not those of one'),
+    (lambda f: facts_of(f, confidence={'tolerance': np.inf, 'pictures': 7}), 'tolerance=inf'),
+    (compressed_in_no_known_way, r'head\.npz is damaged'),
+    (lambda f: (f / 'landmarks.json').write_text('[' * 100_000), r'landmarks\.json is damaged'),
     (lambda f: arrays_of(f, pickled), 'is damaged'),
   ],
 )

@@ -42,17 +42,29 @@ class Confidence(NamedTuple):
     return {name: getattr(self, name) for name in ('offset', 'weights', 'residuals')}
 
   @classmethod
-  def from_arrays(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 'Confidence':
-    """The inverse of `facts` and `arrays`. Raises ValueError if they do not form a confidence."""
+  def from_arrays(
+    cls,
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    landmarks: int,
+    evidence: int,
+  ) -> 'Confidence':
+    """The inverse of `facts` and `arrays`, for K landmarks and E kinds of evidence.
+
+    Raises ValueError if they do not form a confidence.
+    """
     kinds = {'tolerance': float, 'pictures': int}
     if {name: type(value) for name, value in facts.items()} != kinds:
       raise ValueError(f'the confidence is {dict(facts)!r:.100}; expected tolerance and pictures')
+    check_tolerance(facts['tolerance'])
     names = 'offset', 'weights', 'residuals'
     valid = set(arrays) == set(names) and all(
       a.ndim == 1 and a.dtype == np.float64 and a.size and np.isfinite(a).all()
       for a in arrays.values()
     )
-    if not valid or (np.diff(arrays['residuals']) < 0).any():
+    valid = valid and (len(arrays['offset']), len(arrays['weights'])) == (landmarks, evidence)
+    if not valid or (np.diff(arrays['residuals']) < 0).any() or (arrays['weights'] < 0).any():
       raise ValueError('the arrays of the confidence are not those of one')
     return cls(**facts, **arrays)
 
@@ -99,8 +111,8 @@ def fit(
 
 
 def check_tolerance(tolerance: float) -> None:
-  """Raises ValueError where nothing could be below it."""
-  if not tolerance > 0:
+  """Raises ValueError where nothing, or everything, would be below it."""
+  if not 0 < tolerance < np.inf:
     raise ValueError(f'tolerance={tolerance}: expected a positive share of the normaliser')
 
 

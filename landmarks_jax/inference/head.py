@@ -45,6 +45,11 @@ class Head(NamedTuple):
     return len(self.variables.mean_shape if self.kind == RIDGE else self.variables['outer'])
 
   @property
+  def evidence(self) -> int:
+    """The number E of kinds of evidence that `look` gives."""
+    return 3 if self.kind == RIDGE else 2
+
+  @property
   def size(self) -> int | None:
     """The size that it asks a describer for, see `Describer`: the probe's own, else None."""
     return None if self.kind == RIDGE else (PROBE_OPTIONS | dict(self.options))['size']
@@ -116,9 +121,9 @@ def look_probe(
 
 
 RIDGE_SHAPES = {
+  'mean_shape': ('K', 2),
   'log_prior': ('h', 'w', 'K'),
   'positions': ('h', 'w', 2),
-  'mean_shape': ('K', 2),
   'sharpness': (),
   'correction': ('2K', '2K'),
 }
@@ -132,7 +137,7 @@ def _check_shapes(
   shapes: Mapping[str, tuple[Any, ...]],
 ) -> None:
   """Raises ValueError for the first array whose shape or type does not agree with the others."""
-  count = len(rest['mean_shape' if kind == RIDGE else 'outer'])
+  count = (*rest['mean_shape' if kind == RIDGE else 'outer'].shape, 0)[0]
   sizes: dict[Any, int] = {'K': count, '2K': 2 * count, 2: 2}
   for name, shape in shapes.items():
     array = rest[name]
@@ -145,7 +150,9 @@ def _check_shapes(
       )
   maps = count if kind == RIDGE else count * sizes['2P'] // 2
   for level, kernel in enumerate(kernels):
-    if kernel.ndim != 2 or kernel.shape[1] != maps or kernel.dtype != np.float32:
+    fits = kernel.ndim == 2 and kernel.shape[1] == maps and kernel.dtype == np.float32
+    if not fits or not np.isfinite(kernel).all():
       raise ValueError(
-        f'kernel {level} is {kernel.dtype} {list(kernel.shape)}; expected float32 [C, {maps}]'
+        f'kernel {level} is {kernel.dtype} {list(kernel.shape)}; expected finite float32 '
+        f'[C, {maps}]'
       )

@@ -5,7 +5,6 @@ import functools
 import json
 import pathlib
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from landmarks_jax.inference.pictures import (
   distances,
   plain_scale,
 )
-from landmarks_jax.runtime import run_folder
+from landmarks_jax.runtime import reading, run_folder
 
 ARRAYS = 'head.npz'  # of a saved model, beside run_folder.LANDMARKS and run_folder.NETWORK
 CONFIDENCE = 'confidence/'  # its arrays' names in there begin so; the others are the head's
@@ -259,13 +258,21 @@ def load_landmarks(path: str | pathlib.Path) -> LandmarkModel:
   arrays = _arrays(folder / ARRAYS)
   judged = [k for k in arrays if k.startswith(CONFIDENCE)]
   judged = {k.removeprefix(CONFIDENCE): arrays.pop(k) for k in judged}
-  model = load(folder / run_folder.NETWORK, frame=facts['frame'], margin=facts['margin'])
+  model = load(folder / run_folder.NETWORK)
+  for name in ('frame', 'margin'):
+    if facts[name] != getattr(model, name):
+      raise ValueError(
+        f'{name} is {facts[name]} in {folder / run_folder.LANDMARKS}, but {getattr(model, name)} '
+        f'in {folder / run_folder.NETWORK / run_folder.CONFIG}; one of them was changed: put back '
+        'what `fit` wrote'
+      )
   if facts['earlier']:
     _check_described_alike(folder, facts['head'], model.config['method'])
   try:
     head = head_from_arrays(facts['head'], arrays, facts['head_options'])
     stated = facts['confidence']
-    confidence = None if stated is None else Confidence.from_arrays(stated, judged)
+    sizes = {'landmarks': head.landmarks, 'evidence': head.evidence}
+    confidence = None if stated is None else Confidence.from_arrays(stated, judged, **sizes)
     kept = {k: facts[k] for k in ('names', 'flip_pairs', 'skeleton', 'scale', 'crop', 'boxes')}
     return LandmarkModel(
       model, head, confidence=confidence, learned_from=facts['learned_from'], **kept
@@ -288,6 +295,7 @@ KINDS = {
   'confidence': dict | None,
   'learned_from': list,
 }
+PARTS = {'names': str, 'flip_pairs': list, 'skeleton': list, 'learned_from': str}  # of the lists
 
 
 def _facts(file: pathlib.Path) -> dict[str, Any]:
@@ -296,18 +304,16 @@ def _facts(file: pathlib.Path) -> dict[str, Any]:
     if (file.parent / run_folder.CONFIG).is_file():
       message += '; it is a run, and the command fit makes a landmark model from a run and labels'
     raise FileNotFoundError(message)
-  try:
-    facts = json.loads(file.read_text(encoding='utf-8'))
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{file} is damaged ({error})') from error
+  facts = reading.parse_json(file.read_bytes(), file)
   if not isinstance(facts, dict) or facts.get('format') != FORMAT:
     found = facts.get('format') if isinstance(facts, dict) else None
     raise ValueError(f'{file} has the format {found!r}; this version reads {FORMAT}')
   facts['earlier'] = 'boxes' not in facts  # whether written by a version before boxes were noted
   facts.setdefault('boxes', False)
-  for name, kind in KINDS.items():
-    if name not in facts or not isinstance(facts[name], kind):
-      raise ValueError(f'{file} is damaged: {name} is {facts.get(name)!r:.60}')
+  reading.check_kinds(facts, KINDS, file)
+  for name, kind in PARTS.items():
+    if not all(isinstance(part, kind) for part in facts[name]):
+      raise ValueError(f'{file} is damaged: {name} is {facts[name]!r:.60}')
   return facts
 
 
@@ -322,12 +328,10 @@ def _check_described_alike(folder: pathlib.Path, head: str, method: Mapping[str,
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    with np.load(file, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays.files}
+    data = file.read_bytes()
   except OSError as error:
     raise FileNotFoundError(f'{file} cannot be read ({error})') from error
-  except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-    raise ValueError(f'{file} is damaged ({error})') from error
+  return reading.parse_arrays(data, file)
 
 
 def _pairs(given: Sequence[Pair]) -> tuple[tuple[int, int], ...]:

@@ -357,3 +357,16 @@ def test_a_probability_may_be_a_whole_number_or_traced_and_must_be_one(what):
     message = rf'^probability={wrong} of {what} pictures: expected 0 to 1$'
     with pytest.raises(ValueError, match=message):
       change(rng, image, probability=wrong)
+
+
+@pytest.mark.parametrize(
+  'values', [None, 'abc', 5, (0.1, 0.2), (0.1, 0.2, None), (0.1, 0.2, np.nan), (np.inf, 1, 1)]
+)
+def test_statistics_that_standardise_nothing_are_told(values):
+  colour.check_statistics(mean=(0, 0, 0), std=[1, 1, 0.5])
+  for name in ('mean', 'std'):
+    with pytest.raises(ValueError, match=rf'^where\.{name}=.*: expected three numbers'):
+      colour.check_statistics('where.', **{name: values})
+  for one in (0, -1, 10**400, 1e-40):
+    with pytest.raises(ValueError, match=r'expected three numbers, .*, above 0'):
+      colour.check_statistics(std=(1, one, 1))

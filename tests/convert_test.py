@@ -323,6 +323,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(narrow, small, tmp_pat
     (head, new, [f'--base={small}'], 'of 24 channels, but those of the network below have 4 (4)'),
     (good, new, ['--mean=1,2'], '--mean=1,2: expected three numbers, R,G,B in 0..1'),
     (good, new, ['--std=1,2,b'], '--std=1,2,b: expected three numbers, R,G,B in 0..1'),
+    (good, new, ['--std=0,1,1'], 'config.method.std=[0.0, 1.0, 1.0]: expected three numbers'),
     (good, new, ['--config.method.size=3'], "config.method has no 'size'"),
     (good, new, ['--config.steps=3'], 'convert changes config.method.*, not config.steps'),
     (good, new, ['--config.method.dim=5'], '2 arrays are not those of that network (in brackets)'),

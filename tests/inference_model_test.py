@@ -72,3 +72,24 @@ def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   (copied / 'config.json').write_text(json.dumps(config | {'data': {'frame': '72'}}))
   with pytest.raises(ValueError, match="frame='72': expected a whole number of pixels"):
     load(copied)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'told'),
+  [
+    ({'data': 5}, 'data is 5'),
+    ({'base': 'x'}, "base is 'x'"),
+    ({'base': {'method': 5}}, 'no section method with a name'),
+    ({'method': METHOD | {'mean': (0.1, 0.2)}}, r'mean=\(0.1, 0.2\): expected three numbers'),
+    ({'method': METHOD | {'std': (0.0, 1.0, 1.0)}}, r'std=\(0.0, 1.0, 1.0\): expected .*, above 0'),
+    ({'method': METHOD | {'std': (np.inf, 1.0, 1.0)}}, r'std=\(inf, .*: expected three numbers'),
+    ({'method': METHOD | {'width': 1e400}}, 'cannot be built as it says'),
+    ({'method': METHOD | {'dim': {}}}, 'cannot be built as it says'),
+  ],
+)
+def test_a_config_of_other_kinds_is_told(runs, tmp_path, changes, told):
+  copied = shutil.copytree(runs / 'alone', tmp_path / 'run')
+  config = json.loads((copied / 'config.json').read_text())
+  (copied / 'config.json').write_text(json.dumps(config | changes))
+  with pytest.raises(ValueError, match=rf'config\.json.*{told}'):
+    load(copied)

@@ -1,6 +1,9 @@
 """Random colour: jitter in random order, exposure, grey, solarisation, and PCA lighting noise."""
 
 import itertools
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from landmarks_jax.contracts import Array
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow converts RGB to grey
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+MOST, LEAST_STD = 1e6, 1e-6  # beyond them, float32 does not hold what is standardised
 ORDERS = np.array(list(itertools.permutations(range(3))))
 ORDERS_WITH_HUE = np.array(list(itertools.permutations(range(4))))
 
@@ -185,6 +189,19 @@ def random_exposure(
   drawn = jax.random.uniform(rng, (1 if shared else image.shape[0], 2), minval=-1, maxval=1)
   drawn = jnp.broadcast_to(drawn, (image.shape[0], 2))
   return expose(image, 255 * brightness * drawn[:, 0], 1 + contrast * drawn[:, 1])
+
+
+def check_statistics(where: str = '', **given: Any) -> None:
+  """Raises ValueError unless `standardise` can use these. given: mean, std; where: begins names."""
+  for name, values in given.items():
+    least = LEAST_STD if name == 'std' else -MOST
+    three = isinstance(values, Sequence) and len(values) == 3
+    if not three or not all(isinstance(v, Real) and least <= v <= MOST for v in values):
+      above = ', above 0' if name == 'std' else ''
+      raise ValueError(
+        f'{where}{name}={values!r:.60}: expected three numbers, R, G and B, of pictures in 0..1'
+        f'{above}'
+      )
 
 
 def standardise(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from landmarks_jax import training
+from landmarks_jax.augment import colour
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import completion, processes
 from landmarks_jax.cli.inputs import Inputs
@@ -85,8 +86,7 @@ class Experiment:
       for name in {'mean', 'std'} & set(method):
         if method[name] is None:
           method[name] = list(getattr(info, name))
-        if len(method[name]) != 3:
-          raise ValueError(f'{section}.{name}={method[name]}: expected three numbers, R, G and B')
+        colour.check_statistics(f'{section}.', **{name: method[name]})
     steps = (begun or {}).get('optimizer', {}).get('steps_per_epoch')
     self._resolve_steps(None if steps == 1 else steps)  # 1: as a run without epochs has it
 

@@ -128,6 +128,9 @@ def load(
   config = run_folder.read_config(run / run_folder.CONFIG)
   where = run / run_folder.CONFIG
   method = _section(config, 'method', where)
+  for name in ('data', 'base'):
+    if not isinstance(config.get(name), dict | None):
+      raise ValueError(f'{where} is damaged: {name} is {config[name]!r:.60}')
   trained = config.get('data') or {}
   frame = trained.get('frame') if frame is None else frame
   if frame is None:
@@ -213,12 +216,17 @@ def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Meth
   build = by_name.module('methods', 'build', name, fault=fault).build
   try:
     return build(**options, **base)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'{where}: the method {name} cannot be built as it says ({error})') from error
+  except Exception as error:  # numbers of another type, or huge, can make any library fail
+    raise _misfit(f'{where}: the method {name}', error) from error
 
 
 def _shapes(init: Any, *args: Any, where: pathlib.Path) -> PyTree:
   try:
     return jax.eval_shape(init, *args)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'{where}: the method cannot be built as it says ({error})') from error
+  except Exception as error:  # as in `_build`
+    raise _misfit(f'{where}: the method', error) from error
+
+
+def _misfit(what: str, error: Exception) -> ValueError:
+  reason = str(error).partition('\n')[0]
+  return ValueError(f'{what} cannot be built as it says ({reason:.300})')

@@ -495,6 +495,7 @@ def build(
       f'reconstruct={tuple(reconstruct)} has {len(reconstruct)} weights for {len(milestones)} '
       'milestones: expected one more'
     )
+  colour.check_statistics(mean=mean, std=std)
   networks = networks_of(
     network,
     landmarks=landmarks,

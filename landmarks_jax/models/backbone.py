@@ -1,6 +1,6 @@
 """A network on pictures of 0..255, and what methods do with it: train, describe, calibrate."""
 
-from typing import NamedTuple
+import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,16 +11,20 @@ from landmarks_jax.contracts import Array, Pyramid, PyTree
 from landmarks_jax.models.norm import with_one_more
 
 
-class Backbone(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Backbone:
   """A module `(image, train) -> Pyramid`, and the colours that standardise its pictures.
 
   Pictures are [B, H, W, 3], 0..255, bytes or floats. params, stats: weights and running statistics
-  of the module, {} where it has none.
+  of the module, {} where it has none. Raises ValueError for colours that standardise nothing.
   """
 
   module: nn.Module
   mean: tuple[float, ...]
   std: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    colour.check_statistics(mean=self.mean, std=self.std)
 
   def standardised(self, image: Num[Array, 'B H W 3']) -> Float[Array, 'B H W 3']:
     """What the module sees of pictures: see `colour.standardise`."""
@@ -54,6 +58,6 @@ class Backbone(NamedTuple):
     """
     if not stats:
       return stats
-    forgetful = self._replace(module=self.module.clone(norm_momentum=0.0))
+    forgetful = dataclasses.replace(self, module=self.module.clone(norm_momentum=0.0))
     _, new = forgetful.train(params, stats, self.standardised(image))
     return with_one_more(stats, new, n)

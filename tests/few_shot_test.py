@@ -80,9 +80,10 @@ def test_more_labels_than_examples_or_none_are_told(labels):
     few_shot.draw_labels(13, labels, 0)
 
 
-def test_a_negative_seed_is_told():
-  with pytest.raises(ValueError, match=r'^seed=-1: expected 0 or more$'):
-    few_shot.draw_labels(13, 5, 0, seed=-1)
+@pytest.mark.parametrize('seed', [-1, 2**63])
+def test_a_seed_that_cannot_be_is_told(seed):
+  with pytest.raises(ValueError, match=rf'^seed={seed}: expected 0 to {2**63 - 1}$'):
+    few_shot.draw_labels(13, 5, 0, seed=seed)
 
 
 def test_lists_are_named_by_their_number_of_labels_where_there_are_several():

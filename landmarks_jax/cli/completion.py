@@ -9,7 +9,7 @@ from typing import Any
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import train
 from landmarks_jax.data.source import source_function
-from landmarks_jax.evaluation import scoring
+from landmarks_jax.evaluation import few_shot, scoring
 from landmarks_jax.runtime import by_name, optim
 
 FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
@@ -20,7 +20,7 @@ OF_OPTIMIZER = ('rate',)
 OF_DATA = ('split',)
 OF_EVALUATION = 'describer', 'open_split', 'random_init', 'base', 'baselines', 'spread'
 OF_EVALUATION += ('validation_score',)  # pck chooses it for regression
-LEAST = {'steps': 0, 'batch_size': 1, 'seed': 0, 'log_every': 1, 'checkpoint_every': 1}
+LEAST = {'steps': 0, 'batch_size': 1, 'log_every': 1, 'checkpoint_every': 1}
 LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_after': 1}
 
 
@@ -39,6 +39,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
   for key, least in LEAST.items():
     if config[key] is not None and config[key] < least:
       raise ValueError(f'config.{key}={config[key]}: expected at least {least}')
+  few_shot.check_seed(config['seed'], 'config.seed')
   config['data'] = _data('config.data', config['data'])
   config['method'] = method('config.method', config['method'])
   config['base'] = None if config['base'] is None else _base(config['base'])
@@ -104,6 +105,8 @@ def evaluations(
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
     options = _as_in_training(options, training, method)
     options = configs.complete(section, options, *functions, passed=OF_EVALUATION, also=own)
+    if 'seed' in options:
+      few_shot.check_seed(options['seed'], f'{section}.seed')
     options = {'every': 0} | options
     options['every'] = configs.typed(f'{section}.every', options['every'], int)
     if options['every'] < 0:

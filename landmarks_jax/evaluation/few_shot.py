@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+LARGEST_SEED = 2**63 - 1  # NumPy takes no negative ones, JAX none that 64 bits do not hold
+
 
 def label_lists(
   count: int, labels: int | Sequence[int] | None, draws: int, *, seed: int = 0
@@ -45,7 +47,7 @@ def draw_labels(
 
   Every example has a random rank that depends on (seed, draw) and its number alone, and the lowest
   are taken, so that within a draw the list of 5 is part of the list of 10. Raises ValueError for
-  more labels than examples, or none, and for a negative seed.
+  more labels than examples, or none, and for a seed outside 0..LARGEST_SEED.
   """
   _check(count, labels, seed)
   # Bits, not `Generator.choice`: NumPy keeps the former the same in all releases (NEP 19).
@@ -56,5 +58,10 @@ def draw_labels(
 def _check(count: int, number: int, seed: int, *, name: str = 'labels') -> None:
   if not 1 <= number <= count:
     raise ValueError(f'{name}={number}: expected 1 to {count}, the number of labelled pictures')
-  if seed < 0:  # NumPy takes none
-    raise ValueError(f'seed={seed}: expected 0 or more')
+  check_seed(seed)
+
+
+def check_seed(seed: int, name: str = 'seed') -> None:
+  """Raises ValueError for a seed outside 0..LARGEST_SEED. name: of the option."""
+  if not 0 <= seed <= LARGEST_SEED:
+    raise ValueError(f'{name}={seed}: expected 0 to {LARGEST_SEED}')

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
-from landmarks_jax.evaluation import features, probing
+from landmarks_jax.evaluation import features, few_shot, probing
 from landmarks_jax.evaluation.regression import WARP
 from landmarks_jax.inference import confidence
 from landmarks_jax.inference.head import PROBE, PROBE_OPTIONS, RIDGE, Head
@@ -84,6 +84,7 @@ def fit_landmarks(
   options = dict(options or {})
   _check_head(head, options)
   _check_numbers(copies=(copies, 0), seed=(seed, 0), batch_size=(batch_size, 1))
+  few_shot.check_seed(seed)
   confidence.check_tolerance(tolerance)
   progress = sys.stderr.isatty() if progress is None else progress
   labels = PointLabels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)

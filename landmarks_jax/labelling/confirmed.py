@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from landmarks_jax.labelling.journal import Entry, Journal
 
 INVISIBLE = 'invisible'
-MOST = 1e9  # pixels, more than any picture has
+MOST = 1e12  # pixels, more than any picture has
 
 # In pixels of the picture, (0, 0) the centre of the first pixel; or INVISIBLE.
 Point = tuple[float, float] | str

@@ -366,7 +366,7 @@ def test_statistics_that_standardise_nothing_are_told(values):
   colour.check_statistics(mean=(0, 0, 0), std=[1, 1, 0.5])
   for name in ('mean', 'std'):
     with pytest.raises(ValueError, match=rf'^where\.{name}=.*: expected three numbers'):
-      colour.check_statistics('where.', **{name: values})
+      colour.check_statistics(where='where.', **{name: values})
   for one in (0, -1, 10**400, 1e-40):
     with pytest.raises(ValueError, match=r'expected three numbers, .*, above 0'):
       colour.check_statistics(std=(1, one, 1))

@@ -191,7 +191,7 @@ def random_exposure(
   return expose(image, 255 * brightness * drawn[:, 0], 1 + contrast * drawn[:, 1])
 
 
-def check_statistics(where: str = '', **given: Any) -> None:
+def check_statistics(*, where: str = '', **given: Any) -> None:
   """Raises ValueError unless `standardise` can use these. given: mean, std; where: begins names."""
   for name, values in given.items():
     least = LEAST_STD if name == 'std' else -MOST

@@ -86,7 +86,7 @@ class Experiment:
       for name in {'mean', 'std'} & set(method):
         if method[name] is None:
           method[name] = list(getattr(info, name))
-        colour.check_statistics(f'{section}.', **{name: method[name]})
+        colour.check_statistics(where=f'{section}.', **{name: method[name]})
     steps = (begun or {}).get('optimizer', {}).get('steps_per_epoch')
     self._resolve_steps(None if steps == 1 else steps)  # 1: as a run without epochs has it
 

@@ -52,8 +52,8 @@ class ConfirmedLabels:
         self._apply(entry)
       except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r:.200}); fix or delete '
-          'that line, the others count'
+          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r:.200}); fix or '
+          'delete that line, the others count'
         ) from error
     before = self.landmarks
     if landmarks is not None and tuple(landmarks) != self.landmarks:

@@ -64,6 +64,28 @@ def test_a_margin_that_was_asked_for_is_kept(runs, tmp_path, name):
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_method_without_a_margin_is_shown_the_pictures_without_theirs(
+  runs, tmp_path, monkeypatch
+):
+  whole, real = shutil.copytree(runs / 'alone', tmp_path / 'whole'), equivariant.build
+  config = json.loads((whole / 'config.json').read_text())
+  del config['method']['margin']
+  (whole / 'config.json').write_text(json.dumps(config))
+
+  def build(*, mean, std, network, width, blocks, dim, normalise, precision):
+    given = locals()
+    return real(**{name: given[name] for name in METHOD if name in given}, margin=0)
+
+  asked = {'frame': 96, 'margin': 16}
+  (expected,) = load(runs / 'alone', **asked).describe(pictures())
+  monkeypatch.setattr(equivariant, 'build', build)
+  model = load(whole, **asked)
+  model.save(tmp_path / 'again')
+  for found in (model, load(tmp_path / 'again')):
+    assert (found.frame, found.margin) == (96, 16)
+    np.testing.assert_array_equal(found.describe(pictures())[0], expected)
+
+
 def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   with pytest.raises(ValueError, match='frame=72 and margin=36: expected at least 2 pixels'):
     load(runs / 'alone', margin=36)

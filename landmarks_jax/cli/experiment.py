@@ -159,7 +159,10 @@ class Experiment:
     if self.config['calibrate'] and self.method.calibrate is None:
       name = self.config['method']['name']
       raise ValueError(f'config.calibrate: {name} has no running statistics to measure; leave it 0')
-    jax.eval_shape(self.step, *self.shapes(count), self.rng_train)
+    state, batch = self.shapes(count)
+    training.check(state, *jax.eval_shape(self.step, state, batch, self.rng_train))
+    for _, pyramid in self.described:
+      features.check_pyramid(pyramid)
 
   def note_unused_path(self) -> None:
     """Notes if a path is given for training pictures that are rendered."""
@@ -173,6 +176,20 @@ class Experiment:
     arrays = {name: np.asarray(value) for name, value in example.items()}
     batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
     return jax.eval_shape(self._draw, self.rng_init), Batch(**batch)
+
+  @functools.cached_property
+  def described(self) -> list[tuple[jax.ShapeDtypeStruct, PyTree]]:
+    """Shapes of a batch of pictures and of its description, by evaluation that says its frame."""
+    found, (state, _) = [], self.shapes(1)
+    for options in self.config['evals'].values():
+      frame, batch = options['data'].get('frame'), options.get('batch_size')
+      if frame and batch:
+        side = frame - 2 * options.get('margin', 0)
+        image = jax.ShapeDtypeStruct((batch, side, side, 3), 'uint8')
+        with contextlib.suppress(TypeError, ValueError):  # the method describes in another way
+          describe = lambda *given: self.method.describe(*given, None)  # noqa: E731
+          found.append((image, jax.eval_shape(describe, state.params, state.aux, image)))
+    return found
 
   @functools.cached_property
   def train_step(self) -> Callable:

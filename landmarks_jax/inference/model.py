@@ -1,6 +1,7 @@
 """The features of a run for any pictures, from its folder alone, whatever it was trained on."""
 
 import contextlib
+import inspect
 import numbers
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -178,7 +179,7 @@ def _sections(config: Mapping[str, Any], margin: int) -> dict[str, Any]:
 
 
 def _cutting(section: Mapping[str, Any], margin: int) -> dict[str, Any]:
-  """A method's section with this margin; a method without the option cuts nothing."""
+  """A method's section with this margin; `_build` leaves it out for a method without the option."""
   return {**section, 'margin': margin} if margin or 'margin' in section else dict(section)
 
 
@@ -211,6 +212,8 @@ def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Meth
   name = options.pop('name')
   fault = f'{where}: no method is called {name!r}'
   build = by_name.module('methods', 'build', name, fault=fault).build
+  if 'margin' not in inspect.signature(build).parameters:
+    options.pop('margin', None)  # the method cuts nothing in training; `Model` cuts all the same
   try:
     return build(**options, **base)
   except (TypeError, ValueError) as error:

@@ -125,6 +125,11 @@ def test_every_list_that_a_reader_reads_is_described(name, request):
   assert there
 
 
+@pytest.mark.parametrize('name', ['folder', 'video', 'youtube_faces_68'])
+def test_what_is_read_without_preparing_keeps_the_contract(name, request):
+  source.check(source.open_source(name, path=str(request.getfixturevalue(name))), examples=9)
+
+
 def assert_same(one, other):
   assert one.files == other.files
   assert one.info == other.info
@@ -143,6 +148,7 @@ def test_what_is_prepared_gives_the_examples_of_the_original(name, request, tmp_
     raw, stored = (source.open_source(name, path=str(path), split=split) for path in (tree, frames))
     assert len(raw) > 0
     assert_same(raw, stored)
+    source.check(raw, examples=9)
   assert not raw.info.names or any(raw.catalogue.label_bytes())
 
 

@@ -569,6 +569,17 @@ def test_a_method_that_breaks_its_contract_is_told_before_it_trains(
   assert not (tmp_path / 'run').exists()
 
 
+def test_a_dataset_that_breaks_its_contract_is_told_before_it_trains(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  real = faces.Faces.__getitem__
+  numbered = lambda self, index: real(self, index) | {'index': np.int32(0)}  # noqa: E731
+  monkeypatch.setattr(faces.Faces, '__getitem__', numbered)
+  assert tiny('run') == 2
+  assert 'error: synthetic/faces, example 19: index is 0; expected' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
   wild = '--config.optimizer.learning_rate=1e30', '--config.optimizer.schedule=constant'
   assert tiny('run', *wild, '--config.checkpoint_every=1') == 2

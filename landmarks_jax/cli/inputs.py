@@ -10,7 +10,7 @@ import numpy as np
 from landmarks_jax.cli import processes
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
-from landmarks_jax.data.source import Source, fingerprint, open_source
+from landmarks_jax.data.source import Named, Source, check, fingerprint, open_source
 from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import by_name, logs, sharding
 
@@ -145,7 +145,9 @@ class Inputs:
     """Pictures that are read anew each time."""
     key = repr(sorted(options.items()))
     if key not in self._sources:
-      self._sources[key] = open_source(**by_name.tuples(options))
+      source = Named(open_source(**by_name.tuples(options)), options['name'])
+      check(source, name=source.name)
+      self._sources[key] = source
     return self._sources[key]
 
   def _keep(self, source: Source, cache: str) -> Source:

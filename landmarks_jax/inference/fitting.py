@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import check_facts
 from landmarks_jax.evaluation import features, probing
 from landmarks_jax.evaluation.regression import WARP
 from landmarks_jax.inference import confidence
@@ -25,7 +26,6 @@ from landmarks_jax.inference.pictures import (
   PointLabels,
   Scale,
   batches,
-  check_facts,
   distances,
 )
 from landmarks_jax.models import ridge

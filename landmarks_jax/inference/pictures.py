@@ -17,7 +17,7 @@ from PIL import Image
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import folder, images, pipeline
-from landmarks_jax.data.source import BadImage, Info, normaliser
+from landmarks_jax.data.source import BadImage, Info, check_facts, normaliser
 from landmarks_jax.runtime import logs
 
 WIDEST = 8  # the widest a box may be, in multiples of the picture's larger side
@@ -204,32 +204,6 @@ def distances(points: Float[np.ndarray, 'B K 2'], batch: Batch) -> Float[np.ndar
   known = batch.visible & (np.nan_to_num(batch.scale) > 0)[:, None]
   found = np.linalg.norm(points - batch.points, axis=-1)
   return np.where(known, found / np.where(known, batch.scale[:, None], 1), np.nan)
-
-
-def check_facts(
-  names: Sequence[str],
-  flip_pairs: Sequence[Sequence[int]],
-  skeleton: Sequence[Sequence[int]],
-  scale: Scale,
-  count: int,
-) -> None:
-  """Raises ValueError for names or pairs that do not fit `count` landmarks."""
-  texts = all(isinstance(name, str) and name for name in names)
-  if not texts or len(set(names)) != len(names) or len(names) != count:
-    raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
-  pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
-  pairs |= {} if isinstance(scale, str) and scale == 'frame' else {'scale': [scale]}
-  for what, given in pairs.items():
-    for pair in given:
-      numbers = not isinstance(pair, str) and all(i in range(count) for i in pair)
-      if not numbers or len(pair) != 2 or len(set(pair)) != 2:
-        raise ValueError(
-          f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
-        )
-  mirrored = [i for pair in flip_pairs for i in pair]
-  for i in mirrored:
-    if mirrored.count(i) > 1:
-      raise ValueError(f'flip_pairs: {i} is in several; a landmark has one mirror image')
 
 
 def plain_scale(scale: Scale) -> tuple[int, ...] | str:

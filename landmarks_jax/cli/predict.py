@@ -246,6 +246,7 @@ class Prediction:
       names=self.model.names,
       confidence=confidence,
       target=target,
+      skeleton=self.model.skeleton,
     )
     path = self.output / OVERLAYS / overlay_name(file, self.names)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ class Info(NamedTuple):
 
   `scale` is the pair of landmarks whose distance divides errors, or 'frame' (`normaliser`).
   `mean` and `std` are per channel for pictures in [0, 1]. Datasets without landmarks have no names.
-  `skeleton` holds the pairs of landmarks that drawings connect.
+  `skeleton` holds the pairs of landmarks that drawings join.
   """
 
   names: tuple[str, ...]

@@ -72,7 +72,7 @@ def check(before: TrainState, after: TrainState, metrics: Mapping[str, Any]) -> 
   for name, leaf in was.items():
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
       raise ValueError(
-        f'the state holds {name}, a random key that a checkpoint cannot: keep '
+        f'{name} of the state is a typed key, which no checkpoint can hold: keep '
         'jax.random.key_data(key) instead, and use it with jax.random.wrap_key_data'
       )
   for name in [*was, *becomes]:

@@ -161,7 +161,8 @@ class Experiment:
       raise ValueError(f'config.calibrate: {name} has no running statistics to measure; leave it 0')
     state, batch = self.shapes(count)
     training.check(state, *jax.eval_shape(self.step, state, batch, self.rng_train))
-    for _, pyramid in self.described:
+    side = len(self.inputs.example['image']) - 2 * self.config['method'].get('margin', 0)
+    for _, pyramid in self.described or self._describe(count, side):
       features.check_pyramid(pyramid)
 
   def note_unused_path(self) -> None:
@@ -180,16 +181,19 @@ class Experiment:
   @functools.cached_property
   def described(self) -> list[tuple[jax.ShapeDtypeStruct, PyTree]]:
     """Shapes of a batch of pictures and of its description, by evaluation that says its frame."""
-    found, (state, _) = [], self.shapes(1)
+    found = []
     for options in self.config['evals'].values():
       frame, batch = options['data'].get('frame'), options.get('batch_size')
       if frame and batch:
-        side = frame - 2 * options.get('margin', 0)
-        image = jax.ShapeDtypeStruct((batch, side, side, 3), 'uint8')
-        with contextlib.suppress(TypeError, ValueError):  # the method describes in another way
-          describe = lambda *given: self.method.describe(*given, None)  # noqa: E731
-          found.append((image, jax.eval_shape(describe, state.params, state.aux, image)))
+        found += self._describe(batch, frame - 2 * options.get('margin', 0))
     return found
+
+  def _describe(self, count: int, side: int) -> list[tuple[jax.ShapeDtypeStruct, PyTree]]:
+    state, image = self.shapes(1)[0], jax.ShapeDtypeStruct((count, side, side, 3), 'uint8')
+    with contextlib.suppress(TypeError, ValueError):  # the method describes in another way
+      describe = lambda *given: self.method.describe(*given, None)  # noqa: E731
+      return [(image, jax.eval_shape(describe, state.params, state.aux, image))]
+    return []
 
   @functools.cached_property
   def train_step(self) -> Callable:

@@ -23,7 +23,7 @@ from absl import flags, logging
 from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
-from landmarks_jax.data.source import BadImage, Info, Source, stacked
+from landmarks_jax.data.source import BadImage, Info, Named, Source, stacked
 from landmarks_jax.runtime import cgroups, logs
 
 Report = Callable[[str], None]
@@ -406,7 +406,7 @@ def _batches(data: grain.IterDataset, source: Source, *, workers: int) -> Iterat
   except (TypeError, pickle.PicklingError) as error:
     if not workers or 'pickle' not in str(error):
       raise
-    while hasattr(source, '_source'):  # `Reporting` and others that only wrap one
+    while isinstance(source, Reporting | Named):  # they only wrap one
       source = source._source
     raise ValueError(
       f'{workers=}: the source {type(source).__qualname__} cannot be pickled for processes that '

@@ -85,7 +85,7 @@ def _compiled(apply: Callable, dtype: Any, size: int | None) -> Callable[[Any, A
 
 def check_pyramid(pyramid: PyTree) -> None:
   """Raises ValueError for what is no tuple of maps; they may be shapes (`jax.eval_shape`)."""
-  listed = isinstance(pyramid, tuple | list)
+  listed = isinstance(pyramid, tuple | list)  # of an array, every picture would be a level
   if not listed or not pyramid or any(np.ndim(level) != 4 for level in pyramid):
     shapes = ', '.join(str(list(np.shape(level))) for level in jax.tree.leaves(pyramid))
     raise ValueError(

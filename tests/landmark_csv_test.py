@@ -41,7 +41,7 @@ def test_spaces_around_the_cells_of_the_header_are_no_part_of_names(tmp_path):
     ('file;nose_x;nose_y\na.png;1;2\n', "missing: 'file'; found 'file;nose_x;nose_y"),
     ('file\tnose_x\tnose_y\n', r"missing: 'file'; found 'file\\tnose_x\\tnose_y"),
     ('file,nose_x,nose_y\na.png,1_0,2\n', r'line 2 \(a.png\): nose is \(1_0, 2\); expected two'),
-    (f'file,nose_x,nose_y\na.png,{"x" * 5000},2\n', 'expected two numbers'),
+    (f'file,nose_x,nose_y\n{"a" * 5000},{"x" * 5000},2\n', 'expected two numbers'),
     (f'file,{",".join(f"name{i}_x" for i in range(900))}\n', 'missing: '),
   ],
 )

@@ -118,7 +118,7 @@ def _point(
   path: pathlib.Path, line: int, file: str, name: str, cells: Mapping[str, str]
 ) -> tuple[float, float]:
   x, y = (cells[f'{name}_{axis}'].strip() for axis in 'xy')
-  where = f'{path}, line {line} ({file}): {name:.60} is ({x:.60}, {y:.60})'
+  where = f'{path}, line {line} ({file:.200}): {name:.60} is ({x:.60}, {y:.60})'
   if not x and not y:
     return np.nan, np.nan
   try:

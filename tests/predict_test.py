@@ -33,7 +33,7 @@ def planted():
     load = lambda *_, frame=None, margin=None: model_of(1)  # noqa: E731
     patch.setattr('landmarks_jax.api.load', load)
     patch.setattr(landmark_model, 'load', load)
-    patch.setattr(Model, 'save', lambda self, folder: folder.mkdir())
+    patch.setattr(Model, 'save', lambda self, folder: folder.mkdir(parents=True))
     yield
 
 

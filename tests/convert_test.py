@@ -314,7 +314,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(narrow, small, tmp_pat
     (tmp_path, new, (), 'there is no such file'),
     (good, tmp_path / 'full', (), f'--output={tmp_path}/full exists already and is not overwr'),
     (good, tmp_path / 'file', (), f'--output={tmp_path}/file exists already and is not overwr'),
-    (good, tmp_path / 'file/below', (), f'{tmp_path}/file: File exists'),
+    (good, tmp_path / 'file/below', (), f'--output={tmp_path}/file/below: nothing can be made in'),
     (tmp_path / 'file', new, (), f'{tmp_path}/file: the file is empty'),
     (good, new, [f'--base={small}'], 'x.pth: DVE, small network, small network, dilations, of'),
     (good, new, ['--heads=3'], 'it is no ViT, and has no heads; leave out --heads=3'),
@@ -340,12 +340,13 @@ def test_what_must_be_given_is_said(capsys):
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
   def full(*_, **__):
-    raise OSError(28, os.strerror(28), str(tmp_path))
+    raise OSError(28, os.strerror(28))
 
   path = torch_files.write(tmp_path / 'x.pth', small_state(), 'stream')
-  monkeypatch.setattr(checkpoint.Checkpoints, 'save', full)
+  monkeypatch.setattr(checkpoint.Checkpoints, '_write_checksums', full)
   assert convert(path, tmp_path / 'a/b') == 2
-  assert 'No space left on device' in told(capsys)
+  advice = 'No space left on device; make room and run the command again'
+  assert told(capsys) == f'error: {tmp_path}/a/b: {advice}'
   assert [entry.name for entry in tmp_path.iterdir()] == ['x.pth']
 
 

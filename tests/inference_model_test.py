@@ -96,6 +96,11 @@ def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   (copied / 'config.json').write_text(json.dumps(config | {'data': {'frame': '72'}}))
   with pytest.raises(ValueError, match="frame='72': expected a whole number of pixels"):
     load(copied)
+  for change in ({'data': {'frame': 'x' * 5000}}, {'method': {'name': 'moco', 'x' * 5000: 1}}):
+    (copied / 'config.json').write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=r'expected a whole number|cannot be built') as caught:
+      load(copied)
+    assert len(str(caught.value)) < 600
 
 
 def blocks(variables, image, size):

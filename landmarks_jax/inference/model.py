@@ -179,7 +179,7 @@ def _checked_sides(frame: Any, margin: Any) -> tuple[int, int]:
   """Both as ints; ValueError if they are not integers or nothing would be seen."""
   for name, value in {'frame': frame, 'margin': margin}.items():
     if not isinstance(value, numbers.Integral):
-      raise ValueError(f'{name}={value!r}: expected a whole number of pixels')
+      raise ValueError(f'{name}={value!r:.60}: expected a whole number of pixels')
   if frame < 2 or not 0 <= 2 * margin <= frame - 2:
     raise ValueError(f'{frame=} and {margin=}: expected at least 2 pixels between the margins')
   return int(frame), int(margin)
@@ -224,18 +224,20 @@ def _method(
 def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Method:
   options = by_name.tuples(options)
   name = options.pop('name')
-  fault = f'{where}: no method is called {name!r}'
+  fault = f'{where}: no method is called {name!r:.60}'
   build = by_name.module('methods', 'build', name, fault=fault).build
   if 'margin' not in inspect.signature(build).parameters:
     options.pop('margin', None)  # the method cuts nothing in training; `Model` cuts all the same
   try:
     return build(**options, **base)
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{where}: the method {name} cannot be built as it says ({error})') from error
+    raise ValueError(
+      f'{where}: the method {name} cannot be built as it says ({error!s:.200})'
+    ) from error
 
 
 def _shapes(init: Any, *args: Any, where: pathlib.Path) -> PyTree:
   try:
     return jax.eval_shape(init, *args)
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{where}: the method cannot be built as it says ({error})') from error
+    raise ValueError(f'{where}: the method cannot be built as it says ({error!s:.200})') from error

@@ -52,8 +52,8 @@ class ConfirmedLabels:
         self._apply(entry)
       except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r}); fix or delete '
-          'that line, the others count'
+          f'{journal.path}, line {number} is damaged: {entry!r:.80} ({error!r:.200}); fix or '
+          'delete that line, the others count'
         ) from error
     before = self.landmarks
     if landmarks is not None and tuple(landmarks) != self.landmarks:
@@ -161,7 +161,7 @@ class ConfirmedLabels:
     names = [name.strip() for name in names]
     wrong = [name for name in names if not name or not name.isprintable()]
     if wrong or not names or len(set(names)) < len(names):
-      raise ValueError(f'landmarks are {names}; expected different names that can be read')
+      raise ValueError(f'landmarks are {names!r:.200}; expected different names that can be read')
     lost = [name for name in self.landmarks if name in self._used and name not in names]
     if lost:
       raise ValueError(

@@ -650,6 +650,23 @@ def test_a_score_whose_name_begins_with_another_s_is_selected():
     completion.check_select('birds/pck/pck_paper_n5', evals)
 
 
+def test_epochs_between_evaluations_are_checked_and_let_them_select():
+  def completed_with(**options):
+    evals = {'few': {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options}
+    select = 'few/regression/inter_ocular'
+    return completion.complete(SEEN | {'evals': evals, 'select': select})['evals']['few']
+
+  assert completed_with(every_epochs=3)['every_epochs'] == 3
+  for options, message in (
+    ({'every_epochs': -1}, 'every_epochs=-1: expected 0 or more epochs'),
+    ({'every_epochs': 0.5}, 'every_epochs=0.5: expected a whole number'),
+    ({'every_epochs': 1, 'every': 2}, 'every=2 and every_epochs=1; set one to 0'),
+    ({'every_epochs': 0}, 'needs config.evals.few.every, in steps, or every_epochs'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      completed_with(**options)
+
+
 def test_files_may_move_when_a_run_continues_but_not_take_the_place_of_none(tmp_path):
   def check(before, now):
     (tmp_path / 'config.json').write_text(json.dumps({'data': {'lists': before}}))

@@ -100,14 +100,11 @@ def evaluations(
       near = by_name.hint(name, there)
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
     protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
-    own = ('protocol', 'data', 'every')
+    own = ('protocol', 'data', 'every', 'every_epochs')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
     options = _as_in_training(options, training, method)
     options = configs.complete(section, options, *functions, passed=OF_EVALUATION, also=own)
-    options = {'every': 0} | options
-    options['every'] = configs.typed(f'{section}.every', options['every'], int)
-    if options['every'] < 0:
-      raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
+    options = _with_times(section, options)
     data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
     if 'split' in data:
       raise ValueError(
@@ -118,6 +115,23 @@ def evaluations(
       data = {'path': training['path']} | data
     done[name] = options | {'data': _data(f'{section}.data', data)}
   return done
+
+
+def _with_times(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """The options of an evaluation with `every` as a number; `every_epochs` only where it is given.
+
+  Raises ValueError for negative numbers, and where both are given.
+  """
+  options = {'every': 0} | dict(options)
+  for key, unit in {'every': 'steps', 'every_epochs': 'epochs'}.items():
+    if key in options:
+      options[key] = configs.typed(f'{section}.{key}', options[key], int)
+      if options[key] < 0:
+        raise ValueError(f'{section}.{key}={options[key]}: expected 0 or more {unit}')
+  if options['every'] and options.get('every_epochs'):
+    both = ' and '.join(f'{key}={options[key]}' for key in ('every', 'every_epochs'))
+    raise ValueError(f'{section}: {both}; set one to 0')
+  return options
 
 
 def _as_in_training(
@@ -138,7 +152,10 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   if select is None:
     return False
   scores = {
-    f'{name}/{options["protocol"]}/{metric.name}': (metric.higher_is_better, options['every'])
+    f'{name}/{options["protocol"]}/{metric.name}': (
+      metric.higher_is_better,
+      options['every'] or options.get('every_epochs'),
+    )
     for name, options in evals.items()
     for metric in find('evaluation', options['protocol']).METRICS
   }
@@ -151,7 +168,9 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   higher_is_better, every = scores[score]
   if not every:
     name = select.split('/')[0]
-    raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
+    raise ValueError(
+      f'config.select={select!r} needs config.evals.{name}.every, in steps, or every_epochs'
+    )
   _check_draws(select, score, evals[select.split('/')[0]])
   return higher_is_better
 

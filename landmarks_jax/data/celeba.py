@@ -121,8 +121,8 @@ def source(
   """The pictures of one split, from the original folder or from what `prepare` made of it.
 
   split: 'train', the official part without any MAFL picture, for stage 1 (145,679 pictures by the
-    lists of fixture celeba_geometry); 'train_except_mafl_test', with MAFL's training pictures
-    (lmdis); 'validation' and 'test', the official parts; 'mafl_train' and 'mafl_test'.
+    invented lists of fixture celeba_geometry); 'train_except_mafl_test', with MAFL's training
+    pictures (lmdis); 'validation' and 'test', the official parts; 'mafl_train' and 'mafl_test'.
   frame: side in pixels.
   crop: 'aligned', rows 30..207 of the aligned picture, the published frame of stage 1 and MAFL
     (`faces.published_frame`); 'squash', all of it, aspect ignored (lmdis, frame 100); 'wild', all

@@ -292,7 +292,7 @@ class Experiment:
     if method not in self._calibrations:
       whole = sharding.replicated(self.mesh)
       self._calibrations[method] = jax.jit(method.calibrate, out_shardings=whole)
-    with contextlib.closing(self.inputs.batches(0)) as batches:
+    with contextlib.closing(self.inputs.batches(0, count=count)) as batches:
       for n, batch in zip(range(count), batches, strict=False):
         aux = self._calibrations[method](params, aux, batch, self.rng_init, n)
     return aux

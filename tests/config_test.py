@@ -261,7 +261,12 @@ def test_the_head_is_read_at_the_published_epochs():
   for name, epoch in (('mafl', 120), ('aflw_m', 45), ('aflw_r', 45), ('w300', 80)):
     (head,) = paper(f'probe_{name}')['evals'].values()
     assert (head['probe_epochs'], head['probe_stop_epoch']) == (200, epoch)
-    assert (head['data']['name'], head['data']['frame'], head['margin']) == (name, 136, 20)
+    data, mafl = head['data'], name == 'mafl'
+    assert (data['frame'], head['margin']) == (136, 20)
+    assert data['name'] == ('celeba' if mafl else name)  # frames of CelebA serve MAFL, too
+    assert (head['train'], head['test']) == (
+      ('mafl_train', 'mafl_test') if mafl else ('train', 'test')
+    )
     assert (head['head'], head['probe_size'], head['probe_learning_rate']) == ('probe', 48, 1e-3)
   assert paper('probe_cub')['evals'] == paper('moco_inat_resnet50')['evals']
 
@@ -603,6 +608,31 @@ def evaluated(**options):
   config = SEEN | {'evals': {'few': options}}
   (found,) = completion.complete(config)['evals'].values()
   return found['data']['frame'], found['margin']
+
+
+def test_an_evaluation_of_the_training_set_reads_the_same_files_unless_it_says_so():
+  def read(**data):
+    evals = {'faces': {'protocol': 'matching', 'data': {'name': 'celeba'} | data}}
+    given = {'name': 'celeba', 'path': 'here', 'images': 'Img/hq', 'crop': 'squash'}
+    found = completion.complete(SEEN | {'data': given, 'evals': evals})['evals']['faces']['data']
+    return [found[key] for key in ('path', 'images', 'crop')]
+
+  assert read() == ['here', 'Img/hq', 'squash']
+  assert read(path='there', crop='squash') == ['there', 'Img/hq', 'squash']
+  assert read(crop='wild') == ['here', None, 'wild']  # its pictures are others
+  assert read(name='mafl', path='there') == ['there', None, 'aligned']
+
+
+def test_a_star_changes_every_section():
+  page = {'evals': {'one': {'data': {'n': 1}}, 'two': {'data': {'n': 2}}}, 'steps': 3}
+  found = configs.changed(page, ['evals.*.data.n=4', 'evals.two.data.n=5', 'evals.*.x.y=6'])
+  assert found['evals'] == {
+    'one': {'data': {'n': '4'}, 'x': {'y': '6'}},
+    'two': {'data': {'n': '5'}, 'x': {'y': '6'}},
+  }
+  for key in ('steps.*.n', 'evals.one.data.*.n'):
+    with pytest.raises(ValueError, match=r'is not a section'):
+      configs.changed(page, [f'{key}=4'])
 
 
 def test_an_evaluation_of_the_training_set_sees_what_training_sees_unless_it_says_so():

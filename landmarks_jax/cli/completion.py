@@ -89,8 +89,9 @@ def evaluations(
 ) -> dict[str, dict[str, Any]]:
   """The section `evals` with its defaults.
 
-  training, method: the completed sections data and method, from which an evaluation may take its
-  path, frame and margin; empty where they are not known.
+  training, method: the completed sections data and method, from which an evaluation of the same
+  data set takes what it does not say: where its files are, which of them are read and what of each,
+  frame and margin; empty where they are not known.
   """
   done = {}
   for name, options in evals.items():
@@ -111,9 +112,7 @@ def evaluations(
         f'{section}.data.split={data["split"]!r}: protocols choose splits themselves; '
         f'give {section}.test=SPLIT, and {section}.train=SPLIT where it has one'
       )
-    if data.get('name') == training.get('name') and 'path' in training:  # given once, changed once
-      data = {'path': training['path']} | data
-    done[name] = options | {'data': _data(f'{section}.data', data)}
+    done[name] = options | {'data': _data(f'{section}.data', _of_same_files(data, training))}
   return done
 
 
@@ -132,6 +131,16 @@ def _with_times(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
     both = ' and '.join(f'{key}={options[key]}' for key in ('every', 'every_epochs'))
     raise ValueError(f'{section}: {both}; set one to 0')
   return options
+
+
+def _of_same_files(data: Mapping[str, Any], training: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The data of an evaluation; of the training set, it reads the files of training as training."""
+  if data.get('name') != training.get('name'):
+    return data
+  files = {key: training[key] for key in ('path', 'crop', 'images') if key in training}
+  if data.get('crop') not in (None, files.get('crop')):
+    files.pop('images', None)  # another crop may need other pictures
+  return files | dict(data)
 
 
 def _as_in_training(

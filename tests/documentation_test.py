@@ -86,7 +86,8 @@ def parsed(arguments):
 
 def check(arguments):
   """Options exist; a page exists, and its keys, as changed, are complete and of their types."""
-  if not arguments:  # lists the commands
+  if not arguments or arguments[1:] in ([], ['...']):  # in short
+    assert set(arguments[:1]) <= set(cli.commands())
     return
   values = parsed(arguments)
   if 'config' not in values or 'FILE' in arguments or arguments[-1] == '...':
@@ -192,9 +193,9 @@ def test_the_commands_are_found():
 @pytest.mark.parametrize(
   ('words', 'error'),
   [
-    (['train', '--config', 'configs/none.py'], FileNotFoundError),
-    (['train', '--config', 'configs/demo.py', '--config.method.widht=2'], ValueError),
-    (['train', '--config', 'configs/demo.py', '--config.steps=many'], ValueError),
+    (['train', '--workdir=r', '--config', 'configs/none.py'], FileNotFoundError),
+    (['train', '--workdir=r', '--config=configs/demo.py', '--config.method.widht=2'], ValueError),
+    (['train', '--workdir=r', '--config=configs/demo.py', '--config.steps=many'], ValueError),
     (
       ['evaluate', '--workdir', 'r', '--config', 'configs/match_mafl.py', '--config.evals.x=1'],
       ValueError,

@@ -315,11 +315,11 @@ RUNS = {'runs/demo': 'demo', 'runs/lmdis': 'lmdis_synthetic_faces'}
 
 
 def small(arguments):
-  """An evaluation in its smoke form, whose faces have no path; any run stands for any other."""
+  """An evaluation in its smoke form, whose faces have no files; any run stands for any other."""
   words = [re.sub(r'^(configs/\w+\.py)$', r'\1:smoke', word) for word in arguments]
   if '--config' in words:
     words[words.index('--workdir') + 1] = 'RUN'
-  return tuple(word for word in words if '.path=' not in word)
+  return tuple(word for word in words if not re.search(r'\.(path|lists)=', word))
 
 
 TOLD = [product(words) or [] for _, words in COMMANDS]

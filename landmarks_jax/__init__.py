@@ -1,12 +1,13 @@
 """Unsupervised learning of object landmarks in JAX/Flax. Start at contracts.py.
 
-To use a trained network: `load`, `match`, `fit_landmarks`, `load_landmarks` (docs/using.md).
+To use a trained network: `load`, `match`, `fit_landmarks`, `load_landmarks` and `Model`
+(docs/using.md).
 """
 
 from typing import Any
 
 __version__ = '0.1.0'
-__all__ = ['fit_landmarks', 'load', 'load_landmarks', 'match']
+__all__ = ['Model', 'fit_landmarks', 'load', 'load_landmarks', 'match']
 
 
 def __getattr__(name: str) -> Any:

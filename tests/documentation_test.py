@@ -386,9 +386,16 @@ def test_the_examples_of_using_run(names):
   assert found['matches'].points.shape == (3, 2)
 
 
+def test_the_optimizer_of_extending_is_one():
+  found = run_blocks('extending.md')
+  rate = found['halving'](0.4, epochs=2, steps_per_epoch=5, halvings=4)
+  assert rate(5) == pytest.approx(0.1)
+  found['lion'](rate, weight_decay=0.1).init({'w': np.zeros(3)})
+
+
 def test_every_page_with_python_is_run_here():
   pages = {page.name for page in PAGES if '```python' in page.read_text()}
-  assert pages == {'README.md', 'using.md', 'weights.md', 'tutorial.md'}
+  assert pages == {'README.md', 'using.md', 'weights.md', 'tutorial.md', 'extending.md'}
 
 
 WITH_EXAMPLES = sorted(

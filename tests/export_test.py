@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import shutil
 import sys
 
 import convert_test
@@ -85,6 +86,21 @@ def test_the_backbone_of_scrl_has_torchvision_s_names_too(tmp_path):
   np.testing.assert_array_equal(state['conv1.weight'], np.transpose(stored, (3, 2, 0, 1)))
 
 
+def test_a_resnet_in_a_method_of_one_s_own_has_torchvision_s_names(runs, tmp_path, monkeypatch):
+  (tmp_path / 'copylab').mkdir()
+  (tmp_path / 'copylab/moco.py').write_text('from landmarks_jax.methods.moco import build\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  run = shutil.copytree(runs['resnet'], tmp_path / 'run')
+  text = (run / 'config.json').read_text()
+  (run / 'config.json').write_text(text.replace('"moco"', '"copylab.moco"'))
+  for name, file in (('x', runs['resnet']), ('own', run)):
+    assert export(file, 'torchvision', tmp_path / name) == 0
+  known, own = (safetensors.load_file(tmp_path / name) for name in ('x', 'own'))
+  assert known.keys() == own.keys()
+  for name, array in known.items():
+    np.testing.assert_array_equal(array, own[name])
+
+
 @pytest.mark.parametrize(('name', 'count'), [('resnet', 3), ('small', 2), ('vit', 1)])
 def test_the_compiled_description_is_that_of_the_run(runs, tmp_path, name, count):
   side = {'resnet': 64, 'small': 70, 'vit': 12}[name]
@@ -120,7 +136,10 @@ def test_a_projection_is_compiled_with_the_network_below_it(runs, tmp_path):
 def test_what_is_wrong_is_one_line_and_nothing_is_written(runs, tmp_path, capsys, monkeypatch):
   (tmp_path / 'there').touch()
   for arguments, message in (
-    ((runs['small'], 'torchvision', tmp_path / 'x'), 'scrl; this is equivariant (dilations)'),
+    (
+      (runs['small'], 'torchvision', tmp_path / 'x'),
+      'scrl have it; this is equivariant (dilations)',
+    ),
     ((runs['vit'], 'torchvision', tmp_path / 'x'), 'this is moco (vit)'),
     ((runs['small'], 'jax', tmp_path / 'there'), 'there exists already and is not overwritten'),
     ((tmp_path, 'jax', tmp_path / 'x'), f'{tmp_path} holds no run: it has no config.json'),

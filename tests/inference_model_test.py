@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from landmarks_jax.contracts import Batch, Describer
-from landmarks_jax.inference.model import load
+from landmarks_jax.inference.fitting import fit_landmarks
+from landmarks_jax.inference.matching import match
+from landmarks_jax.inference.model import Model, load
 from landmarks_jax.methods import equivariant, projection
 from landmarks_jax.runtime import run_folder
 
@@ -72,3 +74,32 @@ def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   (copied / 'config.json').write_text(json.dumps(config | {'data': {'frame': '72'}}))
   with pytest.raises(ValueError, match="frame='72': expected a whole number of pixels"):
     load(copied)
+
+
+def blocks(variables, image, size):
+  """Means of blocks of 8 pixels, once as they are, once weighted."""
+  maps = image.reshape(len(image), 4, 8, 4, 8, 3).mean((2, 4))
+  return maps, maps * variables
+
+
+def test_a_network_of_no_run_fits_and_matches_and_is_not_saved(tmp_path):
+  model = Model(Describer(np.float32(2), blocks), frame=32)
+  images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+  coarse, fine = model.describe(images)
+  np.testing.assert_allclose(coarse, images.reshape(9, 4, 8, 4, 8, 3).mean((2, 4)), rtol=1e-6)
+  np.testing.assert_allclose(fine, 2 * coarse, rtol=1e-6)
+  assert repr(model) == '<Model of no run: sees the central 32 of 32 pixels; 6 channels>'
+  points = np.random.default_rng(1).uniform(4, 28, (9, 2, 2))
+  finder = fit_landmarks(model, images, points, copies=1)
+  assert finder.predict(images[:3]).points.shape == (3, 2, 2)
+  found = match(model, images[0], images[0], points[0])
+  np.testing.assert_allclose(found.points, points[0], atol=0.5)
+  with pytest.raises(ValueError, match='only the network of a run can be saved'):
+    finder.save(tmp_path / 'finder')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_gives_one_array_is_told_to_give_a_tuple():
+  model = Model(Describer(None, lambda variables, image, size: image[:, ::8, ::8]), frame=32)
+  with pytest.raises(ValueError, match=r'returned .*Tracer: expected a tuple of maps \[B, h, w, C'):
+    model.describe(np.zeros((2, 32, 32, 3), np.uint8))

@@ -8,7 +8,7 @@ import pytest
 
 from landmarks_jax.contracts import Describer
 from landmarks_jax.data.source import Info
-from landmarks_jax.evaluation import invariance, layers, matching, regression
+from landmarks_jax.evaluation import invariance, layers, matching, nearest, regression
 from landmarks_jax.geometry import coords
 
 SIDE, MARGIN = 36, 2
@@ -17,6 +17,7 @@ info = Info(('left', 'right', 'mouth'), ((0, 1),), (0, 1), (0.5,) * 3, (0.2,) * 
 counts = {'train': 24, 'test': 7}
 REGRESSION = {'margin': MARGIN, 'labels': (3, 16), 'draws': 2, 'copies': 2, 'size': 6}
 REGRESSION |= {'batch_size': 4}
+NEAREST = {'margin': MARGIN, 'of': 'nearest', 'labels': 9, 'draws': 2, 'batch_size': 4}
 MATCHING = {'margin': MARGIN, 'of': 'matching', 'size': 16, 'batch_size': 2}
 
 
@@ -82,6 +83,7 @@ PARTS = {'level_1': (0, 1), 'level_2': (1, 2), 'level_3': (2, 3), 'column_2': (0
   [
     (regression, REGRESSION, ['n3/0', 'n3/1', 'n16/0', 'n16/1']),
     (matching, MATCHING, ['different', 'same', 'different_paper', 'same_paper']),
+    (nearest, NEAREST, ['0', '1']),
   ],
 )
 def test_rows_are_the_protocol_on_levels_cut_by_hand(protocol, options, tasks):
@@ -140,7 +142,7 @@ def test_levels_and_columns_run_the_programs_of_the_whole(of):
   whole = Describer(np.float32(1), apply)
   options = {'random_init': {}, **(MATCHING if of == 'matching' else REGRESSION)}
   alone = {name: value for name, value in options.items() if name != 'of'}
-  layers.PROTOCOLS[of].run(whole, Coloured, **alone)
+  {'regression': regression, 'matching': matching}[of].run(whole, Coloured, **alone)
   before = len(traced)
   layers.run(whole, Coloured, **options)
   assert before > 0
@@ -182,14 +184,16 @@ def test_measures_are_of_each_level_and_of_the_last_random_variant():
 def test_options_are_those_of_the_protocol():
   assert layers.extends('matching') is matching.run
   assert layers.extends('regression') is layers.extends('pck') is regression.run
-  expected = "^of='matchin': choose from regression, matching, pck$"
-  for function in (
-    lambda: layers.extends('matchin'),
-    lambda: layers.check(Coloured, of='matchin'),
-    lambda: run(of='matchin'),
-  ):
-    with pytest.raises(ValueError, match=expected):
-      function()
+  unknown = r"^of='matchin' is not known \(did you mean 'matching'\?\); there are: .*, pck, "
+  measured = r"^of='drift': expected a protocol whose scores are all of points that it predicts"
+  for of, expected in {'matchin': unknown, 'drift': measured}.items():
+    for function in (
+      lambda of=of: layers.extends(of),
+      lambda of=of: layers.check(Coloured, of=of),
+      lambda of=of: run(of=of),
+    ):
+      with pytest.raises(ValueError, match=expected):
+        function()
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,20 @@ def test_pictures_that_are_all_broken_are_an_error(tmp_path, capsys):
   assert run(*command(tmp_path / 'raw', tmp_path / 'out')) == 2
 
 
+def test_a_dataset_of_one_s_own_is_prepared_and_written(raw, tmp_path, monkeypatch, capsys):
+  (tmp_path / 'preparelab').mkdir()
+  text = pathlib.Path(folder.__file__).read_text()
+  text = text.replace("catalogue(path, 'folder', raw", "catalogue(path, 'preparelab.own', raw")
+  (tmp_path / 'preparelab/own.py').write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  out, frames = tmp_path / 'out', tmp_path / 'frames'
+  given = f'--source={raw}', f'--output={out}', '--frame=24', '--labels=points.csv'
+  assert run('preparelab.own', *given) == 0
+  given = f'--path={out}', f'--output={frames}', '--frame=24', '--split=b'
+  assert main(['x', 'frames', 'preparelab.own', *given]) == 0
+  assert '10 of 10 frames with 2 landmarks' in capsys.readouterr().out
+
+
 def test_help_names_the_datasets_and_then_the_options_of_one(capsys):
   assert run('--help') == 0
   out = capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_every_score_of_a_protocol_is_in_a_line(name):
   options = {'of': 'regression'} if name == 'layers' else {}
   scores = PROTOCOLS[name].score(given, flip_pairs=[(0, 2)], **options)
   full = {f'{name}/{protocol}/{metric}': value for metric, value in scores.items()}
-  found = scoring.lines({name: {'protocol': protocol}}, full)
+  found = scoring.lines({name: {'protocol': protocol} | options}, full)
   assert frozenset.union(*(line.names for line in found)) == frozenset(full)
   assert sum(len(line.names) for line in found) == len(full)
   assert (len(found), sum(len(line.scores) for line in found)) == COUNTS[name]
@@ -71,7 +71,7 @@ def test_a_name_is_read_as_it_was_written(name, group, row):
 
 
 def test_a_layer_is_a_group_of_the_trained_or_the_random_row():
-  known = layers.METRICS
+  known = (*regression.METRICS, *matching.METRICS, *layers.METRICS)
   for name, expected in {
     'different_level_3': ('different', 'trained', 'level_3'),
     'different_paper_random_column_2': ('different', 'random_init', 'paper/column_2'),
@@ -80,6 +80,13 @@ def test_a_layer_is_a_group_of_the_trained_or_the_random_row():
   }.items():
     metric, row, group = scoring.parse(name, known)
     assert (metric.name, row, group) == expected
+
+
+def test_a_row_that_would_be_read_as_another_is_refused():
+  expected = "^row 'imagenet' of a protocol: expected one of mean_shape, .*, trained$"
+  for given in ('imagenet/0', 'imagenet/n10/0'):
+    with pytest.raises(ValueError, match=expected):
+      pck.score({'trained/0': predictions(0), given: predictions(1)})
 
 
 def test_scores_of_nobody_are_in_no_line():
@@ -93,7 +100,8 @@ def test_scores_of_nobody_are_in_no_line():
   'protocol', ['<b>', '../cli/train', 'os.path', '', None, 'probing', 'scoring']
 )
 def test_what_is_no_protocol_has_no_metrics(protocol):
-  assert scoring.metrics_of(protocol) == ()
+  assert scoring.metrics_of({'protocol': protocol}) == ()
+  assert scoring.unit({'protocol': protocol}) == scoring.PERCENT
 
 
 def test_a_score_keeps_its_spread():

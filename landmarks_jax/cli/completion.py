@@ -12,7 +12,7 @@ from landmarks_jax.data.source import source_function
 from landmarks_jax.evaluation import scoring
 from landmarks_jax.runtime import by_name, optim
 
-FOLDERS = {'methods': 'build', 'evaluation': 'run'}  # what each of their files defines
+DEFINED = {'methods': ('build',), 'evaluation': ('run', 'check', 'score', 'METRICS')}  # by folder
 # Arguments that are no keys of a section, since whoever calls its function passes them.
 OF_TRAIN = ('workdir',)
 OF_METHOD = 'constrain', 'base'
@@ -25,8 +25,10 @@ LEAST |= {'calibrate': 0, 'keep': 1, 'workers': 0, 'skip_nonfinite': 0, 'stuck_a
 
 
 def find(folder: str, name: str, *, section: str = 'name') -> ModuleType:
-  """The module `landmarks_jax/<folder>/<name>.py`; ValueError lists those that exist."""
-  return by_name.module(folder, FOLDERS[folder], name, fault=f'{section}={name!r} is not known')
+  """A method or a protocol, see `by_name.module`."""
+  function, *also = DEFINED[folder]
+  fault = f'{section}={name!r} is not known'
+  return by_name.module(folder, function, name, fault=fault, also=also)
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
   if config['base'] and not stands:
     raise ValueError(f'config.base: {config["method"]["name"]} builds on no other network')
   optimizer = config['optimizer']
-  functions = optim.rate, optim.find(_named('config.optimizer', optimizer, 'name'))
+  _named('config.optimizer', optimizer, 'name')
+  functions = optim.functions(**optimizer)
   later = 'epochs', 'steps_per_epoch'
   config['optimizer'] = configs.complete(
     'config.optimizer', optimizer, *functions, passed=OF_OPTIMIZER, also=('name',), later=later
@@ -100,7 +103,8 @@ def evaluations(
       there = [other for other in evals if 'protocol' in evals[other]]
       near = by_name.hint(name, there)
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
-    protocol = find('evaluation', options['protocol'], section=f'{section}.protocol')
+    named = _named(section, options, 'protocol')
+    protocol = find('evaluation', named, section=f'{section}.protocol')
     own = ('protocol', 'data', 'every', 'every_epochs')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
     options = _as_in_training(options, training, method)
@@ -166,7 +170,7 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
       options['every'] or options.get('every_epochs'),
     )
     for name, options in evals.items()
-    for metric in find('evaluation', options['protocol']).METRICS
+    for metric in scoring.stated_metrics(options)
   }
   named = [name for name in scores if select == name or select.startswith(f'{name}_')]
   if not named:

@@ -50,18 +50,19 @@ def _write_arrays(model: Model, path: pathlib.Path) -> str:
 
 
 def _write_resnet(model: Model, path: pathlib.Path) -> str:
-  method = model.config['method']
-  name, network = method['name'], method.get('network')
-  if name != 'scrl' and (name, network) != ('moco', 'resnet'):
-    network = network or 'no network of its own'
-    raise ValueError(
-      f'torchvision has ResNets, those of the methods moco and scrl; this is {name} ({network})'
-    )
   params, aux = model.describer.variables
-  variables = {'params': params['backbone'], 'batch_stats': aux['stats']}
-  arrays = resnet.to_torch(variables, prefix='')
+  try:
+    variables = {'params': params['backbone'], 'batch_stats': aux['stats']}
+    arrays = resnet.to_torch(variables, prefix='')
+  except (KeyError, ValueError) as error:
+    method = model.config['method']
+    network = method.get('network', 'no network of its own')
+    raise ValueError(
+      "torchvision has ResNets: expected one as params['backbone'] and aux['stats'], as moco and "
+      f'scrl have it; this is {method["name"]} ({network})'
+    ) from error
   tensors.write(path, arrays, _facts(model))
-  return f"{len(arrays)} arrays of ResNet-{method['depth']} by torchvision's names, as safetensors"
+  return f"{len(arrays)} arrays of a ResNet by torchvision's names, as safetensors"
 
 
 def _write_compiled(model: Model, path: pathlib.Path) -> str:

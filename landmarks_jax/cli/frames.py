@@ -1,8 +1,9 @@
 """Writes the frames of a dataset as PNG files, with their landmarks in labels.csv.
 
-NAME is a dataset; `frames NAME --help` lists its own options, such as --path=DIR, --split=test or
---frame=200. The folder --output gets 000000.png, ... and, if the dataset has landmarks, labels.csv
-with the header file,NAME_x,NAME_y,...; `fit`, `predict`, `audit` and data/folder.py can read it.
+NAME is a dataset, or the import path of one of your own; `frames NAME --help` lists its options,
+such as --path=DIR, --split=test or --frame=200. The folder --output gets 000000.png, ... and, if
+the dataset has landmarks, labels.csv with the header file,NAME_x,NAME_y,...; `fit`, `predict`,
+`audit` and data/folder.py can read it.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from absl import flags
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import drafts, paths
 from landmarks_jax.data import source as sources
+from landmarks_jax.runtime import by_name
 
 REQUIRED = 'NAME', '--output=DIR'
 LABELS = 'labels.csv'
@@ -28,7 +30,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   paths.define('output', 'Folder that is made.', values)
   what = 'At most this many frames, evenly apart.'
   flags.DEFINE_integer('most', None, what, lower_bound=1, flag_values=values)
-  for name in [argument for argument in argv if argument in known][:1]:
+  own = filter(by_name.is_import_path, argv[:1])
+  for name in [*own, *(argument for argument in argv if argument in known)][:1]:
     for key, parameter in _parameters(name).items():
       usual = '' if parameter.default is parameter.empty else f'; {parameter.default} if absent'
       what = f'As in data.{key} of configs{usual}.'

@@ -1,9 +1,9 @@
 """Stores a dataset's pictures as frames, once, so that training reads them many times faster.
 
-NAME is a dataset; `prepare NAME --help` lists its own options. The folder --source is as
-docs/data.md says; the folder --output gets the frames, of side --frame, with all that is known of
-them, and is then given to configs as data.path. Running the same command again continues, or
-repairs what is damaged.
+NAME is a dataset, or the import path of one of your own; `prepare NAME --help` lists its options.
+The folder --source is as docs/data.md says; the folder --output gets the frames, of side --frame,
+with all that is known of them, and is then given to configs as data.path. Running the same command
+again continues, or repairs what is damaged.
 """
 
 import contextlib
@@ -42,7 +42,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_integer('workers', None, what, lower_bound=1, flag_values=values)
   what = 'Side of the frame in pixels.'
   flags.DEFINE_integer('frame', None, what, lower_bound=2, flag_values=values)
-  for name in [argument for argument in argv if argument in known][:1]:
+  own = filter(by_name.is_import_path, argv[:1])
+  for name in [*own, *(argument for argument in argv if argument in known)][:1]:
     parameters = _parameters(name)
     values['frame'].default = values['frame'].value = parameters.pop('frame').default
     for key, parameter in parameters.items():

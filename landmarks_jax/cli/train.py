@@ -62,6 +62,7 @@ def train(
   Args:
     data: the training pictures: name and options of a file of data/.
     method: name and options of a file of methods/. optimizer: name and options of runtime/optim.
+      Here and in evals, a name with dots is an import path instead, see docs/extending.md.
     base: the frozen network that a method such as `projection` stands on: checkpoint, the folder of
       a run, and its step (None: the selected one, else the newest); or method, name and options of
       an untrained one.

@@ -84,7 +84,8 @@ def prepare(
   """
   plan = _plan(catalogue, name, options)
   _holds(output, plan)
-  writing = _Writing(catalogue, output, name)
+  files = name.replace('.', '_')  # a dot ends the name in what TFDS reads
+  writing = _Writing(catalogue, output, files)
   output.mkdir(parents=True, exist_ok=True)
   try:
     with _lock(output):
@@ -92,7 +93,7 @@ def prepare(
       (output / MANIFEST).unlink(missing_ok=True)
       indices = writing.run(workers or os.cpu_count() or 1, progress)
       manifest = plan | writing.summary(indices)
-      _write_dataset_info(catalogue, output, name, indices)
+      _write_dataset_info(catalogue, output, files, indices)
       _write(output / MANIFEST, _json(manifest))
   except OSError as error:
     kept = 'what is finished is kept, and the same command continues'

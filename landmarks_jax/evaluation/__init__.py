@@ -1,15 +1,20 @@
 """Floor 5: one file per protocol; each knows a Describer, never a method.
 
 A file here that defines `run` is a protocol, called like the file; the others hold what protocols
-share. Nothing is registered: cli/completion.py, cli/experiment.py, cli/pictures.py, layers.py and
-scoring.py look for the names below in the file. Those marked optional may be missing.
+share. So is any module that a config names by its import path, such as mylab.swaps. Nothing is
+registered: cli/completion.py, cli/experiment.py, cli/pictures.py, layers.py and scoring.py look for
+the names below in the module. Those marked optional may be missing.
 
   METRICS: tuple[scoring.Metric, ...]
       The scores that tables and reports show, in their order, and that `config.select` may name.
 
+  UNIT: scoring.Unit
+      Optional: of the distances between points of `run`, divided by their `scale`, in the report's
+      curves; without it they are in percent of the scale.
+
   run(describer, open_split, *, random_init, base=None, baselines=None, margin=0, test='test',
       batch_size=128, spread=ALONE, ...) -> dict[str, Predictions]
-      The predictions of every row by 'row/part' (scoring.py); their `index` counts pictures of the
+      The predictions by 'row/part', each row of scoring.ROWS; their `index` counts pictures of the
       split `test`. {} if the protocol predicts no points.
       open_split(name): the Source of a split. random_init: variants of the untrained network by
       name; the better one is the row. base: the network that the method builds on, if any.

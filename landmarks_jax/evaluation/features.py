@@ -77,6 +77,9 @@ def _compiled(apply: Callable, dtype: Any, size: int | None) -> Callable[[Any, A
 
   def describe(variables: Any, image: Array) -> Pyramid:
     pyramid = apply(variables, image, size)
+    if not isinstance(pyramid, tuple | list):  # of an array, every picture would be a level
+      kind = type(pyramid).__name__
+      raise ValueError(f'a describer returned {kind}: expected a tuple of maps [B, h, w, C]')
     return pyramid if dtype is None else tuple(level.astype(dtype) for level in pyramid)
 
   return compiler.jit(describe)

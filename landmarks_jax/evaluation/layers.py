@@ -17,11 +17,11 @@ import numpy as np
 
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Source
-from landmarks_jax.evaluation import features, invariance, matching, pck, regression, scoring
+from landmarks_jax.evaluation import features, invariance, scoring
 from landmarks_jax.evaluation.spread import ALONE, Spread
+from landmarks_jax.runtime import by_name
 
-PROTOCOLS = {'regression': regression, 'matching': matching, 'pck': pck}
-METRICS = (*regression.METRICS, *matching.METRICS, *pck.METRICS, *invariance.METRICS)
+METRICS = invariance.METRICS  # besides those of the protocol
 RANDOM = 'random_'  # before the level or column of an untrained network
 
 
@@ -42,7 +42,8 @@ def run(
   """Predictions 'level_1/0', ..., 'column_2/0', ... beside those of the protocol, 'trained/0', ...
 
   Args:
-    of: the protocol: regression, matching or pck.
+    of: a protocol whose scores are all of the points that it predicts: regression, matching, pck,
+      nearest, or one of your own.
     random: also levels and columns of the untrained network, 'random_level_1/0', ..., each of its
       better variant.
     measured: how many pictures `measure` uses, which takes the same options.
@@ -149,9 +150,13 @@ def sliced(describer: Describer, *, start: int, stop: int) -> Describer:
 
 
 def _protocol(of: str) -> ModuleType:
-  if of not in PROTOCOLS:
-    raise ValueError(f'of={of!r}: choose from {", ".join(PROTOCOLS)}')
-  return PROTOCOLS[of]
+  found = by_name.module('evaluation', 'run', of, fault=f'of={of!r} is not known')
+  if hasattr(found, 'measure') or getattr(found, 'DISCOVERS', False):
+    raise ValueError(
+      f'of={of!r}: expected a protocol whose scores are all of points that it predicts from '
+      'features, such as regression, matching or pck'
+    )
+  return found
 
 
 def _parts(count: int) -> dict[str, tuple[int, int]]:

@@ -33,6 +33,7 @@ METRICS = (
   scoring.Metric(DIFFERENT, 'matching error on another picture, pixels of a 70-pixel frame'),
   scoring.Metric(SAME, 'matching error on the same picture, pixels of a 70-pixel frame'),
 )
+UNIT = scoring.Unit(1.0, 'px', 'pixels of a 70-pixel frame')  # PIXEL is the scale
 
 
 class Views(NamedTuple):

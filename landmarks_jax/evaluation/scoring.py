@@ -5,10 +5,10 @@ and a draw ('n10/0'), or a task ('same'). A score is called `metric[_n10][_row][
 the trained row is not named.
 """
 
-import importlib.util
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data.source import Info
+from landmarks_jax.runtime import by_name
 
 MEAN_SHAPE, RANDOM_INIT, BASE, TRAINED = 'mean_shape', 'random_init', 'base', 'trained'
 SAME_POSITION, MAJORITY = 'same_position', 'majority'
@@ -36,6 +37,17 @@ class Metric(NamedTuple):
 
 
 CONFUSION = Metric('left_right_confusion', 'landmarks nearer to their mirrored partner, %')
+
+
+class Unit(NamedTuple):
+  """The unit in which reports give distances from `metrics.normalised_distances`."""
+
+  factor: float
+  sign: str
+  what: str
+
+
+PERCENT = Unit(100.0, '%', '% of the scale')  # unless a protocol states its UNIT
 
 
 class Score(NamedTuple):
@@ -84,7 +96,11 @@ def score_name(metric: str, row: str, group: str = '') -> str:
 
   >>> score_name('inter_ocular', 'base', 'n10'), score_name('pck', 'trained')
   ('inter_ocular_n10_base', 'pck')
+
+  Raises ValueError for a row that is none of ROWS: it would be read as a group of the trained row.
   """
+  if row not in ROWS and not LEVEL.fullmatch(row):
+    raise ValueError(f'row {row!r} of a protocol: expected one of {", ".join(ROWS)}')
   return '_'.join(filter(None, [metric, group, '' if row == TRAINED else row]))
 
 
@@ -130,18 +146,35 @@ def error_title(info: Info) -> str:
   return f'error / distance of {first} and {second}'
 
 
-def metrics_of(protocol: Any, error: str | None = None) -> tuple[Metric, ...]:
-  """METRICS of a file of evaluation/, and CONFUSION; nothing where there is no such protocol.
+def metrics_of(options: Mapping[str, Any], error: str | None = None) -> tuple[Metric, ...]:
+  """`stated_metrics` of an evaluation, and CONFUSION; nothing where its protocol has none.
 
   error: what to call an error, from `error_title`.
   """
-  module = f'landmarks_jax.evaluation.{protocol}'
-  if not str(protocol).isidentifier() or importlib.util.find_spec(module) is None:
-    return ()
-  known = getattr(importlib.import_module(module), 'METRICS', ())  # late: heavy
+  known = stated_metrics(options)
   if error is not None:
     known = tuple(m._replace(what=m.what.replace(INTER_OCULAR, error)) for m in known)
   return (*known, CONFUSION) if known else ()
+
+
+def stated_metrics(options: Mapping[str, Any]) -> tuple[Metric, ...]:
+  """METRICS of the protocol that an evaluation studies (`of`), if any, then of its own."""
+  return tuple(m for module in _modules(options) for m in getattr(module, 'METRICS', ()))
+
+
+def unit(options: Mapping[str, Any]) -> Unit:
+  """UNIT of the protocol that made an evaluation's predictions, else PERCENT."""
+  protocol = next(iter(_modules(options)), None)
+  return getattr(protocol, 'UNIT', PERCENT)
+
+
+def _modules(options: Mapping[str, Any]) -> list[ModuleType]:
+  """The protocol that an evaluation studies, if any, and its own; without those that are none."""
+  found = []
+  for name in (options.get('of'), options.get('protocol')):
+    with contextlib.suppress(ValueError):
+      found.append(by_name.module('evaluation', 'run', str(name), fault=''))
+  return found
 
 
 def lines(
@@ -158,7 +191,7 @@ def lines(
   found = []
   for evaluation, options in evals.items():
     protocol = options.get('protocol')
-    prefix, known = f'{evaluation}/{protocol}/', metrics_of(protocol, errors.get(evaluation))
+    prefix, known = f'{evaluation}/{protocol}/', metrics_of(options, errors.get(evaluation))
     names: dict[tuple[Metric, str], dict[str, str]] = {}
     for full in scores:
       score = parse(full.removeprefix(prefix), known) if full.startswith(prefix) else None

@@ -64,7 +64,7 @@ def fit_landmarks(
   """A model that finds landmarks, learned from labelled pictures on frozen features.
 
   Args:
-    model: from `load`. images: as in `Model.describe`.
+    model: from `load`, or a `Model` of any network. images: as in `Model.describe`.
     points: [N, K, 2], (x, y) in pixels of the given pictures, (0, 0) the centre of the first; nan
       for a landmark that is not visible. visible: bool [N, K]; None: where no point is nan.
     names: of the landmarks. flip_pairs: index pairs of mirror-image landmarks; if given, every

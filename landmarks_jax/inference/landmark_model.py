@@ -211,7 +211,7 @@ class LandmarkModel:
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a self-contained folder: the network, the head and all facts.
 
-    Raises ValueError if `path` exists and is not an empty folder.
+    Raises ValueError if `path` exists and is not an empty folder, or if the network is of no run.
     """
     folder = pathlib.Path(path).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -233,7 +233,6 @@ class LandmarkModel:
       'learned_from': self.learned_from,
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False) + '\n'
-    folder.mkdir(parents=True, exist_ok=True)
     self.model.save(folder / run_folder.NETWORK)
     arrays = self.head.arrays()
     if self.confidence is not None:

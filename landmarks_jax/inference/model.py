@@ -20,7 +20,7 @@ from landmarks_jax.runtime import by_name, checkpoint, run_folder
 
 
 class Model:
-  """Frozen features of pictures; made by `landmarks_jax.load` from the folder of a run.
+  """Frozen features of pictures: those of a run (`landmarks_jax.load`), or of any network.
 
   A picture is cut to a square and resized to `frame` pixels; the network sees it without `margin`
   pixels on every side, as in training: `side` pixels. The square is chosen by `crop`: the 'centre'
@@ -28,15 +28,21 @@ class Model:
   given by `boxes` [N, 4] as (x0, y0, x1, y1) in pixels: it then has the box's centre and its larger
   side.
 
-  config: of the run; its sections method and base are kept for `save`.
+  describer: any network, see contracts.py. config: of the run, if there is one; its sections
+  method and base are kept for `save`.
   """
 
   def __init__(
-    self, describer: Describer, config: Mapping[str, Any], *, frame: int, margin: int
+    self,
+    describer: Describer,
+    config: Mapping[str, Any] | None = None,
+    *,
+    frame: int,
+    margin: int = 0,
   ) -> None:
     self.describer = describer
     self.frame, self.margin = _checked_sides(frame, margin)
-    self.config = _sections(config, self.margin)
+    self.config = None if config is None else _sections(config, self.margin)
 
   @property
   def side(self) -> int:
@@ -97,14 +103,22 @@ class Model:
     return tuple(level.shape[-1] for level in pyramid)
 
   def save(self, folder: pathlib.Path) -> None:
-    """Writes the network as a folder that `load` reads like that of a run."""
+    """Writes the network as a folder that `load` reads like that of a run.
+
+    Raises ValueError for a network that is of no run: what computes it could not be kept.
+    """
+    if self.config is None:
+      raise ValueError(
+        'only the network of a run can be saved, since a folder names the method that computes it'
+      )
     params, aux = self.describer.variables
     base = self.config['base'] and self.config['base'] | {'checkpoint': None, 'step': None}
     config = self.config | {'base': base, 'data': {'frame': self.frame}}
     run_folder.write(folder, config, params, aux)
 
   def __repr__(self) -> str:
-    name, pixels = self.config['method']['name'], f'{self.side} of {self.frame} pixels'
+    name = 'of no run' if self.config is None else self.config['method']['name']
+    pixels = f'{self.side} of {self.frame} pixels'
     return f'<Model {name}: sees the central {pixels}; {sum(self.channels())} channels>'
 
 

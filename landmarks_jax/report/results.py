@@ -10,24 +10,13 @@ import numpy as np
 from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
 from landmarks_jax.evaluation import scoring
+from landmarks_jax.evaluation.scoring import PERCENT, Unit
 from landmarks_jax.report import gallery, plot, trends
 from landmarks_jax.report.markup import Markup, breakable, element
 
 OTHER_COLOURS = 4
 LIST_AT_MOST = 20  # a list of more landmarks than this is folded
 THRESHOLDS = 161
-
-
-class Unit(NamedTuple):
-  """The unit in which the report gives distances from `metrics.normalised_distances`."""
-
-  factor: float
-  sign: str
-  what: str
-
-
-PERCENT = Unit(100.0, '%', '% of the scale')
-UNITS = {'matching': Unit(1.0, 'px', 'pixels of a 70-pixel frame')}  # others: PERCENT
 
 
 class Row(NamedTuple):
@@ -85,13 +74,12 @@ def _details(
   names: Sequence[str] | None,
 ) -> list[Markup | None]:
   """Curves and landmarks of some groups of predictions, and the other groups in numbers."""
-  protocol = options.get('of', options.get('protocol'))  # `of`: a study of another protocol
-  unit = UNITS.get(protocol, PERCENT)
+  unit = scoring.unit(options)
   groups: dict[str, dict[str, list[Predictions]]] = {}
   for key, draws in scoring.draws_by_row(predictions).items():
     row, group = scoring.by_level(*key)
     groups.setdefault(group, {})[row] = draws
-  what = {metric.name: metric.what for metric in scoring.metrics_of(protocol)}
+  what = {metric.name: metric.what for metric in scoring.metrics_of(options)}
   parts, others = [], {}
   for group, draws in groups.items():
     rows, heading = pooled(draws, unit=unit), what.get(group, scoring.setting(options, group))

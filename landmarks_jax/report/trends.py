@@ -107,7 +107,7 @@ def over_time(
 ) -> list[Markup | None]:
   """The scores over the steps, if they were taken more than once. error: its title, if known."""
   protocol = options.get('protocol')
-  prefix, known = f'{name}/{protocol}/', scoring.metrics_of(protocol, error)
+  prefix, known = f'{name}/{protocol}/', scoring.metrics_of(options, error)
   keys = dict.fromkeys(key for line in log for key in line if key.startswith(prefix))
   charts: dict[str, dict[str, str]] = {}  # what is measured -> row -> key of the log
   for key in keys:

@@ -1,7 +1,8 @@
 """Optimisers and learning rates with torch's formulas, written with optax and found by name.
 
 `build` and `rate` take the same section of a config, so that logs show the rate that the step used.
-A new optimiser is a function here and an entry in OPTIMISERS.
+New ones are functions here, with an entry in OPTIMISERS or SCHEDULES, or anywhere, named by their
+import path.
 """
 
 import inspect
@@ -15,6 +16,7 @@ import optax
 from jaxtyping import Float
 
 from landmarks_jax.contracts import Array
+from landmarks_jax.runtime import by_name
 
 Number = float | int  # a config may say 0
 Rate = optax.Schedule  # step (int, from 0) -> learning rate, a pure function
@@ -27,21 +29,29 @@ def build(*, name: str = 'sgd', **options: Any) -> optax.GradientTransformation:
 
   Raises ValueError for an unknown name or option, listing the known ones.
   """
-  make = find(name)
+  make, *others = functions(name, **options)
   own = set(inspect.signature(make).parameters) - {'rate'}
-  schedule = set(inspect.signature(rate).parameters) - {'others'}
+  known = own.union(*(inspect.signature(one).parameters for one in others)) - {'others'}
   for option in options:
-    if option not in own | schedule:
-      known = ', '.join(sorted(own | schedule))
-      raise ValueError(f'optimizer {name!r} has no option {option!r}; it has {known}')
+    if option not in known:
+      listed = ', '.join(sorted(known))
+      raise ValueError(f'optimizer {name!r} has no option {option!r}; it has {listed}')
   return make(rate(**options), **{k: v for k, v in options.items() if k in own})
 
 
-def find(name: str) -> Callable[..., optax.GradientTransformation]:
-  """The function that makes an optimiser, by its name in a config."""
-  if name not in OPTIMISERS:
-    raise ValueError(f'unknown optimizer {name!r}; known: {", ".join(OPTIMISERS)}')
-  return OPTIMISERS[name]
+def functions(
+  name: str, *, schedule: str = 'cosine', **others: Any
+) -> tuple[Callable[..., Any], ...]:
+  """Those whose arguments are the options of an optimiser: itself, `rate` and its schedule.
+
+  Raises ValueError for an unknown name or schedule.
+  """
+  make = by_name.function(name, OPTIMISERS, fault=f'unknown optimizer {name!r}')
+  return make, rate, _schedule(schedule)
+
+
+def _schedule(name: str) -> Callable[..., Rate]:
+  return by_name.function(name, SCHEDULES, fault=f'unknown schedule {name!r}')
 
 
 def rate(
@@ -59,35 +69,28 @@ def rate(
   """The learning rate as a function of the step; takes and ignores the optimiser's own options.
 
   `epochs`, `milestones` and `warmup_epochs` are in epochs; with `steps_per_epoch=1` these are
-  steps. schedule: 'cosine' holds its rate for an epoch, 'cosine_by_step' falls at every step;
-  'step' and 'constant' are the others. Raises ValueError for an unknown schedule or a schedule
-  without an end.
+  steps. schedule: one of SCHEDULES, or the import path of a function such as these; after the
+  warm-up it gets the learning rate, and those of the other options that it has. Raises ValueError
+  for an unknown schedule or a schedule without an end.
   """
   if learning_rate < 0:
     raise ValueError(f'learning_rate={learning_rate}: expected 0 or more')
   if steps_per_epoch < 1:
     raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
-  if schedule == 'constant':
-    after = optax.constant_schedule(learning_rate)
-  elif schedule in ('cosine', 'cosine_by_step'):
-    if epochs is None or epochs <= warmup_epochs:
-      raise ValueError(
-        f'schedule {schedule} needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
-      )
-    held, left = steps_per_epoch, epochs - warmup_epochs
-    if schedule == 'cosine_by_step':
-      held, left = 1, left * steps_per_epoch
-    after = cosine_per_epoch(learning_rate, epochs=left, steps_per_epoch=held, final=final)
-  elif schedule == 'step':
-    after = step_per_epoch(
-      learning_rate,
-      steps_per_epoch=steps_per_epoch,
-      milestones=[milestone - warmup_epochs for milestone in milestones],
-      factor=factor,
+  make = _schedule(schedule)
+  taken = inspect.signature(make).parameters
+  if 'epochs' in taken and (epochs is None or epochs <= warmup_epochs):
+    raise ValueError(
+      f'schedule {schedule} needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
     )
-  else:
-    known = 'constant, cosine, cosine_by_step, step'
-    raise ValueError(f'unknown schedule {schedule!r}; known: {known}')
+  options = others | {
+    'epochs': epochs and epochs - warmup_epochs,
+    'steps_per_epoch': steps_per_epoch,
+    'final': final,
+    'milestones': [milestone - warmup_epochs for milestone in milestones],
+    'factor': factor,
+  }
+  after = make(learning_rate, **{k: v for k, v in options.items() if k in taken})
   return warm_up(after, peak=learning_rate, steps=warmup_epochs * steps_per_epoch)
 
 
@@ -231,6 +234,14 @@ def cosine_per_epoch(
   return at
 
 
+def cosine_per_step(
+  learning_rate: Number, *, epochs: int, steps_per_epoch: int, final: Number = 0.0
+) -> Rate:
+  """`cosine_per_epoch` that falls at every step."""
+  steps = epochs * steps_per_epoch
+  return cosine_per_epoch(learning_rate, epochs=steps, steps_per_epoch=1, final=final)
+
+
 def step_per_epoch(
   learning_rate: Number, *, steps_per_epoch: int, milestones: Sequence[int], factor: Number = 0.1
 ) -> Rate:
@@ -241,6 +252,19 @@ def step_per_epoch(
     return learning_rate * factor ** jnp.sum(epoch > jnp.asarray(milestones))
 
   return at
+
+
+def constant(learning_rate: Number) -> Rate:
+  """The same rate at every step."""
+  return optax.constant_schedule(learning_rate)
+
+
+SCHEDULES = {
+  'constant': constant,
+  'cosine': cosine_per_epoch,
+  'cosine_by_step': cosine_per_step,
+  'step': step_per_epoch,
+}
 
 
 def warm_up(rate: Rate, *, peak: Number, steps: int) -> Rate:

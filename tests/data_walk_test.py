@@ -4,6 +4,7 @@ The trees are those of the readers' own tests, in the official layouts.
 """
 
 import codecs
+import collections
 import pathlib
 import re
 import shlex
@@ -100,6 +101,24 @@ def test_the_table_names_every_config_of_a_dataset_and_no_other():
   for group, (_, told) in layouts.items():
     expected = {page for page, sets in used.items() if sets & set(group)}
     assert set(re.findall(r'configs/\w+\.py', told)) == expected
+
+
+def test_the_frames_that_are_told_are_those_that_configs_read():
+  told = collections.defaultdict(set)
+  for (command,), (pages,) in table('Command', 'Frames for').items():
+    for pattern in re.findall('`(.+?)`', pages):
+      for page in (root / 'configs').glob(f'{pattern}.py'):
+        told[page.stem].add(tuple(command.split()[1:]))
+  for path in (root / 'configs').glob('*.py'):
+    page, wanted = configs.load(str(path)), set()
+    for data in (page.data, *(options.data for options in page.get('evals', {}).values())):
+      if data.name in prepare.preparable() and data.name != 'folder':
+        usual = configs.defaults(source.source_function(data.name))
+        frames = {
+          key: data[key] for key in ('frame', 'crop') if data.get(key) not in (None, usual.get(key))
+        }
+        wanted.add((data.name, *(f'--{key}={value}' for key, value in frames.items())))
+    assert told[path.stem] == wanted, path
 
 
 def described(text):

@@ -93,11 +93,12 @@ class Experiment:
   def _resolve_steps(self, begun: int | None) -> None:
     """Fills in the numbers of steps. begun: those of an epoch of the run that goes on, if any."""
     config, optimizer = self.config, self.config['optimizer']
+    found = max(1, len(self.inputs.training) // config['batch_size'])
+    epoch = optimizer['steps_per_epoch'] or begun or found
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
       optimizer |= {'epochs': max(1, config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
-      found = max(1, len(self.inputs.training) // config['batch_size'])
-      optimizer['steps_per_epoch'] = begun or found
+      optimizer['steps_per_epoch'] = epoch
       if begun not in (None, found):
         self.report(
           f'note: config.optimizer.steps_per_epoch stays {begun}, as when the run began; the '
@@ -107,6 +108,9 @@ class Experiment:
       config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
     if config['method'].get('steps', 0) is None:  # of a schedule inside the method
       config['method']['steps'] = config['steps']
+    for options in config['evals'].values():
+      if epochs := options.pop('every_epochs', 0):
+        options['every'] = epochs * epoch
 
   def check_evals(self) -> None:
     """Raises, before anything is computed, errors that would stop an evaluation hours later."""
@@ -309,7 +313,7 @@ class Experiment:
     if method not in self._calibrations:
       whole = sharding.replicated(self.mesh)
       self._calibrations[method] = jax.jit(method.calibrate, out_shardings=whole)
-    with contextlib.closing(self.inputs.batches(0)) as batches:
+    with contextlib.closing(self.inputs.batches(0, count=count)) as batches:
       for n, batch in zip(range(count), batches, strict=False):
         aux = self._calibrations[method](params, aux, batch, self.rng_init, n)
     return aux
@@ -354,7 +358,8 @@ class Experiment:
   def protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""
     options = by_name.tuples(self.config['evals'][name])
-    data, _ = options.pop('data'), options.pop('every')
+    data = options.pop('data')
+    options = {k: v for k, v in options.items() if k not in ('every', 'every_epochs')}
     data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses the split
     section = f'config.evals.{name}.protocol'
     return completion.find('evaluation', options.pop('protocol'), section=section), data, options

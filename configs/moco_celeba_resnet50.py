@@ -4,7 +4,8 @@
       --config.data.path=DIR
 
 docs/data.md says what DIR should hold. Every number is the published one (docs/specification.md,
-sections 2 and 5). The number of pictures says how many steps 800 epochs are: 455,200 for 145,679.
+sections 2 and 5). The number of pictures, about 145,000, says how many steps 800 epochs are: about
+455,000. The run prints both.
 """
 
 from ml_collections import ConfigDict

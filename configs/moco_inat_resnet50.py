@@ -3,9 +3,10 @@
   python -m landmarks_jax train --config configs/moco_inat_resnet50.py --workdir runs/inat \
       --config.data.path=DIR --config.data.listed=FILE
 
-docs/data.md says what these should hold; CUB is expected in data/cub, which may be a link. Every
-number is the published one (docs/specification.md, sections 2 and 5); 800 epochs of 100,000
-pictures are 312,000 steps.
+docs/data.md says what these should hold; --config.data.listed=None takes all birds. CUB is expected
+in data/cub, or where '--config.evals.*.data.path=DIR' says, the paper's lists of it where
+'--config.evals.*.data.lists=DIR' says. Every number is the published one (docs/specification.md,
+sections 2 and 5); 800 epochs of 100,000 pictures are 312,000 steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
 """The paper's landmark regression on AFLW_M: the trained head on frozen features.
 
   python -m landmarks_jax evaluate --workdir runs/celeba --config configs/probe_aflw_m.py \
-      --config.evals.aflw.data.path=DIR
+      --config.evals.aflw_m.data.path=DIR
 
 for any run; `train` with it scores an untrained ResNet-50. Every number is the published one
-(docs/specification.md, section 5). --config.evals.aflw.head=ridge takes minutes on a CPU.
+(docs/specification.md, section 5). --config.evals.aflw_m.head=ridge takes minutes on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -13,9 +13,9 @@ FACES = dict(name='aflw_m', frame=136)  # the evaluation inherits the path
 
 SMOKE = {'method.depth': 18, 'method.width': 0.0625, 'method.queue': 64}
 SMOKE |= {
-  'evals.aflw.probe_epochs': 1,
-  'evals.aflw.probe_stop_epoch': 1,
-  'evals.aflw.probe_size': 12,
+  'evals.aflw_m.probe_epochs': 1,
+  'evals.aflw_m.probe_stop_epoch': 1,
+  'evals.aflw_m.probe_size': 12,
 }
 
 
@@ -28,7 +28,7 @@ def get_config():
       optimizer=dict(name='sgd', learning_rate=0.03),
       steps=0,
       evals=dict(
-        aflw=dict(
+        aflw_m=dict(
           protocol='regression',
           data=FACES,
           margin=20,

@@ -1,9 +1,11 @@
 """The paper's bird landmarks: parts of CUB from 10 to all 1,241 labels, on frozen features.
 
-  python -m landmarks_jax evaluate --workdir runs/inat --config configs/probe_cub.py
+  python -m landmarks_jax evaluate --workdir runs/inat --config configs/probe_cub.py \
+      '--config.evals.*.data.path=DIR' '--config.evals.*.data.lists=LISTS'
 
-for any run, with CUB in data/cub (which may be a link); `train` with it scores an untrained
-ResNet-50. Every number is the published one (docs/specification.md, section 5).
+for any run; LISTS holds the paper's lists, without which a split of the same sizes is drawn.
+`train` with it scores an untrained ResNet-50. Every number is the published one
+(docs/specification.md, section 5).
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ for any run; `train` with it scores an untrained ResNet-50. Every number is the 
 
 from ml_collections import ConfigDict
 
-FACES = dict(name='mafl', frame=136)  # the evaluation inherits the path
+FACES = dict(name='celeba', crop='aligned', frame=136)  # the evaluation inherits the path
 
 SMOKE = {'method.depth': 18, 'method.width': 0.0625, 'method.queue': 64}
 SMOKE |= {
@@ -23,7 +23,7 @@ def get_config():
   """Five points, inter-ocular error; the head is read at epoch 120 of 200."""
   return ConfigDict(
     dict(
-      data=dict(**FACES, path='data/mafl'),
+      data=dict(**FACES, path='data/celeba', split='mafl_train'),
       method=dict(name='moco', depth=50, margin=20),
       optimizer=dict(name='sgd', learning_rate=0.03),
       steps=0,
@@ -31,6 +31,8 @@ def get_config():
         mafl=dict(
           protocol='regression',
           data=FACES,
+          train='mafl_train',
+          test='mafl_test',
           margin=20,
           head='probe',
           probe_epochs=200,

@@ -5,7 +5,7 @@
 
 The base is a run of configs/moco_celeba_resnet50.py. Every number is the published one
 (docs/specification.md, sections 4 and 5). The released code trains on augmented pictures
-(--config.method.augment=True); the paper says that it does not.
+(--config.method.augment=True --config.method.jpeg=True); the paper says that it does not.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config():
       batch_size=32,
       select='choose/matching/different',
       evals=dict(
-        choose=dict(**matching, test='mafl_train', count=2000, every=4552),  # an epoch of 145,679
+        choose=dict(**matching, test='mafl_train', count=2000, every_epochs=1),
         mafl=dict(**matching, test='mafl_test'),
       ),
     )

@@ -3,9 +3,9 @@
   python -m landmarks_jax train --config configs/scrl_inat.py --workdir runs/scrl_inat \
       --config.data.path=DIR --config.data.listed=FILE
 
-docs/data.md says what these should hold; CUB is expected in data/cub, which may be a link. The
-adaptation to 96 pixels of configs/scrl_celeba.py (docs/scrl.md, section 6).
---config.method.regions=False is BYOL.
+docs/data.md says what these should hold; --config.data.listed=None takes all birds. CUB is expected
+in data/cub, or where --config.evals.cub.data.path=DIR says. The adaptation to 96 pixels of
+configs/scrl_celeba.py (docs/scrl.md, section 6). --config.method.regions=False is BYOL.
 """
 
 from ml_collections import ConfigDict

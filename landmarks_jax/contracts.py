@@ -63,9 +63,16 @@ class Predictions(NamedTuple):
 class Method(NamedTuple):
   """A learner as pure functions. `step` counts from 0, before the increment."""
 
-  init: Callable  # (rng, batch) -> (params, aux)
-  loss: Callable  # (params, aux, batch, rng, step) -> (scalar, (aux, metrics))
-  describe: Callable  # (params, aux, image [B, S, S, 3] 0..255 at network size, size) -> Pyramid
+  # (rng, batch) -> (params, aux): arrays of plain dtypes, no typed keys. `batch` is one frame, and
+  # has `image` alone.
+  init: Callable
+  # (params, aux, batch, rng, step) -> (scalar, (aux, metrics)). A step keeps the structure, shapes
+  # and dtypes of params and aux. Metrics are scalars by name; the names loss, grad_norm, skipped
+  # and learning_rate are taken.
+  loss: Callable
+  # (params, aux, image, size) -> Pyramid; image [B, S, S, 3], 0..255 as uint8 or float32, at
+  # network size
+  describe: Callable
   # (params, aux, step) -> aux; moving averages live here
   after_update: Callable = lambda params, aux, step: aux
   landmarks: Callable | None = None  # (params, aux, batch) -> (points [B, K, 2], confidence [B, K])

@@ -1,6 +1,7 @@
 """The only train step in the project."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import optax
 from jaxtyping import Bool, PRNGKeyArray
 
 from landmarks_jax.contracts import Array, Batch, Method, PyTree, TrainState
+
+TAKEN = 'loss', 'grad_norm', 'skipped', 'learning_rate'  # metrics of a run, for no method to use
 
 
 def init_state(
@@ -28,6 +31,8 @@ def make_train_step(
 
   skip_nonfinite: a step whose loss, gradient or new state is not finite changes nothing but `step`;
   the metric 'skipped' is then 1, else 0.
+
+  The step raises ValueError, when it is traced, if a metric of the method has a name of TAKEN.
   """
 
   def train_step(
@@ -39,6 +44,7 @@ def make_train_step(
     updates, opt = tx.update(grads, state.opt, state.params)
     params: PyTree = optax.apply_updates(state.params, updates)
     aux = method.after_update(params, aux, state.step)
+    _check_names(metrics)
     metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads)} | metrics
     after = TrainState(state.step + 1, params, aux, opt)
     if skip_nonfinite:
@@ -47,6 +53,47 @@ def make_train_step(
     return after, metrics
 
   return train_step
+
+
+def _check_names(metrics: Mapping[str, Any]) -> None:
+  if wrong := [name for name in metrics if name in TAKEN]:
+    raise ValueError(
+      f"the method's loss returns a metric {wrong[0]!r}; the names {', '.join(TAKEN)} are taken: "
+      'choose another'
+    )
+
+
+def check(before: TrainState, after: TrainState, metrics: Mapping[str, Any]) -> None:
+  """Raises ValueError for a step that a run could not go on from, or not be resumed at.
+
+  Args: the state and the outcome of a step, as arrays or as their shapes (`jax.eval_shape`).
+  """
+  was, becomes = _named(before), _named(after)
+  for name, leaf in was.items():
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+      raise ValueError(
+        f'{name} of the state is a typed key, which no checkpoint can hold: keep '
+        'jax.random.key_data(key) instead, and use it with jax.random.wrap_key_data'
+      )
+  for name in [*was, *becomes]:
+    one, two = (_kind(leaves.get(name)) for leaves in (was, becomes))
+    if one != two:
+      raise ValueError(f'{name} of the state is {one} before a step and {two} after it')
+  one, two = jax.tree.structure(before), jax.tree.structure(after)
+  if one != two:
+    raise ValueError(f'a step changes the structure of the state from {one} to {two}')
+  for name, value in metrics.items():
+    if getattr(value, 'shape', None) != ():
+      raise ValueError(f'the metric {name} is {jax.tree.map(_kind, value)}; expected one number')
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def _kind(leaf: Any) -> str:
+  return 'absent' if leaf is None else f'{leaf.dtype}{list(leaf.shape)}'
 
 
 def is_finite(tree: PyTree) -> Bool[Array, '']:

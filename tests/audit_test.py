@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import pathlib
 import re
 import shutil
 from unittest import mock
@@ -460,7 +462,7 @@ def test_the_output_is_beside_the_pictures_unless_asked_for_and_never_written_tw
   assert run('mine') == 0
   assert (tmp_path / 'audit_mine/index.html').is_file()
   assert run('mine') == 2
-  told(capsys, 'audit_mine exists already and is not overwritten; give another --output=DIR')
+  told(capsys, '--output=audit_mine exists already and is not overwritten; give another')
   monkeypatch.chdir(tmp_path / 'mine')
   assert run('.') == 2
   told(capsys, 'audit_mine would be written into . itself; say where with --output=DIR')
@@ -479,6 +481,25 @@ def test_an_interrupt_writes_nothing(pictures, tmp_path, capsys, monkeypatch):
   assert run(pictures, f'--output={tmp_path}/out') == 130
   assert 'interrupted' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
+
+
+def test_a_full_disk_leaves_nothing_and_the_command_can_be_repeated(
+  pictures, tmp_path, capsys, monkeypatch
+):
+  def full(self, *_, **__):
+    raise OSError(28, os.strerror(28))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'write_text', full)  # of the page: the list is there by then
+    assert run(pictures, f'--output={tmp_path}/out') == 2
+  told(capsys, f'{tmp_path}/out: No space left on device; make room and run the command again')
+  assert list(tmp_path.iterdir()) == [pictures]
+  assert run(pictures, f'--output={tmp_path}/out') == 0
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+  os.mkfifo(tmp_path / 'a.jpg')
+  assert audit.look(tmp_path, 'a.jpg').reason == 'is no file'
 
 
 def test_help_shows_what_has_no_name_without_dashes(capsys):

@@ -27,6 +27,7 @@ def test_boxes_are_read_by_picture(tmp_path):
     ('file,x,y,w,h\n', 'found file,x,y,w,h'),
     ('file,x0,y0,x1,y1\na.png,1,2,3\n', 'line 2: a.png,1,2,3; expected'),
     ('file,x0,y0,x1,y1\na.png,1,2,x,4\n', 'line 2: a.png,1,2,x,4; expected'),
+    ('file,x0,y0,x1,y1\na.png,1,2,1_0,4\n', 'line 2: a.png,1,2,1_0,4; expected'),
     ('file,x0,y0,x1,y1\na.png,1,2,1,4\n', r'line 2 \(a.png\): expected x0 < x1'),
     ('file,x0,y0,x1,y1\na.png,1,2,nan,4\n', r'line 2 \(a.png\): expected x0 < x1'),
     ('file,x0,y0,x1,y1\na.png,1,2,3,4\na.png,1,2,3,4\n', 'line 3: a.png has a box already'),

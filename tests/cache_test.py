@@ -39,8 +39,8 @@ def opened(folder, cache, told=None, **more):
   return inputs.Inputs(config, sharding.mesh(), report=(told if told is not None else []).append)
 
 
-def taken(parts, start, steps):
-  batches = parts.batches(start)
+def taken(parts, start, steps, **options):
+  batches = parts.batches(start, **options)
   found = list(itertools.islice(batches, steps))
   batches.close()
   return found
@@ -91,6 +91,24 @@ def test_a_cache_in_memory_is_read_once_and_by_no_workers(folder, cache, monkeyp
     assert_same(batch, again)
   assert sum('skipped' in line for line in told) == 3
   assert [call.kwargs['workers'] for call in spy.call_args_list] == [0, 0]
+
+
+@pytest.mark.parametrize('cache', ['device', 'host'])
+def test_few_batches_are_the_same_and_fill_no_cache(folder, cache, monkeypatch):
+  whole, told, spy = taken(opened(folder, cache), 0, 1), [], mock.Mock(wraps=pipeline.cached)
+  monkeypatch.setattr(pipeline, 'cached', spy)
+  parts = opened(folder, cache, told)
+  for _ in range(2):
+    (batch,) = taken(parts, 0, 1, count=1)
+    assert_same(batch, whole[0])
+  skipped = [line for line in told if 'skipped' in line]
+  assert told == sorted(set(skipped), key=told.index)  # each once, and nothing of a cache
+  assert not spy.called
+  assert_same(taken(parts, 0, 1, count=2)[0], whole[0])  # 16 of 19 pictures
+  assert spy.called
+  for file in folder.glob('*.png'):
+    file.unlink()
+  assert_same(taken(parts, 0, 1, count=1)[0], whole[0])
 
 
 @pytest.mark.parametrize('cache', caches)

@@ -1,13 +1,12 @@
 import io
 import pathlib
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from landmarks_jax.contracts import Batch
-from landmarks_jax.data import celeba, faces, mafl, pipeline, prepared
+from landmarks_jax.data import celeba, faces, mafl, pipeline, preparing
 from landmarks_jax.data.source import BadImage, open_source
 from landmarks_jax.geometry import coords, regions
 
@@ -414,28 +413,23 @@ def test_bad_options_are_told(small, options, text):
 
 
 def test_prepared_pictures_are_split_the_same_and_have_the_options_they_were_made_with(
-  small, monkeypatch
+  small, tmp_path_factory
 ):
-  raw = celeba.catalogue(str(small), crop='squash')
-  stored = types.SimpleNamespace(
-    info=raw.info,
-    frame=raw.frame,
-    entries=raw.entries,
-    classes=(),
-    example=raw.example,
-    options={'crop': 'squash'},
-  )
-  asked = []
-  monkeypatch.setattr(
-    prepared, 'open_catalogue', lambda *given, frame: asked.append((*given[:2], frame)) or stored
-  )
-  assert numbers(opened('stored', 'train', crop='squash')) == [1, 3, 5, 6, 7]
-  assert numbers(opened('stored', 'test', 'mafl', crop='squash')) == [4, 12]
-  assert asked == [('stored', 'celeba', 136), ('stored', 'mafl', 136)]
-  for options in ({}, {'crop': 'wild'}, {'crop': 'squash', 'images': aligned}):
-    with pytest.raises(
-      ValueError, match=r"stored was prepared with crop='squash', images=None, but"
-    ):
-      opened('stored', **options)
-  stored.options = {'images': aligned}
-  assert numbers(opened('stored')) == numbers(opened('stored', images=aligned)) == [10, 11, 12]
+  def stored(module, name, **options):
+    made, options = tmp_path_factory.mktemp(name), {'crop': 'aligned', 'images': None} | options
+    preparing.prepare(module.catalogue(str(small), **options), made, name=name, options=options)
+    return made
+
+  squashed, four = stored(celeba, 'celeba', crop='squash'), stored(mafl, 'mafl', crop='squash')
+  assert numbers(opened(squashed, 'train', crop='squash')) == [1, 3, 5, 6, 7]
+  assert numbers(opened(four, 'test', 'mafl', crop='squash')) == [4, 12]
+  assert numbers(opened(squashed, 'mafl_test', crop='squash')) == [4, 12]
+  for options, kept, asked in (
+    ({}, "crop='squash'", '--frame=136 --crop=aligned'),
+    ({'crop': 'wild', 'frame': 90}, "frame=136, crop='squash'", '--frame=90 --crop=wild'),
+    ({'crop': 'squash', 'images': aligned}, 'images=None', f'--crop=squash --images={aligned}'),
+  ):
+    with pytest.raises(ValueError, match=rf'was prepared with {kept}, but .*{asked}$'):
+      opened(squashed, **options)
+  named = stored(celeba, 'celeba', images=aligned)
+  assert numbers(opened(named)) == numbers(opened(named, images=aligned)) == [10, 11, 12]

@@ -1,11 +1,14 @@
 """What people type, and what they are told: one clear line, exit code 2, no traceback."""
 
+import errno
 import io
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -303,6 +306,52 @@ def test_the_folder_one_is_in_is_refused_before_anything_is_computed(tmp_path, m
     with pytest.raises(ValueError, match=rf'^--output={output} is the folder you are in; give'):
       drafts.check_new(output)
   drafts.check_new(pathlib.Path('new'))
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_computed(tmp_path):
+  (tmp_path / 'file').touch()
+  message = rf'nothing can be made in {tmp_path}/file \(Not a directory\); give another'
+  with pytest.raises(OSError, match=message) as caught:
+    drafts.check_new(tmp_path / 'file/new/output')
+  assert caught.value.filename == f'--output={tmp_path}/file/new/output'
+
+
+def test_a_full_disk_names_the_output_and_leaves_no_draft(tmp_path, monkeypatch):
+  removed, real = [], shutil.rmtree
+
+  def write(output):
+    with drafts.draft(output) as folder:
+      folder.mkdir()
+      (folder / 'file').write_text('cut')
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  def remove(path, **options):
+    removed.append(path)
+    real(path, **options)
+    if len(removed) < 3:  # somebody still writes there
+      path.mkdir()
+
+  monkeypatch.setattr(shutil, 'rmtree', remove)
+  with pytest.raises(OSError, match='make room and run the command again') as caught:
+    write(tmp_path / 'new/output')
+  assert caught.value.filename == f'{tmp_path}/new/output'
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_failed_save_only_the_error_is_told(monkeypatch):
+  shown = []
+  monkeypatch.setattr(sys, 'unraisablehook', sys.__unraisablehook__)
+  assert run('convert') == 2
+  monkeypatch.setattr(sys, '__unraisablehook__', shown.append)
+  error = types.SimpleNamespace(
+    exc_type=RuntimeError, exc_traceback=None, err_msg=None, object=None
+  )
+  error.exc_value = RuntimeError('Event loop is closed')
+  sys.unraisablehook(error)
+  error.exc_value = RuntimeError('another')
+  sys.unraisablehook(error)
+  assert shown == [error]
 
 
 def test_what_must_be_given_is_said(tmp_path, capsys):

@@ -100,13 +100,19 @@ def change(*path, to):
     (['annotations', 2, 'keypoints'], 'all', ["annotation 3: keypoints is 'all'"]),
     (['annotations', 2, 'keypoints'], [1, 2], ['2 values; expected 9 numbers x, y, v']),
     (['annotations', 2, 'keypoints', 4], 'x', ['annotation 3: keypoints has 9 values']),
+    pytest.param(
+      *(['annotations', 2, 'keypoints', 4], 10**400, ['annotation 3: keypoints has 9 values']),
+      id='400 digits',
+    ),
     (['annotations', 2, 'keypoints', 5], 3, ['annotation 3: right_ear is x=13, y=14, v=3']),
     (['annotations', 2, 'keypoints', 4], float('nan'), ['right_ear is x=13, y=nan, v=2']),
     (['annotations', 3, 'area'], None, ['annotation 4 (a/y.png)', 'several', 'give each its area']),
+    (['annotations', 3, 'area'], float('nan'), ['annotation 4 (a/y.png)', 'give each its area']),
     (['categories', 1, 'keypoints'], None, ['one category with keypoints; there are: none']),
     (['categories', 0, 'keypoints'], ['x'], ["one category with keypoints; there are: 'car'"]),
     (['categories', 1, 'keypoints'], ['a', 'b', 'a'], ["are ['a', 'b', 'a']; expected different"]),
     (['categories', 1, 'keypoints', 1], 4, ['expected different names']),
+    (['categories', 1, 'keypoints', 1], '\ud800', [r"the landmark '\ud800' is not Unicode text"]),
     (['categories', 1, 'id'], None, ["the category has no 'id'"]),
     (['categories', 1, 'skeleton'], [[0, 1]], ['skeleton has [0, 1]; expected pairs', '1 to 3']),
     (['categories', 1, 'skeleton'], 'all', ["skeleton has 'all'"]),
@@ -117,6 +123,12 @@ def test_a_wrong_file_is_told_by_annotation_and_value(tmp_path, path, to, parts)
     read(tmp_path, broken(change(*path, to=to)))
   for part in ('labels.json', *parts):
     assert part in str(caught.value)
+
+
+def test_a_message_is_short_however_long_the_names_are(tmp_path):
+  with pytest.raises(ValueError, match='expected different names') as caught:
+    read(tmp_path, broken(change('categories', 1, 'keypoints', to=['a' * 5000, 'a' * 5000])))
+  assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(

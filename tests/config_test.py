@@ -261,7 +261,12 @@ def test_the_head_is_read_at_the_published_epochs():
   for name, epoch in (('mafl', 120), ('aflw_m', 45), ('aflw_r', 45), ('w300', 80)):
     (head,) = paper(f'probe_{name}')['evals'].values()
     assert (head['probe_epochs'], head['probe_stop_epoch']) == (200, epoch)
-    assert (head['data']['name'], head['data']['frame'], head['margin']) == (name, 136, 20)
+    data, mafl = head['data'], name == 'mafl'
+    assert (data['frame'], head['margin']) == (136, 20)
+    assert data['name'] == ('celeba' if mafl else name)  # frames of CelebA serve MAFL, too
+    assert (head['train'], head['test']) == (
+      ('mafl_train', 'mafl_test') if mafl else ('train', 'test')
+    )
     assert (head['head'], head['probe_size'], head['probe_learning_rate']) == ('probe', 48, 1e-3)
   assert paper('probe_cub')['evals'] == paper('moco_inat_resnet50')['evals']
 
@@ -605,6 +610,31 @@ def evaluated(**options):
   return found['data']['frame'], found['margin']
 
 
+def test_an_evaluation_of_the_training_set_reads_the_same_files_unless_it_says_so():
+  def read(**data):
+    evals = {'faces': {'protocol': 'matching', 'data': {'name': 'celeba'} | data}}
+    given = {'name': 'celeba', 'path': 'here', 'images': 'Img/hq', 'crop': 'squash'}
+    found = completion.complete(SEEN | {'data': given, 'evals': evals})['evals']['faces']['data']
+    return [found[key] for key in ('path', 'images', 'crop')]
+
+  assert read() == ['here', 'Img/hq', 'squash']
+  assert read(path='there', crop='squash') == ['there', 'Img/hq', 'squash']
+  assert read(crop='wild') == ['here', None, 'wild']  # its pictures are others
+  assert read(name='mafl', path='there') == ['there', None, 'aligned']
+
+
+def test_a_star_changes_every_section():
+  page = {'evals': {'one': {'data': {'n': 1}}, 'two': {'data': {'n': 2}}}, 'steps': 3}
+  found = configs.changed(page, ['evals.*.data.n=4', 'evals.two.data.n=5', 'evals.*.x.y=6'])
+  assert found['evals'] == {
+    'one': {'data': {'n': '4'}, 'x': {'y': '6'}},
+    'two': {'data': {'n': '5'}, 'x': {'y': '6'}},
+  }
+  for key in ('steps.*.n', 'evals.one.data.*.n'):
+    with pytest.raises(ValueError, match=r'is not a section'):
+      configs.changed(page, [f'{key}=4'])
+
+
 def test_an_evaluation_of_the_training_set_sees_what_training_sees_unless_it_says_so():
   default = evaluated(data={'name': 'synthetic/faces', 'frame': 136})[0]
   assert evaluated() == evaluated(labels=3) == (68, 10)
@@ -648,6 +678,23 @@ def test_a_score_whose_name_begins_with_another_s_is_selected():
   assert completion.check_select('birds/pck/pck_paper_n9', evals) is True
   with pytest.raises(ValueError, match='pck_paper_n1, birds/pck/pck_paper_n9'):
     completion.check_select('birds/pck/pck_paper_n5', evals)
+
+
+def test_epochs_between_evaluations_are_checked_and_let_them_select():
+  def completed_with(**options):
+    evals = {'few': {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options}
+    select = 'few/regression/inter_ocular'
+    return completion.complete(SEEN | {'evals': evals, 'select': select})['evals']['few']
+
+  assert completed_with(every_epochs=3)['every_epochs'] == 3
+  for options, message in (
+    ({'every_epochs': -1}, 'every_epochs=-1: expected 0 or more epochs'),
+    ({'every_epochs': 0.5}, 'every_epochs=0.5: expected a whole number'),
+    ({'every_epochs': 1, 'every': 2}, 'every=2 and every_epochs=1; set one to 0'),
+    ({'every_epochs': 0}, 'needs config.evals.few.every, in steps, or every_epochs'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      completed_with(**options)
 
 
 def test_files_may_move_when_a_run_continues_but_not_take_the_place_of_none(tmp_path):

@@ -110,11 +110,11 @@ def test_torchvision_s_network_is_that_of_the_golden_checkpoint(runs, capsys):
 
 @pytest.fixture(scope='module')
 def narrow(tmp_path_factory):
-  """narrow(channels) -> a run whose pyramid is one level of so many channels; untrained."""
+  """narrow(channels, *options) -> an untrained run; its pyramid is one level of those channels."""
   folder = tmp_path_factory.mktemp('narrow')
 
   @functools.cache
-  def run(channels):
+  def run(channels, *options):
     network = resnets.ResNet(depth=18, width=channels / 512)
     init = functools.partial(network.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3), 'f'))
@@ -122,8 +122,8 @@ def narrow(tmp_path_factory):
     variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.3, x.shape).astype('f'), shapes)
     state = resnet_names.to_torch(variables, prefix='')
     path = torch_files.write(folder / f'{channels}.pth', state, 'stream')
-    output = folder / str(channels)
-    assert convert(path, output, '--config.method.levels=1') == 0
+    output = folder / f'{channels}{"".join(options)}'
+    assert convert(path, output, '--config.method.levels=1', *options) == 0
     return output
 
   return run
@@ -214,6 +214,7 @@ def test_it_tells_what_was_taken_and_what_was_not(runs, tmp_path, capsys):
     'untrained, for the file has none: params/head (2), aux/key (2), aux/queue (1)',
     'dropped: fc.bias, fc.weight',
     'pictures are standardised by mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]',
+    'frames have 224 pixels a side; the network sees them without 0 on each',
     f'written to {tmp_path}/a/b/run',
   ]
   params, aux = (bases.read(tmp_path / 'a/b/run')[name] for name in ('params', 'aux'))
@@ -294,6 +295,15 @@ def test_a_converted_run_describes_any_pictures(small):
   assert (found.frame, found.margin) == (100, 15)
 
 
+def test_the_frames_are_of_the_side_that_is_given(narrow, tmp_path, capsys):
+  birds = narrow(64, '--frame=96', '--config.method.margin=0')
+  assert 'frames have 96 pixels a side; the network sees them without 0' in capsys.readouterr().out
+  assert (landmarks_jax.load(birds).frame, landmarks_jax.load(birds).margin) == (96, 0)
+  head = torch_files.write(tmp_path / 'head.pth', regressor(), 'zip')
+  assert convert(head, tmp_path / 'model', f'--base={birds}') == 0
+  assert landmarks_jax.load_landmarks(tmp_path / 'model').model.side == 96
+
+
 def told(capsys):
   """The one line on standard error."""
   (line,) = capsys.readouterr().err.splitlines()
@@ -314,9 +324,11 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(narrow, small, tmp_pat
     (tmp_path, new, (), 'there is no such file'),
     (good, tmp_path / 'full', (), f'--output={tmp_path}/full exists already and is not overwr'),
     (good, tmp_path / 'file', (), f'--output={tmp_path}/file exists already and is not overwr'),
-    (good, tmp_path / 'file/below', (), f'{tmp_path}/file: File exists'),
+    (good, tmp_path / 'file/below', (), f'--output={tmp_path}/file/below: nothing can be made in'),
     (tmp_path / 'file', new, (), f'{tmp_path}/file: the file is empty'),
     (good, new, [f'--base={small}'], 'x.pth: DVE, small network, small network, dilations, of'),
+    (good, new, ['--frame=30'], 'no network has these sizes'),
+    (head, new, [f'--base={narrow(24)}', '--frame=96'], 'has the frames of --base='),
     (good, new, ['--heads=3'], 'it is no ViT, and has no heads; leave out --heads=3'),
     (head, new, (), 'head.pth: feature projector (ICCV 2021): it builds on a frozen network; name'),
     (head, new, [f'--base={tmp_path}/no'], f'{tmp_path}/no holds no run: it has no config.json'),
@@ -341,12 +353,13 @@ def test_what_must_be_given_is_said(capsys):
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
   def full(*_, **__):
-    raise OSError(28, os.strerror(28), str(tmp_path))
+    raise OSError(28, os.strerror(28))
 
   path = torch_files.write(tmp_path / 'x.pth', small_state(), 'stream')
-  monkeypatch.setattr(checkpoint.Checkpoints, 'save', full)
+  monkeypatch.setattr(checkpoint.Checkpoints, '_write_checksums', full)
   assert convert(path, tmp_path / 'a/b') == 2
-  assert 'No space left on device' in told(capsys)
+  advice = 'No space left on device; make room and run the command again'
+  assert told(capsys) == f'error: {tmp_path}/a/b: {advice}'
   assert [entry.name for entry in tmp_path.iterdir()] == ['x.pth']
 
 

@@ -4,6 +4,7 @@ The trees are those of the readers' own tests, in the official layouts.
 """
 
 import codecs
+import collections
 import pathlib
 import re
 import shlex
@@ -102,6 +103,24 @@ def test_the_table_names_every_config_of_a_dataset_and_no_other():
     assert set(re.findall(r'configs/\w+\.py', told)) == expected
 
 
+def test_the_frames_that_are_told_are_those_that_configs_read():
+  told = collections.defaultdict(set)
+  for (command,), (pages,) in table('Command', 'Frames for').items():
+    for pattern in re.findall('`(.+?)`', pages):
+      for page in (root / 'configs').glob(f'{pattern}.py'):
+        told[page.stem].add(tuple(command.split()[1:]))
+  for path in (root / 'configs').glob('*.py'):
+    page, wanted = configs.load(str(path)), set()
+    for data in (page.data, *(options.data for options in page.get('evals', {}).values())):
+      if data.name in prepare.preparable() and data.name != 'folder':
+        usual = configs.defaults(source.source_function(data.name))
+        frames = {
+          key: data[key] for key in ('frame', 'crop') if data.get(key) not in (None, usual.get(key))
+        }
+        wanted.add((data.name, *(f'--{key}={value}' for key, value in frames.items())))
+    assert told[path.stem] == wanted, path
+
+
 def described(text):
   """What the paths of a row match, with its {a,b}, * and words for names."""
   braces = lambda match: f'({match[1].replace(",", "|")})'  # noqa: E731
@@ -125,6 +144,11 @@ def test_every_list_that_a_reader_reads_is_described(name, request):
   assert there
 
 
+@pytest.mark.parametrize('name', ['folder', 'video', 'youtube_faces_68'])
+def test_what_is_read_without_preparing_keeps_the_contract(name, request):
+  source.check(source.open_source(name, path=str(request.getfixturevalue(name))), examples=9)
+
+
 def assert_same(one, other):
   assert one.files == other.files
   assert one.info == other.info
@@ -143,6 +167,7 @@ def test_what_is_prepared_gives_the_examples_of_the_original(name, request, tmp_
     raw, stored = (source.open_source(name, path=str(path), split=split) for path in (tree, frames))
     assert len(raw) > 0
     assert_same(raw, stored)
+    source.check(raw, examples=9)
   assert not raw.info.names or any(raw.catalogue.label_bytes())
 
 

@@ -136,6 +136,21 @@ def test_a_montage_without_gap_is_a_reshape():
   np.testing.assert_array_equal(sheet, expected)
 
 
+def test_a_skeleton_joins_predicted_landmarks_below_them():
+  image, points = noise(1)[0], normalised([[4, 6], [20, 6], [12, 18]], 24)
+  plain = draw.landmarks(image, points, side=240)
+  drawn = draw.landmarks(image, points, skeleton=[(0, 1)], side=240)
+  rows, columns = np.nonzero((drawn != plain).any(-1))
+  assert set(rows) == {64}  # thin, from dot to dot
+  assert (columns.min(), columns.max()) == (49, 200)
+  assert (drawn[rows, columns] == draw.PREDICTION).all()
+  sheet = draw.landmark_sheet(
+    [image], points[None], points[None], np.zeros((1, 3), bool), skeleton=[(0, 1)], columns=1
+  )
+  expected = draw.landmarks(image, points, skeleton=[(0, 1)])
+  np.testing.assert_array_equal(sheet, expected)
+
+
 def test_a_sheet_holds_every_picture_with_its_own_points():
   images = noise(3)
   points = normalised([[[4, 6]], [[12, 6]], [[20, 16]]], 24)

@@ -8,6 +8,7 @@ from train_test import command, copied, on_devices, page, plant, rows, whole
 
 from landmarks_jax.cli import evaluate, experiment
 from landmarks_jax.cli.main import main
+from landmarks_jax.data import pipeline
 from landmarks_jax.evaluation import scoring
 from landmarks_jax.runtime import compiler, sharding
 
@@ -51,6 +52,13 @@ def test_the_scores_are_those_of_the_run_and_the_run_is_left_alone(again, tmp_pa
     mine, runs = tmp_path / 'run/evaluations/6' / sheet, whole()[0] / sheet
     assert mine.read_bytes() == runs.read_bytes()
   assert contents(tmp_path / 'run') == contents(whole()[0])
+
+
+def test_the_training_pictures_are_not_all_read_for_the_random_row(again, tmp_path, monkeypatch):
+  monkeypatch.setattr(experiment, 'CALIBRATION_BATCHES', 1)  # 8 of 20 pictures
+  monkeypatch.delattr(pipeline, 'cached')
+  assert again() == 0
+  assert any('random_init' in name for name in written(tmp_path, 6)['scores'])
 
 
 def test_the_table_and_the_page_say_what_errors_are_divided_by(

@@ -1,5 +1,6 @@
 """Landmark models fitted to labelled pictures: the few-shot protocol's numbers, in pixels."""
 
+import re
 import weakref
 
 import jax
@@ -213,7 +214,7 @@ def test_the_published_head_learns_too_and_is_saved(seeing, faces, tmp_path, mon
   assert off(found, points).mean() < 0.35
   assert fitted.confidence.pictures == 2  # every fifth of twelve
   assert np.ptp(confidence) == 0
-  monkeypatch.setattr(Model, 'save', lambda self, folder: None)
+  monkeypatch.setattr(Model, 'save', lambda self, folder: folder.mkdir(parents=True))
   fitted.save(tmp_path / 'probe')
   monkeypatch.setattr('landmarks_jax.inference.landmark_model.load', lambda *_, **__: seeing)
   for a, b in zip(
@@ -314,7 +315,7 @@ def test_what_is_told_of_a_label_names_landmark_and_file(seeing, faces, tmp_path
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    (lambda points: points.__setitem__((2, 0), 1e4), '1 of 36 labels lie outside their picture; '),
+    (lambda points: points.__setitem__((2, 0), 300), '1 of 36 labels lie outside their picture; '),
     (lambda points: points.__setitem__((5, 1), -1), 'landmark 1 of images.5., at .-1, -1. of '),
     (lambda points: np.divide(points, 80, out=points), 'all 36 points lie .* are these in pixels'),
   ],
@@ -333,6 +334,24 @@ def test_labels_of_larger_pictures_are_refused(seeing, faces):
   message = r'3[0-9] of 36 labels lie outside .* Were they made on pictures of another size\?'
   with pytest.raises(ValueError, match=message):
     fit_landmarks(seeing, images, 4 * points, copies=0, options={'size': 8})
+
+
+@pytest.mark.parametrize('value', [1e4, -1e30, 1e300])
+def test_a_label_far_from_its_picture_is_refused_by_landmark_and_picture(
+  seeing, faces, value, recwarn
+):
+  images, points = faces[0]
+  points = points.copy()
+  points[2, 1, 0] = value
+  message = (
+    rf'images\[2\]: is .* pixels, its label {NAMES[1]} is at \({re.escape(f"{value:g}")}, .*size'
+  )
+  with pytest.raises(ValueError, match=message):
+    fit_landmarks(seeing, images, points, names=NAMES, copies=0, options={'size': 8})
+  assert not recwarn.list
+  visible = np.ones(points.shape[:2], bool)
+  visible[2, 1] = False
+  fit_landmarks(seeing, images, points, visible, copies=0, options={'size': 8})
 
 
 def test_a_scale_that_no_picture_shows_is_told(seeing, faces):

@@ -1,5 +1,6 @@
 import io
 import itertools
+import os
 import pathlib
 
 import numpy as np
@@ -171,6 +172,13 @@ def test_a_huge_picture_says_its_size_and_what_to_do(tmp_path):
 def test_a_missing_file_is_a_bad_image(tmp_path):
   with pytest.raises(BadImage, match=r'gone\.png: cannot be opened \(No such file'):
     images.read(tmp_path / 'gone.png')
+
+
+def test_a_pipe_is_a_bad_image_and_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'pipe.jpg')
+  for read in (images.read, images.size):
+    with pytest.raises(BadImage, match=r'pipe\.jpg: is no file'):
+      read(tmp_path / 'pipe.jpg')
 
 
 boxes = [

@@ -161,7 +161,7 @@ def test_missing_roots_and_lists_are_told(tree, tmp_path):
   (tmp_path / 'empty' / root / 'Aves/Anas').mkdir(parents=True)
   with pytest.raises(FileNotFoundError, match=r'has no pictures; expected SPECIES/HASH\.jpg'):
     opened(tmp_path / 'empty')
-  with pytest.raises(FileNotFoundError, match=r'listed: there is no file .*list\.txt'):
+  with pytest.raises(FileNotFoundError, match=r'list\.txt; .*data\.listed=None for all'):
     opened(tree, listed=str(tree / 'list.txt'))
   with pytest.raises(ValueError, match=r"no pictures of split='train'; that needs train2017\.json"):
     opened(tree, split='train')

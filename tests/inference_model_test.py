@@ -66,6 +66,28 @@ def test_a_margin_that_was_asked_for_is_kept(runs, tmp_path, name):
     np.testing.assert_array_equal(a, b)
 
 
+def test_a_method_without_a_margin_is_shown_the_pictures_without_theirs(
+  runs, tmp_path, monkeypatch
+):
+  whole, real = shutil.copytree(runs / 'alone', tmp_path / 'whole'), equivariant.build
+  config = json.loads((whole / 'config.json').read_text())
+  del config['method']['margin']
+  (whole / 'config.json').write_text(json.dumps(config))
+
+  def build(*, mean, std, network, width, blocks, dim, normalise, precision):
+    given = locals()
+    return real(**{name: given[name] for name in METHOD if name in given}, margin=0)
+
+  asked = {'frame': 96, 'margin': 16}
+  (expected,) = load(runs / 'alone', **asked).describe(pictures())
+  monkeypatch.setattr(equivariant, 'build', build)
+  model = load(whole, **asked)
+  model.save(tmp_path / 'again')
+  for found in (model, load(tmp_path / 'again')):
+    assert (found.frame, found.margin) == (96, 16)
+    np.testing.assert_array_equal(found.describe(pictures())[0], expected)
+
+
 def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   with pytest.raises(ValueError, match='frame=72 and margin=36: expected at least 2 pixels'):
     load(runs / 'alone', margin=36)
@@ -74,6 +96,11 @@ def test_sides_that_leave_nothing_are_named(runs, tmp_path):
   (copied / 'config.json').write_text(json.dumps(config | {'data': {'frame': '72'}}))
   with pytest.raises(ValueError, match="frame='72': expected a whole number of pixels"):
     load(copied)
+  for change in ({'data': {'frame': 'x' * 5000}}, {'method': {'name': 'moco', 'x' * 5000: 1}}):
+    (copied / 'config.json').write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=r'expected a whole number|cannot be built') as caught:
+      load(copied)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(
@@ -122,5 +149,5 @@ def test_a_network_of_no_run_fits_and_matches_and_is_not_saved(tmp_path):
 
 def test_a_network_that_gives_one_array_is_told_to_give_a_tuple():
   model = Model(Describer(None, lambda variables, image, size: image[:, ::8, ::8]), frame=32)
-  with pytest.raises(ValueError, match=r'returned .*Tracer: expected a tuple of maps \[B, h, w, C'):
+  with pytest.raises(ValueError, match=r'gave \[.*\]; expected a tuple of maps \[B, h, w, C'):
     model.describe(np.zeros((2, 32, 32, 3), np.uint8))

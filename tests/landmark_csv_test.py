@@ -35,6 +35,23 @@ def test_spaces_around_the_cells_of_the_header_are_no_part_of_names(tmp_path):
   assert found.points['a.png'].tolist() == [[1, 2]]
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('file;nose_x;nose_y\na.png;1;2\n', "missing: 'file'; found 'file;nose_x;nose_y"),
+    ('file\tnose_x\tnose_y\n', r"missing: 'file'; found 'file\\tnose_x\\tnose_y"),
+    ('file,nose_x,nose_y\na.png,1_0,2\n', r'line 2 \(a.png\): nose is \(1_0, 2\); expected two'),
+    (f'file,nose_x,nose_y\n{"a" * 5000},{"x" * 5000},2\n', 'expected two numbers'),
+    (f'file,{",".join(f"name{i}_x" for i in range(900))}\n', 'missing: '),
+  ],
+)
+def test_what_was_found_is_told_and_cut(tmp_path, text, message):
+  (tmp_path / 'x.csv').write_text(text)
+  with pytest.raises(ValueError, match=message) as caught:
+    landmark_csv.read(tmp_path / 'x.csv')
+  assert len(str(caught.value)) < 600
+
+
 def test_a_row_of_blanks_is_no_picture(tmp_path):
   (tmp_path / 'x.csv').write_text('file,nose_x,nose_y\n , ,\na.png,1,2\n ,\t, \n')
   assert list(landmark_csv.read(tmp_path / 'x.csv').points) == ['a.png']

@@ -1,5 +1,7 @@
 """torch's optimisers and the published schedules: the reference's numbers and slow loops."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,6 +197,16 @@ def test_the_rate_of_biases_can_be_for_some_of_them_alone():
 
   assert slow() == {'conv1/bias', 'bn1/bias'}
   assert slow(biases=r'conv\d/bias$') == {'conv1/bias'}
+
+
+def test_parameters_in_other_containers_than_dicts_are_named_too():
+  class Layer(NamedTuple):
+    weight: Any
+    bias: Any
+
+  layer = Layer(jnp.ones(2), jnp.ones(2))
+  found = optim.named('(^|/)1/bias$')({'layers': [layer, layer]})
+  assert found == {'layers': [Layer(False, False), Layer(False, True)]}
 
 
 def test_the_logged_rate_is_the_one_that_the_step_used():

@@ -50,6 +50,19 @@ def test_confidence_is_a_colour_from_red_to_green_and_from_dark_to_light():
   assert tuple(unknown) == overlay.UNKNOWN
 
 
+def test_a_skeleton_joins_landmarks_in_the_colour_of_the_less_certain():
+  image = np.zeros((480, 480, 3), np.uint8)
+  many = [str(k) for k in range(overlay.NAMED + 1)]
+  points = np.array([[100.0, 100], [300, 100], [100, 300], [np.nan, 5]])
+  pairs, sure = [(0, 1), (2, 0), (1, 3)], np.array([1.0, 0, np.nan, 0])
+  drawn = overlay.landmarks(image, points, names=many, confidence=sure, skeleton=pairs)
+  assert (drawn[100, 110:290] == overlay.SURE[0]).all()
+  assert (drawn[110:290, 100] == overlay.UNKNOWN).all()
+  assert not changed(drawn, image)[:90].any()
+  plain = overlay.landmarks(image, points, names=many, skeleton=pairs)
+  assert (plain[100, 110:290] == overlay.UNKNOWN).all()
+
+
 def test_the_truth_is_a_ring_joined_to_its_dot():
   image = np.zeros((480, 480, 3), np.uint8)
   many = [str(k) for k in range(overlay.NAMED + 1)]

@@ -170,6 +170,12 @@ if __name__ == '__main__':
   assert 'exit code -9' in done.stdout
 
 
+def test_a_source_that_processes_cannot_get_is_told():
+  source = pipeline.Reporting(Numbers(9), pipeline.BadImages(9, 'skip', None))  # it has a lock
+  with pytest.raises(ValueError, match=r'^workers=1: the source Numbers cannot be .* __getitem__'):
+    training(source, 1, workers=1)
+
+
 def test_signals_to_a_whole_job_leave_its_workers_to_the_run(tmp_path):
   script = """
 import multiprocessing, os, signal

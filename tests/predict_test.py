@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pathlib
 import shutil
 import warnings
 
@@ -32,7 +33,7 @@ def planted():
     load = lambda *_, frame=None, margin=None: model_of(1)  # noqa: E731
     patch.setattr('landmarks_jax.api.load', load)
     patch.setattr(landmark_model, 'load', load)
-    patch.setattr(Model, 'save', lambda self, folder: folder.mkdir())
+    patch.setattr(Model, 'save', lambda self, folder: folder.mkdir(parents=True))
     yield
 
 
@@ -268,6 +269,47 @@ def test_an_overlay_that_cannot_be_written_is_counted_and_costs_nothing_else(
   assert "xxx.jpg' cannot be written (File name too long)" in told.err
   assert sorted(landmark_csv.read(output / 'landmarks.csv').points) == ['100.png', '101.png', long]
   assert len(list((output / 'overlays').iterdir())) == 2
+
+
+def test_a_full_disk_costs_overlays_and_no_table(mine, tmp_path, capsys, monkeypatch):
+  tables = []
+
+  def full(self, path, *_, **__):
+    tables.append(sorted(file.name for file in (tmp_path / 'out').glob('*.*')))
+    pathlib.Path(path).write_bytes(b'cut')
+    raise OSError(28, os.strerror(28))
+
+  monkeypatch.setattr(Image.Image, 'save', full)
+  options = f'--model={mine}/M', f'--images={mine}/test', '--labels=labels.csv'
+  assert run('predict', *options, f'--output={tmp_path}/out') == 0
+  told = capsys.readouterr()
+  assert '9 of 9 pictures; 9 of the overlays could not be written; written to' in told.out
+  assert told.err.count('cannot be written (No space left on device)') == 1
+  assert tables[0] == ['confidence.csv', 'landmarks.csv', 'landmarks.json', 'scores.json']
+  assert list((tmp_path / 'out/overlays').iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ('broken', 'kept', 'advice'),
+  [
+    (landmark_csv, [], 'make room and run the command again'),
+    (coco, ['landmarks.csv'], 'what is in it is complete; make room and give another --output'),
+  ],
+)
+def test_a_table_that_cannot_be_written_leaves_none_that_is_cut(
+  mine, tmp_path, capsys, monkeypatch, broken, kept, advice
+):
+  def full(path, *_, **__):
+    path.write_text('cut')
+    raise OSError(28, os.strerror(28))
+
+  monkeypatch.setattr(broken, 'write', full)
+  options = f'--model={mine}/M', f'--images={mine}/test', f'--output={tmp_path}/out'
+  assert run('predict', *options) == 2
+  assert f'error: {tmp_path}/out: No space left on device; {advice}' in capsys.readouterr().err
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == kept
+  monkeypatch.undo()
+  assert run('predict', *options[:2], f'--output={tmp_path}/{"again" if kept else "out"}') == 0
 
 
 def test_a_picture_that_is_gone_before_its_overlay_costs_only_that(

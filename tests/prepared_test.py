@@ -303,8 +303,14 @@ def test_only_what_is_asked_for_is_opened(tmp_path):
   store(Birds(), tmp_path)
   with pytest.raises(ValueError, match='prepared from birds, but cats is asked for'):
     prepared.open_catalogue(str(tmp_path), 'cats', Birds, frame=12)
-  with pytest.raises(ValueError, match='at frame=12, but frame=96 is asked for; use frame=12, or'):
+  with pytest.raises(ValueError, match='with frame=12, but frame=96 is asked for; use frame=12'):
     prepared.open_catalogue(str(tmp_path), 'birds', Birds, frame=96)
+  other = {'crop': 'box', 'images': None}
+  told = r"frame=12, crop='pad', but frame=9, crop='box' is asked .* --frame=9 --crop=box$"
+  with pytest.raises(ValueError, match=told):
+    prepared.open_catalogue(str(tmp_path), 'birds', Birds, frame=9, options=other)
+  same = {'frame': 12, 'options': {'crop': 'pad', 'images': None}}
+  assert len(prepared.open_catalogue(str(tmp_path), 'birds', Birds, **same).entries) == 23
   (tmp_path / 'raw').mkdir()
   raw = Birds()
   assert prepared.open_catalogue(str(tmp_path / 'raw'), 'birds', lambda: raw, frame=96) is raw

@@ -2,6 +2,7 @@ import inspect
 import pickle
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -123,6 +124,93 @@ class Numbers:
     image = np.full((4, 4, 3), index, np.uint8)
     image[0, 0, 0] += self.changes.get(index, 0)
     return {'image': image, 'index': np.int32(index)}
+
+
+class Labelled(Numbers):
+  """Three landmarks; `fields` and `facts` replace what is in an example and in Info."""
+
+  def __init__(self, fields=None, facts=None, **options):
+    super().__init__(**options)
+    self.fields = fields or {}
+    self.info = source.Info(tuple('abc'), ((0, 1),), (0, 2), (0.5,) * 3, (0.5,) * 3)
+    self.info = self.info._replace(**facts or {})
+
+  def __getitem__(self, index):
+    points = np.array([[-1, 0.5], [1, 0.25], [0, 3]], np.float32)
+    given = super().__getitem__(index) | source.labelled(
+      np.zeros((4, 4, 3), np.uint8), points, self.info
+    )
+    return {k: v for k, v in (given | self.fields).items() if v is not None}
+
+
+def test_a_source_that_keeps_the_contract_is_accepted_whatever_cannot_be_read():
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    source.check(Labelled())
+    source.check(Labelled(changes={0: 'bad', 9: 'bad'}))
+    source.check(Labelled(count=0))
+    source.check(Labelled(count=1))
+    plain = Numbers()
+    plain.info = plain.info._replace(names=(), scale='frame')
+    source.check(plain)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'told'),
+  [
+    ({'index': np.int32(0)}, 'example 9: index is 0; expected the number of the example'),
+    ({'index': np.int32(1009)}, 'example 0: index is 1009; expected'),
+    ({'index': None}, 'example 0: index is absent; expected the number of the example'),
+    ({'box': np.zeros(4)}, "example 0: the field 'box' is none of Batch: image, valid, index"),
+    ({'image': np.zeros((4, 4, 3))}, r'image is float64 \[4, 4, 3\]; expected uint8 \[S, S, 3\]'),
+    ({'image': np.zeros((4, 5, 3), 'uint8')}, r'image is uint8 \[4, 5, 3\]; expected'),
+    ({'image': None}, 'image is absent; expected uint8'),
+    ({'points': None}, r'points is absent; expected float32 \[K, 2\], as for every'),
+    ({'points': np.zeros((3, 3))}, r'points is float64 \[3, 3\]; expected'),
+    ({'points': np.zeros((4, 2)), 'visible': np.ones(4, bool)}, r'names=.*: expected 4 different'),
+    ({'visible': None}, r'visible is absent; expected bool \[K\]'),
+    ({'visible': np.array([0, 1, 2])}, r'visible is int64 \[3\]; expected bool'),
+    ({'scale': None}, r'scale is absent; expected float32'),
+  ],
+)
+def test_an_example_that_breaks_the_contract_is_told(fields, told):
+  with pytest.raises(ValueError, match=f'^beetles.*{told}'):
+    source.check(Labelled(fields), name='beetles')
+
+
+@pytest.mark.parametrize(
+  ('facts', 'told'),
+  [
+    ({'names': ('a', 'b')}, 'expected 3 different ones'),
+    ({'flip_pairs': ((1, 9),)}, r'flip_pairs: \(1, 9\); expected two numbers of landmarks'),
+    ({'flip_pairs': ((1, 1),)}, r'flip_pairs: \(1, 1\); expected two numbers of landmarks'),
+    ({'skeleton': ((0, 3),)}, r'skeleton: \(0, 3\); expected two'),
+  ],
+)
+def test_facts_that_do_not_fit_the_landmarks_are_told(facts, told):
+  with pytest.raises(ValueError, match=f'^beetles: .*{told}'):
+    source.check(Labelled(facts=facts), name='beetles')
+
+
+def test_points_in_pixels_are_warned_of():
+  points = np.array([[1, 1], [30, 2], [20, 31]], np.float32)
+  with pytest.warns(UserWarning, match=r'4 of 6 visible points lie outside -2\.\.2.* pixels\?'):
+    source.check(Labelled({'points': points}))
+
+
+@pytest.mark.parametrize('kind', [ValueError, KeyError])
+def test_an_error_of_an_example_names_it_and_its_dataset(kind):
+  class Broken(Numbers):
+    def __getitem__(self, index):
+      raise kind('12,5')
+
+  with pytest.raises(kind) as caught:
+    source.Named(Broken(), 'beetles')[7]
+  said = [str(caught.value), *getattr(caught.value, '__notes__', [])]
+  assert any(line.startswith('beetles, example 7') for line in said)
+  assert any('12,5' in line for line in said)
+  with pytest.raises(BadImage, match=r'^/somewhere/3\.jpg: no picture'):
+    source.Named(Numbers(changes={3: 'bad'}), 'beetles')[3]
 
 
 def test_a_fingerprint_tells_length_facts_and_every_byte_of_what_it_reads():

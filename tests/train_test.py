@@ -495,6 +495,93 @@ def test_a_run_traces_its_step_and_its_first_weights_once(tiny, monkeypatch):
   assert sorted(traced) == ['init', 'loss']
 
 
+def loses(change, more=lambda rng: {}):
+  """Parts of the method with another outcome of `loss`, change(value, aux, metrics).
+
+  more: further entries of aux.
+  """
+  found = build(mean=(0.5,) * 3, std=(0.2,) * 3)
+
+  def loss(params, aux, *given):
+    value, (after, metrics) = found.loss(params, {'seen': aux['seen']}, *given)
+    value, after, metrics = change(value, {**aux, **after}, metrics)
+    return value, (after, metrics)
+
+  def first(rng, batch):
+    params, aux = found.init(rng, batch)
+    return params, aux | more(rng)
+
+  return {'init': first, 'loss': loss}
+
+
+BROKEN = [
+  (
+    loses(lambda *found: found, lambda rng: {'rng': rng}),
+    'aux/rng of the state is a typed key.*keep jax.random.key_data',
+  ),
+  (
+    loses(lambda value, aux, metrics: (value, aux | {'more': value}, metrics)),
+    r'aux/more of the state is absent before a step and float32\[\] after it',
+  ),
+  (
+    loses(
+      lambda value, aux, metrics: (value, aux | {'n': value}, metrics),
+      lambda rng: {'n': jnp.zeros(2)},
+    ),
+    r'aux/n of the state is float32\[2\] before a step and float32\[\] after it',
+  ),
+  (
+    loses(lambda value, aux, metrics: (value, aux | {'n': {}}, metrics), lambda rng: {'n': ()}),
+    'a step changes the structure of the state from .* to ',
+  ),
+  (
+    loses(lambda value, aux, metrics: (value, aux, {'all': jnp.zeros(3) + value})),
+    r'the metric all is float32\[3\]; expected one number',
+  ),
+  (
+    loses(lambda value, aux, metrics: (value, aux, {'all': {'a': value}})),
+    r"the metric all is {'a': 'float32\[\]'}; expected one number",
+  ),
+  (
+    loses(lambda value, aux, metrics: (value, aux, {'loss': value})),
+    "the method's loss returns a metric 'loss'; the names loss, grad_norm, .* are taken",
+  ),
+  (
+    {'describe': lambda params, aux, image, size: image / 1.0},
+    r'describe gave \[\d+, 16, 16, 3\]; expected a tuple of maps \[B, h, w, C\]',
+  ),
+  (
+    {'describe': lambda params, aux, image, size: (image.mean((1, 2)),)},
+    r'describe gave a tuple of \[\d+, 3\]; expected a tuple of maps',
+  ),
+]
+
+
+@pytest.mark.parametrize('evaluated', [True, False])
+@pytest.mark.parametrize(('parts', 'told'), BROKEN)
+def test_a_method_that_breaks_its_contract_is_told_before_it_trains(
+  tiny, tmp_path, capsys, monkeypatch, parts, told, evaluated
+):
+  broken = lambda **options: real(**options)._replace(**parts)  # noqa: E731
+  real = build
+  monkeypatch.setattr(sys.modules[__name__], 'build', functools.wraps(build)(broken))
+  evals = () if evaluated else ['--config.evals={}']
+  assert tiny('run', *evals) == 2
+  assert re.search(told, capsys.readouterr().err)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_dataset_that_breaks_its_contract_is_told_before_it_trains(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  real = faces.Faces.__getitem__
+  numbered = lambda self, index: real(self, index) | {'index': np.int32(0)}  # noqa: E731
+  monkeypatch.setattr(faces.Faces, '__getitem__', numbered)
+  assert tiny('run') == 2
+  assert 'error: synthetic/faces, example 19: index is 0; expected' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, capsys):
   wild = '--config.optimizer.learning_rate=1e30', '--config.optimizer.schedule=constant'
   assert tiny('run', *wild, '--config.checkpoint_every=1') == 2
@@ -672,6 +759,16 @@ def test_epochs_say_how_many_steps_where_the_config_does_not(tiny, tmp_path, cap
   capsys.readouterr()
   assert tiny('run', *epochs, '--config.log_every=1', '--config.evals={}') == 0
   assert 'from step 4' in capsys.readouterr().out
+
+
+def test_an_evaluation_may_run_after_a_number_of_epochs(tiny, tmp_path):
+  evals = 'few/regression/inter_ocular'
+  changes = '--config.evals.few.every=0', '--config.evals.few.every_epochs=2'
+  assert tiny('run', '--config.steps=6', *changes, '--config.log_every=1') == 0
+  config = json.loads((tmp_path / 'run/config.json').read_text())
+  assert 'every_epochs' not in config['evals']['few']
+  assert config['evals']['few']['every'] == 4  # 20 pictures, 8 a batch
+  assert [row['step'] for row in rows(tmp_path / 'run') if evals in row] == [4, 6]
 
 
 def test_a_run_keeps_the_steps_of_its_epochs_when_its_folder_has_grown(tiny, tmp_path, capsys):

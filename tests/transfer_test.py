@@ -1,14 +1,17 @@
 """A run starts from the weights of another one: what it takes, what it leaves, and what it says."""
 
+import contextlib
 import pathlib
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
 from train_test import arrays, copied, rows, tiny, whole  # noqa: F401
 
-from landmarks_jax.cli import transfer
-from landmarks_jax.runtime import checkpoint
+from landmarks_jax.cli import experiment, transfer
+from landmarks_jax.contracts import TrainState
+from landmarks_jax.runtime import checkpoint, run_folder
 
 
 def stored(**changes):
@@ -79,6 +82,26 @@ def test_weights_of_which_none_fits_are_refused_with_both_trees():
     'params/conv1 (1), aux/stats (1); this method has params/backbone (1), params/head (1), '
     'aux/base (1), aux/key (2), aux/key_stats (1), aux/pointer (1), aux/queue (1), aux/stats (1)'
   )
+
+
+@pytest.mark.parametrize(('layers', 'warned'), [(3, False), (5, True)])
+def test_few_weights_are_warned_of_before_the_run_starts(tmp_path, layers, warned):
+  def parts(names):
+    params = {name: np.zeros((2, 3), 'f') for name in names}
+    state = TrainState(np.int32(0), params, {}, ())
+    config = {'init_from': str(tmp_path / 'there')}
+    found = mock.Mock(spec=experiment.Experiment, config=config | {'base': None})
+    found.shapes = lambda count: [state]
+    return found
+
+  names = [f'layer{number}' for number in range(layers)]
+  run_folder.write(tmp_path / 'there', {}, {n: np.zeros((2, 3), 'f') for n in names[:2]}, {})
+  told = (
+    rf'init_from={tmp_path}/there: only 2 of the 5 arrays of params are taken; the others, such as '
+    rf'params/layer2 \[2, 3\] \(there absent\), start untrained. Give config.method the sizes in '
+  )
+  with pytest.warns(UserWarning, match=told) if warned else contextlib.nullcontext():
+    assert transfer.of(parts(names), tmp_path / 'new').run == tmp_path / 'there'
 
 
 def test_a_run_starts_from_another_ones_newest_weights_at_step_zero(tiny, tmp_path, capsys):  # noqa: F811

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from landmarks_jax.cli import paths
+from landmarks_jax.cli import drafts, paths
 
 REQUIRED = ('DIR',)
 PAGE, LIST = 'index.html', 'findings.csv'
@@ -56,7 +56,8 @@ def audit(root: pathlib.Path, *, output: pathlib.Path, labels: str | None = None
     findings += audit_labels.findings(table, sizes, flip_pairs=flip_pairs, others=unread)
     if not flip_pairs and folder.flip_pairs(table.names):  # contradicted, as the warning says
       findings = [one for one in findings if one.name != audit_labels.EXCHANGED]
-  _write(output, root, looks, findings, given and given[0])
+  with drafts.draft(output) as made:
+    _write(made, root, looks, findings, given and given[0])
   print(_table(findings))
   print(f'{len(looks):,} pictures; the page is {output / PAGE}, the whole list {output / LIST}')
   return findings
@@ -67,8 +68,7 @@ def _output(root: pathlib.Path, given: pathlib.Path | None) -> pathlib.Path:
   output = given or pathlib.Path(f'audit_{root.resolve().name}')
   if not given and output.resolve().is_relative_to(root.resolve()):
     raise ValueError(f'{output} would be written into {root} itself; say where with --output=DIR')
-  if output.exists() and (not output.is_dir() or any(output.iterdir())):
-    raise ValueError(f'{output} exists already and is not overwritten; give another --output=DIR')
+  drafts.check_new(output)
   return output
 
 
@@ -128,7 +128,7 @@ def _write(
     thumbnails=thumbnails,
     complete=LIST,
   )
-  output.mkdir(parents=True, exist_ok=True)
+  output.mkdir()
   with (output / LIST).open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
     lines = csv.writer(file)
     lines.writerow(['finding', 'group', 'file', 'note'])

@@ -1,7 +1,6 @@
 """Compiles the training step before the run, and checks that the memory it needs is free."""
 
 import concurrent.futures
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -56,23 +55,14 @@ def _compiled(
     return None, {}
   need = memory.of_step(compiled, state, examples, devices=experiment.mesh.size)
   working = need[memory.WORK] + need['batch']  # not in use while it evaluates
-  need['evaluation'] = max(0, _evaluation(experiment, state) - working)
+  need['evaluation'] = max(0, _evaluation(experiment) - working)
   return compiled, {name: _copies(experiment) * count for name, count in need.items()}
 
 
-def _evaluation(experiment: Experiment, state: Any) -> int:
+def _evaluation(experiment: Experiment) -> int:
   """Least bytes per device of the largest evaluation: the pictures and features of a batch."""
-  found = [0]
-  for options in experiment.config['evals'].values():
-    frame, batch = options['data'].get('frame'), options.get('batch_size')
-    if frame and batch:
-      side = frame - 2 * options.get('margin', 0)
-      image = jax.ShapeDtypeStruct((batch, side, side, 3), 'uint8')
-      with contextlib.suppress(TypeError, ValueError):  # the method describes in another way
-        describe = lambda *given: experiment.method.describe(*given, None)  # noqa: E731
-        features = jax.eval_shape(describe, state.params, state.aux, image)
-        found.append((memory.size(image) + memory.size(features)) // experiment.mesh.size)
-  return max(found)
+  found = [memory.size(batch) // experiment.mesh.size for batch in experiment.described]
+  return max(found, default=0)
 
 
 def _refusal(experiment: Experiment, batch: int, need: dict[str, int], free: int | None) -> str:

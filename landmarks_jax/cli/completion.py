@@ -93,8 +93,9 @@ def evaluations(
 ) -> dict[str, dict[str, Any]]:
   """The section `evals` with its defaults.
 
-  training, method: the completed sections data and method, from which an evaluation may take its
-  path, frame and margin; empty where they are not known.
+  training, method: the completed sections data and method, from which an evaluation of the same
+  data set takes what it does not say: where its files are, which of them are read and what of each,
+  frame and margin; empty where they are not known.
   """
   done = {}
   for name, options in evals.items():
@@ -105,26 +106,48 @@ def evaluations(
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
     named = _named(section, options, 'protocol')
     protocol = find('evaluation', named, section=f'{section}.protocol')
-    own = ('protocol', 'data', 'every')
+    own = ('protocol', 'data', 'every', 'every_epochs')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
     options = _as_in_training(options, training, method)
     options = configs.complete(section, options, *functions, passed=OF_EVALUATION, also=own)
     if 'seed' in options:
       few_shot.check_seed(options['seed'], f'{section}.seed')
-    options = {'every': 0} | options
-    options['every'] = configs.typed(f'{section}.every', options['every'], int)
-    if options['every'] < 0:
-      raise ValueError(f'{section}.every={options["every"]}: expected 0 or more steps')
+    options = _with_times(section, options)
     data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
     if 'split' in data:
       raise ValueError(
         f'{section}.data.split={data["split"]!r}: protocols choose splits themselves; '
         f'give {section}.test=SPLIT, and {section}.train=SPLIT where it has one'
       )
-    if data.get('name') == training.get('name') and 'path' in training:  # given once, changed once
-      data = {'path': training['path']} | data
-    done[name] = options | {'data': _data(f'{section}.data', data)}
+    done[name] = options | {'data': _data(f'{section}.data', _of_same_files(data, training))}
   return done
+
+
+def _with_times(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """The options of an evaluation with `every` as a number; `every_epochs` only where it is given.
+
+  Raises ValueError for negative numbers, and where both are given.
+  """
+  options = {'every': 0} | dict(options)
+  for key, unit in {'every': 'steps', 'every_epochs': 'epochs'}.items():
+    if key in options:
+      options[key] = configs.typed(f'{section}.{key}', options[key], int)
+      if options[key] < 0:
+        raise ValueError(f'{section}.{key}={options[key]}: expected 0 or more {unit}')
+  if options['every'] and options.get('every_epochs'):
+    both = ' and '.join(f'{key}={options[key]}' for key in ('every', 'every_epochs'))
+    raise ValueError(f'{section}: {both}; set one to 0')
+  return options
+
+
+def _of_same_files(data: Mapping[str, Any], training: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The data of an evaluation; of the training set, it reads the files of training as training."""
+  if data.get('name') != training.get('name'):
+    return data
+  files = {key: training[key] for key in ('path', 'crop', 'images') if key in training}
+  if data.get('crop') not in (None, files.get('crop')):
+    files.pop('images', None)  # another crop may need other pictures
+  return files | dict(data)
 
 
 def _as_in_training(
@@ -145,7 +168,10 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   if select is None:
     return False
   scores = {
-    f'{name}/{options["protocol"]}/{metric.name}': (metric.higher_is_better, options['every'])
+    f'{name}/{options["protocol"]}/{metric.name}': (
+      metric.higher_is_better,
+      options['every'] or options.get('every_epochs'),
+    )
     for name, options in evals.items()
     for metric in scoring.stated_metrics(options)
   }
@@ -158,7 +184,9 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   higher_is_better, every = scores[score]
   if not every:
     name = select.split('/')[0]
-    raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
+    raise ValueError(
+      f'config.select={select!r} needs config.evals.{name}.every, in steps, or every_epochs'
+    )
   _check_draws(select, score, evals[select.split('/')[0]])
   return higher_is_better
 

@@ -277,15 +277,27 @@ def define_changes(argv: Sequence[str], values: flags.FlagValues, *, what: str) 
 
 
 def changed(config: Any, changes: Sequence[str]) -> dict[str, Any]:
-  """A plain config with 'KEY=VALUE' changes, the values as Text. Raises ValueError."""
+  """A plain config with 'KEY=VALUE' changes, the values as Text. Raises ValueError.
+
+  'evals.*.labels=5' changes every section of evals.
+  """
   config = plain(config)
   for change in changes:
     key, _, value = change.partition('=')
     *path, last = key.split('.')
-    section = config
-    for i, part in enumerate(path):
-      section = section.setdefault(part, {})
-      if not isinstance(section, dict):
-        raise ValueError(f'--config.{key}: {".".join(path[: i + 1])} is not a section')
-    section[last] = Text(value)
+    for section in _sections(config, path, key):
+      section[last] = Text(value)
   return config
+
+
+def _sections(config: dict[str, Any], path: Sequence[str], key: str) -> list[dict[str, Any]]:
+  """The sections at a path, made where absent; '*' in it stands for all sections that are there."""
+  found = [config]
+  for i, part in enumerate(path):
+    if part == '*':
+      found = [inner for section in found for inner in section.values() if isinstance(inner, dict)]
+    else:
+      found = [section.setdefault(part, {}) for section in found]
+    if not found or not all(isinstance(section, dict) for section in found):
+      raise ValueError(f'--config.{key}: {".".join(path[: i + 1])} is not a section')
+  return found

@@ -27,6 +27,8 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   flags.DEFINE_string('mean', None, what, flag_values=values)
   what = 'Standard deviation of R, G, B, as --mean.'
   flags.DEFINE_string('std', None, what, flag_values=values)
+  what = 'Side of the frames that pictures are cut to, in pixels; else that of the kind.'
+  flags.DEFINE_integer('frame', None, what, lower_bound=2, flag_values=values)
   what = "Heads of a ViT's attention; one for 64 channels if absent."
   flags.DEFINE_integer('heads', None, what, lower_bound=1, flag_values=values)
   what = 'Changes method.*, as in --config.method.levels=5.'
@@ -42,8 +44,8 @@ def run(values: flags.FlagValues) -> int:
       raise ValueError(f'convert changes config.method.*, not config.{change.partition("=")[0]}')
   from landmarks_jax.cli import converting  # late: heavy
 
-  given = {'base': values.base, 'heads': values.heads, 'changes': changes}
-  converting.convert(values.input, values.output, **given)
+  given = {'base': values.base, 'frame': values.frame, 'heads': values.heads}
+  converting.convert(values.input, values.output, changes=changes, **given)
   return 0
 
 

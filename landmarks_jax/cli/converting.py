@@ -39,18 +39,20 @@ def convert(
   output: pathlib.Path,
   *,
   base: pathlib.Path | None = None,
+  frame: int | None = None,
   heads: int | None = None,
   changes: Sequence[str] = (),
 ) -> None:
   """Writes the weights in `file` as a run to the folder `output`; prints what was recognised.
 
-  Args: base: the run below a projector or regressor. heads: of a ViT. changes: of the config, such
-  as 'method.levels=5'. Raises ValueError and OSError; then nothing is written.
+  Args: base: the run below a projector or regressor. frame: side of the frames in pixels; None: as
+  for files of this kind. heads: of a ViT. changes: of the config, such as 'method.levels=5'. Raises
+  ValueError and OSError; then nothing is written.
   """
   drafts.check_new(output)
   if not file.is_file():
     raise FileNotFoundError(f'--input={file}: there is no such file')
-  plan = prepare(file, base=base, heads=heads, changes=changes)
+  plan = prepare(file, base=base, frame=frame, heads=heads, changes=changes)
   found, untrained = plan.found, ()
   if plan.experiment is not None:
     state, untrained = _filled(plan)
@@ -67,6 +69,7 @@ def prepare(
   file: pathlib.Path,
   *,
   base: pathlib.Path | None = None,
+  frame: int | None = None,
   heads: int | None = None,
   changes: Sequence[str] = (),
 ) -> Plan:
@@ -79,16 +82,18 @@ def prepare(
   what = f'{file}: {found.kind}, {found.network}'
   if below and found.frame is not None:
     raise ValueError(f'{what}: it builds on no other network; leave out --base={base}')
+  if below and frame is not None:
+    raise ValueError(f'{what}: it has the frames of --base={base}; leave out --frame={frame}')
   if heads is not None and 'heads' not in found.method:
     raise ValueError(f'{what}: it is no ViT, and has no heads; leave out --heads={heads}')
   if found.method['name'] == 'probe':
     if changes:
       raise ValueError(f'{what}: it becomes a landmark model, which has no config to change')
     return Plan(found, below)
-  frame, method = found.frame, found.method
+  side, method = frame or found.frame, found.method
   if below:
-    frame, method = below.frame, method | {'margin': below.margin}
-  experiment = Experiment(config(method, frame, base=base, changes=changes))
+    side, method = below.frame, method | {'margin': below.margin}
+  experiment = Experiment(config(method, side, base=base, changes=changes))
   experiment.resolve()
   return Plan(found, below, experiment, _fitting(found, experiment, what))
 
@@ -215,3 +220,8 @@ def _summary(plan: Plan, untrained: Sequence[str]) -> Iterator[str]:
   config = plan.experiment.config if plan.experiment else plan.below.config
   colours = (config['base'] or config)['method']
   yield f'pictures are standardised by mean {colours["mean"]}, std {colours["std"]}'
+  if plan.below:
+    frame, margin = plan.below.frame, plan.below.margin
+  else:
+    frame, margin = config['data']['frame'], config['method']['margin']
+  yield f'frames have {frame} pixels a side; the network sees them without {margin} on each'

@@ -2,8 +2,8 @@
 
 --workdir is the folder of a run; only its folder evaluations changes. There the same evaluations of
 the same step replace their earlier result, others get files of their own. The evaluations are the
-run's own, or those of another config file (--config), changed with --config.evals.KEY=VALUE;
---config.data.path=DIR says where the training pictures are now.
+run's own, or those of another config file (--config), changed with --config.evals.KEY=VALUE, where
+'evals.*' is every evaluation; --config.data.path=DIR says where the training pictures are now.
 """
 
 import contextlib

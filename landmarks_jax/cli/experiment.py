@@ -93,11 +93,12 @@ class Experiment:
   def _resolve_steps(self, begun: int | None) -> None:
     """Fills in the numbers of steps. begun: those of an epoch of the run that goes on, if any."""
     config, optimizer = self.config, self.config['optimizer']
+    found = max(1, len(self.inputs.training) // config['batch_size'])
+    epoch = optimizer['steps_per_epoch'] or begun or found
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
       optimizer |= {'epochs': max(1, config['steps']), 'steps_per_epoch': 1}
     if optimizer['steps_per_epoch'] is None:
-      found = max(1, len(self.inputs.training) // config['batch_size'])
-      optimizer['steps_per_epoch'] = begun or found
+      optimizer['steps_per_epoch'] = epoch
       if begun not in (None, found):
         self.report(
           f'note: config.optimizer.steps_per_epoch stays {begun}, as when the run began; the '
@@ -107,6 +108,9 @@ class Experiment:
       config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
     if config['method'].get('steps', 0) is None:  # of a schedule inside the method
       config['method']['steps'] = config['steps']
+    for options in config['evals'].values():
+      if epochs := options.pop('every_epochs', 0):
+        options['every'] = epochs * epoch
 
   def check_evals(self) -> None:
     """Raises, before anything is computed, errors that would stop an evaluation hours later."""
@@ -159,7 +163,11 @@ class Experiment:
     if self.config['calibrate'] and self.method.calibrate is None:
       name = self.config['method']['name']
       raise ValueError(f'config.calibrate: {name} has no running statistics to measure; leave it 0')
-    jax.eval_shape(self.step, *self.shapes(count), self.rng_train)
+    state, batch = self.shapes(count)
+    training.check(state, *jax.eval_shape(self.step, state, batch, self.rng_train))
+    side = len(self.inputs.example['image']) - 2 * self.config['method'].get('margin', 0)
+    for _, pyramid in self.described or self._describe(count, side):
+      features.check_pyramid(pyramid)
 
   def note_unused_path(self) -> None:
     """Notes if a path is given for training pictures that are rendered."""
@@ -173,6 +181,23 @@ class Experiment:
     arrays = {name: np.asarray(value) for name, value in example.items()}
     batch = {k: jax.ShapeDtypeStruct((batch_size, *v.shape), v.dtype) for k, v in arrays.items()}
     return jax.eval_shape(self._draw, self.rng_init), Batch(**batch)
+
+  @functools.cached_property
+  def described(self) -> list[tuple[jax.ShapeDtypeStruct, PyTree]]:
+    """Shapes of a batch of pictures and of its description, by evaluation that says its frame."""
+    found = []
+    for options in self.config['evals'].values():
+      frame, batch = options['data'].get('frame'), options.get('batch_size')
+      if frame and batch:
+        found += self._describe(batch, frame - 2 * options.get('margin', 0))
+    return found
+
+  def _describe(self, count: int, side: int) -> list[tuple[jax.ShapeDtypeStruct, PyTree]]:
+    state, image = self.shapes(1)[0], jax.ShapeDtypeStruct((count, side, side, 3), 'uint8')
+    with contextlib.suppress(TypeError, ValueError):  # the method describes in another way
+      describe = lambda *given: self.method.describe(*given, None)  # noqa: E731
+      return [(image, jax.eval_shape(describe, state.params, state.aux, image))]
+    return []
 
   @functools.cached_property
   def train_step(self) -> Callable:
@@ -288,7 +313,7 @@ class Experiment:
     if method not in self._calibrations:
       whole = sharding.replicated(self.mesh)
       self._calibrations[method] = jax.jit(method.calibrate, out_shardings=whole)
-    with contextlib.closing(self.inputs.batches(0)) as batches:
+    with contextlib.closing(self.inputs.batches(0, count=count)) as batches:
       for n, batch in zip(range(count), batches, strict=False):
         aux = self._calibrations[method](params, aux, batch, self.rng_init, n)
     return aux
@@ -333,7 +358,8 @@ class Experiment:
   def protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""
     options = by_name.tuples(self.config['evals'][name])
-    data, _ = options.pop('data'), options.pop('every')
+    data = options.pop('data')
+    options = {k: v for k, v in options.items() if k not in ('every', 'every_epochs')}
     data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses the split
     section = f'config.evals.{name}.protocol'
     return completion.find('evaluation', options.pop('protocol'), section=section), data, options

@@ -10,7 +10,7 @@ import numpy as np
 from landmarks_jax.cli import processes
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
-from landmarks_jax.data.source import Source, fingerprint, open_source
+from landmarks_jax.data.source import Named, Source, check, fingerprint, open_source
 from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import by_name, logs, sharding
 
@@ -102,9 +102,12 @@ class Inputs:
       return 0
     return pipeline.cache_bytes(self.training, self.example)
 
-  def batches(self, start_step: int) -> Iterator[Batch]:
-    """Training batches from a step on, sharded over devices; fills caches first. Close it."""
-    source, place = self._training
+  def batches(self, start_step: int, *, count: int | None = None) -> Iterator[Batch]:
+    """Training batches from a step on, sharded over devices; fills caches first. Close it.
+
+    count: how many will be taken, if that is known. Few are read alone, without filling a cache.
+    """
+    source, place = self._streamed if self._few(count) else self._training
     batches = pipeline.training_batches(
       source,
       seed=self.config['seed'],
@@ -116,12 +119,26 @@ class Inputs:
     )
     return _placed(batches, place)
 
+  def _few(self, count: int | None) -> bool:
+    """Whether so many batches have at most half of the pictures, and no cache is filled yet."""
+    if count is None or '_training' in vars(self):
+      return False
+    return 2 * count * self.config['batch_size'] <= len(self.training)
+
+  @functools.cached_property
+  def _streamed(self) -> tuple[Source, Callable[[Batch], Batch]]:
+    """The training pictures, read as needed, and what puts a batch on the devices."""
+    return self._keep(self.training, 'stream'), self._placing
+
+  def _placing(self, batch: Batch) -> Batch:
+    return sharding.to_global(batch, self.mesh)
+
   @functools.cached_property
   def _training(self) -> tuple[Source, Callable[[Batch], Batch]]:
     """The training pictures, kept where `cache` says, and what puts a batch on the devices."""
     source = self.training
     if self.cache != 'device':
-      return self._keep(source, self.cache), lambda batch: sharding.to_global(batch, self.mesh)
+      return self._keep(source, self.cache), self._placing
     need, free = pipeline.cache_bytes(source, self.example), sharding.free_memory(self.mesh)
     if free is not None and need > free:
       raise ValueError(
@@ -145,7 +162,9 @@ class Inputs:
     """Pictures that are read anew each time."""
     key = repr(sorted(options.items()))
     if key not in self._sources:
-      self._sources[key] = open_source(**by_name.tuples(options))
+      source = Named(open_source(**by_name.tuples(options)), options['name'])
+      check(source, name=source.name)
+      self._sources[key] = source
     return self._sources[key]
 
   def _keep(self, source: Source, cache: str) -> Source:

@@ -74,6 +74,8 @@ def _run(argv: Sequence[str] | None) -> int:
   flags.FLAGS.mark_as_parsed()  # Grain and Orbax require it; these flags are not global
   logging.set_verbosity(logging.FATAL)  # what matters is printed or raised, not logged
   warnings.formatwarning = lambda message, *where: f'warning: {message}\n'
+  if sys.unraisablehook is sys.__unraisablehook__:  # no other program's, such as a test's
+    sys.unraisablehook = _unraisable
   try:
     values = _parse(name, command, argv[2:])
   except (flags.Error, ValueError) as error:
@@ -160,6 +162,16 @@ def _default(flag: flags.Flag) -> str:
   """' [VALUE]' as it would be typed; nothing for a flag that is off or empty unless given."""
   default = ','.join(flag.default) if isinstance(flag.default, list) else flag.default
   return '' if default is None or default is False or default == '' else f' [{default}]'
+
+
+def _unraisable(unraisable: Any) -> None:
+  """Shows an error in a thread of a library, except the echoes of a save that failed.
+
+  Orbax closes its event loop at the first write that fails, and raises that error; all other writes
+  then complain about the loop.
+  """
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 def _spell(error: Exception) -> str:

@@ -56,7 +56,9 @@ def sheet(
 ) -> UInt8[np.ndarray, 'H W 3']:
   """Landmarks on test pictures, or matches between them, as one picture."""
   kind, given = shown(parts, name, predictions)
-  return draw.landmark_sheet(**given) if kind == 'landmarks' else draw.match_sheet(**given)
+  if kind == 'matches':
+    return draw.match_sheet(**given)
+  return draw.landmark_sheet(**given, skeleton=parts.info(name).skeleton)
 
 
 def of_features(

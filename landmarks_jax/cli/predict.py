@@ -3,10 +3,11 @@
 --output gets landmarks.csv, which can be used as labels; landmarks.json, the same as COCO keypoints
 with confidence; confidence.csv; and a folder overlays of pictures with the landmarks on them, from
 red for no confidence to green for full. A landmark outside its picture is left empty. Pictures that
-are unreadable, that --boxes has no box for, or whose names no table can hold, are left out and
-listed in skipped.csv; overlays that cannot be written are counted. With --labels, true landmarks of
-some of the pictures, errors and a reliability table are printed and written to scores.json, for
-those that the model did not learn from. Ctrl-C keeps what was found.
+are unreadable, that --boxes has no box for, whose names no table can hold, or with a label of
+--labels far outside, are left out and listed in skipped.csv; overlays that cannot be written are
+counted. With --labels, true landmarks of some of the pictures, errors and a reliability table are
+printed and written to scores.json, for those that the model did not learn from. Ctrl-C keeps what
+was found. The overlays come last, so that a full disk costs no table.
 """
 
 import csv
@@ -20,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from landmarks_jax.cli import drafts, labelled, paths
+from landmarks_jax.runtime import atomic
 
 REQUIRED = '--model=DIR', '--images=DIR', '--output=DIR'
 
@@ -57,15 +59,19 @@ def run(values: flags.FlagValues) -> int:
     prediction(batch_size=values.batch_size)
   except KeyboardInterrupt:
     if prediction.points:
-      print(f'\ninterrupted; {prediction.write()}', file=sys.stderr)
+      prediction.write()
+      prediction.draw()
+      print(f'\ninterrupted; {prediction.summary()}', file=sys.stderr)
       return 130
     raise
-  print(prediction.write())
-  if prediction.truth is not None:
-    scores = prediction.scores()
+  prediction.write()
+  scores = None if prediction.truth is None else prediction.scores()
+  if scores and scores['pictures']:
+    prediction.write_scores(scores)
+  prediction.draw()
+  print(prediction.summary())
+  if scores:
     print(in_words(scores, prediction.unit))
-    if scores['pictures']:
-      prediction.write_scores(scores)
   return 0
 
 
@@ -112,6 +118,7 @@ class Prediction:
     self.source = pipeline.Reporting(self.pictures, self.bad)
     shown = range(count) if overlays < 0 else evenly_apart(count, overlays) if overlays else ()
     self.shown = {int(i) for i in shown}
+    self.drawn: dict[int, tuple[Any, Any]] = {}  # pixels and confidence of those to be shown
     self.points: dict[str, Any] = {}
     self.confidence: dict[str, Any] = {}
     self.sizes: dict[str, tuple[int, int]] = {}
@@ -126,24 +133,48 @@ class Prediction:
       for row, normalised, sure in zip(batch.index.tolist(), points, confidence, strict=True):
         self._keep(row, self.pictures.to_pixels(row, normalised), sure)
 
-  def write(self) -> str:
-    """Writes what was found and returns a summary."""
+  def write(self) -> None:
+    """Writes the tables of what was found, each complete under its name or not at all."""
     from landmarks_jax.interop import coco, landmark_csv  # late: heavy
-    from landmarks_jax.report import overlay
 
-    self.output.mkdir(parents=True, exist_ok=True)
-    landmark_csv.write(self.output / LANDMARKS, self.model.names, self.points)
-    more = {'confidence': self.confidence, 'skeleton': self.model.skeleton}
-    coco.write(self.output / COCO, self.model.names, self.points, self.sizes, **more)
     rows = [[file, *(f'{c:.4f}' for c in sure)] for file, sure in self.confidence.items()]
-    self._table(CONFIDENCE, ['file', *self.model.names], rows)
-    message = f'{len(self.points):,} of {len(self.files) + len(self.unboxed):,} pictures'
     skipped = [[self.files[i], error.reason] for i, error in sorted(self.bad.found.items())]
-    counts = {'could not be read': len(skipped), 'without a box': len(self.unboxed)}
     skipped += [[file, 'no box'] for file in self.unboxed]
-    if skipped:
-      self._table(SKIPPED, ['file', 'reason'], skipped)
-      told = [f'{count:,} {what}' for what, count in counts.items() if count]
+    more = {'confidence': self.confidence, 'skeleton': self.model.skeleton}
+    with drafts.full_disk_told(self.output):
+      self.output.mkdir(parents=True, exist_ok=True)
+      with atomic.replaced(self.output / LANDMARKS) as part:
+        landmark_csv.write(part, self.model.names, self.points)
+      with atomic.replaced(self.output / COCO) as part:
+        coco.write(part, self.model.names, self.points, self.sizes, **more)
+      self._table(CONFIDENCE, ['file', *self.model.names], rows)
+      if skipped:
+        self._table(SKIPPED, ['file', 'reason'], skipped)
+
+  def draw(self) -> None:
+    """Writes the overlays; those that cannot be written are counted."""
+    from landmarks_jax.data.source import BadImage  # late: heavy
+    from landmarks_jax.runtime import logs
+
+    tally = logs.Tally(len(self.drawn), file=sys.stderr) if sys.stderr.isatty() else None
+    for done, (row, found) in enumerate(self.drawn.items(), start=1):
+      try:
+        self._draw(row, *found)
+      except (OSError, BadImage) as error:  # a name too long, a full disk, a picture that is gone
+        if not self.undrawn:
+          reason = getattr(error, 'strerror', None) or error
+          _tell(f'the overlay of {self.files[row]!a} cannot be written ({reason})')
+        self.undrawn += 1
+      if tally:
+        tally(done)
+
+  def summary(self) -> str:
+    """What was found, and what was not, in words."""
+    from landmarks_jax.report import overlay  # late: heavy
+
+    message = f'{len(self.points):,} of {len(self.files) + len(self.unboxed):,} pictures'
+    counts = {'could not be read': len(self.bad.found), 'without a box': len(self.unboxed)}
+    if told := [f'{count:,} {what}' for what, count in counts.items() if count]:
       message += f'; {" and ".join(told)}, see {SKIPPED}'
     if self.outside:
       message += f'; {self.outside:,} landmarks are outside their picture and left empty'
@@ -189,7 +220,8 @@ class Prediction:
 
   def write_scores(self, scores: dict[str, Any]) -> None:
     """Writes what `scores` returned beside what `write` wrote."""
-    (self.output / SCORES).write_text(json.dumps(scores, indent=2) + '\n')
+    with drafts.full_disk_told(self.output):
+      atomic.write_text(self.output / SCORES, json.dumps(scores, indent=2) + '\n')
 
   def _tell_of_lost(self, around: dict[str, Any], boxes: pathlib.Path) -> None:
     """Warns about boxes of no picture, as after a misspelt name."""
@@ -213,20 +245,12 @@ class Prediction:
     return PointLabels.of(points, names=self.model.names, scale=self.model.scale)
 
   def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
-    """One picture's landmarks, and its overlay if it is among those to be shown."""
-    from landmarks_jax.data.source import BadImage
-
+    """One picture's landmarks, those outside of it for its overlay alone."""
     file = self.files[row]
     width, height = self.pictures.sizes[row]
     inside = ((pixels >= -0.5) & (pixels <= [width - 0.5, height - 0.5])).all(-1)
     if row in self.shown:
-      try:
-        self._draw(row, pixels, confidence)
-      except (OSError, BadImage) as error:  # a name too long, a full disk, a picture that is gone
-        if not self.undrawn:
-          reason = getattr(error, 'strerror', None) or error
-          _tell(f'the overlay of {file!a} cannot be written ({reason})')
-        self.undrawn += 1
+      self.drawn[row] = pixels, confidence
     self.outside += int((~inside).sum())
     self.sizes[file], self.confidence[file] = (width, height), confidence
     self.points[file] = np.where(inside[:, None], pixels, np.nan)
@@ -246,10 +270,12 @@ class Prediction:
       names=self.model.names,
       confidence=confidence,
       target=target,
+      skeleton=self.model.skeleton,
     )
     path = self.output / OVERLAYS / overlay_name(file, self.names)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawn).save(path)
+    with atomic.replaced(path) as part:
+      Image.fromarray(drawn).save(part, 'png')
 
   def _scored(self, batch: Any, points: Any, confidence: Any) -> tuple[Any, Any]:
     """The labelled pictures of a batch as Predictions, and which of them were learned from."""
@@ -272,8 +298,10 @@ class Prediction:
     return (jax.tree.map(lambda x: x[rest], whole) if rest.any() else None), count
 
   def _table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    path = self.output / name
-    with path.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file:
+    with (
+      atomic.replaced(self.output / name) as part,
+      part.open('w', newline='', encoding='utf-8', errors='backslashreplace') as file,
+    ):
       csv.writer(file).writerows([header, *rows])
 
 

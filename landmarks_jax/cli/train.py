@@ -70,9 +70,9 @@ def train(
       from: those with the same name and shape. Steps and optimizer start anew.
     steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
     evals: by name: protocol (a file of evaluation/), its options and data, and `every`, a number of
-      steps (0: only at the end).
+      steps (0: only at the end), or `every_epochs` instead.
     select: the full name of a score, such as 'faces/matching/different'. The weights with the best
-      one are kept in `best` and used for the final evaluations; its evaluation needs `every`.
+      one are kept in `best` and used for the final evaluations; its evaluation needs one of these.
     calibrate: before every evaluation, and permanently at the end, the method's running statistics
       become exact means over this many training batches; 0 leaves them alone.
     cache: decoded training pictures in the memory of each device ('device'), in host memory

@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ class Weights(NamedTuple):
 def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   """The weights that the config asks for; None if it does not, or if the run has begun.
 
-  Raises FileNotFoundError if there are none, and ValueError if none of them fits.
+  A warning says if less than half of the arrays that training changes are among them. Raises
+  FileNotFoundError if there are none, and ValueError if none of them fits.
   """
   given = experiment.config['init_from']
   if given is None or run_folder.has_checkpoints(workdir):
@@ -40,8 +42,25 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   own_base = experiment.config['base'] is not None
   weights = Weights(run, checkpoint.leaves(bases.read(run)), own_base)
   wanted = experiment.shapes(1)[0]
-  _check(weights, checkpoint.leaves({'params': wanted.params, 'aux': wanted.aux}))
+  wanted = checkpoint.leaves({'params': wanted.params, 'aux': wanted.aux})
+  _warn_of_few(weights, wanted, _check(weights, wanted))
   return weights
+
+
+def _warn_of_few(weights: Weights, wanted: Leaves, left: Mapping[str, str]) -> None:
+  """Warns if less than half of params can be taken: often the networks have other sizes."""
+  params = [name for name in wanted if name.startswith('params/')]
+  missed = [name for name in params if name in left]
+  if 2 * len(missed) <= len(params):
+    return
+  there = weights.stored.get(missed[0])
+  shape = 'absent' if there is None else list(there.shape)
+  warnings.warn(
+    f'config.init_from={weights.run}: only {len(params) - len(missed)} of the {len(params)} arrays '
+    f'of params are taken; the others, such as {missed[0]} {list(wanted[missed[0]].shape)} (there '
+    f'{shape}), start untrained. Give config.method the sizes in {weights.run / run_folder.CONFIG}',
+    stacklevel=2,
+  )
 
 
 def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree, str]:

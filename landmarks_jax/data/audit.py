@@ -86,6 +86,7 @@ def look(folder: pathlib.Path, file: str) -> Look:
   """Reads a picture, upright as it is displayed, at reduced size if that is faster."""
   path = folder / file
   try:
+    images.check_file(path)
     data = path.read_bytes()
     image = images.decode(data, path=path, rotate=True, min_side=SIDE)
     size = images.size(path, rotate=True)

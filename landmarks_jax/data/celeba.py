@@ -7,6 +7,7 @@ MAFL/training.txt and MAFL/testing.txt. Left and right are those of the picture.
 pictures may be missing.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -121,8 +122,8 @@ def source(
   """The pictures of one split, from the original folder or from what `prepare` made of it.
 
   split: 'train', the official part without any MAFL picture, for stage 1 (145,679 pictures by the
-    lists of fixture celeba_geometry); 'train_except_mafl_test', with MAFL's training pictures
-    (lmdis); 'validation' and 'test', the official parts; 'mafl_train' and 'mafl_test'.
+    invented lists of fixture celeba_geometry); 'train_except_mafl_test', with MAFL's training
+    pictures (lmdis); 'validation' and 'test', the official parts; 'mafl_train' and 'mafl_test'.
   frame: side in pixels.
   crop: 'aligned', rows 30..207 of the aligned picture, the published frame of stage 1 and MAFL
     (`faces.published_frame`); 'squash', all of it, aspect ignored (lmdis, frame 100); 'wild', all
@@ -150,17 +151,9 @@ def opened(
   images: str | None,
 ) -> Catalogue:
   """What `prepare` stored with these options (ValueError for others), or `raw`'s pictures."""
-  options = {'frame': frame, 'crop': crop, 'images': images}
-  found = prepared.open_catalogue(path, name, lambda: raw(path, **options), frame=frame)
-  if isinstance(found, Pictures):
-    return found
-  stored = {'crop': 'aligned', 'images': None} | found.options
-  if crop != stored['crop'] or images not in (None, stored['images']):
-    raise ValueError(
-      f'{path} was prepared with crop={stored["crop"]!r}, images={stored["images"]!r}, but '
-      f'crop={crop!r}, images={images!r} is asked for; prepare that in a second folder'
-    )
-  return found
+  options = {'crop': crop, 'images': images}
+  read = functools.partial(raw, path, frame=frame, **options)
+  return prepared.open_catalogue(path, name, read, frame=frame, options=options)
 
 
 def _picture_folder(root: pathlib.Path, images: str | None, wild: bool) -> pathlib.Path:

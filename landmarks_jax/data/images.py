@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import stat
 
 import numpy as np
 import simplejpeg
@@ -38,10 +39,21 @@ def read(
 ) -> UInt8[np.ndarray, 'H W 3']:
   """The picture in a file, as `decode` gives it. Raises BadImage, also for a missing file."""
   try:
+    check_file(path)
     data = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise BadImage(path, f'cannot be opened ({error.strerror})') from error
   return decode(data, path=path, rotate=rotate, min_side=min_side)
+
+
+def check_file(path: str | os.PathLike) -> None:
+  """Raises BadImage for a pipe or a device, which a reader might wait for without end, or OSError.
+
+  A folder passes: that it cannot be read is told when it is opened.
+  """
+  mode = os.stat(path).st_mode
+  if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    raise BadImage(path, 'is no file')
 
 
 def decode(
@@ -83,10 +95,13 @@ def from_pillow(image: Image.Image, *, rotate: bool = False) -> UInt8[np.ndarray
 def size(path: str | os.PathLike, *, rotate: bool = False) -> tuple[int, int]:
   """(width, height) of the picture that `read` gives, from the file's header. Raises BadImage."""
   try:
+    check_file(path)
     with Image.open(path) as image:
       rotate = rotate and image.format != 'TIFF'  # its size is the turned one already
       turned = rotate and image.getexif().get(_orientation_tag) in (5, 6, 7, 8)
       return image.size[::-1] if turned else image.size
+  except BadImage:
+    raise
   except Exception as error:
     raise BadImage(path, _reason(b'', error)) from error
 

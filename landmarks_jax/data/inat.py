@@ -134,7 +134,10 @@ def _read_birds(path: pathlib.Path) -> list[str]:
 
 def _rows(path: pathlib.Path, known: dict[str, int], missing: str, where: str) -> list[int]:
   if not path.is_file():
-    raise FileNotFoundError(f'listed: there is no file {path}')
+    raise FileNotFoundError(
+      f'listed: there is no file {path}; give the list of the pictures to take, or '
+      '--config.data.listed=None for all birds'
+    )
   lines = path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
   names = [line.strip() for line in lines if line.strip()]
   found = [known[key] for key in map(_key, names) if key in known]

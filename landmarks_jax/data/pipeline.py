@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import pickle
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from absl import flags, logging
 from jaxtyping import Int
 
 from landmarks_jax.contracts import Batch
-from landmarks_jax.data.source import BadImage, Info, Source, stacked
+from landmarks_jax.data.source import BadImage, Info, Named, Source, stacked
 from landmarks_jax.runtime import cgroups, logs
 
 Report = Callable[[str], None]
@@ -63,7 +64,7 @@ def training_batches(
     take = _Replacing(source, _bad_images(source, on_bad_image, report)).rows
   place = slice(shard * rows, (shard + 1) * rows)
   drawn = _Drawn(take, len(source), seed, batch_size, place, start_step)
-  return _iterate(grain.MapDataset.source(drawn), workers)
+  return _iterate(grain.MapDataset.source(drawn), workers, source)
 
 
 def evaluation_batches(
@@ -85,7 +86,7 @@ def evaluation_batches(
   bad = _bad_images(source, on_bad_image, report)
   data = grain.MapDataset.source(_Padded(source, batch_size, bad)).batch(rows)
   # Batch first, then slice: local batch t of a shard is block t * shards + shard of the rows.
-  return _iterate(data.slice(slice(shard, None, shards)), workers)
+  return _iterate(data.slice(slice(shard, None, shards)), workers, source)
 
 
 class BadImages:
@@ -369,14 +370,14 @@ class _Padded:
     return self._blank | {'index': np.int32(index)}
 
 
-def _iterate(data: grain.MapDataset, workers: int) -> Iterator[Batch]:
+def _iterate(data: grain.MapDataset, workers: int, source: Source) -> Iterator[Batch]:
   data = data.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))  # batches
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain's workers require it; in a notebook nothing has parsed
     options = grain.MultiprocessingOptions(num_workers=workers)
     data = data.mp_prefetch(options, worker_init_fn=_leave_signals)
-  return _batches(data, copy=workers > 0)
+  return _batches(data, source, workers=workers)
 
 
 def _leave_signals(worker: int, workers: int) -> None:
@@ -395,13 +396,22 @@ def _end_with_run() -> None:
   os._exit(1)
 
 
-def _batches(data: grain.IterDataset, *, copy: bool) -> Iterator[Batch]:
+def _batches(data: grain.IterDataset, source: Source, *, workers: int) -> Iterator[Batch]:
   examples = iter(data)
   try:
     for fields in examples:
-      if copy:  # workers hand over shared memory, which must not outlive them
+      if workers:  # they hand over shared memory, which must not outlive them
         fields = {name: np.array(value) for name, value in fields.items()}
       yield Batch(**({'valid': np.ones(len(fields['index']), bool)} | fields))
+  except (TypeError, pickle.PicklingError) as error:
+    if not workers or 'pickle' not in str(error):
+      raise
+    while isinstance(source, Reporting | Named):  # they only wrap one
+      source = source._source
+    raise ValueError(
+      f'{workers=}: the source {type(source).__qualname__} cannot be pickled for processes that '
+      f'read ({error}); open files inside __getitem__, or use workers=0'
+    ) from error
   except RuntimeError as error:  # how Grain reports it
     if 'Worker process was terminated' not in str(error):
       raise

@@ -11,7 +11,8 @@ import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,13 +33,23 @@ _reader = 'readahead_buffer_size:0,max_parallelism:0'  # for random access
 _repair = 'the command that prepared the folder repairs it when it is run again'
 
 
-def open_catalogue(path: str, name: str, raw: Callable[[], Catalogue], *, frame: int) -> Catalogue:
+def open_catalogue(
+  path: str,
+  name: str,
+  raw: Callable[[], Catalogue],
+  *,
+  frame: int,
+  options: Mapping[str, str | None] = types.MappingProxyType({}),
+) -> Catalogue:
   """The catalogue of `name` that `prepare` stored in `path`, or `raw()` of the original files.
 
-  Raises ValueError if what is stored is another dataset, another frame, unfinished or damaged.
+  options: further ones that a stored frame must have been made with; None stands for any value.
+  Raises ValueError if what is stored is another dataset, other frames, unfinished or damaged.
   """
   folder = pathlib.Path(path).expanduser()
-  again = f'python -m landmarks_jax prepare {name} --source=DIR --output=DIR --frame={frame}'
+  asked = {key: value for key, value in {'frame': frame, **options}.items() if value is not None}
+  given = ' '.join(f'--{key}={value}' for key, value in asked.items())
+  again = f'python -m landmarks_jax prepare {name} --source=DIR --output=DIR {given}'
   if not (folder / MANIFEST).is_file():
     if (folder / PLAN).is_file():
       raise ValueError(f'{folder} is not finished; run the command that prepares it once more')
@@ -49,10 +60,16 @@ def open_catalogue(path: str, name: str, raw: Callable[[], Catalogue], *, frame:
       f'{folder} was prepared from {stored.name}, but {name} is asked for; open it as '
       f'{stored.name}, or store the other: {again}'
     )
-  if stored.frame != frame:
+  known = {'frame': stored.frame, **stored.options}
+  kept = {key: known.get(key) for key in asked}
+  if kept != asked:
+    there, here = (
+      ', '.join(f'{key}={found[key]!r}' for key in asked if kept[key] != asked[key])
+      for found in (kept, asked)
+    )
     raise ValueError(
-      f'{folder} was prepared at frame={stored.frame}, but frame={frame} is asked for; '
-      f'use frame={stored.frame}, or store the other in a second folder: {again}'
+      f'{folder} was prepared with {there}, but {here} is asked for; use {there}, or store the '
+      f'other in a second folder: {again}'
     )
   return stored
 

@@ -3,13 +3,14 @@
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
-from landmarks_jax.contracts import Array
+from landmarks_jax.contracts import Array, Batch
 from landmarks_jax.runtime import by_name
 
 
@@ -18,7 +19,7 @@ class Info(NamedTuple):
 
   `scale` is the pair of landmarks whose distance divides errors, or 'frame' (`normaliser`).
   `mean` and `std` are per channel for pictures in [0, 1]. Datasets without landmarks have no names.
-  `skeleton` holds the pairs of landmarks that drawings connect.
+  `skeleton` holds the pairs of landmarks that drawings join.
   """
 
   names: tuple[str, ...]
@@ -30,13 +31,26 @@ class Info(NamedTuple):
   skeleton: tuple[tuple[int, int], ...] = ()
 
 
+EXPECTED = {  # of an example
+  'image': 'uint8 [S, S, 3]',
+  'index': 'the number of the example, np.int32 []',
+  'points': 'float32 [K, 2], as for every example of a dataset whose Info names landmarks',
+  'visible': 'bool [K], as beside all points',
+  'scale': 'float32 [], as beside all points',
+}
+
+
 @runtime_checkable
 class Source(Protocol):
   """A dataset: `source[i]` is one example; its keys are fields of `Batch` without the batch axis.
 
   Always image uint8 [S, S, 3] and index int32 []; with landmarks also points float32 [K, 2]
   (normalised, corner-aligned in the frame), visible bool [K], scale float32 []. Every i has the
-  same keys and shapes. A picture that cannot be read raises `BadImage`.
+  same keys and shapes. A picture that cannot be read raises `BadImage`. `check` looks whether a
+  source is as said here.
+
+  Several threads call `source[i]` at once; with `workers`, processes to which the source is pickled
+  do so, too. Open files inside `__getitem__`, or once for every thread.
   """
 
   info: Info
@@ -64,6 +78,108 @@ class BadImage(ValueError):
 
   def __str__(self) -> str:
     return f'{self.path}: {self.reason}'
+
+
+class Named:
+  """A source whose errors say of which dataset and example they are; a `BadImage` has its path."""
+
+  def __init__(self, source: Source, name: str) -> None:
+    self.info, self.name, self._source = source.info, name, source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: Any) -> dict[str, Any]:
+    try:
+      return self._source[index]
+    except BadImage:
+      raise
+    except ValueError as error:
+      raise ValueError(f'{self.name}, example {index}: {error}') from error
+    except Exception as error:
+      error.add_note(f'{self.name}, example {index}')
+      raise
+
+
+def check(source: Source, *, examples: int = 2, name: str = 'the dataset') -> None:
+  """Raises ValueError for a source that is not as `Source` and `Info` say; cheap.
+
+  Only `examples` examples are read, evenly spread from the first to the last; bad pictures are left
+  out. Warns if at least half of their visible points are far outside the frame.
+
+  name: with which errors begin.
+  """
+  points, visible = [np.zeros((0, 2))], [np.zeros(0, bool)]
+  for row in evenly_apart(len(source), examples).tolist() if len(source) else ():
+    try:
+      example = source[row]
+    except BadImage:
+      continue
+    if fault := _fault(example, row, landmarks=bool(source.info.names)):
+      raise ValueError(f'{name}, example {row}: {fault}')
+    if 'points' in example:
+      facts = source.info.names, source.info.flip_pairs, source.info.skeleton, source.info.scale
+      try:
+        check_facts(*facts, len(example['points']))
+      except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+      points.append(example['points'])
+      visible.append(example['visible'])
+  far = (np.abs(np.concatenate(points)) > 2).any(-1)[np.concatenate(visible)]
+  if 0 < len(far) <= 2 * far.sum():
+    warnings.warn(
+      f'{name}: {far.sum()} of {len(far)} visible points lie outside -2..2, but the frame is '
+      '-1..1: are they in pixels? images.frame_points normalises them',
+      stacklevel=2,
+    )
+
+
+def _fault(example: Mapping[str, Any], row: int, *, landmarks: bool) -> str:
+  """What is wrong with an example; '' if nothing is. landmarks: whether it must have some."""
+  if unknown := [field for field in example if field not in Batch._fields]:
+    return f'the field {unknown[0]!r} is none of Batch: {", ".join(Batch._fields)}'
+  side, count = (np.shape(example.get(field))[:1] for field in ('image', 'points'))
+  expected = {'image': (np.uint8, (*side, *side, 3)), 'index': (np.integer, ())}
+  if landmarks or 'points' in example:
+    expected |= {
+      'points': (np.floating, (*count, 2)),
+      'visible': (np.bool_, count),
+      'scale': (np.floating, ()),
+    }
+  for field, (kind, shape) in expected.items():
+    value = np.asarray(example.get(field))
+    if value.shape != shape or not np.issubdtype(value.dtype, kind):
+      given = f'{value.dtype} {list(value.shape)}' if field in example else 'absent'
+      return f'{field} is {given}; expected {EXPECTED[field]}'
+  if example['index'] != row:
+    return f'index is {example["index"]}; expected the number of the example'
+  return ''
+
+
+def check_facts(
+  names: Sequence[str],
+  flip_pairs: Sequence[Sequence[int]],
+  skeleton: Sequence[Sequence[int]],
+  scale: Sequence[int] | str,
+  count: int,
+) -> None:
+  """Raises ValueError for names or pairs that do not fit `count` landmarks."""
+  texts = all(isinstance(name, str) and name for name in names)
+  if not texts or len(set(names)) != len(names) or len(names) != count:
+    raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
+  pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
+  pairs |= {} if isinstance(scale, str) and scale == 'frame' else {'scale': [scale]}
+  for what, given in pairs.items():
+    for pair in given:
+      numbers = not isinstance(pair, str) and all(i in range(count) for i in pair)
+      if not numbers or len(pair) != 2 or len(set(pair)) != 2:
+        raise ValueError(
+          f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
+        )
+  mirrored = [i for pair in flip_pairs for i in pair]
+  for i in mirrored:
+    if mirrored.count(i) > 1:
+      raise ValueError(f'flip_pairs: {i} is in several; a landmark has one mirror image')
 
 
 def available(function: str = 'source') -> tuple[str, ...]:

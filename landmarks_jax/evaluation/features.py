@@ -77,12 +77,21 @@ def _compiled(apply: Callable, dtype: Any, size: int | None) -> Callable[[Any, A
 
   def describe(variables: Any, image: Array) -> Pyramid:
     pyramid = apply(variables, image, size)
-    if not isinstance(pyramid, tuple | list):  # of an array, every picture would be a level
-      kind = type(pyramid).__name__
-      raise ValueError(f'a describer returned {kind}: expected a tuple of maps [B, h, w, C]')
+    check_pyramid(pyramid)
     return pyramid if dtype is None else tuple(level.astype(dtype) for level in pyramid)
 
   return compiler.jit(describe)
+
+
+def check_pyramid(pyramid: PyTree) -> None:
+  """Raises ValueError for what is no tuple of maps; they may be shapes (`jax.eval_shape`)."""
+  listed = isinstance(pyramid, tuple | list)  # of an array, every picture would be a level
+  if not listed or not pyramid or any(np.ndim(level) != 4 for level in pyramid):
+    shapes = ', '.join(str(list(np.shape(level))) for level in jax.tree.leaves(pyramid))
+    raise ValueError(
+      f'describe gave {"a tuple of " if listed else ""}{shapes or "nothing"}; expected a tuple of '
+      'maps [B, h, w, C], coarse to fine, such as (maps,)'
+    )
 
 
 def first_readable(source: Source) -> dict[str, Any]:

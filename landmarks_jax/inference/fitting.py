@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import pipeline
+from landmarks_jax.data.source import check_facts
 from landmarks_jax.evaluation import features, few_shot, probing
 from landmarks_jax.evaluation.regression import WARP
 from landmarks_jax.inference import confidence
@@ -25,7 +26,6 @@ from landmarks_jax.inference.pictures import (
   PointLabels,
   Scale,
   batches,
-  check_facts,
   distances,
 )
 from landmarks_jax.models import ridge
@@ -66,7 +66,8 @@ def fit_landmarks(
   Args:
     model: from `load`, or a `Model` of any network. images: as in `Model.describe`.
     points: [N, K, 2], (x, y) in pixels of the given pictures, (0, 0) the centre of the first; nan
-      for a landmark that is not visible. visible: bool [N, K]; None: where no point is nan.
+      for a landmark that is not visible. visible: bool [N, K]; None: where no point is nan. A point
+      farther off than 8 times its picture's larger side raises BadImage.
     names: of the landmarks. flip_pairs: index pairs of mirror-image landmarks; if given, every
       second copy is of the mirrored picture. skeleton: pairs joined by lines in drawings.
     boxes, crop: the square of every picture, as in `Model.describe`.

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 import landmarks_jax
 from landmarks_jax.contracts import Array, Batch, Pyramid, PyTree
+from landmarks_jax.data.source import check_facts
 from landmarks_jax.evaluation import features
 from landmarks_jax.geometry import regions
 from landmarks_jax.inference import confidence as confidences
@@ -26,7 +27,6 @@ from landmarks_jax.inference.pictures import (
   PointLabels,
   Scale,
   batches,
-  check_facts,
   checksum,
   distances,
   plain_scale,

@@ -1,6 +1,7 @@
 """The features of a run for any pictures, from its folder alone, whatever it was trained on."""
 
 import contextlib
+import inspect
 import numbers
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -181,7 +182,7 @@ def _checked_sides(frame: Any, margin: Any) -> tuple[int, int]:
   """Both as ints; ValueError if they are not integers or nothing would be seen."""
   for name, value in {'frame': frame, 'margin': margin}.items():
     if not isinstance(value, numbers.Integral):
-      raise ValueError(f'{name}={value!r}: expected a whole number of pixels')
+      raise ValueError(f'{name}={value!r:.60}: expected a whole number of pixels')
   if frame < 2 or not 0 <= 2 * margin <= frame - 2:
     raise ValueError(f'{frame=} and {margin=}: expected at least 2 pixels between the margins')
   return int(frame), int(margin)
@@ -195,7 +196,7 @@ def _sections(config: Mapping[str, Any], margin: int) -> dict[str, Any]:
 
 
 def _cutting(section: Mapping[str, Any], margin: int) -> dict[str, Any]:
-  """A method's section with this margin; a method without the option cuts nothing."""
+  """A method's section with this margin; `_build` leaves it out for a method without the option."""
   return {**section, 'margin': margin} if margin or 'margin' in section else dict(section)
 
 
@@ -226,8 +227,10 @@ def _method(
 def _build(options: Mapping[str, Any], where: pathlib.Path, **base: Any) -> Method:
   options = by_name.tuples(options)
   name = options.pop('name')
-  fault = f'{where}: no method is called {name!r}'
+  fault = f'{where}: no method is called {name!r:.60}'
   build = by_name.module('methods', 'build', name, fault=fault).build
+  if 'margin' not in inspect.signature(build).parameters:
+    options.pop('margin', None)  # the method cuts nothing in training; `Model` cuts all the same
   try:
     return build(**options, **base)
   except Exception as error:  # numbers of another type, or huge, can make any library fail

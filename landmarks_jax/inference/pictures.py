@@ -17,10 +17,10 @@ from PIL import Image
 
 from landmarks_jax.contracts import Batch
 from landmarks_jax.data import folder, images, pipeline
-from landmarks_jax.data.source import BadImage, Info, normaliser
+from landmarks_jax.data.source import BadImage, Info, check_facts, normaliser
 from landmarks_jax.runtime import logs
 
-WIDEST = 8  # the widest a box may be, in multiples of the picture's larger side
+WIDEST = 8  # of a box, and how far a label may lie off, in multiples of the picture's larger side
 MOST_PIXELS = 2**28  # of a square padded with repeated edges
 Scale = Sequence[SupportsIndex] | Integer[np.ndarray, ' 2'] | str  # a pair of landmarks, or 'frame'
 NOTHING = Info((), (), 'frame', (0.0,) * 3, (1.0,) * 3)  # what is known of user-supplied pictures
@@ -84,9 +84,9 @@ class Pictures:
       larger side instead.
     labels: of the same pictures.
 
-  A picture that cannot be read or framed raises BadImage when it is indexed. `placed` and `sizes`
-  hold the box and (width, height) of every picture read so far, `checksums` identify the labelled
-  ones.
+  A picture that cannot be read or framed, or has a label far from it, raises BadImage when it is
+  indexed. `placed` and `sizes` hold the box and (width, height) of every picture read so far,
+  `checksums` identify the labelled ones.
   """
 
   def __init__(
@@ -122,6 +122,7 @@ class Pictures:
     if self._labels is None:
       return example
     self.checksums[index] = checksum(image)
+    self._check_near(index)
     visible = self._labels.visible[index]
     pixels = np.where(visible[:, None], self._labels.points[index], 0)
     points = images.frame_points(pixels, box, self.frame)
@@ -158,6 +159,18 @@ class Pictures:
   ) -> Float[np.ndarray, '*shape 2']:
     """The inverse of `to_pixels`."""
     return images.frame_points(pixels, self.placed[index], self.frame)
+
+  def _check_near(self, index: int) -> None:
+    """Raises BadImage for a label so far from its picture that it can only be a slip."""
+    (width, height), points = self.sizes[index], self._labels.points[index]
+    far = np.abs(points).max(-1) > WIDEST * max(width, height)
+    for k in np.flatnonzero(far & self._labels.visible[index]):
+      x, y = points[k]
+      raise BadImage(
+        self.name(index),
+        f'is {width}x{height} pixels, its label {self.info.names[k]:.60} is at ({x:g}, {y:g}); was '
+        'it made on a picture of another size?',
+      )
 
   def _box(self, index: int, width: int, height: int) -> images.Box:
     if self._boxes is None:
@@ -204,32 +217,6 @@ def distances(points: Float[np.ndarray, 'B K 2'], batch: Batch) -> Float[np.ndar
   known = batch.visible & (np.nan_to_num(batch.scale) > 0)[:, None]
   found = np.linalg.norm(points - batch.points, axis=-1)
   return np.where(known, found / np.where(known, batch.scale[:, None], 1), np.nan)
-
-
-def check_facts(
-  names: Sequence[str],
-  flip_pairs: Sequence[Sequence[int]],
-  skeleton: Sequence[Sequence[int]],
-  scale: Scale,
-  count: int,
-) -> None:
-  """Raises ValueError for names or pairs that do not fit `count` landmarks."""
-  texts = all(isinstance(name, str) and name for name in names)
-  if not texts or len(set(names)) != len(names) or len(names) != count:
-    raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')
-  pairs = {'flip_pairs': flip_pairs, 'skeleton': skeleton}
-  pairs |= {} if isinstance(scale, str) and scale == 'frame' else {'scale': [scale]}
-  for what, given in pairs.items():
-    for pair in given:
-      numbers = not isinstance(pair, str) and all(i in range(count) for i in pair)
-      if not numbers or len(pair) != 2 or len(set(pair)) != 2:
-        raise ValueError(
-          f'{what}: {pair!r}; expected two numbers of landmarks, counted from 0, of {count}'
-        )
-  mirrored = [i for pair in flip_pairs for i in pair]
-  for i in mirrored:
-    if mirrored.count(i) > 1:
-      raise ValueError(f'flip_pairs: {i} is in several; a landmark has one mirror image')
 
 
 def plain_scale(scale: Scale) -> tuple[int, ...] | str:

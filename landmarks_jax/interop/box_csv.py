@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from landmarks_jax.interop.landmark_csv import picture_path
+from landmarks_jax.interop.landmark_csv import number, picture_path
 
 HEADER = ['file', 'x0', 'y0', 'x1', 'y1']
 
@@ -27,7 +27,7 @@ def read(path: str | os.PathLike) -> dict[str, tuple[float, float, float, float]
   for line, cells in rows[1:]:
     try:
       name, *numbers = cells
-      x0, y0, x1, y1 = map(float, numbers)
+      x0, y0, x1, y1 = map(number, numbers)
     except ValueError:
       given = ','.join(cells)[:60]
       raise ValueError(f'{path}, line {line}: {given}; expected {",".join(HEADER)}') from None

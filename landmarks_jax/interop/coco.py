@@ -148,7 +148,7 @@ def _category(path: pathlib.Path, categories: list[Any]) -> dict[str, Any]:
   found = [c for c in categories if isinstance(c, dict) and c.get('keypoints')]
   if len(found) != 1:
     given = ', '.join(repr(c.get('name', c.get('id'))) for c in found) or 'none'
-    raise ValueError(f'{path}: expected one category with keypoints; there are: {given}')
+    raise ValueError(f'{path}: expected one category with keypoints; there are: {given:.200}')
   _take(path, found[0], 'id', Id, 'the category')
   return found[0]
 
@@ -156,7 +156,16 @@ def _category(path: pathlib.Path, categories: list[Any]) -> dict[str, Any]:
 def _names(path: pathlib.Path, category: dict[str, Any]) -> tuple[str, ...]:
   names = _take(path, category, 'keypoints', list, 'the category')
   if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-    raise ValueError(f'{path}: keypoints of the category are {names}; expected different names')
+    raise ValueError(
+      f'{path}: keypoints of the category are {names!r:.200}; expected different names'
+    )
+  for name in names:
+    try:
+      name.encode()
+    except UnicodeEncodeError:
+      raise ValueError(
+        f'{path}: the landmark {name!a:.60} is not Unicode text; rename it'
+      ) from None
   return tuple(names)
 
 
@@ -177,7 +186,7 @@ def _points(
   values = _take(path, annotation, 'keypoints', list, where)
   try:
     points = np.array(values, np.float64).reshape(len(names), 3)
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, OverflowError):  # whole numbers may have any number of digits
     count = f'{len(values)} values'
     raise ValueError(
       f'{path}, {where}: keypoints has {count}; expected {3 * len(names)} numbers x, y, v, ...'
@@ -194,7 +203,7 @@ def _points(
 
 
 def _larger(path: pathlib.Path, where: str, area: Any, other: Any) -> bool:
-  if not all(isinstance(a, int | float) for a in (area, other)):
+  if not all(isinstance(a, int | float) and a == a for a in (area, other)):  # nan is not
     raise ValueError(
       f'{path}, {where}: the picture has several annotations; give each its area, of which the '
       'largest is used, or leave one'

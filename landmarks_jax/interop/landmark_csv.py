@@ -53,6 +53,17 @@ def write(path: str | os.PathLike, names: Sequence[str], points: Mapping[str, np
       lines.writerow([picture, *(f'{value:.3f}' if is_seen else '' for value, is_seen in cells)])
 
 
+def number(text: str) -> float:
+  """A number in a cell. Raises ValueError for 1_0 too, which Python takes for 10.
+
+  >>> number('1e1')
+  10.0
+  """
+  if '_' in text:
+    raise ValueError(f'{text!r:.60}: expected a number')
+  return float(text)
+
+
 def picture_path(text: str) -> str:
   """Normalises a path from a label file to the form used when listing folders.
 
@@ -94,11 +105,12 @@ def _names(path: pathlib.Path, header: list[str]) -> tuple[str, ...]:
   extra = sorted(set(header) - expected - {'split'})
   doubled = sorted({c for c in header if header.count(c) > 1})
   beginning = f'{path}: expected comma-separated columns file,NAME_x,NAME_y,... and perhaps split; '
+  found = f'; found {",".join(header)!r:.60}'
   for problem, columns in (('missing', missing), ('unknown', extra), ('twice', doubled)):
     if columns:
-      raise ValueError(f'{beginning}{problem}: {", ".join(map(repr, columns))}')
+      raise ValueError(f'{beginning}{problem}: {", ".join(map(repr, columns)):.200}{found}')
   if not names:
-    raise ValueError(f'{beginning}there is no landmark')
+    raise ValueError(f'{beginning}there is no landmark{found}')
   return tuple(names)
 
 
@@ -106,11 +118,11 @@ def _point(
   path: pathlib.Path, line: int, file: str, name: str, cells: Mapping[str, str]
 ) -> tuple[float, float]:
   x, y = (cells[f'{name}_{axis}'].strip() for axis in 'xy')
-  where = f'{path}, line {line} ({file}): {name} is ({x}, {y})'
+  where = f'{path}, line {line} ({file:.200}): {name:.60} is ({x:.60}, {y:.60})'
   if not x and not y:
     return np.nan, np.nan
   try:
-    point = float(x), float(y)
+    point = number(x), number(y)
   except ValueError:
     raise ValueError(f'{where}; expected two numbers, or both cells empty') from None
   if not np.isfinite(point).all():

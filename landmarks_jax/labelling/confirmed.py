@@ -161,7 +161,7 @@ class ConfirmedLabels:
     names = [name.strip() for name in names]
     wrong = [name for name in names if not name or not name.isprintable()]
     if wrong or not names or len(set(names)) < len(names):
-      raise ValueError(f'landmarks are {names}; expected different names that can be read')
+      raise ValueError(f'landmarks are {names!r:.200}; expected different names that can be read')
     lost = [name for name in self.landmarks if name in self._used and name not in names]
     if lost:
       raise ValueError(

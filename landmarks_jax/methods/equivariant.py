@@ -84,8 +84,9 @@ def build(
     norm_groups: BatchNorm groups; a picture and its next share one.
     loss: 'distance' (2017, eq. 5, and DVE) with its power `gamma`, or 'nll' (eq. 4).
     exchange: labels are first re-expressed in those of the batch's next picture (DVE).
-    normalise: the loss scales labels to unit length first; DVE's does so with the hourglass, at
-      temperature 400. `describe` leaves them as they are, as DVE's evaluations do.
+    normalise: the loss scales labels to unit length first; DVE's does so with the hourglass, and
+      with both networks when it is fine-tuned on AFLW, at temperature 400. `describe` leaves them
+      as they are, as DVE's evaluations do.
     temperature: of the matching, multiplies products of labels.
     margin: pixels cut from each side, after the warps.
     warp, subset, translation, scale, rotation: of `views.warp_pair`, for batches without `next`.

@@ -40,6 +40,7 @@ def landmarks(
   *,
   target: Float[np.ndarray, 'K 2'] | None = None,
   visible: Bool[np.ndarray, ' K'] | None = None,
+  skeleton: Sequence[Sequence[int]] = (),
   side: int = 192,
 ) -> UInt8[np.ndarray, '{side} {side} 3']:
   """A picture, enlarged to `side`, with predicted landmarks as red dots and true ones as green
@@ -48,9 +49,11 @@ def landmarks(
   Args:
     image: uint8 [S, S, 3], not modified. points, target: [K, 2], normalised.
     visible: [K], of the true landmarks; an invisible one is left out, but its prediction is drawn.
-    side: of the result in pixels.
+    skeleton: pairs of predicted landmarks to join. side: of the result in pixels.
   """
   canvas = _Canvas(image, side)
+  for one, other in skeleton:
+    canvas.line(points[one], points[other], PREDICTION)
   for k, point in enumerate(points):
     if target is not None and (visible is None or visible[k]):
       canvas.line(target[k], point)
@@ -65,15 +68,16 @@ def landmark_sheet(
   target: Float[np.ndarray, 'N K 2'],
   visible: Bool[np.ndarray, 'N K'],
   *,
+  skeleton: Sequence[Sequence[int]] = (),
   columns: int = 6,
 ) -> UInt8[np.ndarray, 'rows cols 3']:
   """Many pictures with their predicted and true landmarks on one sheet.
 
-  Args: images: N of uint8 [S, S, 3]. points, target: [N, K, 2], normalised. visible: [N, K]. See
-  `landmarks` and `montage`.
+  Args: images: N of uint8 [S, S, 3]. points, target: [N, K, 2], normalised. visible: [N, K].
+  skeleton: pairs to join. See `landmarks` and `montage`.
   """
   drawn = [
-    landmarks(image, predicted, target=true, visible=seen)
+    landmarks(image, predicted, target=true, visible=seen, skeleton=skeleton)
     for image, predicted, true, seen in zip(images, points, target, visible, strict=True)
   ]
   return montage(np.stack(drawn), columns=columns)
@@ -241,8 +245,13 @@ class _Canvas:
     self._pen.ellipse(self._around(point, self._radius + 3), outline=(0, 0, 0), width=4)
     self._pen.ellipse(self._around(point, self._radius + 2), outline=colour, width=2)
 
-  def line(self, start: Float[np.ndarray, ' 2'], end: Float[np.ndarray, ' 2']) -> None:
-    self._pen.line([self._place(start), self._place(end)], fill=(255, 255, 255))
+  def line(
+    self,
+    start: Float[np.ndarray, ' 2'],
+    end: Float[np.ndarray, ' 2'],
+    colour: tuple[int, ...] = (255, 255, 255),
+  ) -> None:
+    self._pen.line([self._place(start), self._place(end)], fill=colour)
 
   def label(self, point: Float[np.ndarray, ' 2'], text: str) -> None:
     x, y = self._place(point)

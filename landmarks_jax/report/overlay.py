@@ -32,25 +32,29 @@ def landmarks(
   names: Sequence[str],
   confidence: Float[np.ndarray, ' K'] | None = None,
   target: Float[np.ndarray, 'K 2'] | None = None,
+  skeleton: Sequence[Sequence[int]] = (),
 ) -> UInt8[np.ndarray, 'height width 3']:
   """A picture with predicted landmarks as dots, from dark red for confidence 0 to pale green for 1.
 
   Args: points, target: in pixels of the picture, nan where there is none. Up to NAMED landmarks are
   labelled with name, or number (see `key`), and confidence. The true place is a white ring, joined
-  to its dot.
+  to its dot. skeleton: pairs of landmarks to join, in the colour of the less certain of the two.
   """
   sheet, labels = _Sheet(image), _labels(names)
   found = np.isfinite(points).all(-1)
+  sure = np.full(len(points), np.nan) if confidence is None else confidence
+  for pair in skeleton:
+    if found[list(pair)].all():
+      sheet.line(*points[list(pair)], _colour(float(sure[list(pair)].min())))
   for k, point in enumerate(points):
     if target is not None and np.isfinite(target[k]).all():
       if found[k]:
         sheet.line(target[k], point)
       sheet.mark(target[k], WHITE, ring=True)
   for k in np.flatnonzero(found):
-    known = confidence is not None and np.isfinite(confidence[k])
-    sheet.mark(points[k], _colour(float(confidence[k])) if known else UNKNOWN)
+    sheet.mark(points[k], _colour(float(sure[k])))
     if labels:
-      sheet.label(points[k], labels[k] + (f' {confidence[k]:.2f}' if known else ''))
+      sheet.label(points[k], labels[k] + (f' {sure[k]:.2f}' if np.isfinite(sure[k]) else ''))
   return np.asarray(sheet.drawn())
 
 
@@ -128,6 +132,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _colour(confidence: float) -> tuple[int, ...]:
+  if not np.isfinite(confidence):
+    return UNKNOWN
   channels = np.transpose(SURE)
   return tuple(round(np.interp(confidence, (0, 0.5, 1), channel)) for channel in channels)
 
@@ -177,8 +183,13 @@ class _Sheet:
     (x, y), radius = self._place(point), self._ring if ring else self._radius
     self._marks.append(((x - radius, y - radius, x + radius, y + radius), colour, ring))
 
-  def line(self, start: Float[np.ndarray, ' 2'], end: Float[np.ndarray, ' 2']) -> None:
-    self._pen.line([self._place(start), self._place(end)], fill=WHITE)
+  def line(
+    self,
+    start: Float[np.ndarray, ' 2'],
+    end: Float[np.ndarray, ' 2'],
+    colour: tuple[int, ...] = WHITE,
+  ) -> None:
+    self._pen.line([self._place(start), self._place(end)], fill=colour)
 
   def label(self, point: Float[np.ndarray, ' 2'], text: str) -> None:
     self._texts.append((*self._place(point), text))

@@ -230,10 +230,12 @@ class Checkpoints:
     except Exception as error:
       self._manager.reload()  # it has forgotten the steps this save was to replace
       there = sorted(self._manager.all_steps())
-      raise OSError(
+      failed = OSError(
         f'step {self._saving} could not be written to {self.path} ({_reason(error)}); '
         f'{_advice(error)}, then continue; complete steps there: {there or "none"}'
-      ) from error
+      )
+      failed.errno = _os_error(error)
+      raise failed from error
 
   def _write_checksums(self) -> None:
     """Called by Orbax when a step's files are written, before their folder gets its final name."""

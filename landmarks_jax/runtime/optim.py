@@ -136,7 +136,8 @@ def named(pattern: str) -> Callable[[optax.Params], optax.Params]:
   """A mask of the parameters whose path, such as backbone/bn1/scale, contains a match."""
 
   def found(path: tuple[Any, ...], _: Array) -> bool:
-    return re.search(pattern, '/'.join(str(key.key) for key in path)) is not None
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return re.search(pattern, name) is not None
 
   return lambda params: jax.tree_util.tree_map_with_path(found, params)
 

@@ -197,7 +197,7 @@ def test_the_better_variant_is_the_random_row():
     ({'few': (1, 30)}, 'few=30: expected 1 to 29, the number of labelled pictures'),
     ({'few': (0,)}, 'few=0: expected 1 to 29, the number of labelled pictures'),
     ({'draws': 2}, 'draws=2: expected 1 or more, and 1 without few=N'),
-    ({'few': (5,), 'seed': -1}, f'seed=-1: expected 0 to {2**63 - 1}'),
+    ({'few': (5,), 'seed': -1}, f'seed=-1: expected a whole number, 0 to {2**63 - 1}'),
     ({'ridge': -1.0}, 'ridge=-1.0: expected 0 or more'),
   ],
 )

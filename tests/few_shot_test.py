@@ -82,8 +82,17 @@ def test_more_labels_than_examples_or_none_are_told(labels):
 
 @pytest.mark.parametrize('seed', [-1, 2**63])
 def test_a_seed_that_cannot_be_is_told(seed):
-  with pytest.raises(ValueError, match=rf'^seed={seed}: expected 0 to {2**63 - 1}$'):
+  with pytest.raises(
+    ValueError, match=rf'^seed={seed}: expected a whole number, 0 to {2**63 - 1}$'
+  ):
     few_shot.draw_labels(13, 5, 0, seed=seed)
+
+
+@pytest.mark.parametrize('seed', [-1, 2**63, 1.5, None, '3'])
+def test_a_seed_is_a_whole_number(seed):
+  with pytest.raises(ValueError, match=rf'^config\.seed={seed}: expected a whole number, 0 to'):
+    few_shot.check_seed(seed, 'config.seed')
+  few_shot.check_seed(np.int32(3))
 
 
 def test_lists_are_named_by_their_number_of_labels_where_there_are_several():

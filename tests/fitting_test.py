@@ -380,7 +380,7 @@ def test_a_scale_that_no_picture_shows_is_told(seeing, faces):
     ({'boxes': [[0, 0, 5, 5]]}, r'boxes is \[1, 4\]'),
     ({'tolerance': 0.0}, 'expected a positive share'),
     ({'seed': -1}, 'seed=-1'),
-    ({'seed': 2**63}, f'seed={2**63}: expected 0 to {2**63 - 1}'),
+    ({'seed': 2**63}, f'seed={2**63}: expected a whole number, 0 to {2**63 - 1}'),
     ({'tolerance': np.inf}, 'tolerance=inf: expected a positive share'),
     ({'batch_size': 0}, 'batch_size=0: expected a whole number, 1 or more'),
     ({'options': {'size': 1}}, 'size=1: expected heat maps of at least 2'),

@@ -228,7 +228,7 @@ def test_one_device_and_eight_agree():
     ({'labels': 0}, 'labels=0: expected 1 to 13, the number of labelled pictures'),
     ({'labels': 3, 'draws': 0}, 'draws=0: expected 1 or more, and 1 without labels=N'),
     ({'draws': 2}, 'draws=2: expected 1 or more, and 1 without labels=N'),
-    ({'labels': 5, 'seed': -1}, 'seed=-1: expected 0 or more'),
+    ({'labels': 5, 'seed': -1}, f'seed=-1: expected a whole number, 0 to {2**63 - 1}'),
     ({'head': 'ridg'}, "head='ridg': choose from ridge, probe"),
     ({'size': 0}, 'size=0: expected heat maps of at least 2 positions a side'),
     ({'probe_size': 1}, 'probe_size=1: expected 2 or more'),

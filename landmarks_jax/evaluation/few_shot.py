@@ -1,6 +1,8 @@
 """Which labelled examples a few-shot evaluation learns from: the same lists on every machine."""
 
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -61,7 +63,7 @@ def _check(count: int, number: int, seed: int, *, name: str = 'labels') -> None:
   check_seed(seed)
 
 
-def check_seed(seed: int, name: str = 'seed') -> None:
-  """Raises ValueError for a seed outside 0..LARGEST_SEED. name: of the option."""
-  if not 0 <= seed <= LARGEST_SEED:
-    raise ValueError(f'{name}={seed}: expected 0 to {LARGEST_SEED}')
+def check_seed(seed: Any, name: str = 'seed') -> None:
+  """Raises ValueError for what is no whole number in 0..LARGEST_SEED. name: of the option."""
+  if not isinstance(seed, numbers.Integral) or not 0 <= seed <= LARGEST_SEED:
+    raise ValueError(f'{name}={seed}: expected a whole number, 0 to {LARGEST_SEED}')

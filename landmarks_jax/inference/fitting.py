@@ -84,7 +84,7 @@ def fit_landmarks(
   """
   options = dict(options or {})
   _check_head(head, options)
-  _check_numbers(copies=(copies, 0), seed=(seed, 0), batch_size=(batch_size, 1))
+  _check_numbers(copies=(copies, 0), batch_size=(batch_size, 1))
   few_shot.check_seed(seed)
   confidence.check_tolerance(tolerance)
   progress = sys.stderr.isatty() if progress is None else progress

@@ -1,8 +1,8 @@
 """A run starts from the weights of another one: what it takes, what it leaves, and what it says."""
 
-import contextlib
 import pathlib
 import shutil
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -100,7 +100,8 @@ def test_few_weights_are_warned_of_before_the_run_starts(tmp_path, layers, warne
     rf'init_from={tmp_path}/there: only 2 of the 5 arrays of params are taken; the others, such as '
     rf'params/layer2 \[2, 3\] \(there absent\), start untrained. Give config.method the sizes in '
   )
-  with pytest.warns(UserWarning, match=told) if warned else contextlib.nullcontext():
+  quiet = warnings.catch_warnings(action='error')
+  with pytest.warns(UserWarning, match=told) if warned else quiet:
     assert transfer.of(parts(names), tmp_path / 'new').run == tmp_path / 'there'
 
 

@@ -16,7 +16,10 @@ from safetensors import numpy as safetensors
 
 import landmarks_jax
 from landmarks_jax.cli import base as bases
+from landmarks_jax.cli import exporting
 from landmarks_jax.cli.main import main
+from landmarks_jax.contracts import Describer
+from landmarks_jax.inference.model import Model
 from landmarks_jax.interop import published, tensors
 from landmarks_jax.runtime import checkpoint
 
@@ -99,6 +102,18 @@ def test_a_resnet_in_a_method_of_one_s_own_has_torchvision_s_names(runs, tmp_pat
   assert known.keys() == own.keys()
   for name, array in known.items():
     np.testing.assert_array_equal(array, own[name])
+
+
+@pytest.mark.parametrize(
+  'variables',
+  [(([np.zeros(3)],), {}), ({'backbone': {}}, None), ({'backbone': np.zeros(3)}, {'stats': {}})],
+)
+def test_weights_of_another_shape_than_a_resnet_s_are_refused(variables, tmp_path):
+  network = Describer(variables, None)
+  model = Model(network, {'method': {'name': 'mylab.pixcl'}}, frame=8, margin=0)
+  with pytest.raises(ValueError, match=r'this is mylab\.pixcl \(no network of its own\)$'):
+    exporting._write_resnet(model, tmp_path / 'x')
+  assert not (tmp_path / 'x').exists()
 
 
 @pytest.mark.parametrize(('name', 'count'), [('resnet', 3), ('small', 2), ('vit', 1)])

@@ -54,7 +54,7 @@ def _write_resnet(model: Model, path: pathlib.Path) -> str:
   try:
     variables = {'params': params['backbone'], 'batch_stats': aux['stats']}
     arrays = resnet.to_torch(variables, prefix='')
-  except (KeyError, ValueError) as error:
+  except (KeyError, TypeError, ValueError) as error:  # of another tree
     method = model.config['method']
     network = method.get('network', 'no network of its own')
     raise ValueError(

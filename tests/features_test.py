@@ -127,8 +127,8 @@ def test_an_example_without_its_index_is_named():
     def __getitem__(self, index):
       return {k: v for k, v in super().__getitem__(index).items() if k != 'index'}
 
-  with pytest.raises(ValueError, match='has image, points, scale, visible, but no index; every'):
-    features.first_readable(Unnumbered(3))
+  with pytest.raises(ValueError, match=r'^the dataset, example 1: index is absent; expected'):
+    features.first_readable(Unnumbered(3, bad=(0,)))
 
 
 def test_the_first_readable_picture_stands_for_all():

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
+from landmarks_jax.contracts import Batch
 from landmarks_jax.data import source
 from landmarks_jax.data.source import BadImage, available, normaliser, open_source
 from landmarks_jax.runtime import by_name
@@ -176,6 +177,29 @@ def test_a_source_that_keeps_the_contract_is_accepted_whatever_cannot_be_read():
 def test_an_example_that_breaks_the_contract_is_told(fields, told):
   with pytest.raises(ValueError, match=f'^beetles.*{told}'):
     source.check(Labelled(fields), name='beetles')
+
+
+@pytest.mark.parametrize('given', [Batch(image=np.zeros((4, 4, 3), 'uint8')), (1, 2), None])
+def test_an_example_that_is_no_dict_is_told(given):
+  class Other(Numbers):
+    def __getitem__(self, index):
+      return given
+
+  kind = type(given).__name__
+  with pytest.raises(ValueError, match=f'^beetles, example 0: it is a {kind}; expected a dict'):
+    source.check(Other(), name='beetles')
+
+
+def test_a_source_without_its_facts_is_told():
+  class Bare:
+    def __len__(self):
+      return 3
+
+    def __getitem__(self, index):
+      return {}
+
+  with pytest.raises(ValueError, match=r'^beetles: info is None; expected an Info'):
+    source.check(source.Named(Bare(), 'beetles'), name='beetles')
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,9 @@ class BadImage(ValueError):
 class Named:
   """A source whose errors say of which dataset and example they are; a `BadImage` has its path."""
 
-  def __init__(self, source: Source, name: str) -> None:
-    self.info, self.name, self._source = source.info, name, source
+  def __init__(self, source: Any, name: str) -> None:
+    self.info = getattr(source, 'info', None)  # `check` says if there is none
+    self.name, self._source = name, source
 
   def __len__(self) -> int:
     return len(self._source)
@@ -109,14 +110,18 @@ def check(source: Source, *, examples: int = 2, name: str = 'the dataset') -> No
 
   name: with which errors begin.
   """
+  if not isinstance(source.info, Info):
+    raise ValueError(f'{name}: info is {source.info!r:.60}; expected an Info of data/source.py')
   points, visible = [np.zeros((0, 2))], [np.zeros(0, bool)]
   for row in evenly_apart(len(source), examples).tolist() if len(source) else ():
     try:
       example = source[row]
     except BadImage:
       continue
-    if fault := _fault(example, row, landmarks=bool(source.info.names)):
-      raise ValueError(f'{name}, example {row}: {fault}')
+    check_example(example, landmarks=bool(source.info.names), name=f'{name}, example {row}')
+    if example['index'] != row:
+      given = f'{name}, example {row}: index is {example["index"]}'
+      raise ValueError(f'{given}; expected {EXPECTED["index"]}')
     if 'points' in example:
       facts = source.info.names, source.info.flip_pairs, source.info.skeleton, source.info.scale
       try:
@@ -134,8 +139,19 @@ def check(source: Source, *, examples: int = 2, name: str = 'the dataset') -> No
     )
 
 
-def _fault(example: Mapping[str, Any], row: int, *, landmarks: bool) -> str:
-  """What is wrong with an example; '' if nothing is. landmarks: whether it must have some."""
+def check_example(example: Any, *, landmarks: bool, name: str) -> None:
+  """Raises ValueError for an example whose fields are not as `Source` says.
+
+  landmarks: whether it must have some. name: of the example, with which errors begin.
+  """
+  if fault := _fault(example, landmarks=landmarks):
+    raise ValueError(f'{name}: {fault}')
+
+
+def _fault(example: Any, *, landmarks: bool) -> str:
+  """What is wrong with an example; '' if nothing is."""
+  if not isinstance(example, Mapping):
+    return f'it is a {type(example).__name__}; expected a dict of fields of Batch'
   if unknown := [field for field in example if field not in Batch._fields]:
     return f'the field {unknown[0]!r} is none of Batch: {", ".join(Batch._fields)}'
   side, count = (np.shape(example.get(field))[:1] for field in ('image', 'points'))
@@ -151,8 +167,6 @@ def _fault(example: Mapping[str, Any], row: int, *, landmarks: bool) -> str:
     if value.shape != shape or not np.issubdtype(value.dtype, kind):
       given = f'{value.dtype} {list(value.shape)}' if field in example else 'absent'
       return f'{field} is {given}; expected {EXPECTED[field]}'
-  if example['index'] != row:
-    return f'index is {example["index"]}; expected the number of the example'
   return ''
 
 

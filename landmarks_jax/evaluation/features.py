@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
-from landmarks_jax.data.source import BadImage, Source, stacked
+from landmarks_jax.data.source import BadImage, Source, check_example, stacked
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.geometry import coords, regions, splines
 from landmarks_jax.runtime import compiler
@@ -95,11 +95,15 @@ def check_pyramid(pyramid: PyTree) -> None:
 
 
 def first_readable(source: Source) -> dict[str, Any]:
-  """The first readable example, whose shapes are those of all. Raises ValueError without one."""
+  """The first readable example, whose shapes are those of all.
+
+  Raises ValueError without one, and for one that is not as `Source` says.
+  """
+  landmarks = bool(source.info.names)
   for i in range(len(source)):
     with contextlib.suppress(BadImage):
       example = source[i]
-      _check_fields(example)
+      check_example(example, landmarks=landmarks, name=f'the dataset, example {i}')
       return example
   raise ValueError(f'none of the {len(source)} pictures can be read')
 
@@ -114,16 +118,6 @@ def check_landmarks(open_split: Callable[[str], Source], *splits: str, protocol:
   for split in splits:
     if not open_split(split).info.names:
       raise ValueError(f'{protocol} needs landmarks; the split {split!r} has none')
-
-
-def _check_fields(example: dict[str, Any]) -> None:
-  missing = {'image', 'index'} - example.keys()
-  if missing:
-    raise ValueError(
-      f'an example of the dataset has {", ".join(sorted(example))}, but no '
-      f'{" and no ".join(sorted(missing))}; every one needs image, uint8 [S, S, 3], and index, its '
-      'number in the dataset as np.int32'
-    )
 
 
 def gather(

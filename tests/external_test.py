@@ -11,6 +11,7 @@ from train_test import on_devices
 
 import landmarks_jax
 from landmarks_jax.cli import completion
+from landmarks_jax.cli import config as configs
 from landmarks_jax.cli.main import main
 from landmarks_jax.data import source
 from landmarks_jax.evaluation import scoring
@@ -66,6 +67,10 @@ def sign(rate, *, inertia: float = 0.5):
 
 def decay(learning_rate, *, epochs: int, half: float = 0.5):
   return lambda step: learning_rate * half ** (step / epochs)
+
+
+def whole(learning_rate=1.0):
+  return lambda step: learning_rate
 """,
   'broken.py': 'import a_package_that_is_nowhere\n',
   'empty.py': '',
@@ -133,13 +138,38 @@ def test_everything_of_a_run_takes_modules_of_one_s_own(page, tmp_path, capsys, 
   assert '3 of 3 frames with' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('options', [{}, {'b1': 0.5, 'mu_dtype': None}])
+def test_an_optimizer_and_a_schedule_of_optax_work_as_they_are(page, options):
+  given = {'name': 'optax.lion', 'schedule': 'optax.cosine_decay_schedule', 'decay_steps': 4}
+  config = configs.load(str(page)).to_dict()
+  given |= {'learning_rate': 0.5, 'steps_per_epoch': 1}
+  config['optimizer'] = given | options
+  done = completion.complete(config)['optimizer']
+  assert done['b1'] == options.get('b1', 0.9)
+  assert 'init_value' not in done
+  rate = optim.rate(**done)
+  np.testing.assert_allclose([rate(step) for step in (0, 2, 4)], [0.5, 0.25, 0], atol=1e-7)
+  tx, params = optim.build(**done), np.ones(2, 'f')
+  updates, _ = tx.update(params, tx.init(params), params)
+  np.testing.assert_allclose(updates, -0.5 * (1 + done['weight_decay'] * params))
+
+
+def test_the_learning_rate_is_asked_for_whatever_the_default_of_a_schedule(page):
+  given = {'name': 'sgd', 'schedule': 'mylab.optim.whole'}
+  config = configs.load(str(page)).to_dict() | {'optimizer': given}
+  with pytest.raises(ValueError, match=r'^config\.optimizer\.learning_rate is missing; give it'):
+    completion.complete(config)
+
+
 WRONG = {
   'method.name=mylab.none': (
     "config.method.name='mylab.none' is not known: No module named 'mylab.none'; expected a module "
     'that defines build, installed or in a folder of PYTHONPATH'
   ),
   'method.name=nolab.colours': "is not known: No module named 'nolab'; expected",
+  'method.name=moco.py': "is not known (did you mean 'moco'?): No module named 'moco",
   'method.name=mylab.empty': 'empty.py has no build',
+  'data.name=synthetic.faces': "'synthetic.faces' (did you mean 'synthetic/faces'?): No module",
   'data.name=mylab.empty': "'mylab.empty': expected a module that defines source; ",
   'evals.own.protocol=mylab.empty': 'expected a module that defines run, check, score, METRICS; ',
   'optimizer.name=mylab.optim.lion': 'expected a module that defines lion; ',
@@ -162,6 +192,25 @@ def test_a_study_of_layers_takes_a_protocol_of_one_s_own(page):
   assert {'labels', 'draws', 'measured'} <= done['study'].keys()
   assert scoring.stated_metrics(done['study'])[0].name == 'away'
   assert scoring.unit(done['study']).sign == 'hands'
+
+
+def test_what_a_study_of_layers_needs_of_a_protocol_is_told_at_once(page):
+  (page.parent / 'lab/mylab/runs.py').write_text('def run(describer, *, margin: int = 0): ...\n')
+  study = {'protocol': 'layers', 'of': 'mylab.runs', 'data': {'name': 'mylab.faces'}}
+  with pytest.raises(ValueError, match=r"^of='mylab\.runs' .* has no check, score, METRICS$"):
+    completion.evaluations({'study': study}, {}, {})
+
+
+@pytest.mark.parametrize(
+  'text', ["OSError('12,5')", "FileNotFoundError(2, 'No such file', '/nope')"]
+)
+def test_a_file_that_a_source_misses_is_told_with_the_example(page, tmp_path, capsys, text):
+  source = page.parent / 'lab/mylab/faces.py'
+  source.write_text(source.read_text().replace('return self.faces[index]', f'raise {text}'))
+  assert main(['x', 'train', f'--config={page}', f'--workdir={tmp_path}/r']) == 2
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.endswith('; mylab.faces, example 0')
+  assert line.startswith(('error: 12,5;', 'error: /nope: No such file;'))
 
 
 def test_an_error_inside_a_module_is_its_own(page):

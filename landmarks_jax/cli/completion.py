@@ -16,7 +16,6 @@ DEFINED = {'methods': ('build',), 'evaluation': ('run', 'check', 'score', 'METRI
 # Arguments that are no keys of a section, since whoever calls its function passes them.
 OF_TRAIN = ('workdir',)
 OF_METHOD = 'constrain', 'base'
-OF_OPTIMIZER = ('rate',)
 OF_DATA = ('split',)
 OF_EVALUATION = 'describer', 'open_split', 'random_init', 'base', 'baselines', 'spread'
 OF_EVALUATION += ('validation_score',)  # pck chooses it for regression
@@ -58,7 +57,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
   functions = optim.functions(**optimizer)
   later = 'epochs', 'steps_per_epoch'
   config['optimizer'] = configs.complete(
-    'config.optimizer', optimizer, *functions, passed=OF_OPTIMIZER, also=('name',), later=later
+    'config.optimizer', optimizer, *functions, also=('name',), later=later
   )
   if config['steps'] is None and config['optimizer']['epochs'] is None:
     raise ValueError('config.steps is missing; give it, or config.optimizer.epochs')

@@ -175,9 +175,11 @@ def _unraisable(unraisable: Any) -> None:
 
 
 def _spell(error: Exception) -> str:
-  if isinstance(error, OSError) and error.strerror and error.filename:
-    return f'{error.filename}: {error.strerror}'
-  return str(error)
+  if not isinstance(error, OSError):  # the notes of others may be JAX's, of the traceback
+    return str(error)
+  named = error.strerror and error.filename
+  text = f'{error.filename}: {error.strerror}' if named else str(error)
+  return '; '.join([text, *getattr(error, '__notes__', ())])
 
 
 def _fail(message: str) -> int:

@@ -150,7 +150,8 @@ def sliced(describer: Describer, *, start: int, stop: int) -> Describer:
 
 
 def _protocol(of: str) -> ModuleType:
-  found = by_name.module('evaluation', 'run', of, fault=f'of={of!r} is not known')
+  also = 'check', 'score', 'METRICS'
+  found = by_name.module('evaluation', 'run', of, fault=f'of={of!r} is not known', also=also)
   if hasattr(found, 'measure') or getattr(found, 'DISCOVERS', False):
     raise ValueError(
       f'of={of!r}: expected a protocol whose scores are all of points that it predicts from '

@@ -23,9 +23,10 @@ def module(
   also: what else an imported module has to define. Raises ValueError, which begins with `fault` and
   says what was expected, for any other name. Errors inside an imported module stay as they are.
   """
-  if is_import_path(name):
-    return _imported(name, function, *also, fault=fault)
   there = files_that_define(function, PACKAGE / folder)
+  if is_import_path(name):
+    near = hint(name.removesuffix('.py').replace('.', '/'), there)
+    return _imported(name, function, *also, fault=fault, near=near)
   if name not in there:
     raise ValueError(f'{fault}{hint(name, there)}; there are: {", ".join(there)}')
   return importlib.import_module(f'landmarks_jax.{folder}.{name.replace("/", ".")}')
@@ -54,7 +55,7 @@ def is_import_path(name: str) -> bool:
   return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
-def _imported(path: str, *needed: str, fault: str) -> ModuleType:
+def _imported(path: str, *needed: str, fault: str, near: str = '') -> ModuleType:
   expected = f'expected a module that defines {", ".join(needed)}'
   try:
     found = importlib.import_module(path)
@@ -62,7 +63,7 @@ def _imported(path: str, *needed: str, fault: str) -> ModuleType:
     if not f'{path}.'.startswith(f'{error.name}.'):
       raise  # what the module itself imports
     where = 'installed or in a folder of PYTHONPATH'
-    raise ValueError(f'{fault}: {error}; {expected}, {where}') from error
+    raise ValueError(f'{fault}{near}: {error}; {expected}, {where}') from error
   missing = [name for name in needed if not hasattr(found, name)]
   if missing:
     file = getattr(found, '__file__', None) or path

@@ -5,6 +5,7 @@ New ones are functions here, with an entry in OPTIMISERS or SCHEDULES, or anywhe
 import path.
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -29,14 +30,14 @@ def build(*, name: str = 'sgd', **options: Any) -> optax.GradientTransformation:
 
   Raises ValueError for an unknown name or option, listing the known ones.
   """
-  make, *others = functions(name, **options)
-  own = set(inspect.signature(make).parameters) - {'rate'}
+  keywords, *others = functions(name, **options)
+  own = set(inspect.signature(keywords).parameters)
   known = own.union(*(inspect.signature(one).parameters for one in others)) - {'others'}
   for option in options:
     if option not in known:
       listed = ', '.join(sorted(known))
       raise ValueError(f'optimizer {name!r} has no option {option!r}; it has {listed}')
-  return make(rate(**options), **{k: v for k, v in options.items() if k in own})
+  return _optimiser(name)(rate(**options), **{k: v for k, v in options.items() if k in own})
 
 
 def functions(
@@ -44,10 +45,19 @@ def functions(
 ) -> tuple[Callable[..., Any], ...]:
   """Those whose arguments are the options of an optimiser: itself, `rate` and its schedule.
 
-  Raises ValueError for an unknown name or schedule.
+  They are for their signatures alone, which lack the first argument of optimiser and schedule: it
+  is passed by position, whatever it is called. Raises ValueError for an unknown name or schedule.
   """
-  make = by_name.function(name, OPTIMISERS, fault=f'unknown optimizer {name!r}')
-  return make, rate, _schedule(schedule)
+  return _after_first(_optimiser(name)), rate, _after_first(_schedule(schedule))
+
+
+def _after_first(make: Callable) -> Callable:
+  """`make` with its first argument given, so that its signature shows the others."""
+  return functools.partial(make, None)
+
+
+def _optimiser(name: str) -> Callable[..., optax.GradientTransformation]:
+  return by_name.function(name, OPTIMISERS, fault=f'unknown optimizer {name!r}')
 
 
 def _schedule(name: str) -> Callable[..., Rate]:
@@ -78,7 +88,7 @@ def rate(
   if steps_per_epoch < 1:
     raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
   make = _schedule(schedule)
-  taken = inspect.signature(make).parameters
+  taken = inspect.signature(_after_first(make)).parameters
   if 'epochs' in taken and (epochs is None or epochs <= warmup_epochs):
     raise ValueError(
       f'schedule {schedule} needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'

@@ -32,7 +32,7 @@ def get_config():
       batch_size=32,
       select='choose/matching/different',
       evals=dict(
-        choose=dict(**matching, test='mafl_train', count=2000, every_epochs=1),
+        choose=dict(**matching, test='mafl_train', count=2000, every='epoch'),
         mafl=dict(**matching, test='mafl_test'),
       ),
     )

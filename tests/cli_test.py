@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 import types
 
 import pytest
@@ -315,6 +317,61 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_computed(tm
   with pytest.raises(OSError, match=message) as caught:
     drafts.check_new(tmp_path / 'file/new/output')
   assert caught.value.filename == f'--output={tmp_path}/file/new/output'
+
+
+def test_it_is_tried_where_the_command_will_write(tmp_path, monkeypatch):
+  tried, real = [], tempfile.TemporaryDirectory
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to('empty')
+
+  def make(*, dir, **options):
+    tried.append(dir.name)
+    return real(dir=dir, **options)
+
+  monkeypatch.setattr(tempfile, 'TemporaryDirectory', make)
+  for output in ('empty', 'link', 'new/output'):
+    drafts.check_new(tmp_path / output)
+    drafts.check_new(tmp_path / output, inside=True)
+  here = tmp_path.name
+  assert tried == [here, 'empty', here, 'empty', here, here]
+
+
+def test_the_root_of_a_file_system_is_refused_where_nothing_can_be_beside_it(tmp_path, monkeypatch):
+  (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+  (tmp_path / 'disk').mkdir()
+  monkeypatch.setattr(os.path, 'ismount', lambda path: path == tmp_path / 'disk')
+  for name in ('disk', 'link'):
+    with pytest.raises(ValueError, match=rf'/{name} is the root of a file system; give the name'):
+      drafts.check_new(tmp_path / name)
+    drafts.check_new(tmp_path / name, inside=True)
+
+
+def test_a_link_to_an_empty_folder_can_be_the_output(tmp_path):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to('empty')
+  with drafts.draft(tmp_path / 'link') as folder:
+    folder.mkdir()
+    (folder / 'file').touch()
+  assert (tmp_path / 'link').is_symlink()
+  assert sorted(path.name for path in tmp_path.rglob('*')) == ['empty', 'file', 'link']
+
+
+def test_only_after_a_full_disk_is_a_draft_waited_for(tmp_path, monkeypatch):
+  def write(error):
+    with drafts.draft(tmp_path / 'output') as folder:
+      folder.mkdir()
+      raise error
+
+  waited = []
+  monkeypatch.setattr(time, 'sleep', waited.append)
+  for error in (KeyboardInterrupt, ValueError, OSError(errno.EACCES, 'no')):
+    with pytest.raises((KeyboardInterrupt, ValueError, OSError)):
+      write(error)
+  assert waited == []
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(OSError, match='make room'):
+    write(OSError(errno.ENOSPC, 'full'))
+  assert waited
 
 
 def test_a_full_disk_names_the_output_and_leaves_no_draft(tmp_path, monkeypatch):

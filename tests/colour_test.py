@@ -364,6 +364,7 @@ def test_a_probability_may_be_a_whole_number_or_traced_and_must_be_one(what):
 )
 def test_statistics_that_standardise_nothing_are_told(values):
   colour.check_statistics(mean=(0, 0, 0), std=[1, 1, 0.5])
+  colour.check_statistics(mean=np.zeros(3), std=np.ones(3, np.float32))
   for name in ('mean', 'std'):
     with pytest.raises(ValueError, match=rf'^where\.{name}=.*: expected three numbers'):
       colour.check_statistics(where='where.', **{name: values})

@@ -630,8 +630,12 @@ def test_a_star_changes_every_section():
     'one': {'data': {'n': '4'}, 'x': {'y': '6'}},
     'two': {'data': {'n': '5'}, 'x': {'y': '6'}},
   }
-  for key in ('steps.*.n', 'evals.one.data.*.n'):
-    with pytest.raises(ValueError, match=r'is not a section'):
+  for key, message in (
+    ('steps.*.n', 'steps is not a section'),
+    ('evals.one.data.*.n', 'evals.one.data has no section'),
+    ('evals.*', r'\* stands for sections; name a key of theirs'),
+  ):
+    with pytest.raises(ValueError, match=message):
       configs.changed(page, [f'{key}=4'])
 
 
@@ -680,21 +684,22 @@ def test_a_score_whose_name_begins_with_another_s_is_selected():
     completion.check_select('birds/pck/pck_paper_n5', evals)
 
 
-def test_epochs_between_evaluations_are_checked_and_let_them_select():
+def test_the_steps_between_evaluations_are_checked_and_let_them_select():
   def completed_with(**options):
     evals = {'few': {'protocol': 'regression', 'data': {'name': 'synthetic/faces'}} | options}
     select = 'few/regression/inter_ocular'
     return completion.complete(SEEN | {'evals': evals, 'select': select})['evals']['few']
 
-  assert completed_with(every_epochs=3)['every_epochs'] == 3
-  for options, message in (
-    ({'every_epochs': -1}, 'every_epochs=-1: expected 0 or more epochs'),
-    ({'every_epochs': 0.5}, 'every_epochs=0.5: expected a whole number'),
-    ({'every_epochs': 1, 'every': 2}, 'every=2 and every_epochs=1; set one to 0'),
-    ({'every_epochs': 0}, 'needs config.evals.few.every, in steps, or every_epochs'),
+  assert completed_with(every='epoch')['every'] == 'epoch'
+  assert completed_with(every=configs.Text('3'))['every'] == 3
+  for every, message in (
+    (-1, "every=-1: expected 0 or more steps, or 'epoch'"),
+    (0.5, "every=0.5: expected a whole number, or 'epoch'"),
+    ('epochs', "every='epochs': expected a whole number, or 'epoch'"),
+    (0, 'needs config.evals.few.every, in steps'),
   ):
     with pytest.raises(ValueError, match=message):
-      completed_with(**options)
+      completed_with(every=every)
 
 
 def test_files_may_move_when_a_run_continues_but_not_take_the_place_of_none(tmp_path):

@@ -130,6 +130,8 @@ def test_an_earlier_step_is_that_step(again, tmp_path):
 def test_other_evaluations_get_another_file_and_the_same_ones_the_same(again, tmp_path):
   assert again() == 0
   before = (tmp_path / 'run/evaluations/6.json').read_bytes()
+  for change in ('--config.evals.few.every=3', '--config.evals.few.every=epoch'):
+    assert again(change) == 0  # when training would run it makes no other evaluation
   for _ in range(2):
     assert again('--config.evals.few.labels=5') == 0
   assert (tmp_path / 'run/evaluations/6.json').read_bytes() == before

@@ -262,6 +262,16 @@ def test_features_are_there_at_the_next_start_and_not_for_other_pictures(model, 
   assert not other_crop.described.done.any()
 
 
+def test_a_stop_loses_no_described_picture(model, world, tmp_path, monkeypatch):
+  monkeypatch.setattr(learning, 'TELL', 0.0)
+  keep = tmp_path / 'features'
+  first = FrozenLearner(model, PictureFiles(world[0]), NAMES, keep=keep)
+  first.describe(lambda *_: False)
+  assert first.described.done.sum() == 8
+  again = FrozenLearner(model, PictureFiles(world[0]), NAMES, keep=keep)
+  np.testing.assert_array_equal(again.described.done, first.described.done)
+
+
 def test_without_room_on_the_disk_features_stay_in_memory_and_leave_it_to_the_labels(
   tmp_path, monkeypatch
 ):

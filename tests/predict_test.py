@@ -293,7 +293,7 @@ def test_a_full_disk_costs_overlays_and_no_table(mine, tmp_path, capsys, monkeyp
   ('broken', 'kept', 'advice'),
   [
     (landmark_csv, [], 'make room and run the command again'),
-    (coco, ['landmarks.csv'], 'what is in it is complete; make room and give another --output'),
+    (coco, ['landmarks.csv'], 'what is in it is complete; make room and give another --output\n'),
   ],
 )
 def test_a_table_that_cannot_be_written_leaves_none_that_is_cut(
@@ -395,9 +395,41 @@ def test_an_interrupt_keeps_what_was_found(mine, tmp_path, capsys, monkeypatch):
 
   monkeypatch.setattr(landmark_model.LandmarkModel, 'look', interrupted)
   options = f'--model={mine}/M', f'--images={mine}/test', f'--output={tmp_path}/out'
-  assert run('predict', *options, '--batch_size=2', '--overlays=0') == 130
-  assert 'interrupted; 4 of 9 pictures; written to' in capsys.readouterr().err
+  assert run('predict', *options, '--batch_size=2') == 130
+  told = capsys.readouterr().err
+  assert 'interrupted; 4 of 9 pictures; written to' in told
+  assert 'in the overlays' not in told
   assert len(landmark_csv.read(tmp_path / 'out/landmarks.csv').points) == 4
+  assert not (tmp_path / 'out/overlays').exists()
+
+
+def test_overlays_do_not_wait_for_the_disk(mine, tmp_path, monkeypatch):
+  synced, sync = [], os.fsync
+  monkeypatch.setattr(os, 'fsync', lambda file: synced.append(sync(file)))
+  options = f'--model={mine}/M', f'--images={mine}/test', f'--output={tmp_path}/out'
+  assert run('predict', *options) == 0
+  assert len(list((tmp_path / 'out/overlays').iterdir())) == 9
+  assert len(synced) == 3  # the tables
+
+
+def test_a_label_far_from_its_picture_costs_its_score_alone(mine, tmp_path, capsys):
+  points = landmark_csv.read(mine / 'test/labels.csv').points
+  points['101.png'][0] = 9000, 16
+  landmark_csv.write(tmp_path / 'far.csv', NAMES, points)
+  options = f'--model={mine}/M', f'--images={mine}/test', f'--labels={tmp_path}/far.csv'
+  assert run('predict', *options, f'--output={tmp_path}/out') == 0
+  told = capsys.readouterr()
+  assert '9 of 9 pictures; written to' in told.out
+  width, height = Image.open(mine / 'test/101.png').size
+  first = f"the first {NAMES[0]} of '101.png' ({width}x{height} pixels) at (9000, 16); were they"
+  assert told.err.count('warning: ') == 1
+  assert '1 of the labels are far outside their picture and not scored' in told.err
+  assert first in told.err
+  assert len(landmark_csv.read(tmp_path / 'out/landmarks.csv').points) == 9
+  assert json.loads((tmp_path / 'out/scores.json').read_text())['pictures'] == 8  # no scale there
+  fit = 'fit', '--model=RUN', *options[1:], '--copies=0', f'--output={tmp_path}/M'
+  assert run(*fit) == 2
+  assert 'is at (9000, 16); was it made on a picture of another size?' in capsys.readouterr().err
 
 
 FIT = '--model=RUN', '--images={}/train', '--labels=labels.csv'

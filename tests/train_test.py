@@ -761,14 +761,17 @@ def test_epochs_say_how_many_steps_where_the_config_does_not(tiny, tmp_path, cap
   assert 'from step 4' in capsys.readouterr().out
 
 
-def test_an_evaluation_may_run_after_a_number_of_epochs(tiny, tmp_path):
+def test_an_evaluation_may_run_after_every_epoch(tiny, tmp_path):
   evals = 'few/regression/inter_ocular'
-  changes = '--config.evals.few.every=0', '--config.evals.few.every_epochs=2'
-  assert tiny('run', '--config.steps=6', *changes, '--config.log_every=1') == 0
+  changes = '--config.steps=5', '--config.log_every=1', '--config.evals.few.every=epoch'
+  assert tiny('run', *changes) == 0
   config = json.loads((tmp_path / 'run/config.json').read_text())
-  assert 'every_epochs' not in config['evals']['few']
-  assert config['evals']['few']['every'] == 4  # 20 pictures, 8 a batch
-  assert [row['step'] for row in rows(tmp_path / 'run') if evals in row] == [4, 6]
+  assert config['evals']['few']['every'] == 2  # 20 pictures, 8 a batch
+  assert [row['step'] for row in rows(tmp_path / 'run') if evals in row] == [2, 4, 5]
+  page = configs.changed(configs.load(f'{tmp_path}/page.py'), ['evals.few.every=epoch'])
+  parts = experiment.Experiment(completion.complete(page))
+  parts.resolve({'evals': {'few': {'every': 7}}})  # as a run began whose folder has grown
+  assert parts.config['evals']['few']['every'] == 7
 
 
 def test_a_run_keeps_the_steps_of_its_epochs_when_its_folder_has_grown(tiny, tmp_path, capsys):

@@ -195,7 +195,7 @@ def check_statistics(*, where: str = '', **given: Any) -> None:
   """Raises ValueError unless `standardise` can use these. given: mean, std; where: begins names."""
   for name, values in given.items():
     least = LEAST_STD if name == 'std' else -MOST
-    three = isinstance(values, Sequence) and len(values) == 3
+    three = len(values) == 3 if isinstance(values, Sequence) else np.shape(values) == (3,)
     if not three or not all(isinstance(v, Real) and least <= v <= MOST for v in values):
       above = ', above 0' if name == 'std' else ''
       raise ValueError(

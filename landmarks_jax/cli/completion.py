@@ -13,6 +13,7 @@ from landmarks_jax.evaluation import few_shot, scoring
 from landmarks_jax.runtime import by_name, optim
 
 DEFINED = {'methods': ('build',), 'evaluation': ('run', 'check', 'score', 'METRICS')}  # by folder
+EPOCH = 'epoch'  # of `every`: after each pass over the training pictures
 # Arguments that are no keys of a section, since whoever calls its function passes them.
 OF_TRAIN = ('workdir',)
 OF_METHOD = 'constrain', 'base'
@@ -93,8 +94,8 @@ def evaluations(
   """The section `evals` with its defaults.
 
   training, method: the completed sections data and method, from which an evaluation of the same
-  data set takes what it does not say: where its files are, which of them are read and what of each,
-  frame and margin; empty where they are not known.
+  data set takes what it does not say of path, crop, images, frame and margin; empty where they are
+  not known.
   """
   done = {}
   for name, options in evals.items():
@@ -105,13 +106,14 @@ def evaluations(
       raise ValueError(f'{section}.protocol is missing{near}; evaluations: {", ".join(there)}')
     named = _named(section, options, 'protocol')
     protocol = find('evaluation', named, section=f'{section}.protocol')
-    own = ('protocol', 'data', 'every', 'every_epochs')
+    own = ('protocol', 'data', 'every')
     functions = [*_extended(protocol, options), protocol.run]  # the defaults of the last win
     options = _as_in_training(options, training, method)
     options = configs.complete(section, options, *functions, passed=OF_EVALUATION, also=own)
-    if 'seed' in options:
+    if isinstance(options.get('seed'), int):
       few_shot.check_seed(options['seed'], f'{section}.seed')
-    options = _with_times(section, options)
+    options = {'every': 0} | options
+    options['every'] = _every(section, options['every'])
     data = configs.typed(f'{section}.data', options.get('data'), Mapping[str, Any])
     if 'split' in data:
       raise ValueError(
@@ -122,21 +124,17 @@ def evaluations(
   return done
 
 
-def _with_times(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """The options of an evaluation with `every` as a number; `every_epochs` only where it is given.
-
-  Raises ValueError for negative numbers, and where both are given.
-  """
-  options = {'every': 0} | dict(options)
-  for key, unit in {'every': 'steps', 'every_epochs': 'epochs'}.items():
-    if key in options:
-      options[key] = configs.typed(f'{section}.{key}', options[key], int)
-      if options[key] < 0:
-        raise ValueError(f'{section}.{key}={options[key]}: expected 0 or more {unit}')
-  if options['every'] and options.get('every_epochs'):
-    both = ' and '.join(f'{key}={options[key]}' for key in ('every', 'every_epochs'))
-    raise ValueError(f'{section}: {both}; set one to 0')
-  return options
+def _every(section: str, given: Any) -> int | str:
+  """After how many steps an evaluation runs: a number, or EPOCH. Raises ValueError."""
+  if given == EPOCH:
+    return EPOCH
+  try:
+    steps = configs.typed(f'{section}.every', given, int)
+  except ValueError as error:
+    raise ValueError(f'{error}, or {EPOCH!r}') from None
+  if steps < 0:
+    raise ValueError(f'{section}.every={steps}: expected 0 or more steps, or {EPOCH!r}')
+  return steps
 
 
 def _of_same_files(data: Mapping[str, Any], training: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,10 +165,7 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   if select is None:
     return False
   scores = {
-    f'{name}/{options["protocol"]}/{metric.name}': (
-      metric.higher_is_better,
-      options['every'] or options.get('every_epochs'),
-    )
+    f'{name}/{options["protocol"]}/{metric.name}': (metric.higher_is_better, options['every'])
     for name, options in evals.items()
     for metric in scoring.stated_metrics(options)
   }
@@ -183,9 +178,7 @@ def check_select(select: str | None, evals: Mapping[str, Mapping[str, Any]]) -> 
   higher_is_better, every = scores[score]
   if not every:
     name = select.split('/')[0]
-    raise ValueError(
-      f'config.select={select!r} needs config.evals.{name}.every, in steps, or every_epochs'
-    )
+    raise ValueError(f'config.select={select!r} needs config.evals.{name}.every, in steps')
   _check_draws(select, score, evals[select.split('/')[0]])
   return higher_is_better
 

@@ -285,6 +285,8 @@ def changed(config: Any, changes: Sequence[str]) -> dict[str, Any]:
   for change in changes:
     key, _, value = change.partition('=')
     *path, last = key.split('.')
+    if last == '*':
+      raise ValueError(f'--config.{key}: * stands for sections; name a key of theirs')
     for section in _sections(config, path, key):
       section[last] = Text(value)
   return config
@@ -298,6 +300,8 @@ def _sections(config: dict[str, Any], path: Sequence[str], key: str) -> list[dic
       found = [inner for section in found for inner in section.values() if isinstance(inner, dict)]
     else:
       found = [section.setdefault(part, {}) for section in found]
-    if not found or not all(isinstance(section, dict) for section in found):
+    if not found:
+      raise ValueError(f'--config.{key}: {".".join(path[:i])} has no section')
+    if not all(isinstance(section, dict) for section in found):
       raise ValueError(f'--config.{key}: {".".join(path[: i + 1])} is not a section')
   return found

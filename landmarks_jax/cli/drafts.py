@@ -12,17 +12,23 @@ from collections.abc import Iterator
 FULL = errno.ENOSPC, errno.EDQUOT  # no room, or none left for this user
 
 
-def check_new(output: pathlib.Path) -> None:
+def check_new(output: pathlib.Path, *, inside: bool = False) -> None:
   """Raises ValueError if `output` exists, unless as an empty folder: nothing is overwritten.
 
-  Raises OSError if it cannot be made, which is tried, so that no work is done in vain.
+  Raises OSError if it cannot be made, which is tried, so that no work is done in vain. inside: the
+  command writes into the folder `output`; otherwise it makes a `draft`, which lies beside it.
   """
-  if output.resolve() == pathlib.Path.cwd():  # renaming over it would leave a deleted folder
+  place = output.resolve()
+  if place == pathlib.Path.cwd():  # renaming over it would leave a deleted folder
     raise ValueError(f'--output={output} is the folder you are in; give the name of one in it')
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'--output={output} exists already and is not overwritten; give another')
-  above = output.absolute()
-  there = next(folder for folder in (above, *above.parents) if folder.exists())
+  if not inside and os.path.ismount(place):  # nothing can be renamed over it
+    raise ValueError(
+      f'--output={output} is the root of a file system; give the name of a folder in it'
+    )
+  folders = (place, *place.parents) if inside else place.parents
+  there = next(folder for folder in folders if folder.exists())
   try:
     tempfile.TemporaryDirectory(prefix='.', suffix='.draft', dir=there).cleanup()
   except OSError as error:
@@ -46,7 +52,7 @@ def full_disk_told(output: pathlib.Path) -> Iterator[None]:
       raise
     advice = 'make room and run the command again'
     if output.is_dir() and any(output.iterdir()):
-      advice = 'what is in it is complete; make room and give another --output for the rest'
+      advice = 'what is in it is complete; make room and give another --output'
     raise OSError(error.errno, f'{os.strerror(error.errno)}; {advice}', str(output)) from error
 
 
@@ -54,19 +60,23 @@ def full_disk_told(output: pathlib.Path) -> Iterator[None]:
 def draft(output: pathlib.Path) -> Iterator[pathlib.Path]:
   """A path beside `output`, for a file or a folder, renamed to it at the end of the block.
 
-  Missing parent folders are made; an error removes them again.
+  If `output` is a link, it is beside what the link leads to. Missing parent folders are made; an
+  error removes them again.
   """
-  made = [folder for folder in output.absolute().parents if not folder.exists()]
-  path = output.with_name(f'.{output.name}.{os.getpid()}.draft')
+  place = output.resolve()
+  made = [folder for folder in place.parents if not folder.exists()]
+  path = place.with_name(f'.{place.name}.{os.getpid()}.draft')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_told(output):
       yield path
-      path.replace(output)
-  except BaseException:
-    for _ in range(3 if path.is_dir() else 0):
-      shutil.rmtree(path, ignore_errors=True)
-      time.sleep(0.1)  # threads of a failed save may still write there, and make it anew
+      path.replace(place)
+  except BaseException as error:
+    shutil.rmtree(path, ignore_errors=True)
+    if isinstance(error, OSError) and error.errno in FULL:
+      for _ in range(2):  # threads of a failed save may still write there, and make it anew
+        time.sleep(0.1)
+        shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):  # folders that were not made, or are in use
       path.unlink(missing_ok=True)
       for folder in made:

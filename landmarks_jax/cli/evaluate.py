@@ -101,6 +101,8 @@ def evaluate(
 
   config = run_folder.read_config(workdir / run_folder.CONFIG)
   config = _completed(config, config.get('evals', {}) if evals is None else evals)
+  for options in config['evals'].values():
+    options['every'] = 0  # when training runs it makes no other evaluation
   before = config['data'].get('path')
   for data in (config['data'], *(options['data'] for options in config['evals'].values())):
     if path is not None and data.get('path') == before:

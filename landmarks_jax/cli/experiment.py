@@ -87,12 +87,13 @@ class Experiment:
         if method[name] is None:
           method[name] = list(getattr(info, name))
         colour.check_statistics(where=f'{section}.', **{name: method[name]})
-    steps = (begun or {}).get('optimizer', {}).get('steps_per_epoch')
-    self._resolve_steps(None if steps == 1 else steps)  # 1: as a run without epochs has it
+    self._resolve_steps(begun or {})
 
-  def _resolve_steps(self, begun: int | None) -> None:
-    """Fills in the numbers of steps. begun: those of an epoch of the run that goes on, if any."""
+  def _resolve_steps(self, before: Mapping[str, Any]) -> None:
+    """Fills in the numbers of steps. before: the config of the run that goes on, or empty."""
     config, optimizer = self.config, self.config['optimizer']
+    begun = before.get('optimizer', {}).get('steps_per_epoch')
+    begun = None if begun == 1 else begun  # 1: as a run without epochs has it
     found = max(1, len(self.inputs.training) // config['batch_size'])
     epoch = optimizer['steps_per_epoch'] or begun or found
     if optimizer['epochs'] is None:  # the rate falls by the step, not by the epoch
@@ -108,9 +109,9 @@ class Experiment:
       config['steps'] = optimizer['epochs'] * optimizer['steps_per_epoch']
     if config['method'].get('steps', 0) is None:  # of a schedule inside the method
       config['method']['steps'] = config['steps']
-    for options in config['evals'].values():
-      if epochs := options.pop('every_epochs', 0):
-        options['every'] = epochs * epoch
+    for name, options in config['evals'].items():
+      if options['every'] == completion.EPOCH:
+        options['every'] = before.get('evals', {}).get(name, {}).get('every') or epoch
 
   def check_evals(self) -> None:
     """Raises, before anything is computed, errors that would stop an evaluation hours later."""
@@ -358,8 +359,7 @@ class Experiment:
   def protocol(self, name: str) -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
     """The module of an evaluation, the options of its data, and its own."""
     options = by_name.tuples(self.config['evals'][name])
-    data = options.pop('data')
-    options = {k: v for k, v in options.items() if k not in ('every', 'every_epochs')}
+    data, _ = options.pop('data'), options.pop('every')
     data = {k: v for k, v in data.items() if k != 'split'}  # the protocol chooses the split
     section = f'config.evals.{name}.protocol'
     return completion.find('evaluation', options.pop('protocol'), section=section), data, options

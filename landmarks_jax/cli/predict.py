@@ -3,13 +3,14 @@
 --output gets landmarks.csv, which can be used as labels; landmarks.json, the same as COCO keypoints
 with confidence; confidence.csv; and a folder overlays of pictures with the landmarks on them, from
 red for no confidence to green for full. A landmark outside its picture is left empty. Pictures that
-are unreadable, that --boxes has no box for, whose names no table can hold, or with a label of
---labels far outside, are left out and listed in skipped.csv; overlays that cannot be written are
-counted. With --labels, true landmarks of some of the pictures, errors and a reliability table are
-printed and written to scores.json, for those that the model did not learn from. Ctrl-C keeps what
-was found. The overlays come last, so that a full disk costs no table.
+are unreadable, that --boxes has no box for, or whose names no table can hold, are left out and
+listed in skipped.csv; overlays that cannot be written are counted. With --labels, true landmarks of
+some of the pictures, errors and a reliability table are printed and written to scores.json, for
+those that the model did not learn from; a label far outside its picture is not scored. Ctrl-C keeps
+what was found, without overlays. These come last, so that a full disk costs no table.
 """
 
+import contextlib
 import csv
 import json
 import pathlib
@@ -44,7 +45,7 @@ def define_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 def run(values: flags.FlagValues) -> int:
   """The command."""
-  drafts.check_new(values.output)
+  drafts.check_new(values.output, inside=True)
   drafts.check_outside(values.output, 'images', values.images)
   prediction = Prediction(
     values.model,
@@ -59,8 +60,7 @@ def run(values: flags.FlagValues) -> int:
     prediction(batch_size=values.batch_size)
   except KeyboardInterrupt:
     if prediction.points:
-      prediction.write()
-      prediction.draw()
+      prediction.write()  # without overlays, which take long
       print(f'\ninterrupted; {prediction.summary()}', file=sys.stderr)
       return 130
     raise
@@ -103,7 +103,7 @@ class Prediction:
       self.files = [file for file in self.files if file in around]
     if not self.files:
       raise ValueError(f'{boxes} has no box for any picture in {root}')
-    self.truth = None if labels is None else self._labels(labelled.read_labels(root, labels))
+    self.truth = None if labels is None else self._labels(root, labelled.read_labels(root, labels))
     self.pictures = self.model.pictures(
       [root / file for file in self.files],
       crop=crop,
@@ -181,7 +181,7 @@ class Prediction:
     if self.undrawn:
       message += f'; {self.undrawn:,} of the overlays could not be written'
     message += f'; written to {self.output}'
-    if self.shown and (numbers := overlay.key(self.model.names)):
+    if (self.output / OVERLAYS).is_dir() and (numbers := overlay.key(self.model.names)):
       message += f'\nin the overlays {numbers}'
     return message
 
@@ -230,7 +230,7 @@ class Prediction:
       few = f'{len(lost):,} of {len(around):,} boxes'
       _tell(f'{boxes}: {few} are of no picture, the first {lost[0]!a}')
 
-  def _labels(self, table: Any) -> Any:
+  def _labels(self, root: pathlib.Path, table: Any) -> Any:
     """The truth about all pictures; those without any have no visible landmark."""
     from landmarks_jax.inference.pictures import PointLabels
 
@@ -242,7 +242,27 @@ class Prediction:
     points = np.stack([table.points.get(file, nothing)[order] for file in self.files])
     if not np.isfinite(points).any():
       raise ValueError(f'{table.path} labels none of the pictures')
+    self._hide_far(root, points, table.path)
     return PointLabels.of(points, names=self.model.names, scale=self.model.scale)
+
+  def _hide_far(self, root: pathlib.Path, points: Any, path: Any) -> None:
+    """Sets labels far outside their picture to nan; warns, naming the first."""
+    from landmarks_jax.data import images  # late: heavy
+    from landmarks_jax.data.source import BadImage
+    from landmarks_jax.inference.pictures import far_off
+
+    told = []
+    for row in np.flatnonzero(np.isfinite(points).any((1, 2))):
+      file = self.files[row]
+      with contextlib.suppress(BadImage):  # told when it is predicted
+        width, height = images.size(root / file, rotate=True)
+        for k in np.flatnonzero(far_off(points[row], width, height)):
+          (x, y), name = points[row, k], self.model.names[k]
+          told.append(f'{name:.60} of {file!a} ({width}x{height} pixels) at ({x:g}, {y:g})')
+          points[row, k] = np.nan
+    if told:
+      few = f'{len(told):,} of the labels are far outside their picture and not scored'
+      _tell(f'{path}: {few}, the first {told[0]}; were they made on pictures of another size?')
 
   def _keep(self, row: int, pixels: Any, confidence: Any) -> None:
     """One picture's landmarks, those outside of it for its overlay alone."""
@@ -274,8 +294,12 @@ class Prediction:
     )
     path = self.output / OVERLAYS / overlay_name(file, self.names)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replaced(path) as part:
-      Image.fromarray(drawn).save(part, 'png')
+    try:
+      Image.fromarray(drawn).save(path, 'png')  # not `atomic`, which waits for the disk each time
+    except BaseException:
+      with contextlib.suppress(OSError):
+        path.unlink()
+      raise
 
   def _scored(self, batch: Any, points: Any, confidence: Any) -> tuple[Any, Any]:
     """The labelled pictures of a batch as Predictions, and which of them were learned from."""

@@ -70,7 +70,7 @@ def train(
       from: those with the same name and shape. Steps and optimizer start anew.
     steps: updates of the weights; None takes the optimizer's epochs, of len(data) // batch_size.
     evals: by name: protocol (a file of evaluation/), its options and data, and `every`, a number of
-      steps (0: only at the end), or `every_epochs` instead.
+      steps (0: only at the end; 'epoch': after each pass over the training pictures).
     select: the full name of a score, such as 'faces/matching/different'. The weights with the best
       one are kept in `best` and used for the final evaluations; its evaluation needs one of these.
     calibrate: before every evaluation, and permanently at the end, the method's running statistics

@@ -163,8 +163,7 @@ class Pictures:
   def _check_near(self, index: int) -> None:
     """Raises BadImage for a label so far from its picture that it can only be a slip."""
     (width, height), points = self.sizes[index], self._labels.points[index]
-    far = np.abs(points).max(-1) > WIDEST * max(width, height)
-    for k in np.flatnonzero(far & self._labels.visible[index]):
+    for k in np.flatnonzero(far_off(points, width, height) & self._labels.visible[index]):
       x, y = points[k]
       raise BadImage(
         self.name(index),
@@ -185,6 +184,13 @@ class Pictures:
     if len(box) == 3 and box[2] ** 2 > max(MOST_PIXELS, width * height):
       raise BadImage(self.name(index), f'is {width}x{height} pixels, too long for a square')
     return box
+
+
+def far_off(
+  points: Float[np.ndarray, '*shape 2'], width: int, height: int
+) -> Bool[np.ndarray, '*shape']:
+  """Which points, in pixels, are so far from a picture of this size that they can only be slips."""
+  return np.abs(points).max(-1) > WIDEST * max(width, height)
 
 
 def checksum(image: UInt8[np.ndarray, 'H W 3']) -> str:

@@ -1,7 +1,8 @@
 """An append-only journal of confirmed labels: on disk before they are acknowledged.
 
 Each line is one JSON object. `Journal.append` returns once the line has reached the disk; a partial
-line left by a kill or a full disk was never acknowledged and is cut off.
+line left by a kill or a full disk was never acknowledged and is cut off. A last line that lacks
+only its newline counts.
 """
 
 import codecs

@@ -35,7 +35,7 @@ BATCH, LOOK = 32, 256  # pictures described at once, and predicted at once
 SIZE = 16  # side of the heat maps
 TOLERANCE = 0.05  # of the confidence, as a share of the side of the frame
 TELL = 0.5  # seconds between two progress reports
-SYNC = 5.0  # seconds of work that a kill or a power failure may cost
+SYNC = 5.0  # seconds of work that a kill or a power failure may cost; an ordinary stop costs none
 KEPT = 3  # version of features on disk: in the second, `normalise=True` made labels unit vectors
 
 
@@ -92,31 +92,18 @@ class FrozenLearner:
     kept, broken, last = self.described, {}, time.monotonic()
     synced = last
     left = np.flatnonzero(~kept.done)
-    for start in range(0, len(left), BATCH):
-      frames, rows, sizes = [], [], []
-      for row in left[start : start + BATCH].tolist():
-        try:
-          frame, size = self._frame(row), self.files.size(row)
-        except BadImage as error:
-          broken[row] = error.reason
-          continue
-        frames.append(frame)
-        sizes.append(size)
-        rows.append(row)
-      if rows:
-        padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
-        padded[: len(frames)] = frames
-        pyramid = self._describe(None)(self.model.describer.variables, self._seen(padded))
-        pyramid = tuple(np.asarray(level)[: len(rows)] for level in pyramid)
-        kept.put(np.array(rows), pyramid, np.array(sizes, np.int32))
-      if time.monotonic() - synced > SYNC:
-        kept.keep()
-        synced = time.monotonic()
-      if time.monotonic() - last > TELL:
-        last = time.monotonic()
-        if not report(int(kept.done.sum()) + len(broken), broken):
-          return
-    kept.keep()
+    try:
+      for start in range(0, len(left), BATCH):
+        broken |= self._describe_rows(left[start : start + BATCH].tolist())
+        if time.monotonic() - synced > SYNC:
+          kept.keep()
+          synced = time.monotonic()
+        if time.monotonic() - last > TELL:
+          last = time.monotonic()
+          if not report(int(kept.done.sum()) + len(broken), broken):
+            return
+    finally:
+      kept.keep()
     report(len(self.files), broken)
 
   def first(self) -> Fit | None:
@@ -149,6 +136,26 @@ class FrozenLearner:
     if self._known is None:
       raise ValueError('nothing is fitted yet')
     self._known.save(path)
+
+  def _describe_rows(self, given: Sequence[int]) -> dict[int, str]:
+    """Describes up to BATCH pictures; returns why some cannot be read."""
+    broken, frames, rows, sizes = {}, [], [], []
+    for row in given:
+      try:
+        frame, size = self._frame(row), self.files.size(row)
+      except BadImage as error:
+        broken[row] = error.reason
+        continue
+      frames.append(frame)
+      sizes.append(size)
+      rows.append(row)
+    if rows:
+      padded = np.zeros((BATCH, *frames[0].shape), np.uint8)
+      padded[: len(frames)] = frames
+      pyramid = self._describe(None)(self.model.describer.variables, self._seen(padded))
+      pyramid = tuple(np.asarray(level)[: len(rows)] for level in pyramid)
+      self.described.put(np.array(rows), pyramid, np.array(sizes, np.int32))
+    return broken
 
   def _predictions(self) -> Fit:
     points, evidence = self._looked(self._known.head)

@@ -5,8 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 
 def parse_json(data: bytes, what: Any) -> Any:
   """The value of a JSON text in UTF-8. Raises ValueError that begins with `what` it is."""
@@ -16,8 +14,10 @@ def parse_json(data: bytes, what: Any) -> Any:
     raise ValueError(f'{what} is damaged ({error})') from error
 
 
-def parse_arrays(data: bytes, what: Any) -> dict[str, np.ndarray]:
+def parse_arrays(data: bytes, what: Any) -> dict[str, Any]:
   """The arrays of an npz file. Raises ValueError that begins with `what` it is."""
+  import numpy as np  # late: heavy, and the help of commands needs none
+
   try:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}

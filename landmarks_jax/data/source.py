@@ -174,10 +174,13 @@ def check_facts(
   names: Sequence[str],
   flip_pairs: Sequence[Sequence[int]],
   skeleton: Sequence[Sequence[int]],
-  scale: Sequence[int] | str,
+  scale: Any,
   count: int,
 ) -> None:
-  """Raises ValueError for names or pairs that do not fit `count` landmarks."""
+  """Raises ValueError for names or pairs that do not fit `count` landmarks.
+
+  scale: 'frame', or two numbers in anything that holds numbers.
+  """
   texts = all(isinstance(name, str) and name for name in names)
   if not texts or len(set(names)) != len(names) or len(names) != count:
     raise ValueError(f'names={list(names)!r:.200}: expected {count} different ones')

@@ -267,9 +267,16 @@ class Experiment:
     once = compiler.options(compiler.ONCE, sharding.platform(self.mesh))
     return jax.jit(self.draw_state, in_shardings=whole, out_shardings=whole, compiler_options=once)
 
-  def draw_state(self, rng: PRNGKeyArray) -> TrainState:
+  @functools.cached_property
+  def draw_state(self) -> Callable[[PRNGKeyArray], TrainState]:
     """The state before the first step, as a pure function of a key."""
-    return training.init_state(self.method, self.optimizer, rng, self._example_batch)
+    # Built here, outside of what traces it: the method may draw the network below it.
+    method, optimizer, example = self.method, self.optimizer, self._example_batch
+
+    def draw_state(rng: PRNGKeyArray) -> TrainState:
+      return training.init_state(method, optimizer, rng, example)
+
+    return draw_state
 
   @property
   def _example_batch(self) -> Batch:

@@ -43,7 +43,8 @@ def test_the_scores_are_those_of_the_run_and_the_run_is_left_alone(again, tmp_pa
   found = written(tmp_path, 6)
   assert len(expected) == 24
   assert found['scores'] == expected
-  assert found['evals'] == json.loads((whole()[0] / 'config.json').read_text())['evals']
+  evals = json.loads((whole()[0] / 'config.json').read_text())['evals']
+  assert found['evals'] == {name: options | {'every': 0} for name, options in evals.items()}
   lines = out.splitlines()
   assert lines[-4:-1] == whole()[1].splitlines()[-3:]
   assert lines[-1] == f'written to {tmp_path}/run/evaluations/6.json'

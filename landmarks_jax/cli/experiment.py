@@ -168,7 +168,8 @@ class Experiment:
     training.check(state, *jax.eval_shape(self.step, state, batch, self.rng_train))
     side = len(self.inputs.example['image']) - 2 * self.config['method'].get('margin', 0)
     for _, pyramid in self.described or self._describe(count, side):
-      features.check_pyramid(pyramid)
+      if pyramid != ():  # a method that describes nothing can be trained, too
+        features.check_pyramid(pyramid)
 
   def note_unused_path(self) -> None:
     """Notes if a path is given for training pictures that are rendered."""

@@ -68,7 +68,7 @@ def check(before: TrainState, after: TrainState, metrics: Mapping[str, Any]) -> 
 
   Args: the state and the outcome of a step, as arrays or as their shapes (`jax.eval_shape`).
   """
-  was, becomes = _named(before), _named(after)
+  was, becomes = leaves(before), leaves(after)
   for name, leaf in was.items():
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
       raise ValueError(
@@ -76,7 +76,7 @@ def check(before: TrainState, after: TrainState, metrics: Mapping[str, Any]) -> 
         'jax.random.key_data(key) instead, and use it with jax.random.wrap_key_data'
       )
   for name in [*was, *becomes]:
-    one, two = (_kind(leaves.get(name)) for leaves in (was, becomes))
+    one, two = _kind(was.get(name)), _kind(becomes.get(name))
     if one != two:
       raise ValueError(f'{name} of the state is {one} before a step and {two} after it')
   one, two = jax.tree.structure(before), jax.tree.structure(after)
@@ -87,13 +87,14 @@ def check(before: TrainState, after: TrainState, metrics: Mapping[str, Any]) -> 
       raise ValueError(f'the metric {name} is {jax.tree.map(_kind, value)}; expected one number')
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
-
-
 def _kind(leaf: Any) -> str:
   return 'absent' if leaf is None else f'{leaf.dtype}{list(leaf.shape)}'
+
+
+def leaves(tree: PyTree) -> dict[str, Any]:
+  """The arrays of a tree by their names, such as 'params/backbone/conv1/kernel'."""
+  found = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in found}
 
 
 def is_finite(tree: PyTree) -> Bool[Array, '']:

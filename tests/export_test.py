@@ -15,13 +15,13 @@ from published_test import torchvision, vit
 from safetensors import numpy as safetensors
 
 import landmarks_jax
+from landmarks_jax import training
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli import exporting
 from landmarks_jax.cli.main import main
 from landmarks_jax.contracts import Describer
 from landmarks_jax.inference.model import Model
 from landmarks_jax.interop import published, tensors
-from landmarks_jax.runtime import checkpoint
 
 
 def export(run, format, output, *options):
@@ -57,7 +57,7 @@ def test_safetensors_hold_every_array_and_the_config(runs, tmp_path, capsys):
     metadata = opened.metadata()
   assert json.loads(metadata['config'])['method']['network'] == 'dilations'
   assert json.loads(metadata['mean']) == [0.5084, 0.4224, 0.3769]
-  found, stored = safetensors.load_file(file), checkpoint.leaves(bases.read(runs['small']))
+  found, stored = safetensors.load_file(file), training.leaves(bases.read(runs['small']))
   assert found.keys() == stored.keys()
   for name, array in stored.items():
     np.testing.assert_array_equal(found[name], array)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from landmarks_jax import training
 from landmarks_jax.cli import completion, drafts, provenance, transfer
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import workdir as workdirs
@@ -132,8 +133,8 @@ def _fitting(found: Published, experiment: Experiment, what: str) -> TrainState:
     state = shapes(experiment)
   except ValueError as error:
     raise ValueError(f'{what}: {error}') from error
-  wanted = checkpoint.leaves({'params': state.params, 'aux': state.aux})
-  stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
+  wanted = training.leaves({'params': state.params, 'aux': state.aux})
+  stored = training.leaves({'params': found.params, 'aux': found.aux})
   wrong = [
     f'{name} {list(array.shape)} ({list(wanted[name].shape) if name in wanted else "none"})'
     for name, array in stored.items()
@@ -151,11 +152,11 @@ def _fitting(found: Published, experiment: Experiment, what: str) -> TrainState:
 def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
   """The state before the first step with what was found, and the names of what was not."""
   found, experiment, wanted = plan.found, plan.experiment, plan.wanted
-  stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
+  stored = training.leaves({'params': found.params, 'aux': found.aux})
 
   def others() -> dict[str, Any]:
     state = experiment.draw_state(experiment.rng_init)
-    leaves = checkpoint.leaves({'params': state.params, 'aux': state.aux})
+    leaves = training.leaves({'params': state.params, 'aux': state.aux})
     return {name: array for name, array in leaves.items() if name not in stored}
 
   tree = {'params': wanted.params, 'aux': wanted.aux}
@@ -164,7 +165,7 @@ def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
   initial = others() if experiment.config['base'] else jax.jit(others)()
   arrays = stored | initial
   tree = jax.tree.unflatten(
-    jax.tree.structure(tree), [arrays[name] for name in checkpoint.leaves(tree)]
+    jax.tree.structure(tree), [arrays[name] for name in training.leaves(tree)]
   )
   opt = jax.jit(experiment.optimizer.init)(tree['params'])
   state = TrainState(np.int32(0), tree['params'], tree['aux'], opt)
@@ -207,7 +208,7 @@ def _fingerprint(file: pathlib.Path) -> dict[str, str]:
 def _summary(plan: Plan, untrained: Sequence[str]) -> Iterator[str]:
   """Lines that say what was recognised, taken and dropped."""
   found = plan.found
-  stored = checkpoint.leaves({'params': found.params, 'aux': found.aux})
+  stored = training.leaves({'params': found.params, 'aux': found.aux})
   taken = [name for name in stored if name not in found.spare]
   weights = sum(stored[name].size for name in taken if name.startswith('params/'))
   yield f'{found.kind}: {found.network}, {weights:,} weights'

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import landmarks_jax
+from landmarks_jax import training
 from landmarks_jax.cli import drafts
 from landmarks_jax.contracts import Array, Pyramid
 from landmarks_jax.inference.model import Model, load
 from landmarks_jax.interop import resnet, tensors
-from landmarks_jax.runtime import checkpoint
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -43,7 +43,7 @@ def export(
 
 def _write_arrays(model: Model, path: pathlib.Path) -> str:
   params, aux = model.describer.variables
-  arrays = checkpoint.leaves({'params': params, 'aux': aux})
+  arrays = training.leaves({'params': params, 'aux': aux})
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
   tensors.write(path, arrays, _facts(model) | {'config': json.dumps(model.config)})
   return f'{len(arrays)} arrays by our names, as safetensors'

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from landmarks_jax import training
 from landmarks_jax.cli import base as bases
 from landmarks_jax.cli.experiment import Experiment
 from landmarks_jax.contracts import PyTree
-from landmarks_jax.runtime import checkpoint, run_folder
+from landmarks_jax.runtime import run_folder
 
 Leaves = dict[str, Any]  # arrays or their shapes, by names such as params/backbone/conv1/kernel
 ABSENT, OTHER_SHAPE = 'which are not there', 'which have another shape there'
@@ -40,9 +41,9 @@ def of(experiment: Experiment, workdir: pathlib.Path) -> Weights | None:
   run = pathlib.Path(given).expanduser()
   run_folder.read_config(run / run_folder.CONFIG)  # says what is wrong with a folder that is no run
   own_base = experiment.config['base'] is not None
-  weights = Weights(run, checkpoint.leaves(bases.read(run)), own_base)
+  weights = Weights(run, training.leaves(bases.read(run)), own_base)
   wanted = experiment.shapes(1)[0]
-  wanted = checkpoint.leaves({'params': wanted.params, 'aux': wanted.aux})
+  wanted = training.leaves({'params': wanted.params, 'aux': wanted.aux})
   _warn_of_few(weights, wanted, _check(weights, wanted))
   return weights
 
@@ -71,7 +72,7 @@ def start(weights: Weights, params: PyTree, aux: PyTree) -> tuple[PyTree, PyTree
   taken and what was left at its initial value, and why. Raises ValueError that names both trees if
   nothing of params is found.
   """
-  wanted = checkpoint.leaves({'params': params, 'aux': aux})
+  wanted = training.leaves({'params': params, 'aux': aux})
   left = _check(weights, wanted)
   taken = {name: name for name in wanted if name not in left}
   copies = {n: _origin(n, wanted) for n, why in left.items() if why == ABSENT}

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from landmarks_jax import training
 from landmarks_jax.contracts import Array, Pyramid, PyTree
 from landmarks_jax.methods import probe
 from landmarks_jax.models import ridge
-from landmarks_jax.runtime import checkpoint
 
 RIDGE, PROBE = 'ridge', 'probe'
 PROBE_OPTIONS = {'size': 48, 'sharpness': 100.0}
@@ -75,7 +75,7 @@ class Head(NamedTuple):
   def arrays(self) -> dict[str, np.ndarray]:
     """Its variables by their names in a file, float32 whatever JAX computes in."""
     tree = self.variables._asdict() if self.kind == RIDGE else self.variables
-    return {name: np.asarray(x, np.float32) for name, x in checkpoint.leaves(tree).items()}
+    return {name: np.asarray(x, np.float32) for name, x in training.leaves(tree).items()}
 
 
 def from_arrays(kind: str, arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Head:

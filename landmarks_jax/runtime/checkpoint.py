@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from landmarks_jax import training
 from landmarks_jax.contracts import PyTree
 
 # Errors of the system that mean damage: files that are absent or folders, and what file systems
@@ -354,12 +355,6 @@ def _how(leaf: Any) -> ocp.RestoreArgs:
   return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
-def leaves(tree: PyTree) -> dict[str, Any]:
-  """The arrays of a tree by their names, such as 'params/backbone/conv1/kernel'."""
-  found = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in found}
-
-
 def fitted(
   stored: Mapping[str, PyTree], shapes: tuple[PyTree, PyTree], *, where: str
 ) -> tuple[PyTree, PyTree]:
@@ -368,7 +363,7 @@ def fitted(
   Raises ValueError, which begins with `where`, for arrays that are absent or of another shape.
   """
   tree = dict(zip(('params', 'aux'), shapes, strict=True))
-  wanted, found = leaves(tree), leaves(stored)
+  wanted, found = training.leaves(tree), training.leaves(stored)
   wrong = [n for n in wanted if n not in found or found[n].shape != wanted[n].shape]
   if wrong:
     raise ValueError(
@@ -381,7 +376,7 @@ def fitted(
 
 
 def _kinds(tree: PyTree) -> dict[str, str]:
-  return {name: f'{np.dtype(x.dtype)}{list(x.shape)}' for name, x in leaves(tree).items()}
+  return {name: f'{np.dtype(x.dtype)}{list(x.shape)}' for name, x in training.leaves(tree).items()}
 
 
 def _check_same(stored: PyTree, wanted: PyTree, *, where: str) -> None:

@@ -171,6 +171,17 @@ def test_progress_without_a_step_claims_no_rate():
   assert progress.line(3) == 'step 3/10  memory 200 MB'
 
 
+@pytest.mark.parametrize(
+  ('seconds', 'what', 'line'),
+  [
+    (2.0, 'pictures', '3,000 of 9,000 pictures, 1,500 a second, 4 s left'),
+    (5000.0, 'labels', '3,000 of 9,000 labels, 0.6 a second, 2 h 46 min left'),
+  ],
+)
+def test_a_tally_has_what_is_counted_the_rate_and_the_time_left(seconds, what, line):
+  assert logs.pictures_done(3000, 9000, 3000, seconds, what=what) == line
+
+
 def test_memory_is_the_peak_of_this_process():
   status = pathlib.Path('/proc/self/status')
   if not status.exists():

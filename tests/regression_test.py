@@ -274,6 +274,18 @@ def test_several_numbers_of_labels_make_a_curve():
   assert {'inter_ocular_n2_std', 'inter_ocular_n6_random_init_std'} <= scores.keys()
 
 
+@pytest.mark.parametrize('head', ['ridge', 'probe'])
+def test_it_tells_how_many_labels_are_fitted_over_all_rows(head, capsys, monkeypatch):
+  monkeypatch.setattr('landmarks_jax.runtime.logs.INTERVAL', 0)
+  options = {'labels': (1, 3), 'draws': 2, 'copies': 1, 'head': head, 'probe_epochs': 1}
+  once = run(base=seeing, random_init={'raw': blind, 'calibrated': blind}, **options)
+  told = [line.split(' labels fitted')[0] for line in capsys.readouterr().out.splitlines()]
+  done = [n + 8 * row for row in range(4) for n in (1, 2, 5, 8)]
+  assert told == [f'{n} of 32' for n in done]
+  run(base=seeing, baselines=once, **options)
+  assert capsys.readouterr().out.splitlines()[-1].startswith('8 of 8 labels fitted, ')
+
+
 def test_the_base_is_a_row_of_its_own():
   predictions = run(blind, labels=6, base=seeing)
   assert errors(predictions, 'base')[0] < 15 < errors(predictions, 'trained')[0]

@@ -19,6 +19,7 @@ from landmarks_jax.evaluation import features, few_shot, probing, scoring
 from landmarks_jax.evaluation.scoring import Metric
 from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models.ridge import check_maps, fit_ridge
+from landmarks_jax.runtime import logs
 
 RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
@@ -58,6 +59,8 @@ def run(
   spread: Spread = ALONE,
 ) -> dict[str, Predictions]:
   """Predictions of every row and draw: 'trained/0', 'random_init/0', ..., or 'trained/n10/0', ...
+
+  Prints every few seconds how many of the labels of all rows and draws are fitted.
 
   Args:
     random_init: variants of the untrained network, such as raw and with calibrated running
@@ -137,11 +140,20 @@ def run(
         seed=seed,
         **describing,
       )
-    return {part: fit(_take(labelled, warped, rows), sets[test]) for part, rows in parts.items()}
+    nonlocal fitted
+    found = {}
+    for part, rows in parts.items():
+      found[part] = fit(_take(labelled, warped, rows), sets[test])
+      fitted += len(rows)
+      tally(fitted)
+    return found
 
   trained = described(describer)
   # Drawn from the readable pictures.
   parts = few_shot.label_lists(len(trained[train].valid), labels, draws, seed=seed)
+  others = len(random_init) + (base is not None) if baselines is None else 0
+  tally = logs.Tally((1 + others) * sum(map(len, parts.values())), what='labels fitted')
+  fitted = 0
   return scoring.compare(
     lambda given: regress(given, trained if given is describer else described(given)),
     describer,

@@ -136,27 +136,37 @@ def peak_memory() -> int:
 class Tally:
   """Prints how many of `total` pictures are done, every INTERVAL seconds, and the last of several.
 
-  file: where to; None: standard output.
+  file: where to; None: standard output. what: the name of what is counted.
   """
 
-  def __init__(self, total: int, *, file: Any = None) -> None:
-    self._total, self._file = total, file
+  def __init__(self, total: int, *, file: Any = None, what: str = 'pictures') -> None:
+    self._total, self._file, self._what = total, file, what
     self._began = self._told = time.monotonic()
 
   def __call__(self, done: int) -> None:
     """Takes note that this many are done."""
     now = time.monotonic()
     if now - self._told > INTERVAL or (done == self._total and self._told > self._began):
-      line = pictures_done(done, self._total, done, now - self._began)
+      line = pictures_done(done, self._total, done, now - self._began, what=self._what)
       print(line, file=self._file, flush=True)
       self._told = now
 
 
-def pictures_done(done: int, total: int, made: int, seconds: float) -> str:
-  """Progress through pictures, the rate and the time left; `made` of `done` took `seconds`."""
+def pictures_done(
+  done: int, total: int, made: int, seconds: float, *, what: str = 'pictures'
+) -> str:
+  """Progress through pictures, the rate and the time left; `made` of `done` took `seconds`.
+
+  what: the name of what is counted.
+  """
   rate = made / max(seconds, 1e-9)
   left = f', {duration((total - done) / rate)} left' if made and done < total else ''
-  return f'{done:,} of {total:,} pictures, {rate:,.0f} a second{left}'
+  return f'{done:,} of {total:,} {what}, {_per_second(rate)}{left}'
+
+
+def _per_second(rate: float) -> str:
+  """A rate as a whole number, or with one digit where that would be 0 or 1."""
+  return f'{rate:,.0f} a second' if rate >= 2 else f'{rate:.1g} a second'
 
 
 def amount(count: int) -> str:

@@ -199,6 +199,20 @@ def test_a_reader_that_is_gone_ends_a_command_silently(arguments):
   assert (done.returncode, done.stderr) == (141, b'')
 
 
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&- >&- 2>&-'])
+def test_a_daemon_without_streams_does_its_work(tmp_path, closed):
+  def begin(words):
+    start = f'exec "$0" -m landmarks_jax {words} {closed}'
+    given = ['sh', '-c', start, sys.executable]
+    return subprocess.run(given, cwd=root, capture_output=True, timeout=120, check=False)
+
+  done = begin(f'frames synthetic/faces --count 2 --frame 32 --output {tmp_path}/faces')
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert len(list(tmp_path.glob('faces/*.png'))) == 2
+  wrong = begin('train --wrkdir=x')
+  assert (wrong.returncode, wrong.stdout) == (2, b'')
+
+
 def test_help_and_the_import_come_at_once():
   code = """
 import sys, time

@@ -54,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
-      stream.reconfigure(errors='backslashreplace')
+  _prepare_streams()
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):
@@ -91,6 +89,20 @@ def _run(argv: Sequence[str] | None) -> int:
     if values.traceback or os.environ.get('LANDMARKS_JAX_TRACEBACK'):
       raise
     return processes.leave(_fail(_spell(error)))
+
+
+def _prepare_streams() -> None:
+  """Opens the standard streams that a daemon lacks, to nowhere; makes the others show any text.
+
+  In this order, so that each gets its own number, which the next file to be opened would take:
+  libraries would print into that file.
+  """
+  for name, mode in {'stdin': 'r', 'stdout': 'w', 'stderr': 'w'}.items():
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, mode, encoding='utf-8'))  # noqa: SIM115
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
+      stream.reconfigure(errors='backslashreplace')
 
 
 def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagValues:

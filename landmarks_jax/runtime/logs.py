@@ -152,6 +152,11 @@ class Tally:
       self._told = now
 
 
+def watched() -> bool:
+  """Whether standard error is a terminal; a daemon has none."""
+  return sys.stderr is not None and sys.stderr.isatty()
+
+
 def pictures_done(done: int, total: int, made: int, seconds: float) -> str:
   """Progress through pictures, the rate and the time left; `made` of `done` took `seconds`."""
   rate = made / max(seconds, 1e-9)

@@ -7,6 +7,7 @@ it.
 """
 
 import importlib
+import importlib.util
 import io
 import os
 import pathlib
@@ -78,6 +79,11 @@ def _run(argv: Sequence[str] | None) -> int:
     values = _parse(name, command, argv[2:])
   except (flags.Error, ValueError) as error:
     return _fail(f'{error}\nOptions: {PROGRAM} {name} --help')
+  if not values.help and importlib.util.find_spec('fcntl') is None:  # Windows
+    return _fail(
+      f'{name} needs Linux, macOS or WSL: this system has no fcntl, which locks folders of runs; '
+      'install landmarks_jax there. The losses alone, landmarks_jax.losses, run anywhere'
+    )
   try:
     return _help(name, command, values) if values.help else command.run(values) or 0
   except KeyboardInterrupt:

@@ -114,7 +114,8 @@ for column, name in enumerate(('equivariance_nll', 'equivariance_distance')):
   plt.plot(shifts, share, 'o-', label=f'{name}, share of its largest')
 plt.axvline(2, color='grey', linestyle=':', label='the truth')
 plt.xlabel('claimed shift, cells')
-plt.legend()
+plt.ylim(top=1.35)  # room for the legend
+plt.legend(loc='upper right')
 plt.show()
 assert np.all(found.argmin(0) == list(shifts).index(2))
 
@@ -156,7 +157,7 @@ kinds = {
 }
 values = [float(losses.spatial_contrast(f, temperature=7.0, stride=4.0)[0]) for f in kinds.values()]
 plt.barh(list(kinds), values)
-plt.xlabel('spatial_contrast: expected root of the distance, pixels')
+plt.xlabel('spatial_contrast: expected root of the distance, √pixels')
 plt.show()
 
 # %% [markdown]

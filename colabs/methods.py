@@ -12,9 +12,10 @@
 # # All systems on one picture
 #
 # What does each method see in the same rendered faces? Each is trained here for a few hundred small
-# steps, on a CPU in some minutes, or taken from a run that you have: put its folder into `RUNS`. So
-# short a training shows the kind of thing that a method learns, not how good it gets:
-# `docs/results.md` has that.
+# steps, or taken from a run that you have: put its folder into `RUNS`. On a CPU each training takes
+# minutes: on two cores beside much other work, MoCo took 4, SCRL 8 and the projection 1. So short a
+# training shows the kind of thing that a method learns, not how good it gets: `docs/results.md` has
+# that.
 #
 # The first cell installs landmarks_jax where it is not installed. With the environment variable
 # `LANDMARKS_JAX_SMOKE=1` the networks are tiny and untrained, for the tests.
@@ -63,7 +64,7 @@ from landmarks_jax.report import labels as label_colours
 from landmarks_jax.runtime import run_folder
 
 RUNS = {}  # such as {'moco': 'runs/demo'}; the others are trained below
-PAGES = {  # a page of configs/, and steps that take a minute or two on two cores
+PAGES = {  # a page of configs/, and steps: few, so that it takes minutes
   'moco': ('demo', 600),
   'projection': ('projection_synthetic_faces_128', 300),
   'dve': ('dve_synthetic_faces', 300),

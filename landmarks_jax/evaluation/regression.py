@@ -140,7 +140,8 @@ def run(
         seed=seed,
         **describing,
       )
-    nonlocal fitted
+    nonlocal tally, fitted
+    tally = tally or logs.Tally(total, what='labels fitted')  # its time is that of the fits
     found = {}
     for part, rows in parts.items():
       found[part] = fit(_take(labelled, warped, rows), sets[test])
@@ -152,8 +153,8 @@ def run(
   # Drawn from the readable pictures.
   parts = few_shot.label_lists(len(trained[train].valid), labels, draws, seed=seed)
   others = len(random_init) + (base is not None) if baselines is None else 0
-  tally = logs.Tally((1 + others) * sum(map(len, parts.values())), what='labels fitted')
-  fitted = 0
+  total = (1 + others) * sum(map(len, parts.values()))
+  tally, fitted = None, 0
   return scoring.compare(
     lambda given: regress(given, trained if given is describer else described(given)),
     describer,

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import floating
 from landmarks_jax.geometry import sampling
 
 
@@ -53,7 +54,7 @@ def random_boxes(
 
 def random_resized_crop(
   rng: PRNGKeyArray,
-  image: Float[Array, 'B S S C'],
+  image: Num[Array, 'B S S C'],
   *,
   area: tuple[float, float] = (0.2, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
@@ -61,18 +62,18 @@ def random_resized_crop(
 ) -> tuple[Float[Array, 'B s s C'], Int[Array, 'B 4']]:
   """A random box of every picture, stretched to a square; and the boxes.
 
-  Args: image: [B, S, S, C]. area, aspect: see `random_boxes`. size: side of the result; None is the
-  frame's. Specification section 2, step 2.
+  Args: image: [B, S, S, C]; whole numbers become float32. area, aspect: see `random_boxes`. size:
+  side of the result; None is the frame's. Specification section 2, step 2.
   """
   side = image.shape[1]
   boxes = random_boxes(rng, image.shape[0], side=side, area=area, aspect=aspect)
   return sampling.crop_resize(image, boxes, size=size or side), boxes
 
 
-def whole(image: Float[Array, 'B S S C'], *, size: int | None) -> Float[Array, 'B s s C']:
-  """Every frame resized to `size` pixels, uncropped; None leaves it unchanged."""
+def whole(image: Num[Array, 'B S S C'], *, size: int | None) -> Float[Array, 'B s s C']:
+  """Every frame resized to `size` pixels, uncropped; None keeps its size."""
   if size is None:
-    return image
+    return floating(image)
   count, side = image.shape[:2]
   boxes = jnp.tile(jnp.array([[0, 0, side, side]]), (count, 1))
   return sampling.crop_resize(image, boxes, size=size)

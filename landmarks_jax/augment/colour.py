@@ -76,8 +76,10 @@ def random_jitter(
 ) -> Float[Array, 'B H W 3']:
   """Brightness, contrast and saturation by factors U(1 - strength, 1 + strength), in random order.
 
-  Pictures are [B, H, W, 3], 0..255. Specification section 2, step 3: no hue, no grey.
+  Pictures are [B, H, W, 3], 0..255. Specification section 2, step 3: no hue, no grey. Raises
+  ValueError for a strength that is not 0 to 1; a traced one is not checked.
   """
+  chance.check_strength(strength, what='the colour jitter')
   rng_factors, rng_order = jax.random.split(rng)
   count = image.shape[0]
   factors = jax.random.uniform(rng_factors, (count, 3), minval=1 - strength, maxval=1 + strength)
@@ -99,7 +101,13 @@ def random_colour(
     strengths: of brightness, contrast, saturation: factors U(1 - s, 1 + s); of the hue: a shift of
       U(-s, s) turns. Applied in random order.
     probability: that a picture is changed at all.
+
+  Raises ValueError unless there are four strengths of 0 to 1.
   """
+  if len(strengths) != 4:
+    raise ValueError(f'{strengths=}: expected four, of brightness, contrast, saturation and hue')
+  for strength in strengths:
+    chance.check_strength(strength, what='the colour jitter')
   rng_factors, rng_order, rng_which = jax.random.split(rng, 3)
   count = image.shape[0]
   shifts = np.array(strengths) * jax.random.uniform(rng_factors, (count, 4), minval=-1, maxval=1)
@@ -197,7 +205,9 @@ def random_exposure(
   """Offsets U(-255 brightness, 255 brightness) and factors U(1 - contrast, 1 + contrast).
 
   Pictures are [B, H, W, C], 0..255; each has its own draws, unless they are shared by the batch.
+  Raises ValueError for a contrast that is not 0 to 1; a traced one is not checked.
   """
+  chance.check_strength(contrast, what='the contrast')
   drawn = jax.random.uniform(rng, (1 if shared else image.shape[0], 2), minval=-1, maxval=1)
   drawn = jnp.broadcast_to(drawn, (image.shape[0], 2))
   return expose(image, 255 * brightness * drawn[:, 0], 1 + contrast * drawn[:, 1])

@@ -1,5 +1,8 @@
 """Random resized crops: draw integer boxes, cut and stretch them with two matrix products."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Num, PRNGKeyArray
@@ -25,12 +28,13 @@ def random_boxes(
     the frame. aspect: bounds of width / height. tries: draws per box.
 
   The first of `tries` draws that fits into the frame is taken, or else the whole frame (ICCV 2021,
-  specification section 2, step 2). Raises ValueError for an area that no box can have; traced
-  numbers are not checked.
+  specification section 2, step 2). Raises ValueError for an area or an aspect that no box can have;
+  traced numbers are not checked.
   """
-  plain = all(isinstance(share, int | float) for share in area)
-  if plain and not 0 < area[0] <= area[1] <= 1:
+  if _plain(area) and not 0 < area[0] <= area[1] <= 1:
     raise ValueError(f'area={area}: expected (least, most) share of the frame, within 0 to 1')
+  if _plain(aspect) and not 0 < aspect[0] <= aspect[1] < math.inf:
+    raise ValueError(f'aspect={aspect}: expected (least, most) width / height, above 0')
   rng_area, rng_aspect, rng_x, rng_y = jax.random.split(rng, 4)
   drawn_area = (
     jax.random.uniform(rng_area, (count, tries), minval=area[0], maxval=area[1]) * side**2
@@ -50,6 +54,11 @@ def random_boxes(
   x = jax.random.randint(rng_x, (count,), 0, side - width + 1)
   y = jax.random.randint(rng_y, (count,), 0, side - height + 1)
   return jnp.stack([x, y, width, height], axis=1)
+
+
+def _plain(numbers: tuple[Any, ...]) -> bool:
+  """Whether these are Python's numbers, not arrays, which may be traced."""
+  return all(isinstance(number, int | float) for number in numbers)
 
 
 def random_resized_crop(

@@ -1,5 +1,7 @@
 """Resampling: gathers at arbitrary positions, and axis-aligned crops as two matrix products."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Num
 
@@ -19,7 +21,8 @@ def bilinear(
   Raises ValueError where the batches differ. Fixture grid_sample.
   """
   batch, height, width, channels = image.shape
-  flat_points = points.reshape(points.shape[0], -1, 2)
+  # Told how many: of an empty batch, reshape cannot know it.
+  flat_points = points.reshape(points.shape[0], math.prod(points.shape[1:-1]), 2)
   shapes.check(image=(image, 'B H W C'), points=(flat_points, 'B P 2'))
   position = coords.to_pixels(flat_points, width=width, height=height)
   corner = jnp.floor(position)

@@ -254,6 +254,12 @@ def test_pck_is_the_mean_over_landmarks_of_their_share_of_hits():
   assert abs(pooled - np.mean(shares)) > 1  # landmarks weigh alike, however often they are seen
 
 
+def test_at_the_limit_itself_a_landmark_is_not_near_enough():
+  points = np.array([[[1.5, 0], [1.25, 0]]])  # a pixel of a frame of 3 is 1, and the limit 1.5
+  p = Predictions(points, np.zeros((1, 2, 2)), np.ones((1, 2), bool), np.ones(1), np.arange(1))
+  np.testing.assert_array_equal(metrics.pck_hits(p, threshold=0.5, box=3), [[0, 1]])
+
+
 @pytest.mark.parametrize('score', [metrics.pck, metrics.pck_paper])
 def test_what_is_invisible_may_hold_anything_in_pck(score):
   p, q = example(), example()

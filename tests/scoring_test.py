@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
 from landmarks_jax.data import face_landmarks
 from landmarks_jax.data.source import Info
@@ -113,6 +114,26 @@ def test_a_score_keeps_its_spread():
     'trained': scoring.Score(70, low=60.5, high=80.25),
   }
   assert list(line.scores) == ['base', 'trained']
+
+
+def test_one_draw_has_an_interval_and_several_have_a_deviation():
+  one = {'trained/0': predictions(0)}
+  several = {f'base/n5/{draw}': predictions(draw) for draw in (1, 2, 3)}
+  options = {'metric': 'error', 'measure': metrics.inter_ocular_error}
+  found = scoring.summarise(one | several, interval=scoring.error_interval, **options)
+  low, high = metrics.bootstrap_interval(metrics.normalised_distances(one['trained/0']))
+  values = [metrics.inter_ocular_error(draw) for draw in several.values()]
+  middle = sum(values) / 3
+  expected = {
+    'error': metrics.inter_ocular_error(one['trained/0']),
+    'error_low': 100 * low,
+    'error_high': 100 * high,
+    'error_n5_base': middle,
+    'error_n5_base_std': (sum((value - middle) ** 2 for value in values) / 2) ** 0.5,
+  }
+  assert found == pytest.approx(expected)
+  del expected['error_low'], expected['error_high']
+  assert scoring.summarise(one | several, **options) == pytest.approx(expected)
 
 
 def test_settings_are_told_in_words():

@@ -345,6 +345,26 @@ def test_the_position_prior_is_the_labels_gaussian_for_many_labels():
     np.testing.assert_allclose(log[:, k], expected, rtol=0.01)
 
 
+def test_the_prior_of_few_labels_is_broad():
+  """As documented: shrunk by four labels' weight to the pooled one, that by one's to a sd of .2."""
+  rng = np.random.default_rng(5)
+  points, visible = rng.normal(0, 0.3, (3, 2, 2)), np.array([[1, 1], [1, 0], [1, 0]], bool)
+  points[1:, 1] = 7  # not visible
+  grid = rng.normal(size=(4, 2))
+  log, mean = ridge.position_prior(points[None], visible[None], grid)
+  np.testing.assert_allclose(mean, [points[:, 0].mean(0), points[0, 1]], atol=1e-12)
+  scatter = 2 * np.cov(points[:, 0].T)  # the second landmark has no scatter
+  pooled = (scatter + 0.2**2 * np.eye(2)) / (2 + 0 + 1)
+  for k, (count, own) in enumerate(((3, scatter), (1, 0 * scatter))):
+    covariance = (own + 4 * pooled) / (count - 1 + 4)
+    covariance = covariance * (1 + 1 / count) + 0.03**2 * np.eye(2)  # of another picture
+    away = grid - mean[k]
+    expected = -0.5 * np.einsum('pi,ij,pj->p', away, np.linalg.inv(covariance), away)
+    np.testing.assert_allclose(log[:, k], expected, rtol=1e-9)
+  twice = ridge.position_prior(np.stack([points, points]), np.stack([visible, visible]), grid)
+  np.testing.assert_allclose(twice[0], log, rtol=1e-9)  # versions of a label share its weight
+
+
 def test_the_prior_without_a_picture_equals_the_prior_of_the_others():
   points = np.random.default_rng(1).normal(size=(5, 3, 2))
   visible = np.random.default_rng(2).random((5, 3)) < 0.8
@@ -406,6 +426,14 @@ def test_copies_are_not_held_out_and_one_picture_leaves_nothing():
   np.testing.assert_array_equal(fitted.held_out.rows, [2, 0, 4])
   one = tuple(level[:2] for level in pyramid)
   assert fit_and_held_out(one, points[:2], group=group[:2]).held_out is None
+
+
+def test_doubt_is_in_the_width_and_the_moves_of_a_landmark_and_of_its_picture():
+  expected = np.zeros((1, 3, 2), np.float32)
+  points = expected + np.float32([[0.3, 0.4], [0, 0.1], [0, 0]])
+  found = ridge.doubt(points, expected, np.float32([[0.2, 0.4, 0]]))
+  away = np.array([[0.2, 0.5, 0.2], [0.4, 0.1, 0.2], [0, 0, 0.2]])
+  np.testing.assert_allclose(found[0], np.log(away + ridge.LEAST_SPREAD), rtol=1e-5)
 
 
 def test_doubt_grows_where_landmarks_move_each_other():

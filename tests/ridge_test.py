@@ -142,6 +142,29 @@ def test_heat_maps_to_be_learnt_are_made_some_at_a_time():
   assert peak < count * 8**2 * landmarks * 4  # all of them, in float32
 
 
+def test_the_heat_map_to_be_learnt_is_a_gaussian_where_the_landmark_is_visible():
+  grid, points = np.array([[0.0, 0.0], [0.3, 0.4]]), np.array([[[0.0, 0.0], [0.3, 0.0]]])
+  visible = np.array([[True, True]])
+  found = ridge._gaussians(points, visible, grid, 0.5)
+  away = np.array([[0, 0.3], [0.5, 0.4]])
+  np.testing.assert_allclose(found[0], np.exp(-0.5 * (away / 0.5) ** 2), rtol=1e-6)
+  hidden = ridge._gaussians(points, visible & [True, False], grid, 0.5)
+  np.testing.assert_array_equal(hidden, found * [1, 0])
+
+
+def test_heat_maps_that_cannot_be_learnt_are_refused():
+  ridge.check_maps(size=2, spread=0.1)
+  for options, message in (
+    ({'size': 1}, 'size=1: expected heat maps of at least 2 positions a side'),
+    ({'spread': 0.0}, r'spread=0\.0: expected a positive standard deviation'),
+    ({'spread': np.inf}, 'spread=inf: expected a positive standard deviation'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      ridge.check_maps(**options)
+    with pytest.raises(ValueError, match=message):
+      fit(*blobs(2), **options)
+
+
 def test_a_landmark_that_no_picture_shows_is_an_error():
   pyramid, points = blobs(4)
   visible = np.ones((4, 3), bool)
@@ -299,6 +322,16 @@ def test_a_choice_must_be_better_by_more_than_luck(monkeypatch):
   np.testing.assert_allclose(cautious.correction, start, atol=1e-12)
   _, error_of_bold = choose(0.0)
   assert error_of_bold < error_of_cautious
+
+
+def test_a_choice_is_judged_on_the_pictures_as_they_are():
+  points = np.random.default_rng(0).uniform(0, 0.8, (12, 3, 2))  # mirrored ones are at the left
+  visible, pictures = np.ones((12, 3), bool), np.arange(12)
+  grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 21)]), -1).reshape(-1, 2)
+  heat = 8 * np.exp(-((grid[:, None] - points[:, None]) ** 2).sum(-1) / 0.1).astype(np.float32)
+  labels = ridge.with_mirrored(points, visible, [(0, 1)])
+  choice = ridge.choose(heat[None], (ridge.SAFE_STRENGTH,), *labels, pictures, grid)
+  assert np.linalg.norm(choice.points - points, axis=-1).mean() < 0.1
 
 
 def test_nothing_is_chosen_where_nothing_can_be_judged():

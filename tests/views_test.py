@@ -200,7 +200,7 @@ ON_PICTURES = {  # what changes pictures, and what it needs beside them
   'colour.shift_hue': {'turns': np.full(8, 0.3, np.float32)},
   'colour.standardise': {'mean': (0.5, 0.4, 0.3), 'std': (0.3, 0.2, 0.1)},
   'crop.random_resized_crop': {},
-  'crop.whole': {'size': None},
+  'crop.whole': {'size': 9},
   'jpeg.add_noise': {'sides': np.full(8, 14), 'quality': np.full(8, 60)},
   'jpeg.compress': {'quality': np.full(8, 60)},
   'jpeg.random_noise': {},

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax.contracts import Array
-from landmarks_jax.dtypes import floating
 from landmarks_jax.geometry import sampling
 
 
@@ -79,10 +78,10 @@ def random_resized_crop(
   return sampling.crop_resize(image, boxes, size=size or side), boxes
 
 
-def whole(image: Num[Array, 'B S S C'], *, size: int | None) -> Float[Array, 'B s s C']:
-  """Every frame resized to `size` pixels, uncropped; None keeps its size."""
+def whole(image: Num[Array, 'B S S C'], *, size: int | None) -> Num[Array, 'B s s C']:
+  """Every frame resized to `size` pixels, uncropped; None leaves it unchanged."""
   if size is None:
-    return floating(image)
+    return image
   count, side = image.shape[:2]
   boxes = jnp.tile(jnp.array([[0, 0, side, side]]), (count, 1))
   return sampling.crop_resize(image, boxes, size=size)

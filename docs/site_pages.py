@@ -45,14 +45,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, config: MkDocsConfig, **others: Any) -> str:
-  """Links to files of the repository outside docs/ become links to where it is published."""
-
+  """Links to files of the repository outside docs/ become links to pages that show them."""
   published = config.extra['address'].removesuffix('.git')
+  return re.sub(r'\]\(\.\./([^)#]+)', lambda match: f']({shown(match[1], published)}', markdown)
 
-  def outside(match: re.Match) -> str:
-    return '](index.md' if match[1] == 'README.md' else f']({published}/blob/main/{match[1]}'
 
-  return re.sub(r'\]\(\.\./([^)#]+)', outside, markdown)
+def shown(path: str, published: str) -> str:
+  """Where a reader of the site sees a file or folder of the repository.
+
+  A page of the site if it has one, and the module's part of it if there are several; otherwise
+  where the repository is published. README and docs/ link to the files, which all exist without
+  the site.
+  """
+  if path == 'README.md':
+    return 'index.md'
+  if path == 'landmarks_jax/cli':
+    return 'reference/commands.md'
+  inside = path.removeprefix(f'{PACKAGE.name}/')
+  for name, (_, places) in REFERENCE.items():
+    if inside == places[0]:
+      return f'reference/{name}.md'
+    if any(inside.startswith(place) for place in places):
+      return f'reference/{name}.md#{path.removesuffix(".py").replace("/", "")}'
+  return f'{published}/blob/main/{path}'
 
 
 def reference(title: str, places: list[str]) -> str:

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import doctest
 import importlib
+import importlib.util
 import itertools
 import pathlib
 import re
@@ -449,7 +450,44 @@ def test_the_readme_s_table_has_numbers_of_the_two_pages_and_no_other():
 def test_the_index_answers_ten_questions_and_names_every_page():
   text = (ROOT / 'docs/index.md').read_text()
   (section,) = re.findall(r'^## Ten questions\n(.*?)^## ', text, re.S | re.M)
-  assert len(re.findall(r'^\| .*\?.*\|.*\.md\)', section, re.M)) == 10
+  assert len(re.findall(r'^\| .*\?.*\|.*\.(?:md|py)\)', section, re.M)) == 10
   linked = set(re.findall(r'\(([\w/]+\.md)', text))
   missing = {page.name for page in PAGES[1:]} - linked - {'index.md'}
   assert not missing
+
+
+# Addresses in Markdown, of pictures too; those of other sites and within a page are not files.
+LINK = re.compile(r'\]\((?![a-z]+:|#)([^)#\s]+)')
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file_of_the_tree(page):
+  """As readers on GitHub follow it, for whom the site's generated pages do not exist."""
+  targets = LINK.findall(FENCE.sub('', page.read_text()))
+  assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+  ('path', 'page'),
+  [
+    ('README.md', 'index.md'),
+    ('landmarks_jax/losses.py', 'reference/losses.md'),
+    ('landmarks_jax/cli/train.py', 'reference/train.md'),
+    ('landmarks_jax/cli', 'reference/commands.md'),
+    ('landmarks_jax/evaluation', 'reference/evaluation.md'),
+    ('landmarks_jax/data/source.py', 'reference/data.md#landmarks_jaxdatasource'),
+    ('landmarks_jax/shapes.py', 'reference/contracts.md#landmarks_jaxshapes'),
+    ('colabs/losses.ipynb', 'https://here/blob/main/colabs/losses.ipynb'),
+  ],
+)
+def test_a_file_of_the_tree_is_shown_by_its_page_of_the_site(path, page):
+  assert (ROOT / path).exists()
+  assert site_pages().shown(path, 'https://here') == page
+
+
+def site_pages():
+  """The hook of the site, which is no module of the package."""
+  spec = importlib.util.spec_from_file_location('site_pages', ROOT / 'docs/site_pages.py')
+  hook = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(hook)
+  return hook

@@ -485,6 +485,17 @@ def test_a_file_of_the_tree_is_shown_by_its_page_of_the_site(path, page):
   assert site_pages().shown(path, 'https://here') == page
 
 
+def test_the_site_lists_every_option_of_every_command():
+  text = site_pages().commands()
+  sections = dict(re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', text, re.S | re.M))
+  assert set(sections) == set(cli.commands())
+  for name, section in sections.items():
+    values = flags.FlagValues()
+    importlib.import_module(f'landmarks_jax.cli.{name}').define_flags([], values)
+    listed = re.findall(r'^- `(?:--)?([\w.]+)`: \S', section, re.M)
+    assert listed == sorted(values), name
+
+
 def site_pages():
   """The hook of the site, which is no module of the package."""
   spec = importlib.util.spec_from_file_location('site_pages', ROOT / 'docs/site_pages.py')

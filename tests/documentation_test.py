@@ -467,6 +467,13 @@ def test_every_relative_link_leads_to_a_file_of_the_tree(page):
   assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_address_is_a_link(page):
+  """Also for Markdown that, unlike GitHub's, makes none of a bare address: the site's."""
+  text = re.sub('`[^`]*`', '', FENCE.sub('', page.read_text()))
+  assert re.findall(r'(?<![(<])https?://[^ |]+', text) == []
+
+
 @pytest.mark.parametrize(
   ('path', 'page'),
   [

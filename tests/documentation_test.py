@@ -468,6 +468,14 @@ def test_every_relative_link_leads_to_a_file_of_the_tree(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_below_every_picture_is_what_it_shows(page):
+  """In italics: the text that stands for a picture is not seen by those who see the picture."""
+  blocks = page.read_text().split('\n\n')
+  pairs = [pair for pair in itertools.pairwise(blocks) if pair[0].startswith('![')]
+  assert [picture for picture, caption in pairs if not re.fullmatch(r'\*[^*]+\*', caption)] == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_every_address_is_a_link(page):
   """Also for Markdown that, unlike GitHub's, makes none of a bare address: the site's."""
   text = re.sub('`[^`]*`', '', FENCE.sub('', page.read_text()))

@@ -43,6 +43,8 @@ REFERENCE = {
   'report': ('Pictures and pages', ['report']),
   'labelling': ('The labelling page', ['labelling']),
 }
+# Front matter of pages that name everything: the search shows those that explain it first.
+SELDOM = '---\nsearch:\n  boost: 0.3\n---'
 COMMON = (
   'Every command also has `--help`, which prints what stands here, and `--traceback`, which shows '
   'where in the code an error arose. The default of an option stands in brackets. '
@@ -87,7 +89,7 @@ def shown(path: str, published: str) -> str:
 
 def reference(title: str, places: list[str]) -> str:
   """A page: every module of these places with its public functions and classes."""
-  parts = [f'# {title}']
+  parts = [SELDOM, f'# {title}']
   for place in places:
     path = PACKAGE / place
     for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:

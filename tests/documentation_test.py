@@ -20,6 +20,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import yaml
 from absl import flags
 from PIL import Image
 from train_test import on_devices
@@ -498,6 +499,18 @@ def test_every_address_is_a_link(page):
 def test_a_file_of_the_tree_is_shown_by_its_page_of_the_site(path, page):
   assert (ROOT / path).exists()
   assert site_pages().shown(path, 'https://here') == page
+
+
+def test_the_site_s_search_shows_pages_that_explain_before_those_that_name_everything():
+  front = '---\nsearch:\n  boost: 0.3\n---\n\n# Metrics\n'
+  assert site_pages().reference('Metrics', ['metrics.py']).startswith(front)
+  assert site_pages().commands().startswith('# Commands\n')
+
+
+def test_the_site_s_search_finds_words_in_brackets_and_between_points():
+  plugins = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['plugins']
+  words = re.split(plugins[0]['search']['separator'], 'memory (OOM): 1.5 `config.batch_size`')
+  assert words == ['memory', 'OOM', '1.5', 'config', 'batch_size', '']
 
 
 def test_the_site_lists_every_option_of_every_command():

@@ -62,9 +62,24 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, config: MkDocsConfig, **others: Any) -> str:
-  """Links to files of the repository outside docs/ become links to pages that show them."""
+  """Links to files of the repository outside docs/ become links to pages that show them.
+
+  A link whose text is the file name of a page, as one reads on GitHub, gets the title that the
+  page has in the navigation.
+  """
   published = config.extra['address'].removesuffix('.git')
+  names = dict(titles(config.nav))
+  markdown = re.sub(
+    r'\[(\w+\.md)\](?=\(\1)', lambda match: f'[{names.get(match[1], match[1])}]', markdown
+  )
   return re.sub(r'\]\(\.\./([^)#]+)', lambda match: f']({shown(match[1], published)}', markdown)
+
+
+def titles(nav: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+  """(file, title) of every page in a navigation, which may be nested."""
+  for entry in nav:
+    for title, target in entry.items():
+      yield from [(target, title)] if isinstance(target, str) else titles(target)
 
 
 def shown(path: str, published: str) -> str:

@@ -16,6 +16,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -511,6 +512,16 @@ def test_the_site_s_search_finds_words_in_brackets_and_between_points():
   plugins = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['plugins']
   words = re.split(plugins[0]['search']['separator'], 'memory (OOM): 1.5 `config.batch_size`')
   assert words == ['memory', 'OOM', '1.5', 'config', 'batch_size', '']
+
+
+def test_a_link_that_reads_as_a_file_has_the_page_s_title_on_the_site():
+  nav = [{'Overview': 'index.md'}, {'Methods': [{'MoCo': 'moco.md'}]}]
+  site = types.SimpleNamespace(nav=nav, extra={'address': 'https://here.git'})
+  given = '[moco.md](moco.md#idea), [the overview](index.md), [LICENSE](../LICENSE).'
+  said = (
+    '[MoCo](moco.md#idea), [the overview](index.md), [LICENSE](https://here/blob/main/LICENSE).'
+  )
+  assert site_pages().on_page_markdown(given, config=site) == said
 
 
 def test_the_site_lists_every_option_of_every_command():

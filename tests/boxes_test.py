@@ -113,6 +113,9 @@ def test_pictures_whose_views_share_too_little_are_not_valid():
   found, known = shared_boxes(jax.random.key(0), whole, other, side=100, smallest=16)
   assert known.tolist() == [False, False, True, False]  # as much as `smallest` is too little
   assert np.isfinite(found).all()
+  other = other._replace(box=whole.box.at[:2, 0].set(jnp.float32([83.6, 83.4])))
+  found, known = shared_boxes(jax.random.key(0), whole, other, side=100, smallest=16)
+  assert known.tolist() == [False, True, True, True]  # 16.4 pixels are 16, 16.6 are 17
 
 
 def test_the_first_candidate_that_is_apart_is_taken_and_else_the_last():

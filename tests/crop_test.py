@@ -56,7 +56,17 @@ def test_boxes_are_whole_pixels_inside_the_frame(side):
     assert (x + width)[width < side].max() == (y + height)[height < side].max() == side
 
 
-@pytest.mark.parametrize(('area', 'aspect'), [(0.4, 0.7), (0.31, 1.3), (0.5, 0.9), (0.22, 1.1)])
+@pytest.mark.parametrize(
+  ('area', 'aspect'),
+  [
+    (0.4, 0.7),
+    (0.31, 1.3),
+    (0.5, 0.9),
+    (0.22, 1.1),
+    (0.5, 2.0),
+    (0.5, 0.5),
+  ],  # as long as the frame
+)
 def test_sides_are_rounded_to_the_nearest_pixel(area, aspect):
   width, height = boxes_of(3, side=61, area=(area, area), aspect=(aspect, aspect))[0, 2:]
   expected = [round((61 * 61 * area * aspect) ** 0.5), round((61 * 61 * area / aspect) ** 0.5)]
@@ -167,6 +177,14 @@ def test_a_view_of_another_size_is_what_pillow_makes_of_its_box(size):
   for picture, (x, y, width, height), ours in zip(image, boxes.tolist(), view, strict=True):
     part = Image.fromarray(picture[..., 0]).crop((x, y, x + width, y + height))
     theirs = part.resize((size, size), Image.Resampling.BILINEAR)  # antialiased where it shrinks
+    np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
+
+
+def test_a_whole_frame_is_resized_as_pillow_does_or_left_alone():
+  image = np.random.default_rng(1).uniform(0, 255, (3, 31, 31, 1)).astype(np.float32)
+  assert crop.whole(image, size=None) is image
+  for picture, ours in zip(image, crop.whole(image, size=20), strict=True):
+    theirs = Image.fromarray(picture[..., 0]).resize((20, 20), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
 
 

@@ -368,11 +368,14 @@ def test_a_descriptor_of_zeros_matches_everything_and_breaks_nothing():
   np.testing.assert_allclose(value[1], equal[1], rtol=1e-6)
 
 
-def test_spatial_contrast_of_bfloat16_is_computed_in_float32():
+@pytest.mark.parametrize('normalise', [True, False])
+def test_spatial_contrast_of_bfloat16_is_computed_in_float32(normalise):
   features = jnp.asarray(maps(), jnp.bfloat16)
-  value = spatial_contrast(features, temperature=7.0, stride=4.0)
+  options = {'temperature': 2.0, 'normalise': normalise}
+  options['stride'] = 4.3  # whose multiples bfloat16 does not hold
+  value = spatial_contrast(features, **options)
   assert value.dtype == jnp.float32
-  exact = spatial_contrast(np.asarray(features, np.float32), temperature=7.0, stride=4.0)
+  exact = spatial_contrast(np.asarray(features, np.float32), **options)
   np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 

@@ -377,3 +377,11 @@ def test_a_constant_channel_of_bfloat16_is_normalised_to_nothing():
   norm = GroupedBatchNorm()
   y, _ = norm.apply(norm.init(jax.random.key(0), x, True), x, True, mutable=['batch_stats'])
   np.testing.assert_array_equal(y, 0)
+
+
+def test_means_over_batches_take_one_more_at_a_time():
+  batches = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+  found = {'mean': np.full(3, 7, np.float32)}  # before the first batch there may be anything
+  for n, batch in enumerate(batches):
+    found = norm.with_one_more(found, {'mean': batch}, n)
+    np.testing.assert_allclose(found['mean'], batches[: n + 1].mean(0), rtol=1e-5, atol=1e-6)

@@ -137,14 +137,15 @@ def interpolating(displacements: Float[Array, 'B n 2']) -> Float[Array, 'B rows 
       f'{tuple(displacements.shape)}'
     )
   dtype = jnp.result_type(displacements, jnp.float32)
-  targets = control_grid(side=side).astype(dtype) + displacements
   solution = jnp.asarray(_solution(side), dtype)
-  return jnp.einsum('rn,bnc->brc', solution, targets, precision='highest')
+  # The grid itself is the identity. Solved for, its large terms would cancel only to rounding.
+  change = jnp.einsum('rn,bnc->brc', solution, displacements, precision='highest')
+  return change.at[:, -2:].add(jnp.eye(2, dtype=dtype))
 
 
 @functools.cache
 def _solution(side: int) -> Float[np.ndarray, 'rows n']:
-  """The matrix from the control points' targets to coefficients, the same for all warps."""
+  """The matrix from values at the control points to coefficients, the same for all warps."""
   line = np.linspace(-1, 1, side)
   grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
   squared = ((grid[:, None] - grid) ** 2).sum(-1)

@@ -378,6 +378,12 @@ def test_one_warp_for_two_sets_of_points_is_an_error():
     splines.nearest_pixel.__wrapped__(warps(1), uniform(2, 4, 2), height=5, width=5)
 
 
+def test_points_of_three_coordinates_are_an_error():
+  # As many numbers as six points: the shape hook speaks first in tests.
+  with pytest.raises(ValueError, match=r'points: expected \[B \*grid 2\], got shape \(2, 4, 3\)'):
+    splines.apply.__wrapped__(warps(2), uniform(2, 4, 3))
+
+
 def test_an_interpolating_spline_takes_every_control_point_where_it_should():
   moved = np.random.default_rng(0).normal(0, 0.1, (2, 49, 2)).astype(np.float32)
   coefficients = splines.interpolating(moved)

@@ -173,11 +173,11 @@ def apply(
   """Where positions of the output look in the input.
 
   Args: coefficients: [B, side * side + 3, 2]. points: [B, ..., 2], normalised (x, y).
-  Computed in at least float32. Raises ValueError for a wrong number of rows, and where the batches
-  differ.
+  Computed in at least float32. Raises ValueError for a wrong number of rows, and that names the
+  argument whose shape differs.
   """
+  shapes.check(coefficients=(coefficients, 'B rows 2'), points=(points, 'B *grid 2'))
   flat = points.reshape(points.shape[0], -1, 2)
-  shapes.check(coefficients=(coefficients, 'B rows 2'), points=(flat, 'B P 2'))
   dtype = jnp.result_type(coefficients, points, jnp.float32)
   terms = basis(jnp.asarray(flat, dtype), side=_control_side(coefficients))
   # Accelerators would round positions to bfloat16 otherwise.

@@ -151,6 +151,12 @@ def test_small_and_large_boxes_are_as_the_slow_loop_draws_them():
     assert np.abs(shares[0] - shares[1]).max() < 1.95 * np.sqrt(2 / 4000)
 
 
+@pytest.mark.parametrize('jitter', [-0.1, 1.5])
+def test_a_jitter_that_would_turn_boxes_inside_out_is_refused(jitter):
+  with pytest.raises(ValueError, match=f'^strength={jitter} of the jitter of boxes: expected 0 to'):
+    boxes.shared_boxes(jax.random.key(1), *two_crops(4, frame=40), side=40, jitter=jitter)
+
+
 def test_jitter_moves_boxes_of_the_second_view_alone():
   crops = two_crops(400, frame=136, area=(0.7, 1.0))
   options = {'side': 96, 'smallest': 16}

@@ -131,6 +131,21 @@ def test_an_area_that_no_box_can_have_is_refused(area):
     crop.random_boxes(jax.random.key(0), 3, side=23, area=area)
 
 
+@pytest.mark.parametrize(
+  'aspect', [(4 / 3, 3 / 4), (-1.0, 1.0), (0.0, 1.0), (1.0, np.inf), (np.nan, 1.0)]
+)
+def test_an_aspect_that_no_box_can_have_is_refused(aspect):
+  message = f'^{re.escape(f"aspect={aspect}")}: expected .least, most. width / height, above 0$'
+  with pytest.raises(ValueError, match=message):
+    crop.random_boxes(jax.random.key(0), 3, side=23, aspect=aspect)
+
+
+def test_bounds_of_the_aspect_may_be_traced():
+  draw = functools.partial(crop.random_boxes.__wrapped__, jax.random.key(0), 50, side=40)
+  traced = jax.jit(lambda least, most: draw(aspect=(least, most)))(3 / 4, 4 / 3)
+  np.testing.assert_array_equal(traced, boxes_of(50, side=40))
+
+
 def test_bounds_of_the_area_may_be_traced():
   draw = functools.partial(crop.random_boxes.__wrapped__, jax.random.key(0), 50, side=40)
   traced = jax.jit(lambda least, most: draw(area=(least, most)))(0.2, 1.0)

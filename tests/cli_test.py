@@ -199,6 +199,38 @@ def test_a_reader_that_is_gone_ends_a_command_silently(arguments):
   assert (done.returncode, done.stderr) == (141, b'')
 
 
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&- >&- 2>&-'])
+def test_a_daemon_without_streams_does_its_work(tmp_path, closed):
+  def begin(words):
+    start = f'exec "$0" -m landmarks_jax {words} {closed}'
+    given = ['sh', '-c', start, sys.executable]
+    return subprocess.run(given, cwd=root, capture_output=True, timeout=120, check=False)
+
+  done = begin(f'frames synthetic/faces --count 2 --frame 32 --output {tmp_path}/faces')
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert len(list(tmp_path.glob('faces/*.png'))) == 2
+  wrong = begin('train --wrkdir=x')
+  assert (wrong.returncode, wrong.stdout) == (2, b'')
+
+
+def test_windows_imports_and_explains_but_runs_no_command():
+  code = f"""
+import sys
+sys.modules.update(fcntl=None, resource=None)  # what it lacks
+from landmarks_jax import load, losses
+from landmarks_jax.cli.main import main
+for words in '--help', 'train --help', 'train {smoke} --help', 'evaluate --workdir=none':
+  print('code', main(['x', *words.split()]))
+"""
+  done = process('-c', code)
+  codes = [line for line in done.stdout.splitlines() if line.startswith('code')]
+  assert codes == ['code 0', 'code 0', 'code 0', 'code 2'], done.stderr
+  assert done.stderr == (
+    'error: evaluate needs Linux, macOS or WSL: this system has no fcntl, which locks folders of '
+    'runs; install landmarks_jax there. The losses alone, landmarks_jax.losses, run anywhere\n'
+  )
+
+
 def test_help_and_the_import_come_at_once():
   code = """
 import sys, time

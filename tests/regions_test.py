@@ -271,6 +271,14 @@ def test_boxes_no_larger_than_the_picture_may_leave_it():
     np.testing.assert_allclose(mean, roi_align_oracle(maps[0], box, stride), atol=1e-5)
 
 
+def test_boxes_of_other_pictures_than_the_maps_are_an_error():
+  # The shape hook speaks first in tests; the unhooked function is what a user calls.
+  bare = regions.roi_align.__wrapped__
+  message = 'boxes: B=3 in shape (3, 2, 4), but maps has B=1'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    bare(np.ones((1, 4, 4, 2), np.float32), np.ones((3, 2, 4), np.float32), stride=1)
+
+
 def test_half_precision_maps_are_pooled_in_float32():
   maps = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
   found = regions.roi_align(maps, np.float32([[[0, 0, 32, 32]]]), stride=8)

@@ -18,12 +18,12 @@ def bilinear(
 
   Args: image: [B, H, W, C]. points: [B, ..., 2], normalised (x, y). Returns: [B, ..., C].
   On a whole pixel the gradient of `points` is the slope towards the next pixel, as in torch.
-  Raises ValueError where the batches differ. Fixture grid_sample.
+  Raises ValueError that names the argument whose shape differs. Fixture grid_sample.
   """
+  shapes.check(image=(image, 'B H W C'), points=(points, 'B *grid 2'))
   batch, height, width, channels = image.shape
   # Told how many: of an empty batch, reshape cannot know it.
-  flat_points = points.reshape(points.shape[0], math.prod(points.shape[1:-1]), 2)
-  shapes.check(image=(image, 'B H W C'), points=(flat_points, 'B P 2'))
+  flat_points = points.reshape(batch, math.prod(points.shape[1:-1]), 2)
   position = coords.to_pixels(flat_points, width=width, height=height)
   corner = jnp.floor(position)
   fraction = position - corner

@@ -235,8 +235,8 @@ def mean_of_valid(
   if valid is None:
     return values.sum(0) / max(values.shape[0], 1)
   valid = jnp.asarray(valid, bool)  # a number would be a weight in the count
-  if valid.shape != values.shape[:1]:  # one mask for all would be summed over
-    raise ValueError(f'valid: expected [{values.shape[0]}] as values, got shape {valid.shape}')
+  # A single one would be broadcast, and the result be the sum.
+  shapes.check(values=(values, 'B *shape'), valid=(valid, 'B'))
   # A product with the mask would keep a NaN.
   kept = jnp.where(valid.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
   return kept.sum(0) / jnp.maximum(valid.sum() if count is None else count, 1)

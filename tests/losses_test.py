@@ -600,10 +600,13 @@ def test_an_empty_batch_has_no_losses_and_their_mean_is_0(name):
 
 
 def test_a_mask_of_another_batch_is_an_error():
-  for valid in (np.ones(1, bool), np.ones((6, 1), bool), np.bool_(True)):
-    message = f'valid: expected [6] as values, got shape {valid.shape}'
-    with pytest.raises(ValueError, match=re.escape(message)):
-      losses.mean_of_valid.__wrapped__(np.ones((6, 3), np.float32), valid)
+  values = np.ones((6, 3), np.float32)
+  with pytest.raises(ValueError, match=re.escape('valid: B=1 in shape (1,), but values has B=6')):
+    losses.mean_of_valid.__wrapped__(values, np.ones(1, bool))
+  for valid in (np.ones((6, 1), bool), np.bool_(True)):
+    message = re.escape(f'valid: expected [B], got shape {valid.shape}')
+    with pytest.raises(ValueError, match=message):
+      losses.mean_of_valid.__wrapped__(values, valid)
 
 
 def test_a_match_beyond_the_last_cell_has_no_likelihood_but_a_distance():

@@ -23,17 +23,26 @@ ADDRESS = 'https://example.org/landmarks_jax.git'  # where landmarks_jax is publ
 
 import importlib.util
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
-if importlib.util.find_spec('landmarks_jax') is None:
-  subprocess.run(['git', 'clone', '--quiet', ADDRESS, 'landmarks_jax_code'], check=True)
-  install = [sys.executable, '-m', 'pip', 'install', '--quiet', './landmarks_jax_code']
+package = getattr(importlib.util.find_spec('landmarks_jax'), 'origin', None)  # None: not installed
+CODE = pathlib.Path('landmarks_jax_code')
+if package is None:
+  if not CODE.exists():
+    subprocess.run(['git', 'clone', '--quiet', ADDRESS, CODE], check=True)
+  extra = '[cuda]' if shutil.which('nvidia-smi') else ''
+  install = [sys.executable, '-m', 'pip', 'install', '--quiet', f'{CODE.resolve()}{extra}']
   subprocess.run(install, check=True)
 SMOKE = bool(os.environ.get('LANDMARKS_JAX_SMOKE'))
 
-# %%
 import jax
+
+print(jax.devices())
+
+# %%
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np

@@ -25,18 +25,28 @@ ADDRESS = 'https://example.org/landmarks_jax.git'  # where landmarks_jax is publ
 import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
 
-if importlib.util.find_spec('landmarks_jax') is None:
-  subprocess.run(['git', 'clone', '--quiet', ADDRESS, 'landmarks_jax_code'], check=True)
-  install = [sys.executable, '-m', 'pip', 'install', '--quiet', './landmarks_jax_code']
+package = getattr(importlib.util.find_spec('landmarks_jax'), 'origin', None)  # None: not installed
+places = [pathlib.Path(package).parents[1]] if package else []
+places += [pathlib.Path('..'), pathlib.Path('.'), pathlib.Path('landmarks_jax_code')]
+CODE = next((place for place in places if (place / 'configs/demo.py').exists()), places[-1])
+if not CODE.exists():
+  subprocess.run(['git', 'clone', '--quiet', ADDRESS, CODE], check=True)
+if package is None:
+  extra = '[cuda]' if shutil.which('nvidia-smi') else ''
+  install = [sys.executable, '-m', 'pip', 'install', '--quiet', f'{CODE.resolve()}{extra}']
   subprocess.run(install, check=True)
-places = '../configs', 'configs', 'landmarks_jax_code/configs'
-CONFIGS = next(pathlib.Path(p).resolve() for p in places if pathlib.Path(p).is_dir())
+CONFIGS = CODE.resolve() / 'configs'
 SMOKE = bool(os.environ.get('LANDMARKS_JAX_SMOKE'))
-WORK = pathlib.Path(tempfile.mkdtemp())  # runs of this page
+WORK = pathlib.Path(tempfile.mkdtemp())  # what this page makes
+
+import jax
+
+print(jax.devices())
 
 # %%
 import json

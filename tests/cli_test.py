@@ -199,6 +199,38 @@ def test_a_reader_that_is_gone_ends_a_command_silently(arguments):
   assert (done.returncode, done.stderr) == (141, b'')
 
 
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&- >&- 2>&-'])
+def test_a_daemon_without_streams_does_its_work(tmp_path, closed):
+  def begin(words):
+    start = f'exec "$0" -m landmarks_jax {words} {closed}'
+    given = ['sh', '-c', start, sys.executable]
+    return subprocess.run(given, cwd=root, capture_output=True, timeout=120, check=False)
+
+  done = begin(f'frames synthetic/faces --count 2 --frame 32 --output {tmp_path}/faces')
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert len(list(tmp_path.glob('faces/*.png'))) == 2
+  wrong = begin('train --wrkdir=x')
+  assert (wrong.returncode, wrong.stdout) == (2, b'')
+
+
+def test_windows_imports_and_explains_but_runs_no_command():
+  code = f"""
+import sys
+sys.modules.update(fcntl=None, resource=None)  # what it lacks
+from landmarks_jax import load, losses
+from landmarks_jax.cli.main import main
+for words in '--help', 'train --help', 'train {smoke} --help', 'evaluate --workdir=none':
+  print('code', main(['x', *words.split()]))
+"""
+  done = process('-c', code)
+  codes = [line for line in done.stdout.splitlines() if line.startswith('code')]
+  assert codes == ['code 0', 'code 0', 'code 0', 'code 2'], done.stderr
+  assert done.stderr == (
+    'error: evaluate needs Linux, macOS or WSL: this system has no fcntl, which locks folders of '
+    'runs; install landmarks_jax there. The losses alone, landmarks_jax.losses, run anywhere\n'
+  )
+
+
 def test_help_and_the_import_come_at_once():
   code = """
 import sys, time
@@ -245,6 +277,9 @@ mistakes = {
   '--config.method.dim=0': 'dim=0: expected 1 or more',
   '--config.method.head_layers=0': 'head_layers=0: expected 1 or more',
   '--config.method.area=1.0,.4': 'area=(1.0, 0.4): expected (least, most) share of the frame',
+  '--config.method.aspect=1.4,.7': 'aspect=(1.4, 0.7): expected (least, most) width / height',
+  '--config.method.jitter=-.4': 'strength=-0.4 of the colour jitter: expected 0 to 1',
+  '--config.method.temperature=0.0': 'temperature=0.0: expected a number above 0',
   '--config.method.momentum=2.5': 'momentum=2.5: expected 0 to 1',
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
@@ -278,6 +313,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, ar
   ('argument', 'message'),
   [
     ('area=2.,3.', 'area=(2.0, 3.0): expected (least, most) share of the frame, within 0 to 1'),
+    ('jitter=.4,.4,.2', 'strengths=(0.4, 0.4, 0.2): expected four, of brightness, contrast, '),
     ('grey=2.', 'probability=2.0 of grey pictures: expected 0 to 1'),
     ('solarised=0.,-.2', 'probability=-0.2 of solarised pictures: expected 0 to 1'),
   ],

@@ -1,5 +1,7 @@
 """Pictures from anybody: whatever their kind, they are framed as data/folder.py frames files."""
 
+import sys
+
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -187,6 +189,12 @@ def test_progress_is_told_where_it_is_asked_for(model, capsys, monkeypatch):
   assert told[0].startswith('2 of 5 pictures')
   assert ' left' in told[0]
   assert told[-1].startswith('5 of 5 pictures')
+
+
+def test_a_daemon_without_standard_error_sees_no_progress(model, capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'stderr', None)
+  model.describe([smooth(20, 20)])
+  assert capsys.readouterr().out == ''
 
 
 def test_the_first_bad_picture_stops_it(model, tmp_path):

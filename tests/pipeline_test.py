@@ -397,6 +397,27 @@ def test_files_that_were_read_take_no_memory_of_a_container(monkeypatch, tmp_pat
   assert pipeline.free_memory() == pytest.approx(whole, rel=0.5)
 
 
+def test_all_memory_counts_as_free_where_the_system_does_not_say(monkeypatch, tmp_path):
+  monkeypatch.setattr(cgroups, 'ROOT', tmp_path)
+  monkeypatch.setattr(cgroups, 'MEMBERS', tmp_path / 'absent')
+  monkeypatch.setattr(pipeline, 'MEMORY', tmp_path / 'absent')
+  sizes = {'SC_PHYS_PAGES': 9, 'SC_PAGE_SIZE': 4096}
+  monkeypatch.setattr(os, 'sysconf', sizes.__getitem__)
+  assert pipeline.free_memory() == 9 * 4096
+  source = Numbers(1000)
+  told = []
+  assert pipeline.choose_cache(source, source[0], report=told.append) == 'stream'
+  assert '0.0369 MB of host memory is free, if none is in use; chosen: cache=stream' in told[0]
+  with pytest.raises(ValueError, match=r'is free for each of 2 processes, if none is in use; do'):
+    pipeline.check_memory(1000, 20_000, sharing=2)
+  sizes['SC_PHYS_PAGES'] = -1
+  assert pipeline.free_memory() is None
+  monkeypatch.delattr(os, 'sysconf')
+  assert pipeline.free_memory() is None
+  assert pipeline.choose_cache(source, source[0], report=told.append) == 'host'
+  assert 'an unknown amount is free; chosen: cache=host' in told[1]
+
+
 VERSIONS = {
   '0::/jobs/one\n': ('', 'max', 'current', 'inactive_file', 'max'),
   '3:cpu:/\n4:memory:/jobs/one\n0::/\n': (

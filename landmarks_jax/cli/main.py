@@ -7,6 +7,7 @@ it.
 """
 
 import importlib
+import importlib.util
 import io
 import os
 import pathlib
@@ -54,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
-      stream.reconfigure(errors='backslashreplace')
+  _prepare_streams()
   argv = list(sys.argv if argv is None else argv)
   name = argv[1] if len(argv) > 1 else '--help'
   if name in ('--help', '-h', 'help'):
@@ -80,6 +79,11 @@ def _run(argv: Sequence[str] | None) -> int:
     values = _parse(name, command, argv[2:])
   except (flags.Error, ValueError) as error:
     return _fail(f'{error}\nOptions: {PROGRAM} {name} --help')
+  if not values.help and importlib.util.find_spec('fcntl') is None:  # Windows
+    return _fail(
+      f'{name} needs Linux, macOS or WSL: this system has no fcntl, which locks folders of runs; '
+      'install landmarks_jax there. The losses alone, landmarks_jax.losses, run anywhere'
+    )
   try:
     return _help(name, command, values) if values.help else command.run(values) or 0
   except KeyboardInterrupt:
@@ -91,6 +95,20 @@ def _run(argv: Sequence[str] | None) -> int:
     if values.traceback or os.environ.get('LANDMARKS_JAX_TRACEBACK'):
       raise
     return processes.leave(_fail(_spell(error)))
+
+
+def _prepare_streams() -> None:
+  """Opens the standard streams that a daemon lacks, to nowhere; makes the others show any text.
+
+  In this order, so that each gets its own number, which the next file to be opened would take:
+  libraries would print into that file.
+  """
+  for name, mode in {'stdin': 'r', 'stdout': 'w', 'stderr': 'w'}.items():
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, mode, encoding='utf-8'))  # noqa: SIM115
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
+      stream.reconfigure(errors='backslashreplace')
 
 
 def _parse(name: str, command: ModuleType, argv: Sequence[str]) -> flags.FlagValues:

@@ -156,7 +156,7 @@ class Prediction:
     from landmarks_jax.data.source import BadImage  # late: heavy
     from landmarks_jax.runtime import logs
 
-    tally = logs.Tally(len(self.drawn), file=sys.stderr) if sys.stderr.isatty() else None
+    tally = logs.Tally(len(self.drawn), file=sys.stderr) if logs.watched() else None
     for done, (row, found) in enumerate(self.drawn.items(), start=1):
       try:
         self._draw(row, *found)

@@ -29,6 +29,7 @@ from landmarks_jax.runtime import cgroups, logs
 Report = Callable[[str], None]
 Rows = Callable[[Int[np.ndarray, ' B']], dict[str, np.ndarray]]  # examples by index, stacked
 CACHES = 'device', 'host', 'stream'  # where decoded pictures may be kept, the least demanding last
+MEMORY = pathlib.Path('/proc/meminfo')  # of Linux alone
 SHARE = {'device': 0.5, 'host': 0.8}  # of free memory that a cache may take; the run needs the rest
 
 
@@ -247,7 +248,7 @@ def choose_cache(
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
   free = {'device': device, 'host': host}
   sizes = [f'{logs.amount(v)} of {k} memory' for k, v in free.items() if v is not None]
-  room = f'{" and ".join(sizes) or "an unknown amount"} is free{for_each(sharing)}'
+  room = f'{" and ".join(sizes) or "an unknown amount"} is free{provisos(sharing)}'
   (report or logging.info)(
     f'{len(source):,} decoded pictures{of and f" of {of}"} need {logs.amount(need)}; {room}; '
     f'chosen: cache={chosen} (otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
@@ -262,16 +263,18 @@ def check_memory(total: int, need: int, *, sharing: int = 1) -> None:
   """
   free = free_memory()
   if free is not None and need > free // sharing:
-    room = f'{logs.amount(free // sharing)} is free{for_each(sharing)}'
+    room = f'{logs.amount(free // sharing)} is free{provisos(sharing)}'
     raise ValueError(
       f'{total:,} pictures need {logs.amount(need)} of memory, but {room}; '
       'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
     )
 
 
-def for_each(sharing: int) -> str:
-  """What follows an amount of memory that is free for each of some processes."""
-  return '' if sharing == 1 else f' for each of {sharing} processes'
+def provisos(sharing: int) -> str:
+  """What follows an amount of free memory: for how many processes, and if all memory was taken."""
+  each = '' if sharing == 1 else f' for each of {sharing} processes'
+  guessed = not _free_amounts() and _all_memory() is not None
+  return each + (', if none is in use' if guessed else '')
 
 
 def cache_bytes(source: Source, example: dict[str, Any]) -> int:
@@ -282,15 +285,27 @@ def cache_bytes(source: Source, example: dict[str, Any]) -> int:
 def free_memory() -> int | None:
   """Bytes of host memory that are free to use, within the limits of a container or of a job.
 
-  None if unknown.
+  All of the host's memory where the system does not say what is free, as macOS; None if unknown.
   """
+  return min(_free_amounts(), default=_all_memory())
+
+
+def _free_amounts() -> list[int]:
   found = cgroups.free_memory()
   try:
-    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    lines = MEMORY.read_text(encoding='utf-8').splitlines()
     found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
   except (OSError, ValueError):
     pass
-  return min(found, default=None)
+  return found
+
+
+def _all_memory() -> int | None:
+  try:
+    pages, size = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
+  except (AttributeError, OSError, ValueError):
+    return None
+  return pages * size if min(pages, size) > 0 else None  # -1: not known
 
 
 class _Replacing:

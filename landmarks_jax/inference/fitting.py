@@ -87,7 +87,7 @@ def fit_landmarks(
   _check_numbers(copies=(copies, 0), batch_size=(batch_size, 1))
   few_shot.check_seed(seed)
   confidence.check_tolerance(tolerance)
-  progress = sys.stderr.isatty() if progress is None else progress
+  progress = logs.watched() if progress is None else progress
   labels = PointLabels.of(points, visible, names=names, flip_pairs=flip_pairs, scale=scale)
   check_facts(labels.info.names, flip_pairs, skeleton, labels.info.scale, labels.points.shape[1])
   _warn_without_scale(labels)

@@ -208,7 +208,7 @@ def batches(source: Any, *, batch_size: int, progress: bool | None) -> Iterator[
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size}: expected 1 or more pictures')
   size = min(batch_size, 1 << (len(source) - 1).bit_length())
-  shows = sys.stderr.isatty() if progress is None else progress
+  shows = logs.watched() if progress is None else progress
   tally = logs.Tally(len(source), file=sys.stderr)
   found = pipeline.evaluation_batches(source, batch_size=size, on_bad_image='error')
   with contextlib.closing(found):

@@ -122,6 +122,8 @@ def build(
   for option, value in {'dim': dim, 'head_layers': head_layers}.items():
     if value < 1:
       raise ValueError(f'{option}={value}: expected 1 or more')
+  if not temperature > 0:
+    raise ValueError(f'temperature={temperature}: expected a number above 0')
   if not 0 <= momentum <= 1:
     raise ValueError(f'momentum={momentum}: expected 0 to 1')
   common = {'depth': depth, 'width': width, 'dtype': dtype_of(precision)}

@@ -1,6 +1,5 @@
 """Locks that keep a second process out of a folder."""
 
-import fcntl
 from typing import IO
 
 
@@ -10,6 +9,8 @@ def take(file: int | IO) -> bool:
   False if the file system has no locks. Raises BlockingIOError, without waiting, if another process
   holds the lock.
   """
+  import fcntl  # late: Windows has none
+
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pathlib
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -129,6 +128,8 @@ class Progress:
 
 def peak_memory() -> int:
   """Peak bytes that this process has used of the host."""
+  import resource  # late: Windows has none
+
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -150,6 +151,11 @@ class Tally:
       line = pictures_done(done, self._total, done, now - self._began)
       print(line, file=self._file, flush=True)
       self._told = now
+
+
+def watched() -> bool:
+  """Whether standard error is a terminal; a daemon has none."""
+  return sys.stderr is not None and sys.stderr.isatty()
 
 
 def pictures_done(done: int, total: int, made: int, seconds: float) -> str:

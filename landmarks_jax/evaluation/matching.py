@@ -262,7 +262,8 @@ def match(
 
   Returns: the position of the largest inner product of hypercolumns, the first of several, and that
   product: the sum over levels of cosines, each level being L2-normalised for itself. A level that
-  is zero at a position adds nothing.
+  is zero at a position adds nothing. The greatest number of a level is, without its sign, 0 or from
+  1e-16 to 1e17: squares of others vanish or overflow, and their sums are wrong.
 
   The hypercolumns are not built. An inner product with one source descriptor is linear, so it is
   taken at each level's own resolution and then resized, and norms follow from those of the level

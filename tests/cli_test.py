@@ -298,6 +298,9 @@ mistakes = {
   '--config.method.dim=0': 'dim=0: expected 1 or more',
   '--config.method.head_layers=0': 'head_layers=0: expected 1 or more',
   '--config.method.area=1.0,.4': 'area=(1.0, 0.4): expected (least, most) share of the frame',
+  '--config.method.aspect=1.4,.7': 'aspect=(1.4, 0.7): expected (least, most) width / height',
+  '--config.method.jitter=-.4': 'strength=-0.4 of the colour jitter: expected 0 to 1',
+  '--config.method.temperature=0.0': 'temperature=0.0: expected a number above 0',
   '--config.method.momentum=2.5': 'momentum=2.5: expected 0 to 1',
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
@@ -331,6 +334,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, ar
   ('argument', 'message'),
   [
     ('area=2.,3.', 'area=(2.0, 3.0): expected (least, most) share of the frame, within 0 to 1'),
+    ('jitter=.4,.4,.2', 'strengths=(0.4, 0.4, 0.2): expected four, of brightness, contrast, '),
     ('grey=2.', 'probability=2.0 of grey pictures: expected 0 to 1'),
     ('solarised=0.,-.2', 'probability=-0.2 of solarised pictures: expected 0 to 1'),
   ],

@@ -6,7 +6,14 @@ import re
 from setuptools import find_packages, setup
 
 here = pathlib.Path(__file__).parent
-version = re.search(r"__version__ = '(.+)'", (here / 'landmarks_jax/__init__.py').read_text())[1]
+
+
+def read(file: str) -> str:
+  """A file beside this one, whatever the locale."""
+  return (here / file).read_text(encoding='utf-8')
+
+
+version = re.search(r"__version__ = '(.+)'", read('landmarks_jax/__init__.py'))[1]
 
 # The least versions with which parts of the tests passed on Python 3.11, all others at their least.
 core = [
@@ -55,7 +62,7 @@ setup(
   name='landmarks_jax',
   version=version,
   description='Unsupervised learning of object landmarks in JAX and Flax, for TPU and GPU',
-  long_description=(here / 'README.md').read_text(),
+  long_description=read('README.md'),
   long_description_content_type='text/markdown',
   license_expression='Apache-2.0',
   license_files=['LICENSE'],

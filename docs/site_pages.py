@@ -114,7 +114,7 @@ def reference(title: str, places: list[str]) -> str:
 
 def module(file: pathlib.Path) -> Iterator[str]:
   """The parts of a page that a module makes; packages that hold nothing make none."""
-  text = file.read_text()
+  text = file.read_text(encoding='utf-8')
   tree = ast.parse(text)
   public = [node for node in tree.body if _is_public(node)]
   if not public and file.name == '__init__.py':
@@ -171,7 +171,7 @@ def commands() -> str:
   parts = ['# Commands', COMMON]
   flags = options()
   for file in sorted((PACKAGE / 'cli').glob('*.py')):
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding='utf-8'))
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if {'run', 'define_flags'} <= names:
       parts += [f'## {file.stem}', f'```sh\n{_usage(file.stem, tree)}\n```', *docstring(tree)]

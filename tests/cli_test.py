@@ -101,7 +101,7 @@ def test_the_change_that_help_names_as_an_example_is_one_that_the_command_takes(
   capsys, tmp_path, monkeypatch, command, needed
 ):
   monkeypatch.chdir(tmp_path)
-  pathlib.Path('config.json').write_text('{}')
+  pathlib.Path('config.json').write_text('{}', encoding='utf-8')
   line = next(line for line in options(capsys, command) if line.startswith('  --config.KEY: '))
   key = re.search(r'as in --config\.([\w.]+)=', line).group(1)
   for change, refused in ((key, False), ('log_every', True)):
@@ -211,6 +211,27 @@ def test_a_daemon_without_streams_does_its_work(tmp_path, closed):
   assert len(list(tmp_path.glob('faces/*.png'))) == 2
   wrong = begin('train --wrkdir=x')
   assert (wrong.returncode, wrong.stdout) == (2, b'')
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    '-m landmarks_jax frames synthetic/faces --count 1 --frame 32 --output {}',
+    '-m landmarks_jax train --config configs/demo.py --help',
+    'setup.py --version',
+  ],
+)
+def test_sources_are_read_whatever_the_locale(tmp_path, words):
+  ascii_alone = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+  done = subprocess.run(
+    [sys.executable, *words.format(tmp_path / 'faces').split()],
+    cwd=root,
+    env=os.environ | ascii_alone,
+    capture_output=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def test_windows_imports_and_explains_but_runs_no_command():

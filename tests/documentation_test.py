@@ -413,7 +413,7 @@ def test_examples_in_docstrings_run(name):
   """Read from the source: doctest's own finder passes over functions whose shapes are checked."""
   module = importlib.import_module(name)
   runner = doctest.DocTestRunner()
-  for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text())):
+  for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text(encoding='utf-8'))):
     documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
     text = ast.get_docstring(node) or '' if documented else ''
     if '>>> ' in text:

@@ -124,7 +124,7 @@ def _version(package: str) -> str:
 
 def _processor() -> str:
   try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     return next(line.split(': ')[1] for line in lines if line.startswith('model name'))
   except (OSError, StopIteration):
     return platform.processor() or platform.machine()

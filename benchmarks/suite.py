@@ -188,7 +188,7 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> list[str]:
 def load(path: pathlib.Path) -> dict[str, Any]:
   """Loads a file written by --json."""
   with contextlib.suppress(ValueError, KeyError, TypeError):
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding='utf-8'))
     pairs(record)
     return record
   raise ValueError(f'{path} holds no figures; expected a file that --json wrote')

@@ -1,12 +1,15 @@
 """A hook of MkDocs: pages of the site that are made from the source, and links that leave docs/.
 
 The API reference shows docstrings as they were written. mkdocstrings was tried: it takes <f_u, f_v>
-for HTML, several arguments on a line for one, and doctests for quotations. Nothing is imported.
+for HTML, several arguments on a line for one, and doctests for quotations. Only the options of the
+commands are asked of the program itself, as `--help` prints them.
 """
 
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +18,13 @@ from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'landmarks_jax'
+# Prints the help of every command, each after a form feed and its name.
+HELP = """
+from landmarks_jax.cli import main
+for name in main.commands():
+  print(f'\\f{name}')
+  assert main.main(['', name, '--help']) == 0
+"""
 # Pages of the reference: what is on them, and the files or folders of the package.
 REFERENCE = {
   'api': ('landmarks_jax: load, match, fit_landmarks', ['api.py', 'inference']),
@@ -33,6 +43,13 @@ REFERENCE = {
   'report': ('Pictures and pages', ['report']),
   'labelling': ('The labelling page', ['labelling']),
 }
+# Front matter of pages that name everything: the search shows those that explain it first.
+SELDOM = '---\nsearch:\n  boost: 0.3\n---'
+COMMON = (
+  'Every command also has `--help`, which prints what stands here, and `--traceback`, which shows '
+  'where in the code an error arose. The default of an option stands in brackets. '
+  'What `--config.KEY=VALUE` can change are [keys of a config](train.md).'
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -45,19 +62,49 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, config: MkDocsConfig, **others: Any) -> str:
-  """Links to files of the repository outside docs/ become links to where it is published."""
+  """Links to files of the repository outside docs/ become links to pages that show them.
 
+  A link whose text is the file name of a page, as one reads on GitHub, gets the title that the
+  page has in the navigation.
+  """
   published = config.extra['address'].removesuffix('.git')
+  names = dict(titles(config.nav))
+  markdown = re.sub(
+    r'\[(\w+\.md)\](?=\(\1)', lambda match: f'[{names.get(match[1], match[1])}]', markdown
+  )
+  return re.sub(r'\]\(\.\./([^)#]+)', lambda match: f']({shown(match[1], published)}', markdown)
 
-  def outside(match: re.Match) -> str:
-    return '](index.md' if match[1] == 'README.md' else f']({published}/blob/main/{match[1]}'
 
-  return re.sub(r'\]\(\.\./([^)#]+)', outside, markdown)
+def titles(nav: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+  """(file, title) of every page in a navigation, which may be nested."""
+  for entry in nav:
+    for title, target in entry.items():
+      yield from [(target, title)] if isinstance(target, str) else titles(target)
+
+
+def shown(path: str, published: str) -> str:
+  """Where a reader of the site sees a file or folder of the repository.
+
+  A page of the site if it has one, and the module's part of it if there are several; otherwise
+  where the repository is published. README and docs/ link to the files, which all exist without
+  the site.
+  """
+  if path == 'README.md':
+    return 'index.md'
+  if path == 'landmarks_jax/cli':
+    return 'reference/commands.md'
+  inside = path.removeprefix(f'{PACKAGE.name}/')
+  for name, (_, places) in REFERENCE.items():
+    if inside == places[0]:
+      return f'reference/{name}.md'
+    if any(inside.startswith(place) for place in places):
+      return f'reference/{name}.md#{path.removesuffix(".py").replace("/", "")}'
+  return f'{published}/blob/main/{path}'
 
 
 def reference(title: str, places: list[str]) -> str:
   """A page: every module of these places with its public functions and classes."""
-  parts = [f'# {title}']
+  parts = [SELDOM, f'# {title}']
   for place in places:
     path = PACKAGE / place
     for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
@@ -67,7 +114,7 @@ def reference(title: str, places: list[str]) -> str:
 
 def module(file: pathlib.Path) -> Iterator[str]:
   """The parts of a page that a module makes; packages that hold nothing make none."""
-  text = file.read_text()
+  text = file.read_text(encoding='utf-8')
   tree = ast.parse(text)
   public = [node for node in tree.body if _is_public(node)]
   if not public and file.name == '__init__.py':
@@ -120,14 +167,33 @@ def escaped(text: str) -> str:
 
 
 def commands() -> str:
-  """A page: every command with what it says of itself, as its --help begins."""
-  parts = ['# Commands', 'Each one explains its options with `--help`.']
+  """A page: every command with all that its --help says."""
+  parts = ['# Commands', COMMON]
+  flags = options()
   for file in sorted((PACKAGE / 'cli').glob('*.py')):
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding='utf-8'))
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if {'run', 'define_flags'} <= names:
       parts += [f'## {file.stem}', f'```sh\n{_usage(file.stem, tree)}\n```', *docstring(tree)]
+      parts += ['\n'.join(flags[file.stem])]
   return '\n\n'.join(parts) + '\n'
+
+
+def options() -> dict[str, list[str]]:
+  """The items of each command's list of options: `name`, what it is for and [its default].
+
+  Raises CalledProcessError if the program does not start.
+  """
+  told = subprocess.run(
+    [sys.executable, '-c', HELP], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+  ).stdout
+  found = {}
+  for text in told.split('\f')[1:]:
+    name, _, text = text.partition('\n')
+    lines = re.findall(r'^  ((?:--)?[\w.]+): (.*)', text.partition('\nOptions:\n')[2], re.M)
+    items = [f'- `{flag}`: {escaped(what)}' for flag, what in lines]
+    found[name] = [item for item in items if not item.startswith(('- `--help`', '- `--trace'))]
+  return found
 
 
 def _usage(name: str, tree: ast.Module) -> str:

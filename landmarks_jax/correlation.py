@@ -5,7 +5,8 @@ computed where they are reduced, and again for the gradient. This is no slower t
 whose matrix has to go through memory (benchmarks/correlation.py).
 
 Everywhere p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): the
-temperature multiplies, and everything is in at least float32. Specification equivariant, section 1.
+temperature, 0 or more, multiplies, and everything is in at least float32. Specification
+equivariant, section 1.
 """
 
 from collections.abc import Callable
@@ -97,10 +98,13 @@ def _weights(
 ) -> tuple[Float[Array, 'P Q'], Float[Array, ' P'], Float[Array, ' P']]:
   """Unnormalised probabilities exp(score - top), the greatest score `top`, and their sum."""
   # The softmax multiplies the rounding errors of a product by its temperature.
-  scores = temperature * jnp.einsum('pc,qc->pq', query, key, precision='float32')
-  top = _kept(jax.lax.stop_gradient(scores.max(1)))
-  weight = jnp.exp(scores - top[:, None])
-  return weight, top, _kept(weight.sum(1))
+  products = jnp.einsum('pc,qc->pq', query, key, precision='float32')
+  top = _kept(jax.lax.stop_gradient(products.max(1)))
+  # Products are subtracted, not scores: a compiler may fuse the scores' multiplication into the
+  # subtraction, so that they are rounded otherwise where the gradient computes them again, and
+  # probabilities would not sum to 1.
+  weight = jnp.exp(temperature * (products - top[:, None]))
+  return weight, temperature * top, _kept(weight.sum(1))
 
 
 def _kept(rows: Array) -> Array:
@@ -111,12 +115,12 @@ def _kept(rows: Array) -> Array:
 def _by_blocks(function: Callable[..., Array], block: int, *rows: Float[Array, 'P _']) -> Array:
   """Maps rows to rows, up to `block` at a time."""
   count = len(rows[0])
-  blocks = -(-count // block)
+  blocks = max(1, -(-count // block))  # one, of no rows, where there are none
   height = -(-count // blocks)  # equal for all, so that hardly any row is padding
 
   def cut(rows: Float[Array, 'P D']) -> Float[Array, 'n b D']:
     padded = jnp.pad(rows, [(0, blocks * height - count), (0, 0)])
-    return padded.reshape(blocks, height, -1)
+    return padded.reshape(blocks, height, rows.shape[1])
 
   policy = jax.checkpoint_policies.save_only_these_names('kept')
   remade = jax.checkpoint(function, policy=policy)

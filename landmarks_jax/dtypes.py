@@ -32,3 +32,13 @@ def at_least_float32(x: Shaped[Array, '*shape']) -> Shaped[jax.Array, '*shape']:
   """
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def floating(x: Shaped[Array, '*shape']) -> Shaped[jax.Array, '*shape']:
+  """`x`, whole numbers as float32: a weight below 1 would be 0 in the dtype of bytes.
+
+  >>> floating(jnp.ones(2, jnp.uint8)).dtype, floating(jnp.ones(2, jnp.bfloat16)).dtype
+  (dtype('float32'), dtype(bfloat16))
+  """
+  x = jnp.asarray(x)
+  return x if jnp.issubdtype(x.dtype, jnp.floating) else at_least_float32(x)

@@ -115,7 +115,6 @@ def spatial_contrast(
   groups do not add up to C. Specification section 4; fixture dense_corr_loss.
   """
   channels = shapes.check(features=(features, 'B h w C'))['C']
-  features = at_least_float32(features)
   groups = [channels] if groups is None else list(groups)
   if sum(groups) != channels:
     raise ValueError(f'groups {tuple(groups)} sum to {sum(groups)}, but features has C={channels}')
@@ -231,11 +230,13 @@ def mean_of_valid(
   """Mean over the valid examples (None: all) of a batch; 0, without gradient, where there are none.
 
   Values of other examples, even NaN, reach neither the mean nor its gradient. count: how many are
-  valid, where that is known already.
+  valid, where that is known already. Raises ValueError where the batches differ.
   """
   if valid is None:
-    return values.mean(0)
+    return values.sum(0) / max(values.shape[0], 1)
   valid = jnp.asarray(valid, bool)  # a number would be a weight in the count
+  # A single one would be broadcast, and the result be the sum.
+  shapes.check(values=(values, 'B *shape'), valid=(valid, 'B'))
   # A product with the mask would keep a NaN.
   kept = jnp.where(valid.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
   return kept.sum(0) / jnp.maximum(valid.sum() if count is None else count, 1)
@@ -262,17 +263,19 @@ def _matches(
       'choose a network or a size of pictures that halves without a remainder'
     )
   flow, flow_valid = (x[:, ::stride, ::stride] for x in (flow, flow_valid))
-  positions = _positions(at_least_float32(query), stride)
+  positions = _positions(query, stride)
   target = positions + jax.lax.stop_gradient(_rows(flow))
   # Cast for masks of 0 and 255 and the like: what is valid is counted.
-  return positions, target, flow_valid.reshape(len(flow), -1).astype(bool)
+  return positions, target, flow_valid.reshape(target.shape[:2]).astype(bool)
 
 
 def _positions(maps: Float[Array, 'B h w C'], stride: int | float) -> Float[Array, 'P 2']:
-  """(x, y) of the cells of a map in pixels, in the order of `_rows`."""
+  """(x, y) of the cells of a map in pixels, in the order of `_rows` and in at least float32."""
   y, x = np.indices(maps.shape[1:3]).reshape(2, -1)
-  return jnp.asarray(stride * np.stack([x, y], axis=1), maps.dtype)
+  return jnp.asarray(stride * np.stack([x, y], axis=1), jnp.promote_types(maps.dtype, jnp.float32))
 
 
 def _rows(maps: Float[Array, 'B h w C']) -> Float[Array, 'B P C']:
-  return at_least_float32(maps).reshape(len(maps), -1, maps.shape[-1])
+  # All sizes are told: of an empty batch, reshape cannot know one.
+  batch, height, width, channels = maps.shape
+  return at_least_float32(maps).reshape(batch, height * width, channels)

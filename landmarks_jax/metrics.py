@@ -63,8 +63,8 @@ def mean_of_known(
   known = ~np.isnan(values)
   count = known.sum(axis, keepdims=keepdims)
   total = np.where(known, values, 0).sum(axis, keepdims=keepdims)
-  with np.errstate(invalid='ignore'):  # of complex values
-    return total / np.where(count > 0, count, np.nan)
+  with np.errstate(invalid='ignore'):  # 0 / 0 is NaN
+    return total / count
 
 
 def mean_distance(predictions: Predictions) -> float:

@@ -34,7 +34,7 @@ def test_every_picture_is_shrunk_by_one_of_the_factors_or_left_alone():
   )
   ways = [
     [np.stack([shrunk_and_enlarged(p[..., c], f) for c in range(3)], -1) for p in image[:40]]
-    for f in blur.FACTORS
+    for f in (1.1, 1.2, 1.5)  # as published
   ]
   ways = np.array([*ways, image[:40]])
   apart = np.abs(ways - found[:40]).max((2, 3, 4))

@@ -113,6 +113,9 @@ def test_pictures_whose_views_share_too_little_are_not_valid():
   found, known = shared_boxes(jax.random.key(0), whole, other, side=100, smallest=16)
   assert known.tolist() == [False, False, True, False]  # as much as `smallest` is too little
   assert np.isfinite(found).all()
+  other = other._replace(box=whole.box.at[:2, 0].set(jnp.float32([83.6, 83.4])))
+  found, known = shared_boxes(jax.random.key(0), whole, other, side=100, smallest=16)
+  assert known.tolist() == [False, True, True, True]  # 16.4 pixels are 16, 16.6 are 17
 
 
 def test_the_first_candidate_that_is_apart_is_taken_and_else_the_last():
@@ -146,6 +149,12 @@ def test_small_and_large_boxes_are_as_the_slow_loop_draws_them():
     steps = np.arange(97)
     shares = [(np.round(b[:, column, None]) <= steps).mean(0) for b in (found, expected)]
     assert np.abs(shares[0] - shares[1]).max() < 1.95 * np.sqrt(2 / 4000)
+
+
+@pytest.mark.parametrize('jitter', [-0.1, 1.5])
+def test_a_jitter_that_would_turn_boxes_inside_out_is_refused(jitter):
+  with pytest.raises(ValueError, match=f'^strength={jitter} of the jitter of boxes: expected 0 to'):
+    boxes.shared_boxes(jax.random.key(1), *two_crops(4, frame=40), side=40, jitter=jitter)
 
 
 def test_jitter_moves_boxes_of_the_second_view_alone():

@@ -108,6 +108,21 @@ def test_a_tenth_of_every_class_is_held_out_when_classes_come_in_turn(monkeypatc
   np.testing.assert_array_equal(*found)
 
 
+def test_mean_and_deviation_are_exact_whatever_the_number_of_rows(monkeypatch):
+  seen = []
+
+  def minimise(features, label, *, strength, start):
+    seen.append(features)
+    return start
+
+  monkeypatch.setattr(classifier, '_minimise', minimise)
+  r = np.random.default_rng(0)
+  features = r.normal([500, 0.1], [0.5, 0], (200_000, 2)).astype('f')
+  classifier.fit(features, np.zeros(len(features), int), classes=1)
+  np.testing.assert_allclose(seen[-1].mean(0, dtype=float), 0, atol=1e-3)
+  np.testing.assert_allclose(seen[-1].std(0, dtype=float), [1, 0], atol=1e-3)
+
+
 def test_a_channel_that_never_changes_does_no_harm():
   features, label = clouds(100)
   features[:, 1] = 3

@@ -101,7 +101,7 @@ def test_the_change_that_help_names_as_an_example_is_one_that_the_command_takes(
   capsys, tmp_path, monkeypatch, command, needed
 ):
   monkeypatch.chdir(tmp_path)
-  pathlib.Path('config.json').write_text('{}')
+  pathlib.Path('config.json').write_text('{}', encoding='utf-8')
   line = next(line for line in options(capsys, command) if line.startswith('  --config.KEY: '))
   key = re.search(r'as in --config\.([\w.]+)=', line).group(1)
   for change, refused in ((key, False), ('log_every', True)):
@@ -213,6 +213,27 @@ def test_a_daemon_without_streams_does_its_work(tmp_path, closed):
   assert (wrong.returncode, wrong.stdout) == (2, b'')
 
 
+@pytest.mark.parametrize(
+  'words',
+  [
+    '-m landmarks_jax frames synthetic/faces --count 1 --frame 32 --output {}',
+    '-m landmarks_jax train --config configs/demo.py --help',
+    'setup.py --version',
+  ],
+)
+def test_sources_are_read_whatever_the_locale(tmp_path, words):
+  ascii_alone = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+  done = subprocess.run(
+    [sys.executable, *words.format(tmp_path / 'faces').split()],
+    cwd=root,
+    env=os.environ | ascii_alone,
+    capture_output=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+
+
 def test_windows_imports_and_explains_but_runs_no_command():
   code = f"""
 import sys
@@ -277,6 +298,9 @@ mistakes = {
   '--config.method.dim=0': 'dim=0: expected 1 or more',
   '--config.method.head_layers=0': 'head_layers=0: expected 1 or more',
   '--config.method.area=1.0,.4': 'area=(1.0, 0.4): expected (least, most) share of the frame',
+  '--config.method.aspect=1.4,.7': 'aspect=(1.4, 0.7): expected (least, most) width / height',
+  '--config.method.jitter=-.4': 'strength=-0.4 of the colour jitter: expected 0 to 1',
+  '--config.method.temperature=0.0': 'temperature=0.0: expected a number above 0',
   '--config.method.momentum=2.5': 'momentum=2.5: expected 0 to 1',
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
@@ -310,6 +334,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, ar
   ('argument', 'message'),
   [
     ('area=2.,3.', 'area=(2.0, 3.0): expected (least, most) share of the frame, within 0 to 1'),
+    ('jitter=.4,.4,.2', 'strengths=(0.4, 0.4, 0.2): expected four, of brightness, contrast, '),
     ('grey=2.', 'probability=2.0 of grey pictures: expected 0 to 1'),
     ('solarised=0.,-.2', 'probability=-0.2 of solarised pictures: expected 0 to 1'),
   ],

@@ -3,6 +3,7 @@
 import colorsys
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -340,6 +341,36 @@ CHANCES = {
   'blurred': blur.random_blur,
   'solarised': colour.random_solarisation,
 }
+
+
+STRENGTHS = {
+  'the colour jitter': lambda rng, x, s: colour.random_jitter.__wrapped__(rng, x, strength=s),
+  'the contrast': lambda rng, x, s: colour.random_exposure.__wrapped__(rng, x, contrast=s),
+}
+
+
+@pytest.mark.parametrize('what', STRENGTHS)
+def test_a_strength_may_be_a_whole_number_or_traced_and_keeps_factors_positive(what):
+  change, rng, image = STRENGTHS[what], jax.random.key(0), pictures(6)
+  np.testing.assert_array_equal(change(rng, image, 1), change(rng, image, 1.0))
+  traced = jax.jit(lambda strength: change(rng, image, strength))(0.5)
+  np.testing.assert_allclose(traced, change(rng, image, 0.5), atol=1e-2)
+  for wrong in (2, -0.4, float('nan')):
+    with pytest.raises(ValueError, match=rf'^strength={wrong} of {what}: expected 0 to 1$'):
+      change(rng, image, wrong)
+
+
+def test_the_colour_jitter_of_views_has_four_strengths_of_0_to_1():
+  change = functools.partial(colour.random_colour, jax.random.key(0), pictures(2))
+  for wrong in (-0.4, 1.5):
+    for place in range(4):
+      strengths = (*[0.1] * place, wrong, *[0.1] * (3 - place))
+      with pytest.raises(ValueError, match=rf'^strength={wrong} of the colour jitter: expected 0 '):
+        change(strengths=strengths)
+  for strengths in ((0.4,), (0.4, 0.4, 0.2)):
+    message = rf'^strengths={re.escape(str(strengths))}: expected four, of brightness, contrast, '
+    with pytest.raises(ValueError, match=message):
+      change(strengths=strengths)
 
 
 @pytest.mark.parametrize('what', CHANCES)

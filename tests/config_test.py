@@ -460,6 +460,13 @@ def test_the_command_line_is_split_into_file_changes_and_the_rest():
       flagged(*argv)
 
 
+def test_where_the_configs_are_is_said_outside_of_the_checkout(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  expected = r'no config file configs/demo.py; the configs of landmarks_jax are in its checkout'
+  with pytest.raises(FileNotFoundError, match=expected):
+    configs.load('configs/demo.py')
+
+
 def test_a_file_that_is_no_config_is_named_with_its_line(tmp_path):
   texts = {
     'syntax': ('x = 1\ny = (', r"syntax.py, line 2 is not a config: SyntaxError: '\(' was never"),

@@ -121,12 +121,14 @@ def test_sizes_are_named():
 def test_a_mirrored_picture_has_its_landmarks_where_the_pixels_went():
   image = np.zeros((1, 6, 6, 1), np.float32)
   image[0, 1, 4] = 1.0
-  points = coords.to_normalised(np.array([[[4.0, 1.0], [0.0, 5.0]]]), width=6, height=6)
-  visible = np.array([[True, False]])
+  pixels = np.array([[[4.0, 1.0], [0.0, 5.0], [2.0, 3.0]]])  # the last one has no partner
+  points = coords.to_normalised(pixels, width=6, height=6)
+  visible = np.array([[True, False, True]])
   moved, seen = coords.mirrored(points, visible, [(0, 1)])
   assert image[:, :, ::-1][0, 1, 1] == 1
-  np.testing.assert_allclose(coords.to_pixels(moved, width=6, height=6)[0], [[5, 5], [1, 1]])
-  np.testing.assert_array_equal(seen, [[False, True]])
+  there = coords.to_pixels(moved, width=6, height=6)
+  np.testing.assert_allclose(there, [[[5, 5], [1, 1], [3, 3]]])
+  np.testing.assert_array_equal(seen, [[False, True, True]])
   for a, b in zip(coords.mirrored(moved, seen, [(0, 1)]), (points, visible), strict=True):
     np.testing.assert_array_equal(a, b)
 

@@ -65,7 +65,7 @@ def plain(name, query, key, target, positions, *, temperature, power):
 
 @every_reduction
 @pytest.mark.parametrize('power', [0.5, 1.0, 2.0])
-@pytest.mark.parametrize('temperature', [0.3, 7.0])
+@pytest.mark.parametrize('temperature', [0.0, 0.3, 7.0])
 def test_every_query_is_the_slow_loop(name, temperature, power):
   options = {'temperature': temperature, 'power': power}
   found = blockwise(name, *example(), **options, block=4)
@@ -85,6 +85,29 @@ def test_a_sharp_softmax_reduces_to_the_best_key():
   np.testing.assert_allclose(found['expected_distance'], away, rtol=1e-5)
   np.testing.assert_allclose(found['expected_key'], key[best], rtol=1e-5)
   np.testing.assert_allclose(found['log_normaliser'], 1e4 * score.max(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize('temperature', [1e4, 1e7, 1e9])
+def test_the_probabilities_in_the_gradient_sum_to_1_at_any_temperature(temperature):
+  """The gradient of a key is temperature * sum_u p(v|u) query_u, and sums to that of all queries.
+
+  Keys differ by so little that several are likely. Compiled, as compilers fuse what they round.
+  """
+  r = np.random.default_rng(1)
+  base = r.normal(size=8) / 3
+  query = (base + r.normal(size=(300, 8)) / 2).astype(np.float32)
+  key = (base + r.normal(size=(200, 8)) / temperature).astype(np.float32)
+  total = lambda k: correlation.log_normaliser(query, k, temperature=temperature).sum()  # noqa: E731
+  grad = np.asarray(jax.jit(jax.grad(total))(key), float)
+  np.testing.assert_allclose(grad.sum(0) / temperature, query.sum(0, dtype=float), rtol=2e-6)
+
+
+@every_reduction
+def test_no_queries_give_no_rows(name):
+  query, key, target, positions = example()
+  options = {'temperature': 2.0, 'power': 1.0}
+  found = blockwise(name, query[:0], key, target[:0], positions, **options)
+  assert found.shape == ((0, 5) if name == 'expected_key' else (0,))
 
 
 @every_reduction

@@ -56,7 +56,17 @@ def test_boxes_are_whole_pixels_inside_the_frame(side):
     assert (x + width)[width < side].max() == (y + height)[height < side].max() == side
 
 
-@pytest.mark.parametrize(('area', 'aspect'), [(0.4, 0.7), (0.31, 1.3), (0.5, 0.9), (0.22, 1.1)])
+@pytest.mark.parametrize(
+  ('area', 'aspect'),
+  [
+    (0.4, 0.7),
+    (0.31, 1.3),
+    (0.5, 0.9),
+    (0.22, 1.1),
+    (0.5, 2.0),
+    (0.5, 0.5),
+  ],  # as long as the frame
+)
 def test_sides_are_rounded_to_the_nearest_pixel(area, aspect):
   width, height = boxes_of(3, side=61, area=(area, area), aspect=(aspect, aspect))[0, 2:]
   expected = [round((61 * 61 * area * aspect) ** 0.5), round((61 * 61 * area / aspect) ** 0.5)]
@@ -121,6 +131,21 @@ def test_an_area_that_no_box_can_have_is_refused(area):
     crop.random_boxes(jax.random.key(0), 3, side=23, area=area)
 
 
+@pytest.mark.parametrize(
+  'aspect', [(4 / 3, 3 / 4), (-1.0, 1.0), (0.0, 1.0), (1.0, np.inf), (np.nan, 1.0)]
+)
+def test_an_aspect_that_no_box_can_have_is_refused(aspect):
+  message = f'^{re.escape(f"aspect={aspect}")}: expected .least, most. width / height, above 0$'
+  with pytest.raises(ValueError, match=message):
+    crop.random_boxes(jax.random.key(0), 3, side=23, aspect=aspect)
+
+
+def test_bounds_of_the_aspect_may_be_traced():
+  draw = functools.partial(crop.random_boxes.__wrapped__, jax.random.key(0), 50, side=40)
+  traced = jax.jit(lambda least, most: draw(aspect=(least, most)))(3 / 4, 4 / 3)
+  np.testing.assert_array_equal(traced, boxes_of(50, side=40))
+
+
 def test_bounds_of_the_area_may_be_traced():
   draw = functools.partial(crop.random_boxes.__wrapped__, jax.random.key(0), 50, side=40)
   traced = jax.jit(lambda least, most: draw(area=(least, most)))(0.2, 1.0)
@@ -167,6 +192,14 @@ def test_a_view_of_another_size_is_what_pillow_makes_of_its_box(size):
   for picture, (x, y, width, height), ours in zip(image, boxes.tolist(), view, strict=True):
     part = Image.fromarray(picture[..., 0]).crop((x, y, x + width, y + height))
     theirs = part.resize((size, size), Image.Resampling.BILINEAR)  # antialiased where it shrinks
+    np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
+
+
+def test_a_whole_frame_is_resized_as_pillow_does_or_left_alone():
+  image = np.random.default_rng(1).uniform(0, 255, (3, 31, 31, 1)).astype(np.float32)
+  assert crop.whole(image, size=None) is image
+  for picture, ours in zip(image, crop.whole(image, size=20), strict=True):
+    theirs = Image.fromarray(picture[..., 0]).resize((20, 20), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(ours[..., 0], theirs, atol=1e-3)
 
 

@@ -10,15 +10,18 @@ import ast
 import contextlib
 import doctest
 import importlib
+import importlib.util
 import itertools
 import pathlib
 import re
 import shlex
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
+import yaml
 from absl import flags
 from PIL import Image
 from train_test import on_devices
@@ -410,7 +413,7 @@ def test_examples_in_docstrings_run(name):
   """Read from the source: doctest's own finder passes over functions whose shapes are checked."""
   module = importlib.import_module(name)
   runner = doctest.DocTestRunner()
-  for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text())):
+  for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text(encoding='utf-8'))):
     documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
     text = ast.get_docstring(node) or '' if documented else ''
     if '>>> ' in text:
@@ -449,7 +452,92 @@ def test_the_readme_s_table_has_numbers_of_the_two_pages_and_no_other():
 def test_the_index_answers_ten_questions_and_names_every_page():
   text = (ROOT / 'docs/index.md').read_text()
   (section,) = re.findall(r'^## Ten questions\n(.*?)^## ', text, re.S | re.M)
-  assert len(re.findall(r'^\| .*\?.*\|.*\.md\)', section, re.M)) == 10
+  assert len(re.findall(r'^\| .*\?.*\|.*\.(?:md|py)\)', section, re.M)) == 10
   linked = set(re.findall(r'\(([\w/]+\.md)', text))
   missing = {page.name for page in PAGES[1:]} - linked - {'index.md'}
   assert not missing
+
+
+# Addresses in Markdown, of pictures too; those of other sites and within a page are not files.
+LINK = re.compile(r'\]\((?![a-z]+:|#)([^)#\s]+)')
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file_of_the_tree(page):
+  """As readers on GitHub follow it, for whom the site's generated pages do not exist."""
+  targets = LINK.findall(FENCE.sub('', page.read_text()))
+  assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_below_every_picture_is_what_it_shows(page):
+  """In italics: the text that stands for a picture is not seen by those who see the picture."""
+  blocks = page.read_text().split('\n\n')
+  pairs = [pair for pair in itertools.pairwise(blocks) if pair[0].startswith('![')]
+  assert [picture for picture, caption in pairs if not re.fullmatch(r'\*[^*]+\*', caption)] == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_address_is_a_link(page):
+  """Also for Markdown that, unlike GitHub's, makes none of a bare address: the site's."""
+  text = re.sub('`[^`]*`', '', FENCE.sub('', page.read_text()))
+  assert re.findall(r'(?<![(<])https?://[^ |]+', text) == []
+
+
+@pytest.mark.parametrize(
+  ('path', 'page'),
+  [
+    ('README.md', 'index.md'),
+    ('landmarks_jax/losses.py', 'reference/losses.md'),
+    ('landmarks_jax/cli/train.py', 'reference/train.md'),
+    ('landmarks_jax/cli', 'reference/commands.md'),
+    ('landmarks_jax/evaluation', 'reference/evaluation.md'),
+    ('landmarks_jax/data/source.py', 'reference/data.md#landmarks_jaxdatasource'),
+    ('landmarks_jax/shapes.py', 'reference/contracts.md#landmarks_jaxshapes'),
+    ('colabs/losses.ipynb', 'https://here/blob/main/colabs/losses.ipynb'),
+  ],
+)
+def test_a_file_of_the_tree_is_shown_by_its_page_of_the_site(path, page):
+  assert (ROOT / path).exists()
+  assert site_pages().shown(path, 'https://here') == page
+
+
+def test_the_site_s_search_shows_pages_that_explain_before_those_that_name_everything():
+  front = '---\nsearch:\n  boost: 0.3\n---\n\n# Metrics\n'
+  assert site_pages().reference('Metrics', ['metrics.py']).startswith(front)
+  assert site_pages().commands().startswith('# Commands\n')
+
+
+def test_the_site_s_search_finds_words_in_brackets_and_between_points():
+  plugins = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['plugins']
+  words = re.split(plugins[0]['search']['separator'], 'memory (OOM): 1.5 `config.batch_size`')
+  assert words == ['memory', 'OOM', '1.5', 'config', 'batch_size', '']
+
+
+def test_a_link_that_reads_as_a_file_has_the_page_s_title_on_the_site():
+  nav = [{'Overview': 'index.md'}, {'Methods': [{'MoCo': 'moco.md'}]}]
+  site = types.SimpleNamespace(nav=nav, extra={'address': 'https://here.git'})
+  given = '[moco.md](moco.md#idea), [the overview](index.md), [LICENSE](../LICENSE).'
+  said = (
+    '[MoCo](moco.md#idea), [the overview](index.md), [LICENSE](https://here/blob/main/LICENSE).'
+  )
+  assert site_pages().on_page_markdown(given, config=site) == said
+
+
+def test_the_site_lists_every_option_of_every_command():
+  text = site_pages().commands()
+  sections = dict(re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', text, re.S | re.M))
+  assert set(sections) == set(cli.commands())
+  for name, section in sections.items():
+    values = flags.FlagValues()
+    importlib.import_module(f'landmarks_jax.cli.{name}').define_flags([], values)
+    listed = re.findall(r'^- `(?:--)?([\w.]+)`: \S', section, re.M)
+    assert listed == sorted(values), name
+
+
+def site_pages():
+  """The hook of the site, which is no module of the package."""
+  spec = importlib.util.spec_from_file_location('site_pages', ROOT / 'docs/site_pages.py')
+  hook = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(hook)
+  return hook

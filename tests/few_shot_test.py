@@ -107,6 +107,21 @@ def test_lists_are_named_by_their_number_of_labels_where_there_are_several():
   assert few_shot.label_lists(40, (), 2) == {}
 
 
+def test_what_cannot_be_drawn_is_told_before_it_is():
+  for labels, draws in ((None, 1), (5, 1), (5, 3), ((1, 13), 2)):
+    few_shot.check(13, labels, draws)
+  for labels, draws, message in (
+    (5, 0, 'draws=0: expected 1 or more, and 1 without few=N'),
+    (None, 2, 'draws=2: expected 1 or more, and 1 without few=N'),
+    (14, 1, 'few=14: expected 1 to 13'),
+    ((1, 14), 2, 'few=14: expected 1 to 13'),
+  ):
+    with pytest.raises(ValueError, match=f'^{message}'):
+      few_shot.check(13, labels, draws, name='few')
+  with pytest.raises(ValueError, match=r'^seed=-1: expected a whole number'):
+    few_shot.check(13, 5, 1, seed=-1)
+
+
 def test_a_number_of_labels_may_be_numpys():
   lists = few_shot.label_lists.__wrapped__  # without the check of annotations that tests have
   np.testing.assert_equal(lists(13, np.int64(4), 2), lists(13, 4, 2))

@@ -1,6 +1,7 @@
 """Python looks for no garbage while what stays is made, and looks again afterwards."""
 
 import gc
+import weakref
 
 import pytest
 
@@ -15,6 +16,23 @@ def test_nothing_is_collected_meanwhile_and_again_afterwards():
       pass
     assert not gc.isenabled()  # who turned it off finds it off
   assert gc.isenabled()
+
+
+def test_what_was_made_meanwhile_is_not_scanned_afterwards_but_freed_with_the_rest():
+  class Node:
+    pass
+
+  with garbage.uncollected():
+    made = Node()
+    lost = Node()
+    lost.itself = lost
+    gone = weakref.ref(lost)
+    del lost
+  young = [n for n in (0, 1) if any(x is made for x in gc.get_objects(n))]
+  assert young == []
+  assert gone() is not None  # nobody has looked
+  gc.collect()
+  assert gone() is None
 
 
 def test_an_error_leaves_it_as_it_was():

@@ -211,3 +211,14 @@ def test_samples_are_of_the_resized_level(shape):
   grid = np.broadcast_to(coords.pixel_grid(9, 9), (2, 9, 9, 2))
   found = jax.jit(lambda x, u: hypercolumn.sample(x, u, side=9))(level, grid)
   np.testing.assert_allclose(found, hypercolumn.resize(level, 9), atol=1e-5)
+
+
+def test_descriptors_in_numpy_have_length_1_and_those_of_zeros_stay_zeros():
+  rows = np.random.default_rng(0).normal(size=(4, 3, 6))
+  rows[1, 2] = 0
+  found = hypercolumn.unit(rows)
+  expected = np.ones((4, 3))
+  expected[1, 2] = 0
+  np.testing.assert_allclose((found**2).sum(-1), expected, rtol=1e-12)
+  assert ((found * rows).sum(-1)[expected > 0] > 0).all()
+  np.testing.assert_array_equal(hypercolumn.unit(rows[2, 1]), found[2, 1])

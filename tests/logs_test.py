@@ -57,7 +57,7 @@ def test_a_resumed_run_leaves_the_file_of_an_undisturbed_one(tmp_path):
 
   run(tmp_path / 'whole', -1, 8)
   run(tmp_path / 'resumed', -1, 6)
-  with open(tmp_path / 'resumed/metrics.jsonl', 'a') as file:
+  with open(tmp_path / 'resumed/metrics.jsonl', 'a', encoding='utf-8') as file:
     file.write('{"step": 7, "lo')  # killed here; the last checkpoint is step 4
   run(tmp_path / 'resumed', 4, 8)
   assert lines(tmp_path / 'resumed') == lines(tmp_path / 'whole')
@@ -186,7 +186,8 @@ def test_memory_is_the_peak_of_this_process():
   status = pathlib.Path('/proc/self/status')
   if not status.exists():
     pytest.skip('needs Linux to know the answer')
-  kib = int(next(x for x in status.read_text().splitlines() if x.startswith('VmHWM')).split()[1])
+  lines = status.read_text(encoding='utf-8').splitlines()
+  kib = int(next(x for x in lines if x.startswith('VmHWM')).split()[1])
   # more only where a larger parent started this process
   assert 0.99 * kib * 1024 < logs.peak_memory() < 1e12
 

@@ -368,11 +368,14 @@ def test_a_descriptor_of_zeros_matches_everything_and_breaks_nothing():
   np.testing.assert_allclose(value[1], equal[1], rtol=1e-6)
 
 
-def test_spatial_contrast_of_bfloat16_is_computed_in_float32():
+@pytest.mark.parametrize('normalise', [True, False])
+def test_spatial_contrast_of_bfloat16_is_computed_in_float32(normalise):
   features = jnp.asarray(maps(), jnp.bfloat16)
-  value = spatial_contrast(features, temperature=7.0, stride=4.0)
+  options = {'temperature': 2.0, 'normalise': normalise}
+  options['stride'] = 4.3  # whose multiples bfloat16 does not hold
+  value = spatial_contrast(features, **options)
   assert value.dtype == jnp.float32
-  exact = spatial_contrast(np.asarray(features, np.float32), temperature=7.0, stride=4.0)
+  exact = spatial_contrast(np.asarray(features, np.float32), **options)
   np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 
@@ -576,6 +579,34 @@ def test_a_pair_without_a_valid_position_costs_nothing(loss):
   grad = jax.grad(lambda k: loss(query, k, flow, valid).sum())(key)
   np.testing.assert_array_equal(grad[1], 0)
   assert np.isfinite(grad).all()
+
+
+EMPTY = {
+  'spatial_contrast': lambda query, *_: spatial_contrast(query, temperature=1.0, stride=3.0),
+  'nll': equivariance_nll,
+  'distance': equivariance_distance,
+  'exchange': lambda query, key, *_: descriptor_exchange(query, key),
+}
+
+
+@pytest.mark.parametrize('name', EMPTY)
+def test_an_empty_batch_has_no_losses_and_their_mean_is_0(name):
+  arrays = [x[:0] for x in pairs()]
+  found = EMPTY[name](*arrays)
+  assert found.shape == (arrays[0].shape if name == 'exchange' else (0,))
+  for valid in (None, np.ones(0, bool)):
+    mean = losses.mean_of_valid(found, valid)
+    np.testing.assert_array_equal(mean, np.zeros(found.shape[1:]))
+
+
+def test_a_mask_of_another_batch_is_an_error():
+  values = np.ones((6, 3), np.float32)
+  with pytest.raises(ValueError, match=re.escape('valid: B=1 in shape (1,), but values has B=6')):
+    losses.mean_of_valid.__wrapped__(values, np.ones(1, bool))
+  for valid in (np.ones((6, 1), bool), np.bool_(True)):
+    message = re.escape(f'valid: expected [B], got shape {valid.shape}')
+    with pytest.raises(ValueError, match=message):
+      losses.mean_of_valid.__wrapped__(values, valid)
 
 
 def test_a_match_beyond_the_last_cell_has_no_likelihood_but_a_distance():

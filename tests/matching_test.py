@@ -164,6 +164,18 @@ def test_a_level_that_is_zero_adds_nothing():
       np.testing.assert_allclose(x, y, atol=1e-6)
 
 
+def test_pyramids_and_points_of_other_pictures_are_an_error():
+  # The shape hook speaks first in tests; the unhooked function is what a user calls.
+  bare, maps = matching.match.__wrapped__.__wrapped__, np.ones((2, 4, 4, 3), np.float32)
+  points = np.zeros((2, 5, 2), np.float32)
+  told = 'target[0]: B=2 in shape (2, 4, 4, 3), but source[0] has B=1'
+  with pytest.raises(ValueError, match=re.escape(told)):
+    bare((maps[:1],), (maps,), points, size=4)
+  told = 'points: B=1 in shape (1, 5, 2), but source[0] has B=2'
+  with pytest.raises(ValueError, match=re.escape(told)):
+    bare((maps,) * 2, (maps,) * 2, points[:1], size=4)
+
+
 def test_a_match_needs_less_memory_than_one_column():
   # Two pictures, ResNet-50 at 96 pixels, 68 landmarks, exact and snapped.
   count, landmarks, side = 2, 136, 96

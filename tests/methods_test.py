@@ -171,6 +171,13 @@ def run(request):
   return run
 
 
+@pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
+@pytest.mark.parametrize('name', ['moco', 'equivariant', 'projection'])
+def test_a_temperature_that_is_not_above_0_is_refused(name, temperature):
+  with pytest.raises(ValueError, match=f'^temperature={temperature}: expected a number above 0$'):
+    build(name, temperature=temperature)
+
+
 def loss_at(run):
   batch = next(batches(run))
   _, params, aux, _ = run.first

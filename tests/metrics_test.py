@@ -254,6 +254,15 @@ def test_pck_is_the_mean_over_landmarks_of_their_share_of_hits():
   assert abs(pooled - np.mean(shares)) > 1  # landmarks weigh alike, however often they are seen
 
 
+def test_at_the_limit_itself_a_landmark_is_not_near_enough():
+  points = np.array([[[1.5, 0], [1.25, 0]]])  # a pixel of a frame of 3 is 1, and the limit 1.5
+  p = Predictions(points, np.zeros((1, 2, 2)), np.ones((1, 2), bool), np.ones(1), np.arange(1))
+  np.testing.assert_array_equal(metrics.pck_hits(p, threshold=0.5, box=3), [[0, 1]])
+  np.testing.assert_array_equal(metrics.pck_paper_distances(p, box=3), [[1, 1]])
+  assert metrics.pck_paper(p, threshold=1 / 3, box=3) == 0
+  assert metrics.pck_paper(p, threshold=0.5, box=3) == 100
+
+
 @pytest.mark.parametrize('score', [metrics.pck, metrics.pck_paper])
 def test_what_is_invisible_may_hold_anything_in_pck(score):
   p, q = example(), example()
@@ -322,6 +331,14 @@ def test_swaps_stand_in_the_column_of_their_landmark():
   expected[1, :2] = np.nan
   expected[2, 3] = 1
   np.testing.assert_array_equal(swaps, expected)
+
+
+def test_halfway_between_two_places_a_landmark_is_not_swapped():
+  p = example()
+  p.visible[:] = True
+  p.target[:, [0, 3]] = [[-0.5, 0], [0.5, 0]]
+  p.points[:, [0, 3]] = 0
+  np.testing.assert_array_equal(metrics.left_right_swaps(p, [(0, 3)]), np.zeros((4, 2)))
 
 
 def test_without_a_pair_there_is_no_confusion():
@@ -457,7 +474,18 @@ def test_reliability_leaves_out_what_is_not_known():
   for wrong, message in (
     (full._replace(confidence=None), 'have no confidence'),
     (full._replace(confidence=np.full((2, 2), np.nan)), 'nothing to compare'),
-    (full._replace(confidence=np.full((2, 2), 1.2)), 'expected 0 to 1'),
+    (
+      full._replace(confidence=np.array([[0.3, 0.5], [1.2, 0.7]])),
+      'is 0.3 to 1.2; expected 0 to 1',
+    ),
+    (full._replace(confidence=np.array([[0.3, -1], [0.5, 0.7]])), 'is -1 to 0.7; expected 0 to 1'),
   ):
     with pytest.raises(ValueError, match=message):
       metrics.reliability(wrong, tolerance=0.2)
+  with pytest.raises(ValueError, match='bins=0: expected 1 or more'):
+    metrics.reliability(full, tolerance=0.2, bins=0)
+
+
+def test_an_error_as_large_as_the_tolerance_is_not_small():
+  ((only,), gap) = metrics.reliability(claims([[0.5, 0.5]], [[0.5, 0.25]]), tolerance=0.25)
+  assert (only.count, only.observed, gap) == (2, 0.5, 0)

@@ -133,6 +133,13 @@ def test_a_queue_smaller_than_the_batch_is_refused():
     moco.enqueue(jnp.zeros((4, 2)), jnp.int32(0), jnp.ones((6, 2)))
 
 
+def test_keys_of_another_number_of_channels_are_refused():
+  # The shape hook speaks first in tests; the unhooked function is what a user calls.
+  bare = moco.enqueue.__wrapped__
+  with pytest.raises(ValueError, match=r'keys: C=1 in shape \(2, 1\), but queue has C=4'):
+    bare(jnp.zeros((6, 4)), jnp.int32(0), jnp.ones((2, 1)))
+
+
 def test_an_unknown_precision_is_refused():
   with pytest.raises(ValueError, match="'half': choose from float32, bfloat16"):
     moco.build(**COLOURS, precision='half')

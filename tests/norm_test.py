@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from landmarks_jax.models import norm
+from landmarks_jax.models.backbone import Backbone
 from landmarks_jax.models.norm import GroupedBatchNorm
 from landmarks_jax.models.resnet import ResNet, basic_block
 
@@ -53,6 +55,28 @@ def train(groups):
     return y, changed['batch_stats']
 
   return run
+
+
+def test_layers_of_one_shape_and_networks_of_one_kind_are_traced_once(monkeypatch):
+  traced = []
+  original = norm.at_least_float32
+  counted = lambda x: traced.append(x.shape) or original(x)  # noqa: E731
+  monkeypatch.setattr(norm, 'at_least_float32', counted)
+  network = ResNet(block=basic_block, stage_sizes=(2,), width=3 / 64)
+  variables = network.init(jax.random.key(0), np.zeros((1, 44, 52, 3)), train=False)
+  backbone = Backbone(network, mean=(0.5,) * 3, std=(0.2,) * 3)
+  traced.clear()
+
+  def two(params, other, stats, x):
+    one, _ = backbone.train(params, stats, x)
+    two, _ = backbone.train(other, stats, x)
+    return (one[0] * two[0]).sum()
+
+  x = np.zeros((5, 44, 52, 3), np.float32)
+  jax.eval_shape(
+    jax.grad(two), variables['params'], variables['params'], variables['batch_stats'], x
+  )
+  assert sorted(traced) == [(5, 11, 13, 3), (5, 22, 26, 64)]  # of twelve layers in two networks
 
 
 @pytest.mark.parametrize('groups', [1, 2, 4, 16])
@@ -353,3 +377,11 @@ def test_a_constant_channel_of_bfloat16_is_normalised_to_nothing():
   norm = GroupedBatchNorm()
   y, _ = norm.apply(norm.init(jax.random.key(0), x, True), x, True, mutable=['batch_stats'])
   np.testing.assert_array_equal(y, 0)
+
+
+def test_means_over_batches_take_one_more_at_a_time():
+  batches = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+  found = {'mean': np.full(3, 7, np.float32)}  # before the first batch there may be anything
+  for n, batch in enumerate(batches):
+    found = norm.with_one_more(found, {'mean': batch}, n)
+    np.testing.assert_allclose(found['mean'], batches[: n + 1].mean(0), rtol=1e-5, atol=1e-6)

@@ -14,6 +14,7 @@ CASES = [  # height, width, side, stride, padding
   (5, 6, 3, 1, 1),
   (11, 11, 5, 3, 2),
   (7, 7, 2, 3, 0),
+  (13, 14, 12, 1, 0),  # more pixels in a window than a byte counts
 ]
 
 

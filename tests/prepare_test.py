@@ -242,7 +242,7 @@ def test_pictures_that_are_all_broken_are_an_error(tmp_path, capsys):
 
 def test_a_dataset_of_one_s_own_is_prepared_and_written(raw, tmp_path, monkeypatch, capsys):
   (tmp_path / 'preparelab').mkdir()
-  text = pathlib.Path(folder.__file__).read_text()
+  text = pathlib.Path(folder.__file__).read_text(encoding='utf-8')
   text = text.replace("catalogue(path, 'folder', raw", "catalogue(path, 'preparelab.own', raw")
   (tmp_path / 'preparelab/own.py').write_text(text)
   monkeypatch.syspath_prepend(tmp_path)

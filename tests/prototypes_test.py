@@ -124,6 +124,13 @@ def test_the_unit_of_labels_and_what_they_share_do_not_matter():
   np.testing.assert_allclose(vectors(shifted), vectors(expected), rtol=1e-2)
 
 
+@pytest.mark.parametrize('unit', [1e-30, 1e-22, 1e20, 1e30])
+def test_squares_of_labels_may_vanish_or_overflow(unit):
+  maps, points = objects(12, noise=0.3)
+  expected, scaled = fit(maps, points), fit(np.float32(unit) * maps, points)
+  np.testing.assert_allclose(unit * vectors(scaled), vectors(expected), rtol=1e-3)
+
+
 def test_a_landmark_counts_where_it_is_visible_and_inside():
   maps, points = objects(12, noise=0.3)
   kept = [0, 1, 3, 4, 5, 6, 8, 9, 10]

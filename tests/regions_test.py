@@ -271,8 +271,28 @@ def test_boxes_no_larger_than_the_picture_may_leave_it():
     np.testing.assert_allclose(mean, roi_align_oracle(maps[0], box, stride), atol=1e-5)
 
 
+def test_boxes_of_other_pictures_than_the_maps_are_an_error():
+  # The shape hook speaks first in tests; the unhooked function is what a user calls.
+  bare = regions.roi_align.__wrapped__
+  message = 'boxes: B=3 in shape (3, 2, 4), but maps has B=1'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    bare(np.ones((1, 4, 4, 2), np.float32), np.ones((3, 2, 4), np.float32), stride=1)
+
+
 def test_half_precision_maps_are_pooled_in_float32():
   maps = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
   found = regions.roi_align(maps, np.float32([[[0, 0, 32, 32]]]), stride=8)
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, 1, rtol=1e-6)
+
+
+def test_roi_align_lowers_the_precision_of_neither_maps_nor_boxes():
+  maps = np.random.default_rng(0).normal(size=(2, 5, 5, 3))
+  boxes = np.array([[[3, 1, 37, 29]]] * 2, np.float32)
+  with jax.enable_x64(True):
+    exact, mixed = (regions.roi_align(maps, x, stride=8) for x in (boxes.astype(float), boxes))
+    assert exact.dtype == mixed.dtype == np.float64
+    np.testing.assert_allclose(mixed, exact, atol=1e-6)
+  half = regions.roi_align(maps.astype('f'), jnp.asarray(boxes, jnp.bfloat16), stride=8)
+  assert half.dtype == np.float32
+  np.testing.assert_allclose(half, exact, atol=1e-6)

@@ -142,6 +142,29 @@ def test_heat_maps_to_be_learnt_are_made_some_at_a_time():
   assert peak < count * 8**2 * landmarks * 4  # all of them, in float32
 
 
+def test_the_heat_map_to_be_learnt_is_a_gaussian_where_the_landmark_is_visible():
+  grid, points = np.array([[0.0, 0.0], [0.3, 0.4]]), np.array([[[0.0, 0.0], [0.3, 0.0]]])
+  visible = np.array([[True, True]])
+  found = ridge._gaussians(points, visible, grid, 0.5)
+  away = np.array([[0, 0.3], [0.5, 0.4]])
+  np.testing.assert_allclose(found[0], np.exp(-0.5 * (away / 0.5) ** 2), rtol=1e-6)
+  hidden = ridge._gaussians(points, visible & [True, False], grid, 0.5)
+  np.testing.assert_array_equal(hidden, found * [1, 0])
+
+
+def test_heat_maps_that_cannot_be_learnt_are_refused():
+  ridge.check_maps(size=2, spread=0.1)
+  for options, message in (
+    ({'size': 1}, 'size=1: expected heat maps of at least 2 positions a side'),
+    ({'spread': 0.0}, r'spread=0\.0: expected a positive standard deviation'),
+    ({'spread': np.inf}, 'spread=inf: expected a positive standard deviation'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      ridge.check_maps(**options)
+    with pytest.raises(ValueError, match=message):
+      fit(*blobs(2), **options)
+
+
 def test_a_landmark_that_no_picture_shows_is_an_error():
   pyramid, points = blobs(4)
   visible = np.ones((4, 3), bool)
@@ -301,6 +324,16 @@ def test_a_choice_must_be_better_by_more_than_luck(monkeypatch):
   assert error_of_bold < error_of_cautious
 
 
+def test_a_choice_is_judged_on_the_pictures_as_they_are():
+  points = np.random.default_rng(0).uniform(0, 0.8, (12, 3, 2))  # mirrored ones are at the left
+  visible, pictures = np.ones((12, 3), bool), np.arange(12)
+  grid = np.stack(np.meshgrid(*2 * [np.linspace(-1, 1, 21)]), -1).reshape(-1, 2)
+  heat = 8 * np.exp(-((grid[:, None] - points[:, None]) ** 2).sum(-1) / 0.1).astype(np.float32)
+  labels = ridge.with_mirrored(points, visible, [(0, 1)])
+  choice = ridge.choose(heat[None], (ridge.SAFE_STRENGTH,), *labels, pictures, grid)
+  assert np.linalg.norm(choice.points - points, axis=-1).mean() < 0.1
+
+
 def test_nothing_is_chosen_where_nothing_can_be_judged():
   # Each landmark is visible in one picture only, so without that one it has no mean.
   visible = np.eye(2, dtype=bool)[None]
@@ -343,6 +376,26 @@ def test_the_position_prior_is_the_labels_gaussian_for_many_labels():
     away = grid - mean[k]
     expected = -0.5 * np.einsum('pi,ij,pj->p', away, np.linalg.inv(covariance), away)
     np.testing.assert_allclose(log[:, k], expected, rtol=0.01)
+
+
+def test_the_prior_of_few_labels_is_broad():
+  """As documented: shrunk by four labels' weight to the pooled one, that by one's to a sd of .2."""
+  rng = np.random.default_rng(5)
+  points, visible = rng.normal(0, 0.3, (3, 2, 2)), np.array([[1, 1], [1, 0], [1, 0]], bool)
+  points[1:, 1] = 7  # not visible
+  grid = rng.normal(size=(4, 2))
+  log, mean = ridge.position_prior(points[None], visible[None], grid)
+  np.testing.assert_allclose(mean, [points[:, 0].mean(0), points[0, 1]], atol=1e-12)
+  scatter = 2 * np.cov(points[:, 0].T)  # the second landmark has no scatter
+  pooled = (scatter + 0.2**2 * np.eye(2)) / (2 + 0 + 1)
+  for k, (count, own) in enumerate(((3, scatter), (1, 0 * scatter))):
+    covariance = (own + 4 * pooled) / (count - 1 + 4)
+    covariance = covariance * (1 + 1 / count) + 0.03**2 * np.eye(2)  # of another picture
+    away = grid - mean[k]
+    expected = -0.5 * np.einsum('pi,ij,pj->p', away, np.linalg.inv(covariance), away)
+    np.testing.assert_allclose(log[:, k], expected, rtol=1e-9)
+  twice = ridge.position_prior(np.stack([points, points]), np.stack([visible, visible]), grid)
+  np.testing.assert_allclose(twice[0], log, rtol=1e-9)  # versions of a label share its weight
 
 
 def test_the_prior_without_a_picture_equals_the_prior_of_the_others():
@@ -406,6 +459,14 @@ def test_copies_are_not_held_out_and_one_picture_leaves_nothing():
   np.testing.assert_array_equal(fitted.held_out.rows, [2, 0, 4])
   one = tuple(level[:2] for level in pyramid)
   assert fit_and_held_out(one, points[:2], group=group[:2]).held_out is None
+
+
+def test_doubt_is_in_the_width_and_the_moves_of_a_landmark_and_of_its_picture():
+  expected = np.zeros((1, 3, 2), np.float32)
+  points = expected + np.float32([[0.3, 0.4], [0, 0.1], [0, 0]])
+  found = ridge.doubt(points, expected, np.float32([[0.2, 0.4, 0]]))
+  away = np.array([[0.2, 0.5, 0.2], [0.4, 0.1, 0.2], [0, 0, 0.2]])
+  np.testing.assert_allclose(found[0], np.log(away + ridge.LEAST_SPREAD), rtol=1e-5)
 
 
 def test_doubt_grows_where_landmarks_move_each_other():

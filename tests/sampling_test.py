@@ -109,11 +109,17 @@ def test_the_gradient_of_points_is_the_slope_between_pixels():
     np.testing.assert_allclose(grad[p], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_another_number_of_pictures_than_of_point_sets_is_an_error():
+def test_a_wrong_shape_names_the_argument():
   # The shape hook speaks first in tests; the unhooked function is what a user calls.
   bare = sampling.bilinear.__wrapped__
   with pytest.raises(ValueError, match=re.escape('points: B=2 in shape (2, 4, 2), but image has')):
     bare(random(3, 4, 5, 1), random(2, 4, 2))
+  with pytest.raises(ValueError, match=re.escape('image: expected [B H W C], got shape (3, 4, 5)')):
+    bare(random(3, 4, 5), random(3, 4, 2))
+  for wrong in ((3, 4, 1), (3, 4, 4, 3)):
+    message = f'points: expected [B *grid 2], got shape {wrong}'
+    with pytest.raises(ValueError, match=re.escape(message)):
+      bare(random(3, 4, 5, 1), random(*wrong))
 
 
 @pytest.mark.parametrize('size', [13, 17])

@@ -1,8 +1,11 @@
 """The names of scores: what a protocol writes, tables read, and nothing is read twice."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from landmarks_jax import metrics
 from landmarks_jax.contracts import Predictions
 from landmarks_jax.data import face_landmarks
 from landmarks_jax.data.source import Info
@@ -113,6 +116,72 @@ def test_a_score_keeps_its_spread():
     'trained': scoring.Score(70, low=60.5, high=80.25),
   }
   assert list(line.scores) == ['base', 'trained']
+
+
+def test_one_draw_has_an_interval_and_several_have_a_deviation():
+  one = {'trained/0': predictions(0)}
+  several = {f'base/n5/{draw}': predictions(draw) for draw in (1, 2, 3)}
+  options = {'metric': 'error', 'measure': metrics.inter_ocular_error}
+  found = scoring.summarise(one | several, interval=scoring.error_interval, **options)
+  low, high = metrics.bootstrap_interval(metrics.normalised_distances(one['trained/0']))
+  values = [metrics.inter_ocular_error(draw) for draw in several.values()]
+  middle = sum(values) / 3
+  expected = {
+    'error': metrics.inter_ocular_error(one['trained/0']),
+    'error_low': 100 * low,
+    'error_high': 100 * high,
+    'error_n5_base': middle,
+    'error_n5_base_std': (sum((value - middle) ** 2 for value in values) / 2) ** 0.5,
+  }
+  assert found == pytest.approx(expected)
+  del expected['error_low'], expected['error_high']
+  assert scoring.summarise(one | several, **options) == pytest.approx(expected)
+
+
+def test_confusion_is_over_the_pairs_that_some_picture_shows():
+  given = predictions(0)
+  given.visible[:, 1] = False
+  given.visible[1:, 2] = False
+  hidden = given._replace(visible=given.visible & [True, False, False])
+  found = scoring.confusion({'trained/0': given, 'base/0': hidden}, [(0, 1), (0, 2)])
+  expected = metrics.left_right_confusion(given, [(0, 2)])
+  assert found == {'left_right_confusion': expected}
+
+
+def test_the_better_untrained_network_is_the_row_and_baselines_are_kept():
+  names = 'trained', 'base', 'mean', 'calibrated', 'raw'
+  draws = {name: {'0': predictions(i), '1': predictions(9 + i)} for i, name in enumerate(names)}
+  errors = {
+    name: sum(map(metrics.inter_ocular_error, draws[name].values()))
+    for name in ('raw', 'calibrated')
+  }
+  better = min(errors, key=errors.get)
+  assert better == 'calibrated'  # not the first one
+  compare = functools.partial(  # without the check of annotations: names are the networks
+    scoring.compare.__wrapped__,
+    random_init={'raw': 'raw', 'calibrated': 'calibrated'},
+    base='base',
+    measure=metrics.inter_ocular_error,
+    mean_shape=lambda: draws['mean'],
+  )
+  found = compare(draws.__getitem__, 'trained', baselines=None)
+  rows = {'trained': 'trained', 'mean_shape': 'mean', 'random_init': better, 'base': 'base'}
+  expected = {f'{row}/{part}': draws[name][part] for row, name in rows.items() for part in '01'}
+  assert found.keys() == expected.keys()
+  assert all(found[name] is expected[name] for name in expected)
+  again = compare(lambda name: {'0': draws['raw']['1']}, 'trained', baselines=found)
+  assert again.pop('trained/0') is draws['raw']['1']
+  kept = {name: given for name, given in found.items() if not name.startswith('trained')}
+  assert again.keys() == kept.keys()
+  assert all(again[name] is kept[name] for name in kept)
+
+
+def test_the_untrained_network_of_best_quality_is_measured():
+  measured = functools.partial(scoring.measured.__wrapped__, str.upper, 'net', quality=len)
+  variants = {'a': 'raw', 'b': 'calibrated', 'c': 'other'}
+  found = measured(random_init=variants, base='below')
+  assert found == {'trained': 'NET', 'random_init': 'CALIBRATED', 'base': 'BELOW'}
+  assert measured(random_init={}) == {'trained': 'NET'}
 
 
 def test_settings_are_told_in_words():

@@ -1,6 +1,7 @@
 """SCRL and BYOL: the loss against a slow loop, pictures without boxes, the target, the schedule."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,16 @@ def test_the_error_is_the_papers_sum_of_both_directions():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   same = scrl.prediction_error(np.float32(prediction), np.float32(prediction[:, ::-1]))
   np.testing.assert_allclose(same, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(('shape', 'told'), [
+  ((3, 1, 4, 5), 'target: expected [B 2 K C], got shape (3, 1, 4, 5)'),
+  ((1, 2, 4, 5), 'target: B=1 in shape (1, 2, 4, 5), but prediction has B=3'),
+])  # fmt: skip
+def test_targets_of_another_shape_than_the_predictions_are_an_error(shape, told):
+  # The shape hook speaks first in tests; the unhooked function is what a user calls.
+  with pytest.raises(ValueError, match=f'^{re.escape(told)}$'):
+    scrl.prediction_error.__wrapped__(jnp.ones((3, 2, 4, 5)), jnp.ones(shape))
 
 
 def test_the_target_slows_down_along_the_published_cosine():

@@ -55,6 +55,17 @@ def test_a_letter_twice_means_a_square():
   assert given == 'image: S=5 in shape (2, 6, 5, 3), but image has S=6'
 
 
+def test_a_star_is_any_number_of_axes():
+  for shape in ((3, 2), (3, 5, 2), (3, 5, 4, 2)):
+    points = np.zeros(shape), 'B *grid 2'
+    assert shapes.check(image=(np.zeros((3, 7)), 'B C'), points=points) == {'B': 3, 'C': 7}
+  for shape in ((3, 5, 3), (2,), ()):
+    given = message(points=(np.zeros(shape), 'B *grid 2'))
+    assert given == f'points: expected [B *grid 2], got shape {shape}'
+  given = message(a=(np.zeros((3, 7)), 'B C'), b=(np.zeros((4, 5, 5, 2)), 'B *grid 2'))
+  assert given == 'b: B=4 in shape (4, 5, 5, 2), but a has B=3'
+
+
 def test_nothing_broadcasts():
   assert 'B=1' in message(a=(np.zeros((3, 2)), 'B 2'), b=(np.zeros((1, 2)), 'B 2'))
 

@@ -87,6 +87,12 @@ def test_the_gradient_is_the_slope():
     np.testing.assert_allclose((jax.grad(value)(maps) * towards).sum(), slope, rtol=1e-6)
 
 
+def test_float32_maps_give_float32_points_beside_float64():
+  with jax.enable_x64(True):
+    points, peak = soft_argmax(random_maps(), sharpness=4.0)
+    assert points.dtype == peak.dtype == np.float32
+
+
 def test_half_precision_maps_are_read_in_float32():
   maps = jnp.asarray(random_maps(), jnp.bfloat16)
   points, peak = soft_argmax(maps, sharpness=10.0)

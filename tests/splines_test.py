@@ -378,6 +378,12 @@ def test_one_warp_for_two_sets_of_points_is_an_error():
     splines.nearest_pixel.__wrapped__(warps(1), uniform(2, 4, 2), height=5, width=5)
 
 
+def test_points_of_three_coordinates_are_an_error():
+  # As many numbers as six points: the shape hook speaks first in tests.
+  with pytest.raises(ValueError, match=r'points: expected \[B \*grid 2\], got shape \(2, 4, 3\)'):
+    splines.apply.__wrapped__(warps(2), uniform(2, 4, 3))
+
+
 def test_an_interpolating_spline_takes_every_control_point_where_it_should():
   moved = np.random.default_rng(0).normal(0, 0.1, (2, 49, 2)).astype(np.float32)
   coefficients = splines.interpolating(moved)
@@ -397,7 +403,7 @@ def test_its_coefficients_are_those_of_a_dense_solve():
       system[i, j] = squared * np.log(squared + 1e-5)
     system[i, 16:] = system[16:, i] = 1, *grid[i]
   expected = np.linalg.solve(system, np.concatenate([grid + moved[0], np.zeros((3, 2))]))
-  np.testing.assert_allclose(splines.interpolating(moved)[0], expected, atol=1e-3)
+  np.testing.assert_allclose(splines.interpolating(moved)[0], expected, atol=2e-5)
 
 
 def test_an_affine_displacement_bends_nothing():
@@ -406,6 +412,23 @@ def test_an_affine_displacement_bends_nothing():
   found = splines.interpolating((grid @ matrix + 0.1)[None])
   np.testing.assert_allclose(found[0, :25], 0, atol=1e-4)
   np.testing.assert_allclose(found[0, 26:], np.eye(2) + matrix, atol=1e-4)
+
+
+@pytest.mark.parametrize('side', [4, 10, 20])
+def test_no_displacement_is_the_identity_exactly(side):
+  found = np.asarray(splines.interpolating(np.zeros((2, side * side, 2), np.float32)))
+  assert not found[:, :-2].any()
+  np.testing.assert_array_equal(found[:, -2:], [np.eye(2)] * 2)
+
+
+@pytest.mark.parametrize('side', [10, 20])
+def test_small_displacements_are_as_accurate_as_float32_allows(side):
+  moved = np.random.default_rng(2).normal(0, 1e-3, (1, side * side, 2)).astype(np.float32)
+  found = splines.interpolating(moved)
+  with jax.enable_x64(True):
+    exact = splines.interpolating(moved.astype(float))
+  assert exact.dtype == np.float64
+  np.testing.assert_allclose(found, exact, atol=2e-6 * np.abs(exact[:, :-2]).max())
 
 
 def test_displacements_of_no_square_grid_are_refused():

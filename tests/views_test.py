@@ -1,6 +1,7 @@
 """A view: the order of its steps, what each option leaves out; pairs; one device against eight."""
 
 import functools
+import inspect
 
 import jax
 import numpy as np
@@ -179,6 +180,61 @@ def test_the_same_draws_give_the_same_view_on_one_and_on_eight_devices():
 def test_bytes_become_float32():
   view = random_view(jax.random.key(0), frames(), margin=MARGIN)
   assert view.dtype == np.float32
+
+
+ON_PICTURES = {  # what changes pictures, and what it needs beside them
+  'blur.random_blur': {'probability': 1.0},
+  'colour.add_pca_noise': {'normals': np.full((8, 3), 0.9, np.float32)},
+  'colour.adjust': {
+    'factors': np.float32([[0.7, 1.3, 0.6, 0.1]] * 8),
+    'order': np.array([[0, 1, 2, 3]] * 8),
+  },
+  'colour.expose': {'offsets': np.full(8, 9.5, 'f'), 'factors': np.full(8, 0.6, 'f')},
+  'colour.grey_of': {},
+  'colour.random_colour': {'probability': 1.0},
+  'colour.random_exposure': {},
+  'colour.random_grey': {'probability': 0.5},
+  'colour.random_jitter': {},
+  'colour.random_pca_noise': {},
+  'colour.random_solarisation': {'probability': 0.5},
+  'colour.shift_hue': {'turns': np.full(8, 0.3, np.float32)},
+  'colour.standardise': {'mean': (0.5, 0.4, 0.3), 'std': (0.3, 0.2, 0.1)},
+  'crop.random_resized_crop': {},
+  'crop.whole': {'size': 9},
+  'jpeg.add_noise': {'sides': np.full(8, 14), 'quality': np.full(8, 60)},
+  'jpeg.compress': {'quality': np.full(8, 60)},
+  'jpeg.random_noise': {},
+  'views.warp_pair': {},
+  'views.warp_twice': {
+    'first': np.zeros((8, 103, 2), np.float32),
+    'second': np.full((8, 103, 2), 0.001, np.float32),
+  },
+}
+
+
+@pytest.mark.parametrize('name', ON_PICTURES)
+def test_bytes_are_changed_as_the_same_numbers_in_float32(name):
+  module, function = name.split('.')
+  change, options = getattr(globals()[module], function), ON_PICTURES[name]
+  if 'rng' in inspect.signature(change).parameters:
+    options = options | {'rng': jax.random.key(0)}
+  found, expected = (change(image=x, **options) for x in (frames(), frames().astype(np.float32)))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert {x.dtype for x in jax.tree.leaves(found)} == {x.dtype for x in jax.tree.leaves(expected)}
+
+
+def test_whatever_changes_pictures_is_tried_with_bytes():
+  found = {
+    f'{module.__name__.split(".")[-1]}.{name}'
+    for module in (blur, colour, crop, jpeg, views)
+    for name, thing in vars(module).items()
+    if inspect.isfunction(thing)
+    and thing.__module__ == module.__name__
+    and name[0] != '_'
+    and 'image' in inspect.signature(thing).parameters
+  }
+  views_of_bytes = {'views.random_view', 'views.random_located_view'}  # they take nothing else
+  assert found == set(ON_PICTURES) | views_of_bytes
 
 
 def test_a_margin_that_leaves_nothing_is_an_error():

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Num, PRNGKeyArray
 
 from landmarks_jax.augment import chance
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import floating
 
 FACTORS = (1.1, 1.2, 1.5)  # as published: not a Gaussian
 
@@ -27,13 +28,15 @@ def bicubic_matrix(side: int, size: int) -> Float[np.ndarray, '{size} {side}']:
 
 
 def random_blur(
-  rng: PRNGKeyArray, image: Float[Array, 'B S S 3'], *, probability: float
+  rng: PRNGKeyArray, image: Num[Array, 'B S S 3'], *, probability: float
 ) -> Float[Array, 'B S S 3']:
   """Shrinks some of the pictures by one of FACTORS and enlarges them again, bicubic.
 
-  Args: image: [B, S, S, 3], 0..255; the result is clipped to that. Specification scrl, section 2.
+  Args: image: [B, S, S, 3], 0..255; whole numbers become float32. The result is clipped to 0..255.
+  Specification scrl, section 2.
   """
   rng_factor, rng_which = jax.random.split(rng)
+  image = floating(image)
   count, side = image.shape[:2]
   smaller = [int(side / factor) for factor in FACTORS]
   ways = [bicubic_matrix(size, side) @ bicubic_matrix(side, size) for size in smaller]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from landmarks_jax.augment import chance
 from landmarks_jax.contracts import Array
 from landmarks_jax.geometry import regions
 from landmarks_jax.geometry.regions import Crop
@@ -38,9 +39,10 @@ def shared_boxes(
     jitter: moves the boxes of the second view by up to this share of their sides, and resizes them.
 
   Drawn on a canvas: what both views show, in whole pixels of the less zoomed view. A picture whose
-  canvas is not larger than `smallest` has no boxes, and its rows are meaningless. Specification
-  scrl, section 3.
+  canvas is not larger than `smallest` has no boxes, and its rows are meaningless. Raises ValueError
+  for a jitter that is not 0 to 1. Specification scrl, section 3.
   """
+  chance.check_strength(jitter, what='the jitter of boxes')
   rng_x, rng_y, rng_jitter = jax.random.split(rng, 3)
   low = jnp.maximum(first.box[:, :2], second.box[:, :2])
   high = jnp.minimum(*(crop.box[:, :2] + crop.box[:, 2:] for crop in (first, second)))

@@ -1,4 +1,7 @@
-"""Random colour: jitter in random order, exposure, grey, solarisation, and PCA lighting noise."""
+"""Random colour: jitter in random order, exposure, grey, solarisation, and PCA lighting noise.
+
+Pictures of floats keep their dtype; bytes and other whole numbers become float32.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -8,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax.augment import chance
 from landmarks_jax.contracts import Array
+from landmarks_jax.dtypes import floating
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow converts RGB to grey
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -27,7 +31,7 @@ EIGENVECTORS = np.array(
 
 
 def adjust(
-  image: Float[Array, 'B H W 3'], factors: Float[Array, 'B F'], order: Int[Array, 'B F']
+  image: Num[Array, 'B H W 3'], factors: Float[Array, 'B F'], order: Int[Array, 'B F']
 ) -> Float[Array, 'B H W 3']:
   """Adjusts brightness, contrast, saturation (blends with black, mean grey and grey), and hue.
 
@@ -41,6 +45,8 @@ def adjust(
   0..255 after each. Each is a * x + b * grey(x) + c with its own (a, b, c), so a step costs one
   pass whichever of the three it is.
   """
+  image = floating(image)
+  factors = factors.astype(image.dtype)
   zero = jnp.zeros_like(factors[:, 0])
   for position in range(order.shape[1]):
     kind = order[:, position]
@@ -57,30 +63,33 @@ def adjust(
   return image
 
 
-def grey_of(image: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 1']:
+def grey_of(image: Num[Array, 'B H W 3']) -> Float[Array, 'B H W 1']:
   """Luma [B, H, W, 1] of [B, H, W, 3]; as three terms, which fuse into their use, unlike a sum."""
+  image = floating(image)
   red, green, blue = (image[..., i, None] for i in range(3))
   weights = LUMA.astype(image.dtype)
   return weights[0] * red + weights[1] * green + weights[2] * blue
 
 
 def random_jitter(
-  rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, strength: float = 0.4
+  rng: PRNGKeyArray, image: Num[Array, 'B H W 3'], *, strength: float = 0.4
 ) -> Float[Array, 'B H W 3']:
   """Brightness, contrast and saturation by factors U(1 - strength, 1 + strength), in random order.
 
-  Pictures are [B, H, W, 3], 0..255. Specification section 2, step 3: no hue, no grey.
+  Pictures are [B, H, W, 3], 0..255. Specification section 2, step 3: no hue, no grey. Raises
+  ValueError for a strength that is not 0 to 1; a traced one is not checked.
   """
+  chance.check_strength(strength, what='the colour jitter')
   rng_factors, rng_order = jax.random.split(rng)
   count = image.shape[0]
   factors = jax.random.uniform(rng_factors, (count, 3), minval=1 - strength, maxval=1 + strength)
   order = jnp.asarray(ORDERS)[jax.random.randint(rng_order, (count,), 0, len(ORDERS))]
-  return adjust(image, factors.astype(image.dtype), order)
+  return adjust(image, factors, order)
 
 
 def random_colour(
   rng: PRNGKeyArray,
-  image: Float[Array, 'B H W 3'],
+  image: Num[Array, 'B H W 3'],
   *,
   strengths: tuple[float, ...] = (0.4, 0.4, 0.2, 0.1),
   probability: float = 0.8,
@@ -92,7 +101,13 @@ def random_colour(
     strengths: of brightness, contrast, saturation: factors U(1 - s, 1 + s); of the hue: a shift of
       U(-s, s) turns. Applied in random order.
     probability: that a picture is changed at all.
+
+  Raises ValueError unless there are four strengths of 0 to 1.
   """
+  if len(strengths) != 4:
+    raise ValueError(f'{strengths=}: expected four, of brightness, contrast, saturation and hue')
+  for strength in strengths:
+    chance.check_strength(strength, what='the colour jitter')
   rng_factors, rng_order, rng_which = jax.random.split(rng, 3)
   count = image.shape[0]
   shifts = np.array(strengths) * jax.random.uniform(rng_factors, (count, 4), minval=-1, maxval=1)
@@ -100,14 +115,15 @@ def random_colour(
   shifts = shifts * which[:, None]
   factors = shifts + np.array([1, 1, 1, 0])
   order = jax.random.randint(rng_order, (count,), 0, len(ORDERS_WITH_HUE))
-  return adjust(image, factors.astype(image.dtype), jnp.asarray(ORDERS_WITH_HUE)[order])
+  return adjust(image, factors, jnp.asarray(ORDERS_WITH_HUE)[order])
 
 
-def shift_hue(image: Float[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Float[Array, 'B H W 3']:
+def shift_hue(image: Num[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Float[Array, 'B H W 3']:
   """Turns the hue of every pixel in HSV; value and saturation stay.
 
   Args: image: [B, H, W, 3]. turns: [B], of the whole circle. Grey stays grey.
   """
+  image = floating(image)
   red, green, blue = jnp.moveaxis(image, -1, 0)
   most, least = image.max(-1), image.min(-1)
   chroma = most - least
@@ -126,48 +142,52 @@ def shift_hue(image: Float[Array, 'B H W 3'], turns: Float[Array, ' B']) -> Floa
 
 
 def random_grey(
-  rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float
+  rng: PRNGKeyArray, image: Num[Array, 'B H W 3'], *, probability: float
 ) -> Float[Array, 'B H W 3']:
   """Turns some of the pictures grey; [B, H, W, 3]."""
   which = chance.some(rng, image.shape[0], probability=probability, what='grey')
+  image = floating(image)
   return jnp.where(which[:, None, None, None], grey_of(image), image)
 
 
 def random_solarisation(
-  rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, probability: float, threshold: float = 128.0
+  rng: PRNGKeyArray, image: Num[Array, 'B H W 3'], *, probability: float, threshold: float = 128.0
 ) -> Float[Array, 'B H W 3']:
   """Inverts values of at least `threshold`, of 255, in some of the pictures; [B, H, W, 3]."""
   which = chance.some(rng, image.shape[0], probability=probability, what='solarised')
+  image = floating(image)
   return jnp.where(which[:, None, None, None] & (image >= threshold), 255 - image, image)
 
 
 def add_pca_noise(
-  image: Float[Array, 'B H W 3'], normals: Float[Array, 'B 3'], *, deviation: float = 0.1
+  image: Num[Array, 'B H W 3'], normals: Float[Array, 'B 3'], *, deviation: float = 0.1
 ) -> Float[Array, 'B H W 3']:
   """Adds sum_j vector_j * (deviation * normals_j) * value_j to every pixel; pictures are 0..255.
 
   Args: image: [B, H, W, 3]. normals: [B, 3], standard normal draws, one per picture and component.
   Not clipped, as published (specification section 2, step 4; fixture pca_aug).
   """
+  image = floating(image)
   shift = jnp.einsum('cj,bj->bc', EIGENVECTORS * EIGENVALUES, deviation * normals)
   return image + 255 * shift[:, None, None, :].astype(image.dtype)
 
 
 def random_pca_noise(
-  rng: PRNGKeyArray, image: Float[Array, 'B H W 3'], *, deviation: float = 0.1
+  rng: PRNGKeyArray, image: Num[Array, 'B H W 3'], *, deviation: float = 0.1
 ) -> Float[Array, 'B H W 3']:
   """PCA lighting noise with one normal draw per picture and component; pictures are 0..255."""
   return add_pca_noise(image, jax.random.normal(rng, (image.shape[0], 3)), deviation=deviation)
 
 
 def expose(
-  image: Float[Array, 'B H W C'], offsets: Float[Array, ' B'], factors: Float[Array, ' B']
+  image: Num[Array, 'B H W C'], offsets: Float[Array, ' B'], factors: Float[Array, ' B']
 ) -> Float[Array, 'B H W C']:
   """Adds an offset, then scales each channel's difference from its mean in the picture.
 
   Args: image: [B, H, W, C], 0..255. offsets: in units of 0..255. factors: 1 changes nothing.
   Clipped once, at the end (specification lmdis, section 1).
   """
+  image = floating(image)
   image = image + offsets[:, None, None, None].astype(image.dtype)
   mean = image.mean((1, 2), keepdims=True)
   factors = factors[:, None, None, None].astype(image.dtype)
@@ -176,7 +196,7 @@ def expose(
 
 def random_exposure(
   rng: PRNGKeyArray,
-  image: Float[Array, 'B H W C'],
+  image: Num[Array, 'B H W C'],
   *,
   brightness: float = 32 / 255,
   contrast: float = 0.5,
@@ -185,7 +205,9 @@ def random_exposure(
   """Offsets U(-255 brightness, 255 brightness) and factors U(1 - contrast, 1 + contrast).
 
   Pictures are [B, H, W, C], 0..255; each has its own draws, unless they are shared by the batch.
+  Raises ValueError for a contrast that is not 0 to 1; a traced one is not checked.
   """
+  chance.check_strength(contrast, what='the contrast')
   drawn = jax.random.uniform(rng, (1 if shared else image.shape[0], 2), minval=-1, maxval=1)
   drawn = jnp.broadcast_to(drawn, (image.shape[0], 2))
   return expose(image, 255 * brightness * drawn[:, 0], 1 + contrast * drawn[:, 1])
@@ -205,11 +227,12 @@ def check_statistics(*, where: str = '', **given: Any) -> None:
 
 
 def standardise(
-  image: Float[Array, 'B H W 3'], *, mean: tuple[float, ...], std: tuple[float, ...]
+  image: Num[Array, 'B H W 3'], *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, 'B H W 3']:
   """0..255 pictures [B, H, W, 3] -> network input: (image / 255 - mean) / std per channel.
 
   Args: mean, std: of the three channels, in [0, 1] (specification section 1).
   """
+  image = floating(image)
   scale = 1 / (255 * np.array(std))
   return image * scale.astype(image.dtype) - (np.array(mean) / std).astype(image.dtype)

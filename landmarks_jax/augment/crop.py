@@ -1,8 +1,11 @@
 """Random resized crops: draw integer boxes, cut and stretch them with two matrix products."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax.contracts import Array
 from landmarks_jax.geometry import sampling
@@ -24,12 +27,13 @@ def random_boxes(
     the frame. aspect: bounds of width / height. tries: draws per box.
 
   The first of `tries` draws that fits into the frame is taken, or else the whole frame (ICCV 2021,
-  specification section 2, step 2). Raises ValueError for an area that no box can have; traced
-  numbers are not checked.
+  specification section 2, step 2). Raises ValueError for an area or an aspect that no box can have;
+  traced numbers are not checked.
   """
-  plain = all(isinstance(share, int | float) for share in area)
-  if plain and not 0 < area[0] <= area[1] <= 1:
+  if _plain(area) and not 0 < area[0] <= area[1] <= 1:
     raise ValueError(f'area={area}: expected (least, most) share of the frame, within 0 to 1')
+  if _plain(aspect) and not 0 < aspect[0] <= aspect[1] < math.inf:
+    raise ValueError(f'aspect={aspect}: expected (least, most) width / height, above 0')
   rng_area, rng_aspect, rng_x, rng_y = jax.random.split(rng, 4)
   drawn_area = (
     jax.random.uniform(rng_area, (count, tries), minval=area[0], maxval=area[1]) * side**2
@@ -51,9 +55,14 @@ def random_boxes(
   return jnp.stack([x, y, width, height], axis=1)
 
 
+def _plain(numbers: tuple[Any, ...]) -> bool:
+  """Whether these are Python's numbers, not arrays, which may be traced."""
+  return all(isinstance(number, int | float) for number in numbers)
+
+
 def random_resized_crop(
   rng: PRNGKeyArray,
-  image: Float[Array, 'B S S C'],
+  image: Num[Array, 'B S S C'],
   *,
   area: tuple[float, float] = (0.2, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
@@ -61,15 +70,15 @@ def random_resized_crop(
 ) -> tuple[Float[Array, 'B s s C'], Int[Array, 'B 4']]:
   """A random box of every picture, stretched to a square; and the boxes.
 
-  Args: image: [B, S, S, C]. area, aspect: see `random_boxes`. size: side of the result; None is the
-  frame's. Specification section 2, step 2.
+  Args: image: [B, S, S, C]; whole numbers become float32. area, aspect: see `random_boxes`. size:
+  side of the result; None is the frame's. Specification section 2, step 2.
   """
   side = image.shape[1]
   boxes = random_boxes(rng, image.shape[0], side=side, area=area, aspect=aspect)
   return sampling.crop_resize(image, boxes, size=size or side), boxes
 
 
-def whole(image: Float[Array, 'B S S C'], *, size: int | None) -> Float[Array, 'B s s C']:
+def whole(image: Num[Array, 'B S S C'], *, size: int | None) -> Num[Array, 'B s s C']:
   """Every frame resized to `size` pixels, uncropped; None leaves it unchanged."""
   if size is None:
     return image

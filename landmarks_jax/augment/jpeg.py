@@ -8,7 +8,7 @@ of different sides lie in the top left corner of canvases of the same side, a mu
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, Num, PRNGKeyArray
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
@@ -144,7 +144,7 @@ def _blocks_side(side: int) -> int:
   return -(-side // 16) * 16
 
 
-def compress(image: Float[Array, 'B S S 3'], quality: Int[Array, ' B']) -> Float[Array, 'B S S 3']:
+def compress(image: Num[Array, 'B S S 3'], quality: Int[Array, ' B']) -> Float[Array, 'B S S 3']:
   """Encodes pictures as JPEG (baseline, 4:2:0) and decodes them: whole values, 0..255.
 
   Args: image: [B, S, S, 3], 0..255, rounded to bytes first; S at least 5, below which libjpeg
@@ -161,7 +161,7 @@ def compress(image: Float[Array, 'B S S 3'], quality: Int[Array, ' B']) -> Float
 
 
 def add_noise(
-  image: Float[Array, 'B S S 3'], sides: Int[Array, ' B'], quality: Int[Array, ' B']
+  image: Num[Array, 'B S S 3'], sides: Int[Array, ' B'], quality: Int[Array, ' B']
 ) -> Float[Array, 'B S S 3']:
   """Resizes each picture to its side, compresses it, and resizes it back; whole values, 0..255.
 
@@ -189,7 +189,7 @@ def random_sides(rng: PRNGKeyArray, count: int, *, side: int) -> Int[Array, '{co
   return jnp.clip(drawn, int(0.8 * side), 2 * side)
 
 
-def random_noise(rng: PRNGKeyArray, image: Float[Array, 'B S S 3']) -> Float[Array, 'B S S 3']:
+def random_noise(rng: PRNGKeyArray, image: Num[Array, 'B S S 3']) -> Float[Array, 'B S S 3']:
   """JPEG at a random side and a quality uniform in 30..98, resized back to the frame's size.
 
   Pictures are [B, S, S, 3], 0..255; whole values come out. Specification section 2, step 1.

@@ -41,6 +41,8 @@ def load(spec: str) -> ml_collections.ConfigDict:
     folder = file if file.is_dir() else file.parent
     near = sorted(p.name for p in folder.glob('*.py'))
     there = f'; in {folder} there are: {", ".join(near)}' if near else ''
+    if not near and file.parts[:1] == ('configs',):
+      there = '; the configs of landmarks_jax are in its checkout, not in what pip installs'
     raise FileNotFoundError(f'no config file {path}{by_name.hint(file.name, near)}{there}')
   if variant not in ('', 'smoke'):
     raise ValueError(f'no variant {variant!r} of {path}; there is: smoke')

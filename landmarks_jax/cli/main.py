@@ -34,7 +34,7 @@ def commands() -> dict[str, str]:
   """The commands and the first line of each one's docstring."""
   found = {}
   for file in sorted(pathlib.Path(__file__).parent.glob('*.py')):
-    text = file.read_text()
+    text = file.read_text(encoding='utf-8')
     if re.search(r'^def run\(', text, re.M):
       found[file.stem] = text.removeprefix('"""').splitlines()[0].removesuffix('"""')
   return found

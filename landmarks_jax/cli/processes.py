@@ -90,7 +90,7 @@ def only_main_prints() -> Iterator[None]:
   if sharding.is_main():
     yield
     return
-  with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+  with open(os.devnull, 'w', encoding='utf-8') as nowhere, contextlib.redirect_stdout(nowhere):
     yield
 
 

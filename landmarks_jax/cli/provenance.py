@@ -64,5 +64,5 @@ def warn(
 def write(workdir: pathlib.Path, here: Mapping[str, Any], *, step: int) -> None:
   """Appends the line of a step, without the config, which has its own file; step 0 starts anew."""
   line = {'step': step} | {key: value for key, value in here.items() if key != 'config'}
-  with open(workdir / FILE, 'a' if step else 'w') as file:
+  with open(workdir / FILE, 'a' if step else 'w', encoding='utf-8') as file:
     file.write(json.dumps(line) + '\n')

@@ -200,8 +200,7 @@ def _fast_jpeg(data: bytes, min_side: int) -> np.ndarray | None:
 def _to_rgb(image: Image.Image) -> np.ndarray:
   if image.mode.startswith('I'):  # 16 bits; Pillow's own conversion clips instead of dividing
     grey = np.asarray(image).astype(np.int64)
-    # Old versions of Pillow have 16-bit PNGs in 32 bits, too.
-    if image.mode == 'I' and image.format != 'PNG' and not 255 < grey.max() <= 65535:
+    if image.mode == 'I' and not 255 < grey.max() <= 65535:
       message = f'pixels are 32-bit integers up to {grey.max()}'
       raise ValueError(f'{message}, without a stated range; save it with 8 or 16 bits')
     grey = np.clip(grey, 0, 65535) // 257

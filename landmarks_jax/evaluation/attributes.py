@@ -184,5 +184,6 @@ def _classifiers() -> list[Any]:
     ]
   except ImportError as error:
     raise ValueError(
-      "attributes are classified by scikit-learn, which is not installed: pip install -e '.[eval]'"
+      'attributes are classified by scikit-learn, which is not installed: '
+      "pip install 'landmarks_jax[eval]'"
     ) from error

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from landmarks_jax import metrics
+from landmarks_jax import metrics, shapes
 from landmarks_jax.contracts import Array, Batch, Describer, Predictions, Pyramid
 from landmarks_jax.data.source import Source
 from landmarks_jax.evaluation import features, scoring
@@ -262,14 +262,19 @@ def match(
 
   Returns: the position of the largest inner product of hypercolumns, the first of several, and that
   product: the sum over levels of cosines, each level being L2-normalised for itself. A level that
-  is zero at a position adds nothing.
+  is zero at a position adds nothing. The greatest number of a level is, without its sign, 0 or from
+  1e-16 to 1e17: squares of others vanish or overflow, and their sums are wrong.
 
   The hypercolumns are not built. An inner product with one source descriptor is linear, so it is
   taken at each level's own resolution and then resized, and norms follow from those of the level
   (`hypercolumn.squared_norm`). Besides its arguments a picture needs at most (6 K + 20) size^2
   numbers and 8 copies of its pyramid, on a CPU: 12 MB for 10 points and a ResNet-50 at 96, whose
-  two columns are 283 MB. Specification section 5; fixtures matching, matching_validate.
+  two columns are 283 MB. Raises ValueError that names the argument whose shape differs.
+  Specification section 5; fixtures matching, matching_validate.
   """
+  for i, (one, other) in enumerate(zip(source, target, strict=True)):
+    pair = {f'source[{i}]': (one, 'B h w C'), f'target[{i}]': (other, 'B i j C')}
+    shapes.check(**pair, points=(points, 'B K 2'))
   pixels = jnp.round(coords.to_pixels(points, width=size, height=size))
   pixels = jnp.clip(pixels, 0, size - 1).astype(int)
   levels = zip(source, target, strict=True)

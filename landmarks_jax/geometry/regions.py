@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Num, Shaped
 
+from landmarks_jax import shapes
 from landmarks_jax.contracts import Array, Batch
 from landmarks_jax.dtypes import at_least_float32
 
@@ -105,14 +106,17 @@ def roi_align(
 
   torchvision's roi_align with an adaptive number of samples and aligned=False: the edge at `stride`
   pixels is the cell of index 1, and a box is at least one cell large. The mean of bilinear samples
-  on a grid is separable: one row of weights per axis of each box. Specification scrl, section 4.
+  on a grid is separable: one row of weights per axis of each box. Computed in at least float32.
+  Raises ValueError that names the argument whose shape differs. Specification scrl, section 4.
   """
+  shapes.check(maps=(maps, 'B h w C'), boxes=(boxes, 'B K 4'))
+  boxes = at_least_float32(boxes)
   rows, columns = (
     _interval_weights(boxes[..., axis] / stride, boxes[..., axis + 2] / stride, cells)
     for axis, cells in ((1, maps.shape[1]), (0, maps.shape[2]))
   )
   weights = jnp.einsum('bkh,bkw->bkhw', rows, columns)
-  return jnp.einsum('bkhw,bhwc->bkc', weights, maps.astype(weights.dtype))
+  return jnp.einsum('bkhw,bhwc->bkc', weights, maps)
 
 
 def _interval_weights(

@@ -1,11 +1,13 @@
 """Resampling: gathers at arbitrary positions, and axis-aligned crops as two matrix products."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Num
 
 from landmarks_jax import shapes
 from landmarks_jax.contracts import Array
-from landmarks_jax.dtypes import at_least_float32
+from landmarks_jax.dtypes import floating
 from landmarks_jax.geometry import coords
 
 
@@ -16,11 +18,12 @@ def bilinear(
 
   Args: image: [B, H, W, C]. points: [B, ..., 2], normalised (x, y). Returns: [B, ..., C].
   On a whole pixel the gradient of `points` is the slope towards the next pixel, as in torch.
-  Raises ValueError where the batches differ. Fixture grid_sample.
+  Raises ValueError that names the argument whose shape differs. Fixture grid_sample.
   """
+  shapes.check(image=(image, 'B H W C'), points=(points, 'B *grid 2'))
   batch, height, width, channels = image.shape
-  flat_points = points.reshape(points.shape[0], -1, 2)
-  shapes.check(image=(image, 'B H W C'), points=(flat_points, 'B P 2'))
+  # Told how many: of an empty batch, reshape cannot know it.
+  flat_points = points.reshape(batch, math.prod(points.shape[1:-1]), 2)
   position = coords.to_pixels(flat_points, width=width, height=height)
   corner = jnp.floor(position)
   fraction = position - corner
@@ -84,8 +87,7 @@ def crop_resize(
   Raises ValueError unless there is one box per picture.
   """
   shapes.check(image=(image, 'B H W C'), boxes=(boxes, 'B 4'))
-  if not jnp.issubdtype(image.dtype, jnp.floating):
-    image = at_least_float32(image)  # weights below 1 would be 0 as integers
+  image = floating(image)
   x, y, width, height = (boxes[:, i] for i in range(4))
   rows = interval_matrix(y, height, side=image.shape[1], size=size).astype(image.dtype)
   columns = interval_matrix(x, width, side=image.shape[2], size=size).astype(image.dtype)

@@ -28,6 +28,7 @@ def soft_argmax(
   total = columns.sum(1)
 
   def mean(weight: Float[Array, 'B n K']) -> Float[Array, 'B K']:
-    return (weight * jnp.linspace(-1, 1, weight.shape[1])[:, None]).sum(1) / total
+    place = jnp.linspace(-1, 1, weight.shape[1], dtype=weight.dtype)[:, None]
+    return (weight * place).sum(1) / total
 
   return jnp.stack([mean(columns), mean(rows)], axis=-1), jnp.exp(sharpness * (top - still)) / total

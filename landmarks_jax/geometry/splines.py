@@ -137,14 +137,15 @@ def interpolating(displacements: Float[Array, 'B n 2']) -> Float[Array, 'B rows 
       f'{tuple(displacements.shape)}'
     )
   dtype = jnp.result_type(displacements, jnp.float32)
-  targets = control_grid(side=side).astype(dtype) + displacements
   solution = jnp.asarray(_solution(side), dtype)
-  return jnp.einsum('rn,bnc->brc', solution, targets, precision='highest')
+  # The grid itself is the identity. Solved for, its large terms would cancel only to rounding.
+  change = jnp.einsum('rn,bnc->brc', solution, displacements, precision='highest')
+  return change.at[:, -2:].add(jnp.eye(2, dtype=dtype))
 
 
 @functools.cache
 def _solution(side: int) -> Float[np.ndarray, 'rows n']:
-  """The matrix from the control points' targets to coefficients, the same for all warps."""
+  """The matrix from values at the control points to coefficients, the same for all warps."""
   line = np.linspace(-1, 1, side)
   grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
   squared = ((grid[:, None] - grid) ** 2).sum(-1)
@@ -172,11 +173,11 @@ def apply(
   """Where positions of the output look in the input.
 
   Args: coefficients: [B, side * side + 3, 2]. points: [B, ..., 2], normalised (x, y).
-  Computed in at least float32. Raises ValueError for a wrong number of rows, and where the batches
-  differ.
+  Computed in at least float32. Raises ValueError for a wrong number of rows, and that names the
+  argument whose shape differs.
   """
+  shapes.check(coefficients=(coefficients, 'B rows 2'), points=(points, 'B *grid 2'))
   flat = points.reshape(points.shape[0], -1, 2)
-  shapes.check(coefficients=(coefficients, 'B rows 2'), points=(flat, 'B P 2'))
   dtype = jnp.result_type(coefficients, points, jnp.float32)
   terms = basis(jnp.asarray(flat, dtype), side=_control_side(coefficients))
   # Accelerators would round positions to bfloat16 otherwise.

@@ -35,5 +35,7 @@ def _library() -> ModuleType:
   try:
     from safetensors import numpy
   except ImportError as error:
-    raise ValueError("this needs the package safetensors: pip install -e '.[export]'") from error
+    raise ValueError(
+      "this needs the package safetensors: pip install 'landmarks_jax[export]'"
+    ) from error
   return numpy

@@ -98,7 +98,7 @@ def _files(
     }
     if not kept:
       arrays['done'][:] = False
-    facts.write_text(json.dumps({'key': key}))
+    facts.write_text(json.dumps({'key': key}), encoding='utf-8')
   except OSError:
     _remove([facts, *paths.values()])  # what was allocated would leave no room for labels
     raise

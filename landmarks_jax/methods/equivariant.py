@@ -103,6 +103,8 @@ def build(
     raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
   if loss not in LOSSES:
     raise ValueError(f'loss={loss!r}: choose from {", ".join(LOSSES)}')
+  if not temperature > 0:
+    raise ValueError(f'temperature={temperature}: expected a number above 0')
   common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': dtype_of(precision)}
   if network == 'hourglass':
     widths = tuple(int(width * count) for count in features)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
-from landmarks_jax import losses
+from landmarks_jax import losses, shapes
 from landmarks_jax.augment import views
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.dtypes import dtype_of
@@ -38,8 +38,10 @@ def enqueue(
   """Overwrites the oldest rows of a ring with the batch's keys.
 
   Args: queue: [N, C]. pointer: the oldest row. keys: [B, C]. Returns the queue and its new pointer.
-  Raises ValueError where the batch does not fit into the queue. Fixture moco_memory.
+  Raises ValueError where the batch does not fit into the queue, in number or channels. Fixture
+  moco_memory.
   """
+  shapes.check(queue=(queue, 'N C'), keys=(keys, 'B C'))
   size, count = queue.shape[0], keys.shape[0]
   if count > size:
     raise ValueError(f'queue={size} is smaller than the batch of {count}: make it at least {count}')
@@ -120,6 +122,8 @@ def build(
   for option, value in {'dim': dim, 'head_layers': head_layers}.items():
     if value < 1:
       raise ValueError(f'{option}={value}: expected 1 or more')
+  if not temperature > 0:
+    raise ValueError(f'temperature={temperature}: expected a number above 0')
   if not 0 <= momentum <= 1:
     raise ValueError(f'momentum={momentum}: expected 0 to 1')
   common = {'depth': depth, 'width': width, 'dtype': dtype_of(precision)}

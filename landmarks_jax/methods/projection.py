@@ -115,6 +115,8 @@ def build(
     raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
   if kernel < 1 or kernel % 2 == 0:
     raise ValueError(f'kernel={kernel}: expected an odd number, such as 1 or 3')
+  if not temperature > 0:
+    raise ValueError(f'temperature={temperature}: expected a number above 0')
   trained_size = size
   to_maps = functools.partial(project, kernel=kernel, mode=mode, scale=scale)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
+from landmarks_jax import shapes
 from landmarks_jax.augment import crop, views
 from landmarks_jax.augment.boxes import shared_boxes
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
@@ -33,8 +34,10 @@ def prediction_error(
   """How far each view's predictions are from the other view's targets: 2 - 2 cos, both ways summed.
 
   Args: prediction, target: [B, 2, K, C], of K boxes of two views of each picture. No gradient is
-  stopped here. 0 where all agree, 8 at most.
+  stopped here. 0 where all agree, 8 at most. Raises ValueError that names the argument whose shape
+  differs.
   """
+  shapes.check(prediction=(prediction, 'B 2 K C'), target=(target, 'B 2 K C'))
   return (2 - 2 * (unit(prediction) * unit(target[:, ::-1])).sum(-1)).sum(1)
 
 

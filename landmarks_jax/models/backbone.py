@@ -1,8 +1,10 @@
 """A network on pictures of 0..255, and what methods do with it: train, describe, calibrate."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Num
 
@@ -37,11 +39,7 @@ class Backbone:
 
     Args: standardised: from the method of that name; two networks may share them.
     """
-    variables = {'params': params, 'batch_stats': stats}
-    pyramid, changed = self.module.apply(
-      variables, standardised, train=True, mutable=['batch_stats']
-    )
-    return pyramid, changed.get('batch_stats', {})
+    return _train(self.module, params, stats, standardised)
 
   def describe(self, params: PyTree, stats: PyTree, image: Num[Array, 'B H W 3']) -> Pyramid:
     """The pyramid by the running statistics, whatever else is in the batch."""
@@ -61,3 +59,12 @@ class Backbone:
     forgetful = dataclasses.replace(self, module=self.module.clone(norm_momentum=0.0))
     _, new = forgetful.train(params, stats, self.standardised(image))
     return with_one_more(stats, new, n)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once for a query and a key encoder
+def _train(
+  module: nn.Module, params: PyTree, stats: PyTree, standardised: Float[Array, 'B H W 3']
+) -> tuple[Pyramid, PyTree]:
+  variables = {'params': params, 'batch_stats': stats}
+  pyramid, changed = module.apply(variables, standardised, train=True, mutable=['batch_stats'])
+  return pyramid, changed.get('batch_stats', {})

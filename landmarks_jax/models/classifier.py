@@ -39,10 +39,7 @@ def fit(
     raise ValueError('a classifier needs finite features')
   if label.min() < 0 or label.max() >= classes:
     raise ValueError(f'labels from {label.min()} to {label.max()}: expected 0 to {classes - 1}')
-  features = _at_least_float32(features)
-  mean, deviation = features.mean(0), features.std(0)
-  deviation = np.where(deviation > 0, deviation, 1)
-  features = (features - mean) / deviation
+  features, mean, deviation = _standardised(_at_least_float32(features))
   held = _held_out(len(label))
   chosen = STRENGTHS[len(STRENGTHS) // 2]
   start = np.zeros((features.shape[1] + 1, classes))
@@ -61,6 +58,21 @@ def predict(classifier: Classifier, features: Float[np.ndarray, 'N C']) -> Int[n
 def _at_least_float32(features: Float[np.ndarray, 'N C']) -> Float[np.ndarray, 'N C']:
   """On the host, where a sum of many halves overflows or stops growing."""
   return np.asarray(features, np.promote_types(features.dtype, np.float32))
+
+
+def _standardised(
+  features: Float[np.ndarray, 'N C'],
+) -> tuple[Float[np.ndarray, 'N C'], Float[np.ndarray, ' C'], Float[np.ndarray, ' C']]:
+  """Features scaled to mean 0 and variance 1; their mean and deviation, 1 where they are constant.
+
+  Sums are float64: NumPy adds row by row, and a float32 sum of many rows stops growing.
+  """
+  mean = features.mean(0, dtype=np.float64).astype(features.dtype)
+  features = features - mean
+  deviation = np.sqrt(np.square(features).mean(0, dtype=np.float64)).astype(features.dtype)
+  deviation = np.where(deviation > 0, deviation, 1)
+  features /= deviation
+  return features, mean, deviation
 
 
 def _held_out(count: int) -> Bool[np.ndarray, '{count}']:

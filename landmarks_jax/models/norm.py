@@ -45,44 +45,17 @@ class GroupedBatchNorm(nn.Module):
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
 
-    y = at_least_float32(x)
     mean, var = running_mean.value, running_var.value
-    if train:
-      y = y.reshape(self.groups, self._group_size(x.shape), *x.shape[1:])
-      counted, count = None, math.prod(y.shape[1:-1])
-      if valid is not None:
-        counted = valid.reshape(*y.shape[:2], *[1] * (y.ndim - 2))
-        y = jnp.where(counted, y, 0)  # whatever they hold
-        count = counted.sum(_inner(y), keepdims=True) * math.prod(y.shape[2:-1])
-      mean_of = functools.partial(_mean, counted=counted, count=count)
-      mean = mean_of(y)
-      if x.dtype.itemsize < 4:  # one pass: relative to the running mean, little cancels
-        near = running_mean.value
-        var = jnp.maximum(mean_of(jnp.square(y - near)) - jnp.square(mean - near), 0)
-      else:  # two passes: one would cancel in float32
-        var = mean_of(jnp.square(y - mean))
-      if not self.is_initializing():
-        unbiased = var * (count / jnp.maximum(count - 1, 1))
-        self._update(running_mean, mean, count)
-        self._update(running_var, unbiased, count)
-      y, scale, bias = alike((y, scale, bias))
-      y = _normalised(y, scale, bias, (mean, jnp.sqrt(var + self.epsilon)), counted, count)
-    else:
-      y = (y - mean) * (scale / jnp.sqrt(var + self.epsilon)) + bias
-    return y.reshape(x.shape).astype(x.dtype)
+    if not train:
+      return _by_running(x, scale, bias, mean, var, epsilon=self.epsilon)
+    self._check_groups(x.shape)
+    options = {'groups': self.groups, 'momentum': self.momentum, 'epsilon': self.epsilon}
+    y, mean, var = _by_batch(x, valid, scale, bias, mean, var, **options)
+    if not self.is_initializing():
+      running_mean.value, running_var.value = mean, var
+    return y
 
-  def _update(
-    self, running: nn.Variable, groups: Float[Array, 'G *ones C'], count: Array | int
-  ) -> None:
-    old, new = running.value, jax.lax.stop_gradient(groups).reshape(-1, groups.shape[-1])
-    if isinstance(count, int):
-      new = new.mean(0)
-    else:
-      known = count.ravel() > 0  # over the groups that have valid examples
-      new = jnp.where(known.any(), mean_of_valid(new, known), old)
-    running.value = (self.momentum * old + (1 - self.momentum) * new).astype(old.dtype)
-
-  def _group_size(self, shape: tuple[int, ...]) -> int:
+  def _check_groups(self, shape: tuple[int, ...]) -> None:
     size, rest = divmod(shape[0], self.groups)
     if rest or not size:
       raise ValueError(
@@ -94,7 +67,74 @@ class GroupedBatchNorm(nn.Module):
         f'training needs more than one value a channel: got shape {shape} in {self.groups} norm '
         'groups; use a larger batch or fewer norm_groups'
       )
-    return size
+
+
+# Compiled by themselves, so that layers of one shape are traced once, which starts a run sooner.
+@functools.partial(jax.jit, static_argnames='epsilon')
+def _by_running(
+  x: Float[Array, 'B *shape C'],
+  scale: Float[Array, ' C'],
+  bias: Float[Array, ' C'],
+  mean: Float[Array, ' C'],
+  var: Float[Array, ' C'],
+  *,
+  epsilon: float,
+) -> Float[Array, 'B *shape C']:
+  """Normalises x by running statistics."""
+  y = (at_least_float32(x) - mean) * (scale / jnp.sqrt(var + epsilon)) + bias
+  return y.astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=('groups', 'momentum', 'epsilon'))
+def _by_batch(
+  x: Float[Array, 'B *shape C'],
+  valid: Bool[Array, ' B'] | None,
+  scale: Float[Array, ' C'],
+  bias: Float[Array, ' C'],
+  running_mean: Float[Array, ' C'],
+  running_var: Float[Array, ' C'],
+  *,
+  groups: int,
+  momentum: float,
+  epsilon: float,
+) -> tuple[Float[Array, 'B *shape C'], Float[Array, ' C'], Float[Array, ' C']]:
+  """Normalises x by the statistics of its groups; also the running ones after this batch."""
+  y = at_least_float32(x).reshape(groups, -1, *x.shape[1:])
+  counted, count = None, math.prod(y.shape[1:-1])
+  if valid is not None:
+    counted = valid.reshape(*y.shape[:2], *[1] * (y.ndim - 2))
+    y = jnp.where(counted, y, 0)  # whatever they hold
+    count = counted.sum(_inner(y), keepdims=True) * math.prod(y.shape[2:-1])
+  mean_of = functools.partial(_mean, counted=counted, count=count)
+  mean = mean_of(y)
+  if x.dtype.itemsize < 4:  # one pass: relative to the running mean, little cancels
+    var = mean_of(jnp.square(y - running_mean)) - jnp.square(mean - running_mean)
+    var = jnp.maximum(var, 0)
+  else:  # two passes: one would cancel in float32
+    var = mean_of(jnp.square(y - mean))
+  unbiased = var * (count / jnp.maximum(count - 1, 1))
+  after = functools.partial(_after, count=count, momentum=momentum)
+  running = after(running_mean, mean), after(running_var, unbiased)
+  y, scale, bias = alike((y, scale, bias))
+  y = _normalised(y, scale, bias, (mean, jnp.sqrt(var + epsilon)), counted, count)
+  return y.reshape(x.shape).astype(x.dtype), *running
+
+
+def _after(
+  running: Float[Array, ' C'],
+  groups: Float[Array, 'G *ones C'],
+  *,
+  count: Int[Array, 'G 1 *ones'] | int,
+  momentum: float,
+) -> Float[Array, ' C']:
+  """A running statistic after a batch, of which `groups` has it for each group."""
+  new = jax.lax.stop_gradient(groups).reshape(-1, groups.shape[-1])
+  if isinstance(count, int):
+    new = new.mean(0)
+  else:
+    known = count.ravel() > 0  # over the groups that have valid examples
+    new = jnp.where(known.any(), mean_of_valid(new, known), running)
+  return (momentum * running + (1 - momentum) * new).astype(running.dtype)
 
 
 def _inner(y: Float[Array, 'G n *shape C']) -> tuple[int, ...]:

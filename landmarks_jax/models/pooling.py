@@ -76,9 +76,10 @@ def _chosen(
     for i, j in itertools.product(range(side), range(side))
   )
   greatest = next(pixels)
-  chosen = jnp.zeros(greatest.shape, jnp.int8)
+  dtype = jnp.int8 if side * side - 1 <= jnp.iinfo(jnp.int8).max else jnp.int32
+  chosen = jnp.zeros(greatest.shape, dtype)
   for number, pixel in enumerate(pixels, 1):
-    chosen = jnp.where(pixel > greatest, jnp.int8(number), chosen)
+    chosen = jnp.where(pixel > greatest, dtype(number), chosen)
     greatest = jnp.maximum(pixel, greatest)
   return chosen
 

@@ -63,9 +63,7 @@ def fit(
   levels = tuple(jnp.asarray(level, jnp.float32) for level in pyramid)
   seen = np.asarray(visible, bool) & (np.abs(points) <= 1).all(-1)
   _check(levels, seen)
-  mean = jnp.concatenate([level.mean((0, 1, 2)) for level in levels])
-  variance = jnp.concatenate([level.var((0, 1, 2)) for level in levels]).mean()
-  scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+  mean, scale = _mean_and_scale(levels)
   given = (*levels, jnp.where(seen[..., None], points, 0), jnp.asarray(seen, jnp.float32))
 
   def costs(vectors: Float[np.ndarray, 'K L']) -> _Costs:
@@ -135,6 +133,19 @@ def minimise(
     here = jax.tree.map(lambda a, b, t=taken: np.where(_like(t, a), b, a), here, there)
     length = np.where(taken, 1, length / 2)
   return place
+
+
+@jax.jit
+def _mean_and_scale(levels: Pyramid) -> tuple[Float[Array, ' L'], Float[Array, '']]:
+  """The labels' mean, and the root of their mean variance: where there is none, any unit will do.
+
+  Accurate wherever float32 is: squares of small labels would vanish, sums of great ones overflow.
+  """
+  top = jnp.stack([jnp.abs(level).max() for level in levels]).max()
+  top = jnp.where(top > 0, top, 1)
+  mean = jnp.concatenate([(level / top).mean((0, 1, 2)) for level in levels])
+  variance = jnp.concatenate([(level / top).var((0, 1, 2)) for level in levels]).mean()
+  return top * mean, top * jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 @functools.partial(jax.jit, static_argnames='side')

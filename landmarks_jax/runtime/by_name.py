@@ -80,7 +80,8 @@ def hint(word: str, known: Iterable[str]) -> str:
 def files_that_define(function: str, folder: pathlib.Path) -> tuple[str, ...]:
   """The files of a folder and below that define `function`, sorted: 'moco', 'synthetic/faces'."""
   definition = re.compile(rf'^def {function}\(', re.M)
-  files = (file for file in folder.rglob('*.py') if definition.search(file.read_text()))
+  texts = {file: file.read_text(encoding='utf-8') for file in folder.rglob('*.py')}
+  files = (file for file, text in texts.items() if definition.search(text))
   return tuple(sorted(file.relative_to(folder).with_suffix('').as_posix() for file in files))
 
 

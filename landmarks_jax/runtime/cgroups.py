@@ -21,7 +21,7 @@ def _groups() -> Iterator[tuple[pathlib.Path, tuple]]:
   roots = {'': (ROOT, VERSION_2), 'memory': (ROOT / 'memory', VERSION_1)}
   own = {'': '/'}  # a container sees its own group as the root
   try:
-    for line in MEMBERS.read_text().splitlines():
+    for line in MEMBERS.read_text(encoding='utf-8').splitlines():
       _, controllers, group = line.split(':', 2)
       own |= dict.fromkeys(controllers.split(','), group)
   except (OSError, ValueError):
@@ -38,11 +38,12 @@ def _groups() -> Iterator[tuple[pathlib.Path, tuple]]:
 def _left(folder: pathlib.Path, limit: str, used: str, given_back: tuple[str, ...]) -> int | None:
   """Bytes that a group may still take; None without a limit."""
   try:
-    most = (folder / limit).read_text().strip()
+    most = (folder / limit).read_text(encoding='utf-8').strip()
     if most == 'max':
       return None
-    sizes = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
+    stat = (folder / 'memory.stat').read_text(encoding='utf-8')
+    sizes = dict(line.split() for line in stat.splitlines())
     freed = sum(int(sizes.get(name, 0)) for name in given_back)
-    return int(most) - int((folder / used).read_text()) + freed
+    return int(most) - int((folder / used).read_text(encoding='utf-8')) + freed
   except (OSError, ValueError):  # no such group here, as in a container, or of another kind
     return None

@@ -246,7 +246,7 @@ class Checkpoints:
     # Orbax rewrites the top-level files when it gives the folder its final name.
     files = sorted(path for path in _files(folder) if path.parent != folder)
     lines = [f'{_checksum(path)}  {path.relative_to(folder).as_posix()}\n' for path in files]
-    (folder / CHECKSUMS).write_text(''.join(lines))
+    (folder / CHECKSUMS).write_text(''.join(lines), encoding='utf-8')
 
   def _check_whole(self, step: int) -> None:
     """Raises DamagedError if files are damaged; a step without checksums is trusted."""

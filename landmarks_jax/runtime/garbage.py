@@ -18,4 +18,6 @@ def uncollected() -> Iterator[None]:
     yield
   finally:
     if was_enabled:
+      gc.freeze()
+      gc.unfreeze()  # what is young is old now, without the scan that would come at once
       gc.enable()

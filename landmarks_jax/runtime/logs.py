@@ -46,7 +46,7 @@ class Logs:
     shown = (f'{name} {number:.4g}' for name, number in numbers.items())
     print(line or '  '.join([f'step {step}', *shown]), flush=True)
     safe = {k: v if math.isfinite(v) else str(v) for k, v in numbers.items()}
-    with open(self._workdir / run_folder.LOG, 'a') as file:
+    with open(self._workdir / run_folder.LOG, 'a', encoding='utf-8') as file:
       file.write(json.dumps({'step': step} | safe, allow_nan=False) + '\n')
     for name, number in numbers.items():
       self._writer().add_scalar(name, number, step)

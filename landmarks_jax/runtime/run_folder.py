@@ -90,4 +90,4 @@ def write(run: pathlib.Path, config: Mapping[str, Any], params: Any, aux: Any) -
   with checkpoint.Checkpoints(run / ALL) as checkpoints:
     checkpoints.save(0, {'params': params, 'aux': aux})
   # Written last: without it a folder is no run.
-  (run / CONFIG).write_text(json.dumps(config, indent=2) + '\n')
+  (run / CONFIG).write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')

@@ -157,8 +157,8 @@ for name, (config, _, scores) in found.items():
 #
 # Scores whose name has `_n5` were learnt from five labels.
 #
-# The short runs of this page are of dense labelling. With 20 labels, errors of 22.4 % untrained,
-# 16.4 % after 50 steps and 13.9 % after 200 were measured.
+# The short runs of this page are of dense labelling. With 20 labels, errors of 23 % untrained, 16 %
+# after 50 steps and 14 % after 200 were measured.
 
 # %%
 ROWS = {

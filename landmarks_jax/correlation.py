@@ -5,8 +5,8 @@ computed where they are reduced, and again for the gradient. This is no slower t
 whose matrix has to go through memory (benchmarks/correlation.py).
 
 Everywhere p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): the
-temperature, 0 or more, multiplies, and everything is in at least float32. Specification
-equivariant, section 1.
+temperature multiplies, and everything is in at least float32; a traced one is 0 or more.
+Specification equivariant, section 1.
 """
 
 from collections.abc import Callable
@@ -97,6 +97,8 @@ def _weights(
   query: Float[Array, 'P C'], key: Float[Array, 'Q C'], temperature: float
 ) -> tuple[Float[Array, 'P Q'], Float[Array, ' P'], Float[Array, ' P']]:
   """Unnormalised probabilities exp(score - top), the greatest score `top`, and their sum."""
+  if isinstance(temperature, int | float) and temperature < 0:  # the least product is the likeliest
+    query, temperature = -query, -temperature
   # The softmax multiplies the rounding errors of a product by its temperature.
   products = jnp.einsum('pc,qc->pq', query, key, precision='float32')
   top = _kept(jax.lax.stop_gradient(products.max(1)))

@@ -233,7 +233,7 @@ def mean_of_valid(
   valid, where that is known already. Raises ValueError where the batches differ.
   """
   if valid is None:
-    return values.sum(0) / max(values.shape[0], 1)
+    return values.mean(0) if len(values) else jnp.zeros(values.shape[1:], values.dtype)
   valid = jnp.asarray(valid, bool)  # a number would be a weight in the count
   # A single one would be broadcast, and the result be the sum.
   shapes.check(values=(values, 'B *shape'), valid=(valid, 'B'))

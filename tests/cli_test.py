@@ -213,6 +213,16 @@ def test_a_daemon_without_streams_does_its_work(tmp_path, closed):
   assert (wrong.returncode, wrong.stdout) == (2, b'')
 
 
+def test_processes_that_a_daemon_starts_have_streams_too():
+  code = (
+    'from landmarks_jax.cli import main; import subprocess, sys; main._prepare_streams(); '
+    'given = [sys.executable, "-c", "import sys; sys.exit(None in (sys.stdin, sys.stdout, '
+    'sys.stderr))"]; sys.exit(subprocess.run(given, close_fds=False).returncode)'
+  )
+  words = ['sh', '-c', 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+  assert subprocess.run(words, cwd=root, timeout=120, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
   'words',
   [

@@ -65,7 +65,7 @@ def plain(name, query, key, target, positions, *, temperature, power):
 
 @every_reduction
 @pytest.mark.parametrize('power', [0.5, 1.0, 2.0])
-@pytest.mark.parametrize('temperature', [0.0, 0.3, 7.0])
+@pytest.mark.parametrize('temperature', [-200.0, 0.0, 0.3, 7.0])
 def test_every_query_is_the_slow_loop(name, temperature, power):
   options = {'temperature': temperature, 'power': power}
   found = blockwise(name, *example(), **options, block=4)

@@ -178,5 +178,5 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(runs, tmp_path, capsys
   for format, package in (('safetensors', 'safetensors'), ('jax', 'flatbuffers')):
     assert export(runs['small'], format, tmp_path / 'x') == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"needs the package {package}: pip install 'landmarks_jax[export]'" in line
+    assert f"needs the package {package}: pip install -e '.[export]'" in line
   assert [path.name for path in tmp_path.iterdir()] == ['there']

@@ -35,6 +35,17 @@ def test_what_was_made_meanwhile_is_not_scanned_afterwards_but_freed_with_the_re
   assert gone() is None
 
 
+def test_what_a_program_around_it_has_frozen_stays_frozen():
+  gc.freeze()
+  try:
+    frozen = gc.get_freeze_count()
+    with garbage.uncollected():
+      pass
+    assert gc.get_freeze_count() == frozen > 0
+  finally:
+    gc.unfreeze()
+
+
 def test_an_error_leaves_it_as_it_was():
   with pytest.raises(ValueError, match='broken'), garbage.uncollected():
     raise ValueError('broken')

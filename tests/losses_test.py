@@ -730,6 +730,8 @@ def test_the_mean_of_valid_examples_is_that_without_the_others(shape):
   np.testing.assert_array_equal(counted, found)
   found = losses.mean_of_valid(jnp.asarray(values), None)
   np.testing.assert_allclose(found, values.mean(0), rtol=1e-5)
+  large = losses.mean_of_valid(jnp.full((100, *shape), 1000, 'float16'), None)
+  np.testing.assert_array_equal(large, np.full(shape, 1000))  # the sum is none of its dtype
 
 
 @pytest.mark.parametrize('one', [np.uint8(255), np.int32(2), np.float32(0.5)])

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +78,17 @@ def test_layers_of_one_shape_and_networks_of_one_kind_are_traced_once(monkeypatc
     jax.grad(two), variables['params'], variables['params'], variables['batch_stats'], x
   )
   assert sorted(traced) == [(5, 11, 13, 3), (5, 22, 26, 64)]  # of twelve layers in two networks
+
+
+class Listed(nn.Module):
+  """A network whose attribute is a list."""
+
+  widths: list
+
+
+def test_a_network_that_cannot_be_hashed_is_told_when_it_is_given():
+  with pytest.raises(ValueError, match=r'^Listed\(.* widths = \[2\].*\) cannot be hashed; give it'):
+    Backbone(Listed([2]), mean=(0.5,) * 3, std=(0.2,) * 3)
 
 
 @pytest.mark.parametrize('groups', [1, 2, 4, 16])

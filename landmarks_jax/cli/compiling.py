@@ -123,4 +123,4 @@ def _copies(experiment: Experiment) -> int:
 def _where(experiment: Experiment) -> str:
   if not experiment.inputs.share_host_memory:
     return 'on each device'
-  return f'in the memory of this host{pipeline.provisos(experiment.inputs.sharing)}'
+  return f'in the memory of this host{pipeline.of_free_memory(experiment.inputs.sharing)}'

@@ -74,7 +74,7 @@ def _write_compiled(model: Model, path: pathlib.Path) -> str:
     path.write_bytes(exported.serialize())
   except ImportError as error:
     raise ValueError(
-      "--format=jax needs the package flatbuffers: pip install 'landmarks_jax[export]'"
+      "--format=jax needs the package flatbuffers: pip install -e '.[export]'"
     ) from error
   levels = ', '.join('x'.join(map(str, level.shape[1:])) for level in exported.out_avals)
   return f'uint8 [N, {side}, {side}, 3] -> float32 maps {levels}, for {", ".join(PLATFORMS)}'

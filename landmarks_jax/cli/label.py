@@ -20,7 +20,7 @@ from landmarks_jax.cli import labelled, paths
 
 REQUIRED = ('DIR',)
 FOLDER = 'labels'  # in DIR
-NEEDED = "the page needs starlette and uvicorn: pip install 'landmarks_jax[label]'"
+NEEDED = "the page needs starlette and uvicorn: pip install -e '.[label]'"
 PORTS, LAST_PORT = 20, 65535  # how many are tried
 
 

@@ -105,7 +105,9 @@ def _prepare_streams() -> None:
   """
   for name, mode in {'stdin': 'r', 'stdout': 'w', 'stderr': 'w'}.items():
     if getattr(sys, name) is None:
-      setattr(sys, name, open(os.devnull, mode, encoding='utf-8'))  # noqa: SIM115
+      stream = open(os.devnull, mode, encoding='utf-8')  # noqa: SIM115
+      os.set_inheritable(stream.fileno(), True)  # by the processes that read pictures
+      setattr(sys, name, stream)
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):  # file names may hold what its encoding cannot show
       stream.reconfigure(errors='backslashreplace')

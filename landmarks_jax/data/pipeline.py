@@ -248,7 +248,7 @@ def choose_cache(
     chosen = 'host' if device is None or need > SHARE['device'] * device else 'device'
   free = {'device': device, 'host': host}
   sizes = [f'{logs.amount(v)} of {k} memory' for k, v in free.items() if v is not None]
-  room = f'{" and ".join(sizes) or "an unknown amount"} is free{provisos(sharing)}'
+  room = f'{" and ".join(sizes) or "an unknown amount"} is free{of_free_memory(sharing)}'
   (report or logging.info)(
     f'{len(source):,} decoded pictures{of and f" of {of}"} need {logs.amount(need)}; {room}; '
     f'chosen: cache={chosen} (otherwise: cache={" or ".join(c for c in CACHES if c != chosen)})'
@@ -263,15 +263,19 @@ def check_memory(total: int, need: int, *, sharing: int = 1) -> None:
   """
   free = free_memory()
   if free is not None and need > free // sharing:
-    room = f'{logs.amount(free // sharing)} is free{provisos(sharing)}'
+    room = f'{logs.amount(free // sharing)} is free{of_free_memory(sharing)}'
     raise ValueError(
       f'{total:,} pictures need {logs.amount(need)} of memory, but {room}; '
       'do not cache them (cache=stream reads them as needed), or choose a smaller frame'
     )
 
 
-def provisos(sharing: int) -> str:
-  """What follows an amount of free memory: for how many processes, and if all memory was taken."""
+def of_free_memory(sharing: int) -> str:
+  """What follows an amount of free host memory in a message.
+
+  How many processes share it, and that it is all of the host's where the system does not say how
+  much is in use.
+  """
   each = '' if sharing == 1 else f' for each of {sharing} processes'
   guessed = not _free_amounts() and _all_memory() is not None
   return each + (', if none is in use' if guessed else '')

@@ -184,6 +184,5 @@ def _classifiers() -> list[Any]:
     ]
   except ImportError as error:
     raise ValueError(
-      'attributes are classified by scikit-learn, which is not installed: '
-      "pip install 'landmarks_jax[eval]'"
+      "attributes are classified by scikit-learn, which is not installed: pip install -e '.[eval]'"
     ) from error

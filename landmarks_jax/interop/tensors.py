@@ -35,7 +35,5 @@ def _library() -> ModuleType:
   try:
     from safetensors import numpy
   except ImportError as error:
-    raise ValueError(
-      "this needs the package safetensors: pip install 'landmarks_jax[export]'"
-    ) from error
+    raise ValueError("this needs the package safetensors: pip install -e '.[export]'") from error
   return numpy

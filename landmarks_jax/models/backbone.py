@@ -18,7 +18,8 @@ class Backbone:
   """A module `(image, train) -> Pyramid`, and the colours that standardise its pictures.
 
   Pictures are [B, H, W, 3], 0..255, bytes or floats. params, stats: weights and running statistics
-  of the module, {} where it has none. Raises ValueError for colours that standardise nothing.
+  of the module, {} where it has none. Raises ValueError for colours that standardise nothing, and
+  for a module with an attribute that cannot be hashed, such as a list, by which JAX finds it again.
   """
 
   module: nn.Module
@@ -27,6 +28,11 @@ class Backbone:
 
   def __post_init__(self) -> None:
     colour.check_statistics(mean=self.mean, std=self.std)
+    try:
+      hash(self.module)
+    except TypeError as error:
+      given = ' '.join(repr(self.module).split())
+      raise ValueError(f'{given} cannot be hashed; give it tuples, not lists') from error
 
   def standardised(self, image: Num[Array, 'B H W 3']) -> Float[Array, 'B H W 3']:
     """What the module sees of pictures: see `colour.standardise`."""

@@ -65,7 +65,8 @@ def _standardised(
 ) -> tuple[Float[np.ndarray, 'N C'], Float[np.ndarray, ' C'], Float[np.ndarray, ' C']]:
   """Features scaled to mean 0 and variance 1; their mean and deviation, 1 where they are constant.
 
-  Sums are float64: NumPy adds row by row, and a float32 sum of many rows stops growing.
+  Sums are float64: NumPy adds row by row, and a float32 sum of many rows stops growing. Squares are
+  those of the features' dtype, so that float32 deviations are right from 1e-18 to 1e18.
   """
   mean = features.mean(0, dtype=np.float64).astype(features.dtype)
   features = features - mean

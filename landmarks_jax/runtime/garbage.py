@@ -18,6 +18,7 @@ def uncollected() -> Iterator[None]:
     yield
   finally:
     if was_enabled:
-      gc.freeze()
-      gc.unfreeze()  # what is young is old now, without the scan that would come at once
+      if not gc.get_freeze_count():  # else a program around this one keeps frozen objects
+        gc.freeze()
+        gc.unfreeze()  # what is young is old now, without the scan that would come at once
       gc.enable()

@@ -151,12 +151,13 @@ def test_a_worker_that_dies_is_an_error_that_says_so(tmp_path):
   for i in range(4):
     Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / f'{i}.png')
   script = """
-import multiprocessing, sys
+import multiprocessing, sys, time
 from landmarks_jax.data import pipeline, source
 if __name__ == '__main__':
   opened = source.open_source('folder', path=sys.argv[1], frame=3)
   batches = pipeline.training_batches(opened, seed=0, batch_size=2, workers=1)
   next(batches)
+  time.sleep(2)  # it rests, with all read ahead: a death at once was waited for, rarely
   for child in multiprocessing.active_children():
     child.kill()
   try:

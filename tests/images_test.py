@@ -64,8 +64,10 @@ def test_sixteen_bits_are_divided_not_clipped():
 
 def test_integers_of_32_bits_need_the_range_of_16():
   grey = np.arange(12 * 10, dtype=np.int32).reshape(10, 12)
-  result = images.decode(encoded(Image.fromarray(grey * 500), 'tiff'))
-  np.testing.assert_array_equal(result[..., 1], grey * 500 // 257)
+  wide = grey * 65535 // 119
+  wide[0, 0] = -300  # below black is black
+  result = images.decode(encoded(Image.fromarray(wide), 'tiff'))
+  np.testing.assert_array_equal(result[..., 1], np.maximum(wide, 0) // 257)
   for factor, most in ((2, 238), (1000, 119000)):
     with pytest.raises(BadImage, match=f'32-bit integers up to {most}, without a stated range'):
       images.decode(encoded(Image.fromarray(grey * factor), 'tiff'))
@@ -130,6 +132,7 @@ def test_a_large_jpeg_may_come_reduced_but_not_below_the_side_asked_for():
   small = images.square_frame(reduced, images.centre_box(*reduced.shape[1::-1]), 40)
   assert np.abs(whole.astype(int) - small).mean() < 2
   assert images.decode(data).shape == image.shape
+  assert min(images.decode(data, min_side=200).shape[:2]) == 200
   assert images.decode(data, min_side=201).shape == image.shape  # less than half is not worth it
 
 
@@ -217,6 +220,7 @@ def test_a_dot_and_its_point_move_together(box, frame):
   np.testing.assert_allclose((point + 1) / 2 * (frame - 1), found, atol=0.06)
   formula = (np.array([x, y]) + 0.5 - box[:2]) * frame / np.array([width, height]) - 0.5
   np.testing.assert_allclose((point + 1) / 2 * (frame - 1), formula, atol=1e-4)
+  np.testing.assert_allclose(images.picture_points(point, box, frame), [x, y], atol=1e-4)
 
 
 def test_a_box_that_leaves_the_picture_repeats_its_edge():
@@ -247,7 +251,13 @@ def test_shrinking_is_antialiased():
   assert np.abs(result.astype(int) - 127).max() <= 16  # without it: all 0 or all 255
 
 
-@pytest.mark.parametrize('box', [(0, 0, 0), (0, float('nan'), 5), (0, 0, -3), (0, 0, 5, 0), (1, 2)])
+@pytest.mark.parametrize('box', [(1, 2), (0, 0, 5, 5, 5)])
+def test_a_box_of_too_few_or_too_many_numbers_is_refused(box):
+  with pytest.raises(ValueError, match=r'expected \(x0, y0, side\) or \(x0, y0, width, height\)'):
+    images.square_frame(picture(), box, 8)
+
+
+@pytest.mark.parametrize('box', [(0, 0, 0), (0, float('nan'), 5), (0, 0, -3), (0, 0, 5, 0)])
 def test_a_box_without_area_is_refused(box):
   with pytest.raises(ValueError, match='expected'):
     images.square_frame(picture(), box, 8)

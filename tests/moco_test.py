@@ -126,6 +126,13 @@ def test_the_oldest_keys_are_overwritten(pointer):
   assert after == (pointer + 3) % 8
 
 
+def test_a_batch_as_large_as_the_queue_replaces_it():
+  keys = np.arange(8, dtype=np.float32).reshape(4, 2)
+  found, after = moco.enqueue(np.zeros((4, 2), np.float32), jnp.int32(3), keys)
+  np.testing.assert_array_equal(found, np.roll(keys, 3, axis=0))
+  assert after == 3
+
+
 def test_a_queue_smaller_than_the_batch_is_refused():
   with pytest.raises(
     ValueError, match='queue=4 is smaller than the batch of 6: make it at least 6'
@@ -202,6 +209,25 @@ def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
   np.testing.assert_allclose(*one, atol=1e-4)  # undone: row i is example i's key
   assert np.abs(two[0] - two[1]).max() > 1e-3
   assert given == [1, 8, 2, 4]
+
+
+def test_queries_and_keys_are_those_of_two_views_and_their_mean_product_is_logged():
+  small = {'network': 'vit', 'depth': 1, 'heads': 1, 'patch': 8, 'grid': 4}
+  whole = {'jitter': 0.0, 'pca': 0.0, 'area': (1.0, 1.0), 'aspect': (1.0, 1.0)}
+  (plain, params, aux), (varied, _, _) = start(**small, **whole), start(**small)
+  other, _ = plain.init(jax.random.key(1), Batch(image=frames(0)))
+
+  def logged(method, key):
+    given = params, aux | {'key': key}, Batch(image=frames(3)), jax.random.key(4), jnp.int32(0)
+    _, (after, metrics) = jax.jit(method.loss)(*given)
+    return after['queue'][:8], metrics['positive_similarity']
+
+  query, alike = logged(plain, params)  # of the same weights, and here of the same view
+  np.testing.assert_allclose(alike, 1, atol=1e-5)
+  key, apart = logged(plain, other)
+  np.testing.assert_allclose(apart, (query * key).sum(1).mean(), atol=1e-5)
+  assert apart < 0.9
+  assert logged(varied, params)[1] < 0.999
 
 
 def test_without_a_queue_the_other_keys_are_the_negatives():

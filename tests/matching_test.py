@@ -453,6 +453,7 @@ def test_scores_are_named_by_task_and_row():
   ends = {f'{name}{end}' for name in exact for end in ('', '_low', '_high')}
   confusion = {f'left_right_confusion{x}' for x in ('', '_base', '_same', '_same_base')}
   assert scores.keys() == ends | {'same_paper', 'different_paper_base'} | confusion
+  assert matching.UNIT.factor * metrics.mean_distance(both) == scores['same']
   for name, score in scores.items():
     if name in exact or 'paper' in name:
       assert score == pytest.approx(5 / 4 * 69 / 2)

@@ -272,6 +272,12 @@ def test_a_located_view_shows_the_frame_where_it_says(size, margin):
   assert 0 < crops.flipped.mean() < 1
 
 
+def test_half_of_the_located_views_are_mirrored():
+  crops_of = jax.jit(lambda *given: views.random_located_view(*given, **PLAIN)[1])
+  crops = crops_of(jax.random.key(0), np.zeros((600, 6, 6, 3), np.uint8))
+  assert abs(crops.flipped.mean() - 0.5) < 0.05
+
+
 def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
   rng, rngs = jax.random.key(9), jax.random.split(jax.random.key(9), 6)
   view, _ = views.random_located_view(rng, frames(), **PLAIN)
@@ -297,6 +303,12 @@ def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
 
 
 warp_twice = jax.jit(views.warp_twice)
+
+
+def test_the_warps_of_a_pair_are_those_of_dve_unless_told_otherwise():
+  parameters = inspect.signature(views.warp_pair).parameters
+  found = [parameters[name].default for name in STRENGTHS]
+  assert found == [1e-3, 1e-2, 0.1, 0.1, 5, 0.5, 1]
 
 
 @pytest.mark.parametrize('name', PAIRS)

@@ -296,6 +296,20 @@ def test_strengths_and_probability_are_those_asked_for():
   np.testing.assert_allclose([hues.min() - hue, hues.max() - hue], [-0.1, 0.1], atol=0.003)
 
 
+def test_the_four_changes_of_colour_and_their_order_are_drawn_apart(monkeypatch):
+  drawn = []
+  monkeypatch.setattr(colour, 'adjust', lambda image, *given: drawn.append(given) or image)
+  image = np.zeros((2400, 1, 1, 3), np.float32)
+  colour.random_colour(jax.random.key(0), image, strengths=(0.4, 0.3, 0.2, 0.1), probability=1.0)
+  factors, order = map(np.asarray, drawn[0])
+  np.testing.assert_allclose(np.ptp(factors, axis=0), [0.8, 0.6, 0.4, 0.2], rtol=0.02)
+  draws = np.column_stack([factors, order[:, 0]])
+  assert np.abs(np.corrcoef(draws.T) - np.eye(5)).max() < 0.08
+  counts = np.unique(order, axis=0, return_counts=True)[1]
+  assert len(counts) == 24
+  assert np.abs(counts - 100).max() < 40
+
+
 def test_some_pictures_become_grey_or_solarised_and_the_others_stay():
   image = pictures(400)
   grey_ones = np.asarray(colour.random_grey(jax.random.key(1), image, probability=0.2))

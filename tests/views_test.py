@@ -278,6 +278,14 @@ def test_half_of_the_located_views_are_mirrored():
   assert abs(crops.flipped.mean() - 0.5) < 0.05
 
 
+def test_area_and_aspect_reach_the_crop_of_a_located_view():
+  options = PLAIN | {'area': (0.2, 0.3), 'aspect': (0.3, 0.5)}
+  crops_of = jax.jit(lambda *given: views.random_located_view(*given, **options)[1])
+  width, height = np.asarray(crops_of(jax.random.key(0), frames()).box)[:, 2:].T
+  assert (width < 0.6 * height).all()
+  assert (width * height < 0.4 * SIDE**2).all()
+
+
 def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
   rng, rngs = jax.random.key(9), jax.random.split(jax.random.key(9), 6)
   view, _ = views.random_located_view(rng, frames(), **PLAIN)

@@ -291,9 +291,9 @@ def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
   view, _ = views.random_located_view(rng, frames(), **PLAIN)
   for name, given, step in (
     ('jitter', (0.4, 0.4, 0.2, 0.1), lambda x: colour.random_colour(rngs[2], x)),
-    ('grey', 1.0, lambda x: colour.random_grey(rngs[3], x, probability=1.0)),
-    ('blurred', 1.0, lambda x: blur.random_blur(rngs[4], x, probability=1.0)),
-    ('solarised', 1.0, lambda x: colour.random_solarisation(rngs[5], x, probability=1.0)),
+    ('grey', 0.5, lambda x: colour.random_grey(rngs[3], x, probability=0.5)),
+    ('blurred', 0.5, lambda x: blur.random_blur(rngs[4], x, probability=0.5)),
+    ('solarised', 0.5, lambda x: colour.random_solarisation(rngs[5], x, probability=0.5)),
   ):
     found, _ = views.random_located_view(rng, frames(), **PLAIN | {name: given})
     expected = step(view)
@@ -363,6 +363,12 @@ def test_flow_is_valid_where_it_stays_in_the_frame():
   far = (x < -1) | (x > SIDE) | (y < -1) | (y > 13)
   assert far.any()
   np.testing.assert_array_equal(np.asarray(pair.image)[far], 0)
+
+
+def test_a_pair_that_nothing_moves_is_valid_up_to_its_border():
+  pair = views.warp_pair(jax.random.key(0), frames(2), **dict.fromkeys(STRENGTHS, 0.0))
+  np.testing.assert_allclose(pair.flow, 0, atol=1e-5)
+  assert pair.flow_valid.all()
 
 
 def ramps(count):

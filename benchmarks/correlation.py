@@ -85,10 +85,11 @@ class Plain:
     power: float,
   ) -> jax.Array:
     """As in `correlation`."""
-    # As in blocks: a sum over an axis of 2, or a power of the square, makes this form slower.
+    # As in blocks: a sum over an axis of 2, or a power that is no root, makes this form slower.
     squared = sum((target[:, None, axis] - positions[:, axis]) ** 2 for axis in range(2))
+    away = jnp.sqrt(jnp.sqrt(squared)) if power == 0.5 else jnp.sqrt(squared) ** power
     probability = jax.nn.softmax(Plain.scores(query, key, temperature))
-    return (probability * jnp.sqrt(squared) ** power).sum(1)
+    return (probability * away).sum(1)
 
 
 def log_likelihood(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:

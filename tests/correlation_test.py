@@ -1,5 +1,6 @@
 """Blockwise correlation against its plain form, in loops and with the matrix of all pairs."""
 
+import functools
 import json
 import pathlib
 import re
@@ -138,6 +139,16 @@ def test_gradients_are_finite_where_a_target_lies_on_its_key():
     assert np.abs(grad).max() > 0.1
   assert not np.asarray(target).any()  # places are given, not learned
   assert not np.asarray(positions).any()
+
+
+def test_the_usual_power_is_a_root_and_not_a_power_of_every_pair():
+  options = {'temperature': 2.0, 'block': 4}
+  function = functools.partial(correlation.expected_distance, **options)
+  assert ' pow ' in str(jax.make_jaxpr(functools.partial(function, power=0.7))(*example()))
+  assert ' pow ' not in str(jax.make_jaxpr(functools.partial(function, power=0.5))(*example()))
+  bare = functools.partial(correlation.expected_distance.__wrapped__, **options)
+  traced = jax.jit(lambda power: bare(*example(), power=power))(0.5)  # past the shape hook
+  np.testing.assert_allclose(traced, function(*example(), power=0.5), rtol=1e-6)
 
 
 @every_reduction

@@ -9,7 +9,7 @@ temperature multiplies, and everything is in at least float32; a traced one is 0
 Specification equivariant, section 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,15 +46,15 @@ def expected_distance(
   positions: Float[Array, 'Q 2'],
   *,
   temperature: float,
-  power: float,
+  power: float | Sequence[float],
   block: int = 256,
-) -> Float[Array, ' P']:
+) -> Float[Array, ' P'] | Float[Array, 'P n']:
   """Expected distance of each match from its target: sum_v p(v|u) |positions_v - target_u|^power.
 
   Args:
     query, key: descriptors. target: the true match of each query.
     positions: of the keys, in the unit of `target`; distances are in that unit too.
-    power: of the distance, above 0.
+    power: of the distance, above 0; n of them give [P, n], in one pass over the pairs.
     block: queries at a time; memory grows with block * Q.
 
   No gradient reaches target and positions. Raises ValueError that names the argument whose shape
@@ -66,10 +66,19 @@ def expected_distance(
   query, key, target, positions = map(at_least_float32, (query, key, target, positions))
   target, positions = jax.lax.stop_gradient((target, positions))
 
-  def of_block(query: Float[Array, 'b C'], target: Float[Array, 'b 2']) -> Float[Array, ' b']:
+  def of_block(
+    query: Float[Array, 'b C'], target: Float[Array, 'b 2']
+  ) -> Float[Array, ' b'] | Float[Array, 'b n']:
     squared = sum((target[:, None, axis] - positions[:, axis]) ** 2 for axis in range(2))
+    distance = jnp.sqrt(squared)
     weight, _, total = _weights(query, key, temperature)
-    return _kept((weight * _raised(jnp.sqrt(squared), power)).sum(1)) / total
+
+    def expected(power: float | Float[Array, '']) -> Float[Array, ' b']:
+      return _kept((weight * _raised(distance, power)).sum(1)) / total
+
+    if isinstance(power, Sequence):
+      return jnp.stack([expected(one) for one in power], axis=1)
+    return expected(power)
 
   return _by_blocks(of_block, block, query, target)
 

@@ -94,10 +94,10 @@ def spatial_contrast(
   *,
   temperature: float,
   stride: float,
-  power: float = 0.5,
+  power: float | Sequence[float] = 0.5,
   normalise: bool = True,
   groups: Sequence[int] | None = None,
-) -> Float[Array, ' B']:
+) -> Float[Array, ' B'] | Float[Array, 'B n']:
   """Expected distance from a position to its match in its own picture (ICCV 2021, section 3).
 
   mean_u sum_v p(v|u) |u - v|^power with p(v|u) = softmax_v(temperature * <f_u, f_v>): low where
@@ -106,7 +106,7 @@ def spatial_contrast(
   Args:
     features: [B, h, w, C]. temperature: multiplies the products of descriptors.
     stride: pixels of the input from one position to the next, the unit of distances.
-    power: of the distance, above 0.
+    power: of the distance, above 0; n of them give [B, n], in little more time than one.
     normalise: scale descriptors to unit length first; a descriptor of zeros stays zero.
     groups: channel counts of consecutive slices that are normalised separately, so that their
       products add up; None is one slice.

@@ -151,6 +151,26 @@ def test_the_usual_power_is_a_root_and_not_a_power_of_every_pair():
   np.testing.assert_allclose(traced, function(*example(), power=0.5), rtol=1e-6)
 
 
+def test_several_powers_are_each_of_them_with_its_gradient():
+  function = functools.partial(correlation.expected_distance, temperature=2.0, block=4)
+  query, *others = example()
+
+  def value_and_grad(power, pick):
+    def total(query):
+      found = function(query, *others, power=power)
+      return (pick(found) ** 2).sum(), found
+
+    return jax.value_and_grad(total, has_aux=True)(query)
+
+  powers = 0.5, 1.0, 0.7
+  for i, power in enumerate(powers):
+    (_, found), grad = value_and_grad(powers, lambda found, i=i: found[:, i])
+    assert found.shape == (11, 3)
+    (_, expected), right = value_and_grad(power, lambda found: found)
+    np.testing.assert_allclose(found[:, i], expected, rtol=1e-6)
+    np.testing.assert_allclose(grad, right, atol=1e-6 * np.abs(right).max())
+
+
 @every_reduction
 def test_memory_grows_with_the_block_and_not_with_all_pairs(name):
   """At 96x96 positions, forward and backward, as the compiler reports it."""

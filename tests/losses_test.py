@@ -326,6 +326,9 @@ def test_the_spatial_contrast_is_the_slow_loop(groups, normalise):
   value = spatial_contrast(maps(), groups=groups, **options)
   expected = spatial_oracle(maps(), groups=groups or (5,), **options)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
+  both = spatial_contrast(maps(), groups=groups, **options | {'power': (1.0, 0.7)})
+  assert both.shape == (3, 2)
+  np.testing.assert_allclose(both[:, 1], value, rtol=1e-6)
 
 
 def test_a_picture_is_contrasted_with_itself_alone():

@@ -147,6 +147,9 @@ def test_the_loss_is_the_contrast_of_the_maps_in_pixels_of_the_picture():
   ).mean()
   np.testing.assert_allclose(value, contrast(0.7), rtol=1e-6)
   np.testing.assert_allclose(metrics['mean_distance'], contrast(1.0), rtol=1e-6)
+  # Both of one loop over pairs of positions.
+  step = jax.make_jaxpr(method.loss)(params, aux, batch, RNG, jnp.int32(0))
+  assert str(step).count('scan[') == 1
 
 
 def test_padding_counts_for_nothing():

@@ -156,15 +156,12 @@ def build(
   ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
     pyramid, pixels = features(aux, batch, rng)
     maps = to_maps(params, constrain(pyramid), size=size)
-
-    def contrast(maps: Float[Array, 'B h w D'], power: float) -> Float[Array, '']:
-      cost = losses.spatial_contrast(
-        maps, temperature=temperature, stride=pixels / size, power=power
-      )
-      return losses.mean_of_valid(cost, batch.valid)
-
-    distance = contrast(jax.lax.stop_gradient(maps), 1.0)
-    return contrast(maps, power), (aux, {'mean_distance': distance})
+    # The loss and the metric differ in the power alone, and share one pass over pairs of positions.
+    cost = losses.spatial_contrast(
+      maps, temperature=temperature, stride=pixels / size, power=(power, 1.0)
+    )
+    contrast, distance = losses.mean_of_valid(cost, batch.valid)
+    return contrast, (aux, {'mean_distance': distance})
 
   def describe(params: PyTree, aux: PyTree, image: Array, size: int | None = None) -> Pyramid:
     size = trained_size if size is None else size

@@ -29,7 +29,7 @@ import measure
 HEADER = 'maps', 'plain MB', 'blocks MB', 'times less', 'plain ms', 'blocks ms', 'times the time'
 HEADER += 'loss apart', 'gradient apart'
 STRIDE = 2  # of a label map, in pixels
-GAMMA = 0.5
+POWER = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser = measure.parser(__doc__)
   parser.add_argument('--sides', type=int, nargs='+', default=[24, 48, 70, 96], help='of the maps')
   parser.add_argument('--channels', type=int, default=64, help='of a descriptor')
-  parser.add_argument('--temperature', type=float, default=20.0, help='of unit descriptors')
+  parser.add_argument('--sharpness', type=float, default=20.0, help='of unit descriptors')
   parser.add_argument('--json', type=pathlib.Path, help='a file for the figures')
   options = measure.parse(__file__, parser, arguments, packages=('jax', 'jaxlib'))
   figures = []
@@ -59,19 +59,19 @@ class Plain:
   """The functions of `correlation`, with the matrix of all pairs."""
 
   @staticmethod
-  def scores(query: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
+  def scores(query: jax.Array, key: jax.Array, sharpness: float) -> jax.Array:
     """The scores of all pairs."""
-    return temperature * jnp.einsum('pc,qc->pq', query, key, precision='float32')
+    return sharpness * jnp.einsum('pc,qc->pq', query, key, precision='float32')
 
   @staticmethod
-  def log_normaliser(query: jax.Array, key: jax.Array, *, temperature: float) -> jax.Array:
+  def log_normaliser(query: jax.Array, key: jax.Array, *, sharpness: float) -> jax.Array:
     """As in `correlation`."""
-    return jax.nn.logsumexp(Plain.scores(query, key, temperature), axis=1)
+    return jax.nn.logsumexp(Plain.scores(query, key, sharpness), axis=1)
 
   @staticmethod
-  def expected_key(query: jax.Array, key: jax.Array, *, temperature: float) -> jax.Array:
+  def expected_key(query: jax.Array, key: jax.Array, *, sharpness: float) -> jax.Array:
     """As in `correlation`."""
-    probability = jax.nn.softmax(Plain.scores(query, key, temperature))
+    probability = jax.nn.softmax(Plain.scores(query, key, sharpness))
     return jnp.einsum('pq,qc->pc', probability, key, precision='float32')
 
   @staticmethod
@@ -81,36 +81,36 @@ class Plain:
     target: jax.Array,
     positions: jax.Array,
     *,
-    temperature: float,
+    sharpness: float,
     power: float,
   ) -> jax.Array:
     """As in `correlation`."""
     # As in blocks: a sum over an axis of 2, or a power that is no root, makes this form slower.
     squared = sum((target[:, None, axis] - positions[:, axis]) ** 2 for axis in range(2))
     away = jnp.sqrt(jnp.sqrt(squared)) if power == 0.5 else jnp.sqrt(squared) ** power
-    probability = jax.nn.softmax(Plain.scores(query, key, temperature))
+    probability = jax.nn.softmax(Plain.scores(query, key, sharpness))
     return (probability * away).sum(1)
 
 
-def log_likelihood(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:
+def log_likelihood(form: Any, maps: tuple[jax.Array, ...], sharpness: float) -> jax.Array:
   """The negative log-likelihood of matching the same place, which needs no interpolation."""
   query, key = maps[:2]
-  score = temperature * jnp.einsum('pc,pc->p', query, key, precision='float32')
-  return (form.log_normaliser(query, key, temperature=temperature) - score).mean()
+  score = sharpness * jnp.einsum('pc,pc->p', query, key, precision='float32')
+  return (form.log_normaliser(query, key, sharpness=sharpness) - score).mean()
 
 
-def distance(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:
+def distance(form: Any, maps: tuple[jax.Array, ...], sharpness: float) -> jax.Array:
   """The expected distance from match to target; `form` is `correlation` or `Plain`."""
   query, key, _, target, positions = maps
-  options = {'temperature': temperature, 'power': GAMMA}
+  options = {'sharpness': sharpness, 'power': POWER}
   return form.expected_distance(query, key, target, positions, **options).mean()
 
 
-def exchanged_distance(form: Any, maps: tuple[jax.Array, ...], temperature: float) -> jax.Array:
+def exchanged_distance(form: Any, maps: tuple[jax.Array, ...], sharpness: float) -> jax.Array:
   """The same after expressing the query in the descriptors of the auxiliary picture (DVE)."""
   query, key, auxiliary, *places = maps
-  query = form.expected_key(query, auxiliary, temperature=temperature)
-  return distance(form, (query, key, auxiliary, *places), temperature)
+  query = form.expected_key(query, auxiliary, sharpness=sharpness)
+  return distance(form, (query, key, auxiliary, *places), sharpness)
 
 
 LOSSES = {
@@ -124,7 +124,7 @@ def compare(loss: Callable, side: int, options: argparse.Namespace) -> dict[str,
   """The figures of one loss at one map size."""
   maps = example(side, options.channels)
   steps = {
-    name: compiled(loss, form, maps, options.temperature)
+    name: compiled(loss, form, maps, options.sharpness)
     for name, form in {'plain': Plain, 'blockwise': correlation}.items()
   }
   ways = {name: lambda step=step: step(*maps) for name, step in steps.items()}
@@ -156,12 +156,12 @@ def example(side: int, channels: int) -> tuple[jax.Array, ...]:
 
 
 def compiled(
-  loss: Callable, form: Any, maps: tuple[jax.Array, ...], temperature: float
+  loss: Callable, form: Any, maps: tuple[jax.Array, ...], sharpness: float
 ) -> jax.stages.Compiled:
   """The compiled value and gradient with respect to the three maps."""
 
   def value(*maps: jax.Array) -> jax.Array:
-    return loss(form, maps, temperature)
+    return loss(form, maps, sharpness)
 
   return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2))).lower(*maps).compile()
 

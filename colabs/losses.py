@@ -104,7 +104,7 @@ def both(shift):
   valid = jnp.broadcast_to((x >= 2) & (x < side), (1, side, side))  # columns 0 and 1 wrapped round
   given = labels[None], moved[None], flow, valid
   nll = losses.equivariance_nll(*given)
-  distance = losses.equivariance_distance(*given, gamma=0.5)
+  distance = losses.equivariance_distance(*given, power=0.5)
   return nll[0], distance[0]
 
 
@@ -129,7 +129,7 @@ assert np.all(found.argmin(0) == list(shifts).index(2))
 own, theirs = 3 * losses.unit(jax.random.normal(jax.random.key(2), (2, *labels.shape)))
 person = jnp.concatenate([labels, own], -1)[None]  # where it is on the face; whose face it is
 other = jnp.concatenate([labels, theirs], -1)[None]
-told = losses.descriptor_exchange(person, other, temperature=20.0)[0]
+told = losses.descriptor_exchange(person, other, sharpness=20.0)[0]
 half = labels.shape[-1]
 
 
@@ -155,7 +155,7 @@ kinds = {
   'smooth': labels[None],
   'random': jax.random.normal(jax.random.key(3), (1, side, side, 24)),
 }
-values = [float(losses.spatial_contrast(f, temperature=7.0, stride=4.0)[0]) for f in kinds.values()]
+values = [float(losses.spatial_contrast(f, sharpness=7.0, stride=4.0)[0]) for f in kinds.values()]
 plt.barh(list(kinds), values)
 plt.xlabel('spatial_contrast: expected root of the distance, √pixels')
 plt.show()

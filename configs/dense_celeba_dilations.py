@@ -18,7 +18,7 @@ SMOKE |= {'evals.mafl.probe_size': 12}
 
 
 def get_config():
-  """The distance loss, gamma .5; landmarks of MAFL by nearest label and by regression."""
+  """The distance loss, power .5; landmarks of MAFL by nearest label and by regression."""
   mafl = dict(data=FACES, train='mafl_train', test='mafl_test', margin=15)
   return ConfigDict(
     dict(
@@ -28,7 +28,7 @@ def get_config():
         network='dilations',
         dim=3,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         margin=15,
       ),
       optimizer=dict(

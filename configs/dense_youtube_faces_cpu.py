@@ -26,7 +26,7 @@ def get_config():
         dim=64,
         leak=0.2,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         exchange=False,
         margin=10,
         jpeg=False,

@@ -27,10 +27,10 @@ def get_config():
         network='hourglass',
         dim=64,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         exchange=True,
         normalise=True,
-        temperature=400.0,
+        sharpness=400.0,
         margin=20,
       ),
       optimizer=dict(

@@ -28,10 +28,10 @@ def get_config():
         dim=64,
         leak=0.2,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         exchange=True,
         normalise=True,
-        temperature=400.0,
+        sharpness=400.0,
         margin=15,
       ),
       optimizer=dict(

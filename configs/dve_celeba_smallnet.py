@@ -28,7 +28,7 @@ def get_config():
         dim=64,
         leak=0.2,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         exchange=True,
         margin=15,
       ),

@@ -20,7 +20,7 @@ def get_config():
     dict(
       base=dict(checkpoint='runs/celeba'),
       data=dict(**FACES, path='data/celeba', split='train'),
-      method=dict(name='projection', dim=256, scale=7.0, temperature=7.0, size=24, margin=20),
+      method=dict(name='projection', dim=256, map_sharpness=7.0, sharpness=7.0, size=24, margin=20),
       optimizer=dict(
         name='adam',
         learning_rate=1e-3,

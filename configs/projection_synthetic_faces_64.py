@@ -23,7 +23,7 @@ def get_config():
     dict(
       base=dict(checkpoint='runs/demo'),
       data=dict(**FACES, count=4000),
-      method=dict(name='projection', dim=64, scale=6.5, temperature=8.0, size=8, margin=7),
+      method=dict(name='projection', dim=64, map_sharpness=6.5, sharpness=8.0, size=8, margin=7),
       optimizer=dict(
         name='adam',
         learning_rate=1e-2,

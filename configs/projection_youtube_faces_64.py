@@ -25,7 +25,7 @@ def get_config():
     dict(
       base=dict(checkpoint='runs/youtube'),
       data=dict(**FACES, path='data/youtube_faces_68'),
-      method=dict(name='projection', dim=64, scale=6.5, temperature=8.0, size=12, margin=10),
+      method=dict(name='projection', dim=64, map_sharpness=6.5, sharpness=8.0, size=12, margin=10),
       optimizer=dict(
         name='adam',
         learning_rate=1e-2,

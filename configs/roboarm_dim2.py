@@ -21,7 +21,7 @@ SMOKE = {
 
 
 def get_config():
-  """SIMPLE with labels of two dimensions, gamma .5; the schedule of DVE's small networks."""
+  """SIMPLE with labels of two dimensions, power .5; the schedule of DVE's small networks."""
   return ConfigDict(
     dict(
       data=ARM,
@@ -30,7 +30,7 @@ def get_config():
         network='simple',
         dim=2,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         margin=0,
         jitter=0.0,
         pca=0.0,

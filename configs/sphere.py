@@ -27,7 +27,7 @@ def get_config():
         network='dilations',
         dim=3,
         loss='distance',
-        gamma=0.5,
+        power=0.5,
         margin=0,
         jitter=0.0,
         pca=0.0,

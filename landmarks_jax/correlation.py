@@ -4,8 +4,9 @@ The matrix of all pairs, 340 MB for one picture at 96x96, is never built: blocks
 computed where they are reduced, and again for the gradient. This is no slower than the plain form,
 whose matrix has to go through memory (benchmarks/correlation.py).
 
-Everywhere p(v|u) = softmax_v(temperature * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): the
-temperature multiplies, and everything is in at least float32; a traced one is 0 or more.
+Everywhere p(v|u) = softmax_v(sharpness * <query_u, key_v>) (Thewlis et al. 2017, eq. 3): papers
+call the sharpness a temperature, though it multiplies. A traced one is 0 or more. Everything is in
+at least float32.
 Specification equivariant, section 1.
 """
 
@@ -22,9 +23,9 @@ from landmarks_jax.dtypes import at_least_float32
 
 
 def log_normaliser(
-  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, temperature: float, block: int = 256
+  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, sharpness: float, block: int = 256
 ) -> Float[Array, ' P']:
-  """The log-normaliser of each query's scores: log sum_v exp(temperature * <query_u, key_v>).
+  """The log-normaliser of each query's scores: log sum_v exp(sharpness * <query_u, key_v>).
 
   Args: query, key: descriptors. block: queries at a time; memory grows with block * Q.
   Raises ValueError that names the argument whose shape differs.
@@ -33,7 +34,7 @@ def log_normaliser(
   query, key = map(at_least_float32, (query, key))
 
   def of_block(query: Float[Array, 'b C']) -> Float[Array, ' b']:
-    _, top, total = _weights(query, key, temperature)
+    _, top, total = _weights(query, key, sharpness)
     return top + jnp.log(total)
 
   return _by_blocks(of_block, block, query)
@@ -45,7 +46,7 @@ def expected_distance(
   target: Float[Array, 'P 2'],
   positions: Float[Array, 'Q 2'],
   *,
-  temperature: float,
+  sharpness: float,
   power: float | Sequence[float],
   block: int = 256,
 ) -> Float[Array, ' P'] | Float[Array, 'P n']:
@@ -71,7 +72,7 @@ def expected_distance(
   ) -> Float[Array, ' b'] | Float[Array, 'b n']:
     squared = sum((target[:, None, axis] - positions[:, axis]) ** 2 for axis in range(2))
     distance = jnp.sqrt(squared)
-    weight, _, total = _weights(query, key, temperature)
+    weight, _, total = _weights(query, key, sharpness)
 
     def expected(power: float | Float[Array, '']) -> Float[Array, ' b']:
       return _kept((weight * _raised(distance, power)).sum(1)) / total
@@ -84,7 +85,7 @@ def expected_distance(
 
 
 def expected_key(
-  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, temperature: float, block: int = 256
+  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], *, sharpness: float, block: int = 256
 ) -> Float[Array, 'P C']:
   """The mean of the keys under each query's match: sum_v p(v|u) key_v.
 
@@ -95,7 +96,7 @@ def expected_key(
   query, key = map(at_least_float32, (query, key))
 
   def of_block(query: Float[Array, 'b C']) -> Float[Array, 'b C']:
-    weight, _, total = _weights(query, key, temperature)
+    weight, _, total = _weights(query, key, sharpness)
     summed = jnp.einsum('pq,qc->pc', weight, key, precision='float32')
     return _kept(summed) / total[:, None]
 
@@ -103,19 +104,19 @@ def expected_key(
 
 
 def _weights(
-  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], temperature: float
+  query: Float[Array, 'P C'], key: Float[Array, 'Q C'], sharpness: float
 ) -> tuple[Float[Array, 'P Q'], Float[Array, ' P'], Float[Array, ' P']]:
   """Unnormalised probabilities exp(score - top), the greatest score `top`, and their sum."""
-  if isinstance(temperature, int | float) and temperature < 0:  # the least product is the likeliest
-    query, temperature = -query, -temperature
-  # The softmax multiplies the rounding errors of a product by its temperature.
+  if isinstance(sharpness, int | float) and sharpness < 0:  # the least product is the likeliest
+    query, sharpness = -query, -sharpness
+  # The softmax multiplies the rounding errors of a product by its sharpness.
   products = jnp.einsum('pc,qc->pq', query, key, precision='float32')
   top = _kept(jax.lax.stop_gradient(products.max(1)))
   # Products are subtracted, not scores: a compiler may fuse the scores' multiplication into the
   # subtraction, so that they are rounded otherwise where the gradient computes them again, and
   # probabilities would not sum to 1.
-  weight = jnp.exp(temperature * (products - top[:, None]))
-  return weight, temperature * top, _kept(weight.sum(1))
+  weight = jnp.exp(sharpness * (products - top[:, None]))
+  return weight, sharpness * top, _kept(weight.sum(1))
 
 
 def _raised(distance: Float[Array, 'P Q'], power: float | Float[Array, '']) -> Float[Array, 'P Q']:

@@ -25,7 +25,7 @@ def info_nce(
 
   Args:
     query, key: [B, C], unit rows. negatives: [N, C], such as MoCo's queue.
-    temperature: divides the products; the dense losses multiply by theirs.
+    temperature: divides the products.
 
   No gradient is stopped here: pass `jax.lax.stop_gradient(key)` where the key is a target.
   Computed in at least float32. Raises ValueError that names the argument whose shape differs.
@@ -52,7 +52,7 @@ def in_batch_nce(
 
   Args:
     query, key: [B, C], unit rows; row i of one belongs to row i of the other.
-    temperature: divides the products; the dense losses multiply by theirs.
+    temperature: divides the products.
 
   The algorithm's factor of 2 * temperature is left out.
   Computed in at least float32. Raises ValueError that names the argument whose shape differs.
@@ -92,7 +92,7 @@ def smooth_l1_landmarks(
 def spatial_contrast(
   features: Float[Array, 'B h w C'],
   *,
-  temperature: float,
+  sharpness: float,
   stride: float,
   power: float | Sequence[float] = 0.5,
   normalise: bool = True,
@@ -100,11 +100,11 @@ def spatial_contrast(
 ) -> Float[Array, ' B'] | Float[Array, 'B n']:
   """Expected distance from a position to its match in its own picture (ICCV 2021, section 3).
 
-  mean_u sum_v p(v|u) |u - v|^power with p(v|u) = softmax_v(temperature * <f_u, f_v>): low where
+  mean_u sum_v p(v|u) |u - v|^power with p(v|u) = softmax_v(sharpness * <f_u, f_v>): low where
   descriptors differ between positions, and alike only where they are near.
 
   Args:
-    features: [B, h, w, C]. temperature: multiplies the products of descriptors.
+    features: [B, h, w, C]. sharpness: multiplies the products; the paper's temperature.
     stride: pixels of the input from one position to the next, the unit of distances.
     power: of the distance, above 0; n of them give [B, n], in little more time than one.
     normalise: scale descriptors to unit length first; a descriptor of zeros stays zero.
@@ -123,7 +123,7 @@ def spatial_contrast(
     features = jnp.concatenate([unit(part) for part in slices], axis=-1)
   positions = _positions(features, stride)
   rows = _rows(features)
-  distance = functools.partial(correlation.expected_distance, temperature=temperature, power=power)
+  distance = functools.partial(correlation.expected_distance, sharpness=sharpness, power=power)
   return jax.vmap(distance, in_axes=(0, 0, None, None))(rows, rows, positions, positions).mean(1)
 
 
@@ -133,18 +133,18 @@ def equivariance_nll(
   flow: Float[Array, 'B H W 2'],
   flow_valid: Bool[Array, 'B H W'],
   *,
-  temperature: float = 1.0,
+  sharpness: float = 1.0,
 ) -> Float[Array, ' B']:
   """How unlikely each position's true match is (Thewlis et al. 2017, eq. 4).
 
-  -mean_u log p(gu|u) with p(v|u) = softmax_v(temperature * <query_u, key_v>) and gu = u + flow(u);
+  -mean_u log p(gu|u) with p(v|u) = softmax_v(sharpness * <query_u, key_v>) and gu = u + flow(u);
   log-probabilities are interpolated bilinearly between the cells of the key.
 
   Args:
     query, key: [B, h, w, C], label maps of a picture and of the next one. Cell (i, j) is at
       pixel (stride * j, stride * i), stride = H / h.
     flow, flow_valid: [B, H, W, 2] in pixels and [B, H, W], as in `contracts.Pair`.
-    temperature: multiplies the products.
+    sharpness: multiplies the products; the paper's temperature.
 
   Positions that are not valid, or whose match leaves the grid of the key's cells, are excluded from
   the mean and get no gradient; if none remain, the loss is 0. Blockwise (`correlation`), in at
@@ -157,8 +157,8 @@ def equivariance_nll(
   key = at_least_float32(key)
   # A map one cell high or wide has its last cell at 0, and so has every match that is on it.
   matched = sampling.bilinear(key, 2 * target / jnp.maximum(positions[-1], 1) - 1)
-  score = temperature * jnp.einsum('bpc,bpc->bp', query, matched, precision='float32')
-  normaliser = functools.partial(correlation.log_normaliser, temperature=temperature)
+  score = sharpness * jnp.einsum('bpc,bpc->bp', query, matched, precision='float32')
+  normaliser = functools.partial(correlation.log_normaliser, sharpness=sharpness)
   return jax.vmap(mean_of_valid)(jax.vmap(normaliser)(query, _rows(key)) - score, valid)
 
 
@@ -168,13 +168,13 @@ def equivariance_distance(
   flow: Float[Array, 'B H W 2'],
   flow_valid: Bool[Array, 'B H W'],
   *,
-  gamma: float = 0.5,
-  temperature: float = 1.0,
+  power: float = 0.5,
+  sharpness: float = 1.0,
 ) -> Float[Array, ' B']:
   """Expected distance of each position's match from the true one (Thewlis et al. 2017, eq. 5).
 
-  mean_u sum_v p(v|u) |v - gu|^gamma in pixels of the input; p, gu and the arguments are those of
-  `equivariance_nll`, and gamma, above 0, makes the distance robust.
+  mean_u sum_v p(v|u) |v - gu|^power in pixels of the input; p, gu and the arguments are those of
+  `equivariance_nll`, and the power, the paper's gamma, above 0, makes the distance robust.
 
   Positions that are not valid are excluded from the mean and get no gradient; if none remain, the
   loss is 0. A match outside the picture counts, with its distance, unless `flow_valid` excludes it:
@@ -183,27 +183,27 @@ def equivariance_distance(
   """
   positions, target, valid = _matches(query, key, flow, flow_valid)
   query, target = (jnp.where(valid[..., None], x, 0) for x in (_rows(query), target))
-  distance = functools.partial(correlation.expected_distance, temperature=temperature, power=gamma)
+  distance = functools.partial(correlation.expected_distance, sharpness=sharpness, power=power)
   cost = jax.vmap(distance, in_axes=(0, 0, 0, None))(query, _rows(key), target, positions)
   return jax.vmap(mean_of_valid)(cost, valid)
 
 
 def descriptor_exchange(
-  query: Float[Array, 'B h w C'], auxiliary: Float[Array, 'B i j C'], *, temperature: float = 1.0
+  query: Float[Array, 'B h w C'], auxiliary: Float[Array, 'B i j C'], *, sharpness: float = 1.0
 ) -> Float[Array, 'B h w C']:
   """Descriptors re-expressed in those of another picture (DVE, Thewlis et al. 2019).
 
-  sum_w p(w|u) auxiliary_w with p(w|u) = softmax_w(temperature * <query_u, auxiliary_w>): the label
+  sum_w p(w|u) auxiliary_w with p(w|u) = softmax_w(sharpness * <query_u, auxiliary_w>): the label
   of a position must be one that another object of the category has too. Compare the result, not
-  the query, with the next picture. DVE's vectors of length 20 amount to `unit` ones at temperature
+  the query, with the next picture. DVE's vectors of length 20 amount to `unit` ones at sharpness
   400, and its auxiliary picture is the next one in the batch, `jnp.roll(query, -1, axis=0)`.
 
-  Args: query: [B, h, w, C]. auxiliary: [B, i, j, C]. temperature: multiplies the products.
+  Args: query: [B, h, w, C]. auxiliary: [B, i, j, C]. sharpness: multiplies the products.
   Blockwise (`correlation`), in at least float32. Raises ValueError that names the argument whose
   shape differs. Fixture dve_losses.
   """
   shapes.check(query=(query, 'B h w C'), auxiliary=(auxiliary, 'B i j C'))
-  mean = functools.partial(correlation.expected_key, temperature=temperature)
+  mean = functools.partial(correlation.expected_key, sharpness=sharpness)
   return jax.vmap(mean)(_rows(query), _rows(auxiliary)).reshape(query.shape)
 
 

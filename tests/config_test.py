@@ -79,8 +79,8 @@ def test_every_page_is_complete_and_survives_json(page, variant):
 
 SIZE = {'method.dim'}
 NEIGHBOURS = {
-  'roboarm_nll': ('roboarm_dist05', {'method.loss', 'method.gamma'}),
-  'roboarm_dist1': ('roboarm_dist05', {'method.gamma'}),
+  'roboarm_nll': ('roboarm_dist05', {'method.loss', 'method.power'}),
+  'roboarm_dist1': ('roboarm_dist05', {'method.power'}),
   'roboarm_dim2': ('roboarm_dist05', SIZE),
   'roboarm_dim3': ('roboarm_dist05', set()),
   'roboarm_dim5': ('roboarm_dist05', SIZE),
@@ -95,7 +95,7 @@ for data in ('celeba', 'youtube_faces', 'synthetic_faces'):
   NEIGHBOURS |= {
     f'projection_{data}_64': (
       f'projection_{data}_128',
-      SIZE | {'method.scale', 'method.temperature'},
+      SIZE | {'method.map_sharpness', 'method.sharpness'},
     ),
     f'projection_{data}_256': (f'projection_{data}_128', SIZE),
   }
@@ -122,14 +122,14 @@ def test_pages_that_are_compared_differ_only_in_what_is_compared(variant):
 
 def test_the_networks_of_dve_are_trained_as_published():
   for name, frame, margin, rest in (
-    ('dve_celeba_smallnet', 100, 15, {'leak': 0.2, 'normalise': False, 'temperature': 1.0}),
-    ('dve_celeba_hourglass', 136, 20, {'normalise': True, 'temperature': 400.0}),
+    ('dve_celeba_smallnet', 100, 15, {'leak': 0.2, 'normalise': False, 'sharpness': 1.0}),
+    ('dve_celeba_hourglass', 136, 20, {'normalise': True, 'sharpness': 400.0}),
   ):
     page = paper(name)
     method = page['method']
     assert (page['data']['frame'], method['margin']) == (frame, margin)
     assert rest.items() <= method.items()
-    assert (method['dim'], method['exchange'], method['gamma']) == (64, True, 0.5)
+    assert (method['dim'], method['exchange'], method['power']) == (64, True, 0.5)
     warp = {key: method[key] for key in ('warp', 'subset', 'translation', 'scale', 'rotation')}
     assert list(warp.values()) == [0.001, 0.01, 0.1, 0.1, 5.0]
     adam = page['optimizer']
@@ -143,7 +143,7 @@ def test_the_networks_of_dve_are_trained_as_published():
 @pytest.mark.parametrize(('name', 'batch'), [('smallnet', 32), ('hourglass', 16)])
 def test_the_networks_of_dve_are_fine_tuned_as_published(name, batch):
   page, before = paper(f'dve_aflw_{name}'), paper(f'dve_celeba_{name}')
-  assert page['method'] == before['method'] | {'normalise': True, 'temperature': 400.0}
+  assert page['method'] == before['method'] | {'normalise': True, 'sharpness': 400.0}
   assert page['data']['frame'] == before['data']['frame']
   adam = page['optimizer']
   assert adam == before['optimizer'] | {key: adam[key] for key in ('biases', 'bias_factor')} | {
@@ -245,7 +245,8 @@ def test_the_heads_on_birds_have_the_published_numbers():
 def test_the_second_stage_has_the_published_numbers():
   config = paper('projection_celeba_128')
   method, optimizer = config['method'], config['optimizer']
-  assert (method['dim'], method['scale'], method['temperature'], method['size']) == (128, 7, 7, 24)
+  assert (method['dim'], method['size']) == (128, 24)
+  assert (method['map_sharpness'], method['sharpness']) == (7, 7)
   assert (method['mode'], method['power'], method['augment']) == ('softmax', 0.5, False)
   assert (optimizer['name'], optimizer['learning_rate'], optimizer['epochs']) == ('adam', 1e-3, 10)
   assert (optimizer['betas'], optimizer['weight_decay']) == ([0.5, 0.999], 5e-4)
@@ -305,7 +306,7 @@ def test_discovered_landmarks_have_the_published_numbers(name):
 
 def test_the_second_stage_of_64_channels_is_sharper():
   method = paper('projection_celeba_64')['method']
-  assert (method['dim'], method['scale'], method['temperature']) == (64, 6.5, 8)
+  assert (method['dim'], method['map_sharpness'], method['sharpness']) == (64, 6.5, 8)
 
 
 def test_few_labels_have_the_published_schedule():

@@ -140,7 +140,7 @@ def test_a_projector_gives_the_published_maps(narrow, tmp_path, kernel, fixture,
   assert 'dropped: opt, epoch, val_error, test_error, params/bias\n' in capsys.readouterr().out
   params = bases.read(tmp_path / 'run')['params']
   method = json.loads((tmp_path / 'run/config.json').read_text())['method']
-  options = {key: method[key] for key in ('kernel', 'mode', 'scale')}
+  options = {key: method[key] for key in ('kernel', 'mode', 'map_sharpness')}
   maps = projection.project(params, (nhwc(arrays['x']),), size=12, **options)
   if not trained:
     np.testing.assert_allclose(maps, nhwc(arrays[f'out_k{kernel}_softmax']), rtol=1e-5, atol=1e-6)
@@ -160,7 +160,7 @@ def test_a_projector_of_another_mode_keeps_its_bias(narrow, tmp_path):
   mode = '--config.method.mode=softplus'
   assert convert(path, tmp_path / 'run', f'--base={narrow(24)}', mode) == 0
   params = bases.read(tmp_path / 'run')['params']
-  options = {'kernel': 1, 'mode': 'softplus', 'scale': 7.0}
+  options = {'kernel': 1, 'mode': 'softplus', 'map_sharpness': 7.0}
   maps = projection.project(params, (nhwc(arrays['x']),), size=12, **options)
   np.testing.assert_allclose(maps, nhwc(arrays['out_k1_softplus']), rtol=1e-5, atol=1e-6)
 

@@ -28,20 +28,20 @@ def example(queries=11, keys=7, channels=5, dtype=np.float32):
   return tuple(x.astype(dtype) for x in (query, key, target, positions))
 
 
-def blockwise(name, query, key, target, positions, *, temperature, power, block=256):
+def blockwise(name, query, key, target, positions, *, sharpness, power, block=256):
   """The function called `name`, with those of the arrays that it takes."""
-  options = {'temperature': temperature, 'block': block}
+  options = {'sharpness': sharpness, 'block': block}
   if name == 'expected_distance':
     return correlation.expected_distance(query, key, target, positions, power=power, **options)
   return getattr(correlation, name)(query, key, **options)
 
 
-def oracle(name, query, key, target, positions, *, temperature, power):
+def oracle(name, query, key, target, positions, *, sharpness, power):
   """One query after the other, in float64."""
   query, key, target, positions = (np.asarray(x, float) for x in (query, key, target, positions))
   out = []
   for q, t in zip(query, target, strict=True):
-    score = np.array([temperature * sum(q * k) for k in key])
+    score = np.array([sharpness * sum(q * k) for k in key])
     weight = np.exp(score - score.max())
     away = np.array([np.hypot(*(p - t)) for p in positions])
     if name == 'log_normaliser':
@@ -53,9 +53,9 @@ def oracle(name, query, key, target, positions, *, temperature, power):
   return np.array(out)
 
 
-def plain(name, query, key, target, positions, *, temperature, power):
+def plain(name, query, key, target, positions, *, sharpness, power):
   """The form that needs all pairs at once."""
-  score = temperature * query @ key.T
+  score = sharpness * query @ key.T
   if name == 'log_normaliser':
     return jax.nn.logsumexp(score, axis=-1)
   if name == 'expected_key':
@@ -66,9 +66,9 @@ def plain(name, query, key, target, positions, *, temperature, power):
 
 @every_reduction
 @pytest.mark.parametrize('power', [0.5, 1.0, 2.0])
-@pytest.mark.parametrize('temperature', [-200.0, 0.0, 0.3, 7.0])
-def test_every_query_is_the_slow_loop(name, temperature, power):
-  options = {'temperature': temperature, 'power': power}
+@pytest.mark.parametrize('sharpness', [-200.0, 0.0, 0.3, 7.0])
+def test_every_query_is_the_slow_loop(name, sharpness, power):
+  options = {'sharpness': sharpness, 'power': power}
   found = blockwise(name, *example(), **options, block=4)
   expected = oracle(name, *example(), **options)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -76,7 +76,7 @@ def test_every_query_is_the_slow_loop(name, temperature, power):
 
 def test_a_sharp_softmax_reduces_to_the_best_key():
   query, key, target, positions = example()
-  options, score = {'temperature': 1e4, 'power': 1.0}, query @ key.T
+  options, score = {'sharpness': 1e4, 'power': 1.0}, query @ key.T
   best = score.argmax(1)
   found = {
     name: blockwise(name, *example(), **options)
@@ -88,25 +88,25 @@ def test_a_sharp_softmax_reduces_to_the_best_key():
   np.testing.assert_allclose(found['log_normaliser'], 1e4 * score.max(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize('temperature', [1e4, 1e7, 1e9])
-def test_the_probabilities_in_the_gradient_sum_to_1_at_any_temperature(temperature):
-  """The gradient of a key is temperature * sum_u p(v|u) query_u, and sums to that of all queries.
+@pytest.mark.parametrize('sharpness', [1e4, 1e7, 1e9])
+def test_the_probabilities_in_the_gradient_sum_to_1_at_any_sharpness(sharpness):
+  """The gradient of a key is sharpness * sum_u p(v|u) query_u, and sums to that of all queries.
 
   Keys differ by so little that several are likely. Compiled, as compilers fuse what they round.
   """
   r = np.random.default_rng(1)
   base = r.normal(size=8) / 3
   query = (base + r.normal(size=(300, 8)) / 2).astype(np.float32)
-  key = (base + r.normal(size=(200, 8)) / temperature).astype(np.float32)
-  total = lambda k: correlation.log_normaliser(query, k, temperature=temperature).sum()  # noqa: E731
+  key = (base + r.normal(size=(200, 8)) / sharpness).astype(np.float32)
+  total = lambda k: correlation.log_normaliser(query, k, sharpness=sharpness).sum()  # noqa: E731
   grad = np.asarray(jax.jit(jax.grad(total))(key), float)
-  np.testing.assert_allclose(grad.sum(0) / temperature, query.sum(0, dtype=float), rtol=2e-6)
+  np.testing.assert_allclose(grad.sum(0) / sharpness, query.sum(0, dtype=float), rtol=2e-6)
 
 
 @every_reduction
 def test_no_queries_give_no_rows(name):
   query, key, target, positions = example()
-  options = {'temperature': 2.0, 'power': 1.0}
+  options = {'sharpness': 2.0, 'power': 1.0}
   found = blockwise(name, query[:0], key, target[:0], positions, **options)
   assert found.shape == ((0, 5) if name == 'expected_key' else (0,))
 
@@ -116,7 +116,7 @@ def test_no_queries_give_no_rows(name):
 def test_the_block_changes_neither_value_nor_gradient(name, block):
   """Blocks that divide the 11 queries, that do not, and one that is larger."""
   query, key, target, positions = example()
-  options = {'temperature': 2.0, 'power': 0.5}
+  options = {'sharpness': 2.0, 'power': 0.5}
 
   def value_and_grad(function, **more):
     total = lambda q, k: (function(name, q, k, target, positions, **options, **more) ** 2).sum()  # noqa: E731
@@ -132,7 +132,7 @@ def test_the_block_changes_neither_value_nor_gradient(name, block):
 
 def test_gradients_are_finite_where_a_target_lies_on_its_key():
   arrays = tuple(jnp.asarray(x) for x in example())
-  loss = lambda *x: correlation.expected_distance(*x, temperature=2.0, power=0.5).sum()  # noqa: E731
+  loss = lambda *x: correlation.expected_distance(*x, sharpness=2.0, power=0.5).sum()  # noqa: E731
   query, key, target, positions = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*arrays)
   for grad in (query, key):
     assert np.isfinite(grad).all()
@@ -142,7 +142,7 @@ def test_gradients_are_finite_where_a_target_lies_on_its_key():
 
 
 def test_the_usual_power_is_a_root_and_not_a_power_of_every_pair():
-  options = {'temperature': 2.0, 'block': 4}
+  options = {'sharpness': 2.0, 'block': 4}
   function = functools.partial(correlation.expected_distance, **options)
   assert ' pow ' in str(jax.make_jaxpr(functools.partial(function, power=0.7))(*example()))
   assert ' pow ' not in str(jax.make_jaxpr(functools.partial(function, power=0.5))(*example()))
@@ -152,7 +152,7 @@ def test_the_usual_power_is_a_root_and_not_a_power_of_every_pair():
 
 
 def test_several_powers_are_each_of_them_with_its_gradient():
-  function = functools.partial(correlation.expected_distance, temperature=2.0, block=4)
+  function = functools.partial(correlation.expected_distance, sharpness=2.0, block=4)
   query, *others = example()
 
   def value_and_grad(power, pick):
@@ -174,7 +174,7 @@ def test_several_powers_are_each_of_them_with_its_gradient():
 @every_reduction
 def test_memory_grows_with_the_block_and_not_with_all_pairs(name):
   """At 96x96 positions, forward and backward, as the compiler reports it."""
-  count, options = 96 * 96, {'temperature': 7.0, 'power': 0.5}
+  count, options = 96 * 96, {'sharpness': 7.0, 'power': 0.5}
   arguments = tuple(jax.ShapeDtypeStruct((count, n), jnp.float32) for n in (8, 2))
 
   def megabytes(function, **more):
@@ -191,7 +191,7 @@ def test_memory_grows_with_the_block_and_not_with_all_pairs(name):
 @every_reduction
 def test_float64_stays_float64(name):
   with jax.enable_x64(True):
-    arrays, options = example(dtype=np.float64), {'temperature': 3.0, 'power': 0.5}
+    arrays, options = example(dtype=np.float64), {'sharpness': 3.0, 'power': 0.5}
     found = blockwise(name, *arrays, **options, block=4)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, oracle(name, *arrays, **options), rtol=1e-12)
@@ -200,7 +200,7 @@ def test_float64_stays_float64(name):
 @every_reduction
 def test_bfloat16_is_computed_in_float32(name):
   half = [jnp.asarray(x, jnp.bfloat16) for x in example()]
-  options = {'temperature': 3.0, 'power': 0.5, 'block': 4}
+  options = {'sharpness': 3.0, 'power': 0.5, 'block': 4}
   found = blockwise(name, *half, **options)
   assert found.dtype == jnp.float32
   exact = blockwise(name, *(x.astype(jnp.float32) for x in half), **options)
@@ -212,7 +212,7 @@ def test_a_wrong_shape_names_the_argument(name):
   # The shape hook speaks first in tests; the unhooked function is what a user calls.
   bare = getattr(correlation, name).__wrapped__
   query, key, target, positions = example()
-  places, options = (), {'temperature': 1.0}
+  places, options = (), {'sharpness': 1.0}
   if name == 'expected_distance':
     places, options = (target, positions), options | {'power': 1.0}
     message = re.escape('positions: Q=11 in shape (11, 2), but key has Q=7')

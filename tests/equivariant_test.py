@@ -53,10 +53,10 @@ def trained_labels(method, state, images):
 
 COMPARED = {
   'distance': lambda q, k, b: losses.equivariance_distance(
-    q, k, inner(b.flow), inner(b.flow_valid), gamma=0.7, temperature=2.0
+    q, k, inner(b.flow), inner(b.flow_valid), power=0.7, sharpness=2.0
   ),
   'nll': lambda q, k, b: losses.equivariance_nll(
-    q, k, inner(b.flow), inner(b.flow_valid), temperature=2.0
+    q, k, inner(b.flow), inner(b.flow_valid), sharpness=2.0
   ),
 }
 
@@ -65,7 +65,7 @@ COMPARED = {
 @pytest.mark.parametrize('normalise', [False, True])
 def test_the_loss_of_a_video_is_that_of_its_labels_and_its_flow(loss, normalise):
   batch = video()
-  method = build(loss=loss, gamma=0.7, temperature=2.0, normalise=normalise)
+  method = build(loss=loss, power=0.7, sharpness=2.0, normalise=normalise)
   state = started(method, batch)
   value, (_, metrics) = loss_of(method, state, batch)
   # Statistics of both pictures together; calibrate's are unbiased, the normaliser's are not.
@@ -81,16 +81,16 @@ def test_the_loss_of_a_video_is_that_of_its_labels_and_its_flow(loss, normalise)
 
 def test_the_exchange_is_with_the_next_picture_of_the_batch():
   batch = video()
-  method = build(exchange=True, temperature=60.0, normalise=True, dim=6)
+  method = build(exchange=True, sharpness=60.0, normalise=True, dim=6)
   state = started(method, batch)
   value, _ = loss_of(method, state, batch)
   both = np.concatenate([batch.image, batch.next])
   query, key = np.split(np.asarray(losses.unit(trained_labels(method, state, both))), 2)
 
   def expected(other):
-    told = losses.descriptor_exchange(query, query[other], temperature=60.0)
+    told = losses.descriptor_exchange(query, query[other], sharpness=60.0)
     flow = inner(batch.flow), inner(batch.flow_valid)
-    return losses.equivariance_distance(told, key, *flow, temperature=60.0).mean()
+    return losses.equivariance_distance(told, key, *flow, sharpness=60.0).mean()
 
   next_one = np.array([1, 2, 3, 0])
   np.testing.assert_allclose(value, expected(next_one), rtol=1e-3)

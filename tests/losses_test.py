@@ -18,13 +18,13 @@ in_batch_nce = jax.jit(losses.in_batch_nce, static_argnames='temperature')
 smooth_l1 = jax.jit(losses.smooth_l1_landmarks, static_argnames='magnification')
 spatial_contrast = jax.jit(
   losses.spatial_contrast,
-  static_argnames=('temperature', 'stride', 'power', 'normalise', 'groups'),
+  static_argnames=('sharpness', 'stride', 'power', 'normalise', 'groups'),
 )
-equivariance_nll = jax.jit(losses.equivariance_nll, static_argnames='temperature')
+equivariance_nll = jax.jit(losses.equivariance_nll, static_argnames='sharpness')
 equivariance_distance = jax.jit(
-  losses.equivariance_distance, static_argnames=('gamma', 'temperature')
+  losses.equivariance_distance, static_argnames=('power', 'sharpness')
 )
-descriptor_exchange = jax.jit(losses.descriptor_exchange, static_argnames='temperature')
+descriptor_exchange = jax.jit(losses.descriptor_exchange, static_argnames='sharpness')
 
 
 def unit_rows(*shape, seed=0):
@@ -277,7 +277,7 @@ def maps(dtype=np.float32):
   return np.random.default_rng(4).normal(size=(3, 4, 6, 5)).astype(dtype)
 
 
-def spatial_oracle(features, temperature, power, stride, groups=(5,), normalise=True):
+def spatial_oracle(features, sharpness, power, stride, groups=(5,), normalise=True):
   """Position after position, in float64."""
   out = []
   for picture in np.asarray(features, float):
@@ -287,7 +287,7 @@ def spatial_oracle(features, temperature, power, stride, groups=(5,), normalise=
     column, total = np.concatenate(column, -1), 0.0
     height, width = column.shape[:2]
     for i, j in np.ndindex(height, width):
-      weight = np.exp(temperature * column @ column[i, j])
+      weight = np.exp(sharpness * column @ column[i, j])
       for y, x in np.ndindex(height, width):
         share = weight[y, x] / weight.sum()
         total += share * (stride * np.hypot(y - i, x - j)) ** power
@@ -309,7 +309,7 @@ def test_matches_the_published_spatial_contrast(golden, variant, options):
   assert tuple(g['spectral_two']) == (11, 5)
   features = g['feat'].transpose(0, 2, 3, 1)
   features = features * g['nonorm_scale'] if variant == 'nonorm' else features
-  options = options | {'temperature': float(g['temperature'])}
+  options = options | {'sharpness': float(g['temperature'])}
   options['stride'] = float(g['input_size'][-1]) / features.shape[1]
   loss = lambda x: spatial_contrast(x, **options).mean()  # noqa: E731
   value, grad = jax.jit(jax.value_and_grad(loss))(features)
@@ -322,7 +322,7 @@ def test_matches_the_published_spatial_contrast(golden, variant, options):
 @pytest.mark.parametrize('groups', [None, (2, 3)])
 @pytest.mark.parametrize('normalise', [True, False])
 def test_the_spatial_contrast_is_the_slow_loop(groups, normalise):
-  options = {'temperature': 2.0, 'power': 0.7, 'stride': 3.0, 'normalise': normalise}
+  options = {'sharpness': 2.0, 'power': 0.7, 'stride': 3.0, 'normalise': normalise}
   value = spatial_contrast(maps(), groups=groups, **options)
   expected = spatial_oracle(maps(), groups=groups or (5,), **options)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
@@ -332,25 +332,25 @@ def test_the_spatial_contrast_is_the_slow_loop(groups, normalise):
 
 
 def test_a_picture_is_contrasted_with_itself_alone():
-  value = spatial_contrast(maps(), temperature=2.0, stride=3.0)
+  value = spatial_contrast(maps(), sharpness=2.0, stride=3.0)
   assert value.shape == (3,)
   for i in range(3):
-    one = spatial_contrast(maps()[i : i + 1], temperature=2.0, stride=3.0)
+    one = spatial_contrast(maps()[i : i + 1], sharpness=2.0, stride=3.0)
     np.testing.assert_allclose(value[i], one[0], rtol=1e-6)
 
 
 def test_distinct_descriptors_cost_nothing_and_equal_ones_the_mean_distance():
   distinct = np.eye(24, dtype=np.float32).reshape(1, 4, 6, 24)
-  assert spatial_contrast(distinct, temperature=100.0, stride=3.0, power=1.0)[0] < 1e-6
+  assert spatial_contrast(distinct, sharpness=100.0, stride=3.0, power=1.0)[0] < 1e-6
   positions = np.stack(np.meshgrid(np.arange(6), np.arange(4)), -1).reshape(-1, 2) * 3.0
   mean = np.linalg.norm(positions[:, None] - positions, axis=-1).mean()
-  equal = spatial_contrast(np.ones_like(distinct), temperature=100.0, stride=3.0, power=1.0)
+  equal = spatial_contrast(np.ones_like(distinct), sharpness=100.0, stride=3.0, power=1.0)
   np.testing.assert_allclose(equal[0], mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize('size', [1e-30, 1, 1e30])  # squares leave the range of float32
 def test_the_length_of_a_descriptor_changes_nothing(size):
-  options = {'temperature': 7.0, 'stride': 4.0}
+  options = {'sharpness': 7.0, 'stride': 4.0}
   loss = lambda x: spatial_contrast(x, **options).mean()  # noqa: E731
   value, grad = jax.jit(jax.value_and_grad(loss))(maps() * np.float32(size))
   expected, right = jax.jit(jax.value_and_grad(loss))(maps())
@@ -361,20 +361,20 @@ def test_the_length_of_a_descriptor_changes_nothing(size):
 def test_a_descriptor_of_zeros_matches_everything_and_breaks_nothing():
   features = maps()
   features[1, 2, 3] = 0
-  loss = lambda x: spatial_contrast(x, temperature=7.0, stride=4.0).mean()  # noqa: E731
+  loss = lambda x: spatial_contrast(x, sharpness=7.0, stride=4.0).mean()  # noqa: E731
   value, grad = jax.jit(jax.value_and_grad(loss))(features)
   assert np.isfinite(value)
   assert np.isfinite(grad).all()
   features[1] = 0
-  value = spatial_contrast(features, temperature=7.0, stride=4.0)
-  equal = spatial_contrast(np.ones_like(features), temperature=7.0, stride=4.0)
+  value = spatial_contrast(features, sharpness=7.0, stride=4.0)
+  equal = spatial_contrast(np.ones_like(features), sharpness=7.0, stride=4.0)
   np.testing.assert_allclose(value[1], equal[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize('normalise', [True, False])
 def test_spatial_contrast_of_bfloat16_is_computed_in_float32(normalise):
   features = jnp.asarray(maps(), jnp.bfloat16)
-  options = {'temperature': 2.0, 'normalise': normalise}
+  options = {'sharpness': 2.0, 'normalise': normalise}
   options['stride'] = 4.3  # whose multiples bfloat16 does not hold
   value = spatial_contrast(features, **options)
   assert value.dtype == jnp.float32
@@ -385,9 +385,9 @@ def test_spatial_contrast_of_bfloat16_is_computed_in_float32(normalise):
 def test_groups_that_do_not_add_up_are_an_error():
   message = re.escape('groups (2, 4) sum to 6, but features has C=5')
   with pytest.raises(ValueError, match=message):
-    spatial_contrast(maps(), temperature=7.0, stride=4.0, groups=(2, 4))
+    spatial_contrast(maps(), sharpness=7.0, stride=4.0, groups=(2, 4))
   with pytest.raises(ValueError, match=re.escape('features: expected [B h w C], got shape (4, 6,')):
-    losses.spatial_contrast.__wrapped__(maps()[0], temperature=7.0, stride=4.0)
+    losses.spatial_contrast.__wrapped__(maps()[0], sharpness=7.0, stride=4.0)
 
 
 # Equivariance.
@@ -404,8 +404,8 @@ def pairs(dtype=np.float32):
   return query, key, flow, r.uniform(size=flow.shape[:3]) < 0.7
 
 
-def equivariance_oracle(query, key, flow, valid, *, temperature, gamma=None):
-  """Position after position, in float64; the log-likelihood where there is no gamma."""
+def equivariance_oracle(query, key, flow, valid, *, sharpness, power=None):
+  """Position after position, in float64; the log-likelihood where there is no power."""
   query, key, flow = (np.asarray(x, float) for x in (query, key, flow))
   height, width = key.shape[1:3]
   out = []
@@ -415,36 +415,36 @@ def equivariance_oracle(query, key, flow, valid, *, temperature, gamma=None):
       at = b, STRIDE * i, STRIDE * j
       x, y = STRIDE * j + flow[at][0], STRIDE * i + flow[at][1]
       inside = 0 <= x <= STRIDE * (width - 1) and 0 <= y <= STRIDE * (height - 1)
-      if not valid[at] or (gamma is None and not inside):
+      if not valid[at] or (power is None and not inside):
         continue
-      score = temperature * key[b] @ query[b, i, j]
+      score = sharpness * key[b] @ query[b, i, j]
       log_probability = score - np.log(np.exp(score).sum())
       cost = 0.0
       for row, column in np.ndindex(height, width):
-        if gamma is None:
+        if power is None:
           share = max(0, 1 - abs(x / STRIDE - column)) * max(0, 1 - abs(y / STRIDE - row))
           cost -= share * log_probability[row, column]
         else:
-          away = np.hypot(STRIDE * column - x, STRIDE * row - y) ** gamma
+          away = np.hypot(STRIDE * column - x, STRIDE * row - y) ** power
           cost += away * np.exp(log_probability[row, column])
       costs.append(cost)
     out.append(np.mean(costs) if costs else 0)
   return np.array(out)
 
 
-def exchange_oracle(query, auxiliary, temperature):
+def exchange_oracle(query, auxiliary, sharpness):
   out = np.zeros(query.shape)
   for b, i, j in np.ndindex(query.shape[:3]):
-    weight = np.exp(temperature * auxiliary[b].astype(float) @ query[b, i, j])
+    weight = np.exp(sharpness * auxiliary[b].astype(float) @ query[b, i, j])
     for row, column in np.ndindex(weight.shape):
       out[b, i, j] += weight[row, column] / weight.sum() * auxiliary[b, row, column]
   return out
 
 
-@pytest.mark.parametrize('gamma', [0.5, 1.0])
+@pytest.mark.parametrize('power', [0.5, 1.0])
 @pytest.mark.parametrize('normalise', [0, 1])
 @pytest.mark.parametrize('exchange', [False, True])
-def test_matches_the_published_equivariance(golden, exchange, normalise, gamma):
+def test_matches_the_published_equivariance(golden, exchange, normalise, power):
   g = golden('dve_losses')
   pixels = (g['grid'] + 1) / 2 * (g['grid'].shape[1] - 1)
   flow = pixels - np.stack(np.meshgrid(np.arange(20), np.arange(20)), axis=-1)
@@ -452,7 +452,7 @@ def test_matches_the_published_equivariance(golden, exchange, normalise, gamma):
   everywhere = np.ones(flow.shape[:3], bool)
   # A quarter of the matches leaves the picture: the published loss keeps them.
   assert ((pixels < 0) | (pixels > 19)).any(-1).mean() > 0.25
-  temperature = 20.0**2 if normalise else 1.0
+  sharpness = 20.0**2 if normalise else 1.0
 
   def loss(features):
     maps = features.transpose(0, 2, 3, 1)
@@ -460,12 +460,12 @@ def test_matches_the_published_equivariance(golden, exchange, normalise, gamma):
     first, second = maps[0::2], maps[1::2]
     if exchange:
       auxiliary = jnp.roll(first, -1, axis=0)
-      first = losses.descriptor_exchange(first, auxiliary, temperature=temperature)
+      first = losses.descriptor_exchange(first, auxiliary, sharpness=sharpness)
     return losses.equivariance_distance(
-      first, second, flow, everywhere, gamma=gamma, temperature=temperature
+      first, second, flow, everywhere, power=power, sharpness=sharpness
     ).mean()
 
-  name = f'dcl{"_dve" if exchange else ""}_norm{normalise}_pow{gamma}'
+  name = f'dcl{"_dve" if exchange else ""}_norm{normalise}_pow{power}'
   value, grad = jax.jit(jax.value_and_grad(loss))(g['feats'])
   np.testing.assert_allclose(value, g[f'loss_{name}'], rtol=1e-5)
   np.testing.assert_allclose(value, g[f'loss_{name}_f64'], rtol=1e-5)
@@ -479,14 +479,14 @@ def test_matches_the_published_equivariance(golden, exchange, normalise, gamma):
   np.testing.assert_allclose(grad, exact, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('temperature', [0.5, 2.0])
-def test_equivariance_is_the_slow_loop(temperature):
-  options = {'temperature': temperature}
+@pytest.mark.parametrize('sharpness', [0.5, 2.0])
+def test_equivariance_is_the_slow_loop(sharpness):
+  options = {'sharpness': sharpness}
   found = equivariance_nll(*pairs(), **options)
   np.testing.assert_allclose(found, equivariance_oracle(*pairs(), **options), rtol=1e-5)
-  for gamma in (0.5, 1.0):
-    found = equivariance_distance(*pairs(), gamma=gamma, **options)
-    expected = equivariance_oracle(*pairs(), gamma=gamma, **options)
+  for power in (0.5, 1.0):
+    found = equivariance_distance(*pairs(), power=power, **options)
+    expected = equivariance_oracle(*pairs(), power=power, **options)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -498,7 +498,7 @@ def test_the_log_likelihood_is_info_nce_with_positions_as_classes():
   for i, j in np.ndindex(4, 5):
     alone = np.zeros(flow.shape[:3], bool)
     alone[:, STRIDE * i, STRIDE * j] = True
-    likelihood = equivariance_nll(query, key, flow, alone, temperature=3.0)
+    likelihood = equivariance_nll(query, key, flow, alone, sharpness=3.0)
     for b in range(len(query)):
       column, row = (j, i) + flow[b, STRIDE * i, STRIDE * j].astype(int) // STRIDE
       if not (0 <= row < 4 and 0 <= column < 5):
@@ -530,13 +530,13 @@ def test_contrast_likelihood_and_distance_are_one_formula():
   at = STRIDE * np.indices((4, 5)).reshape(2, -1).T
   away = np.linalg.norm(at - STRIDE * np.array([1, 3]), axis=1)
   elsewhere = np.where(away == 0, 0, np.inf)
-  arrays, options = (query, key, flow, valid), {'temperature': 0.5}
+  arrays, options = (query, key, flow, valid), {'sharpness': 0.5}
   for b in range(len(query)):
     keys = key[b].reshape(20, -1)
     score = 0.5 * keys @ query[b, 2, 1]
     likelihood = equivariance_nll(*arrays, **options)[b]
     np.testing.assert_allclose(likelihood, unified(score, elsewhere, beta=1), rtol=1e-5)
-    distance = equivariance_distance(*arrays, gamma=0.7, **options)[b]
+    distance = equivariance_distance(*arrays, power=0.7, **options)[b]
     np.testing.assert_allclose(distance, unified(score, away**0.7, beta=1e-6), rtol=1e-5)
     positive, negatives = keys[[8]], np.delete(keys, 8, axis=0)
     contrast = info_nce(query[b, 2, 1][None], positive, negatives, temperature=2.0)[0]
@@ -585,7 +585,7 @@ def test_a_pair_without_a_valid_position_costs_nothing(loss):
 
 
 EMPTY = {
-  'spatial_contrast': lambda query, *_: spatial_contrast(query, temperature=1.0, stride=3.0),
+  'spatial_contrast': lambda query, *_: spatial_contrast(query, sharpness=1.0, stride=3.0),
   'nll': equivariance_nll,
   'distance': equivariance_distance,
   'exchange': lambda query, key, *_: descriptor_exchange(query, key),
@@ -625,9 +625,9 @@ def test_a_match_beyond_the_last_cell_has_no_likelihood_but_a_distance():
 
 
 @EQUIVARIANCE
-def test_the_temperature_multiplies_the_products(loss):
+def test_the_sharpness_multiplies_the_products(loss):
   query, key, flow, valid = pairs()
-  found = loss(query, key, flow, valid, temperature=6.0)
+  found = loss(query, key, flow, valid, sharpness=6.0)
   expected = loss(2 * query, 3 * key, flow, valid)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -635,14 +635,14 @@ def test_the_temperature_multiplies_the_products(loss):
 def test_descriptors_are_told_in_those_of_the_other_picture():
   query = pairs()[0]
   auxiliary = np.random.default_rng(6).normal(size=(3, 2, 7, 6)).astype(np.float32)
-  found = descriptor_exchange(query, auxiliary, temperature=0.7)
+  found = descriptor_exchange(query, auxiliary, sharpness=0.7)
   np.testing.assert_allclose(found, exchange_oracle(query, auxiliary, 0.7), rtol=1e-4, atol=1e-5)
 
 
 def test_descriptors_that_the_other_picture_has_too_stay_as_they_are():
   query = np.asarray(losses.unit(pairs()[0]))
   moved = np.roll(query, (1, 2), axis=(1, 2))
-  found = descriptor_exchange(query, moved, temperature=400.0)
+  found = descriptor_exchange(query, moved, sharpness=400.0)
   np.testing.assert_allclose(found, query, atol=1e-4)
 
 
@@ -713,9 +713,9 @@ def test_unit_descriptors_of_bfloat16_have_length_1_in_float32():
   found = losses.unit(half)
   assert found.dtype == jnp.float32
   np.testing.assert_array_equal(found, losses.unit(np.asarray(half, np.float32)))
-  # At DVE's temperature a length of 1.004 would be worth e^1.6 times as much as one of 1.
+  # At DVE's sharpness a length of 1.004 would be worth e^1.6 times as much as one of 1.
   moved = np.roll(np.asarray(found), (1, 2), axis=(1, 2))
-  told = descriptor_exchange(found, moved, temperature=400.0)
+  told = descriptor_exchange(found, moved, sharpness=400.0)
   exact = np.asarray(half, np.float64)
   exact /= np.linalg.norm(exact, axis=-1, keepdims=True)
   moved = np.roll(exact, (1, 2), axis=(1, 2))
@@ -777,16 +777,16 @@ def test_float64_stays_float64():
     ]
     np.testing.assert_allclose(others, expected, rtol=1e-12)
     np.testing.assert_allclose(cost, smooth_l1_oracle(points, target, visible, 10), rtol=1e-12)
-    value = spatial_contrast(maps(np.float64), temperature=2.0, stride=3.0)
+    value = spatial_contrast(maps(np.float64), sharpness=2.0, stride=3.0)
     assert value.dtype == np.float64
-    expected = spatial_oracle(maps(np.float64), temperature=2.0, power=0.5, stride=3.0)
+    expected = spatial_oracle(maps(np.float64), sharpness=2.0, power=0.5, stride=3.0)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     arrays = pairs(np.float64)
-    for loss, options in (equivariance_nll, {}), (equivariance_distance, {'gamma': 0.5}):
-      value = loss(*arrays, temperature=2.0, **options)
-      expected = equivariance_oracle(*arrays, temperature=2.0, **options)
+    for loss, options in (equivariance_nll, {}), (equivariance_distance, {'power': 0.5}):
+      value = loss(*arrays, sharpness=2.0, **options)
+      expected = equivariance_oracle(*arrays, sharpness=2.0, **options)
       np.testing.assert_allclose(value, expected, rtol=1e-12)
-    value = descriptor_exchange(*arrays[:2], temperature=2.0)
+    value = descriptor_exchange(*arrays[:2], sharpness=2.0)
     np.testing.assert_allclose(value, exchange_oracle(*arrays[:2], 2.0), rtol=1e-12, atol=1e-12)
 
 

@@ -171,11 +171,14 @@ def run(request):
   return run
 
 
-@pytest.mark.parametrize('temperature', [0.0, -1.0, float('nan')])
-@pytest.mark.parametrize('name', ['moco', 'equivariant', 'projection'])
-def test_a_temperature_that_is_not_above_0_is_refused(name, temperature):
-  with pytest.raises(ValueError, match=f'^temperature={temperature}: expected a number above 0$'):
-    build(name, temperature=temperature)
+@pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
+@pytest.mark.parametrize(
+  ('name', 'option'),
+  [('moco', 'temperature'), ('equivariant', 'sharpness'), ('projection', 'sharpness')],
+)
+def test_a_temperature_or_sharpness_that_is_not_above_0_is_refused(name, option, value):
+  with pytest.raises(ValueError, match=f'^{option}={value}: expected a number above 0$'):
+    build(name, **{option: value})
 
 
 def loss_at(run):

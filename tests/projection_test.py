@@ -14,7 +14,7 @@ from landmarks_jax.runtime import optim
 
 CHANNELS = (6, 5, 3)
 RNG = jax.random.key(0)
-project = jax.jit(projection.project, static_argnames=('size', 'kernel', 'mode', 'scale'))
+project = jax.jit(projection.project, static_argnames=('size', 'kernel', 'mode', 'map_sharpness'))
 
 
 def random_batch(count=4, *, sides=(2, 3, 6), dtype=np.float32):
@@ -58,7 +58,7 @@ def test_maps_are_the_published_ones(golden, kernel, mode, splits):
   if mode != 'softmax':
     params['bias'] = g[f'b_k{kernel}']
   pyramid = tuple(np.split(g['x'].transpose(0, 2, 3, 1), splits, axis=-1))
-  maps = project(params, pyramid, size=12, kernel=kernel, mode=mode, scale=7.0)
+  maps = project(params, pyramid, size=12, kernel=kernel, mode=mode, map_sharpness=7.0)
   expected = g[f'out_k{kernel}_{mode}'].transpose(0, 2, 3, 1)
   np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
@@ -91,7 +91,7 @@ def test_three_steps_of_adam_are_the_published_ones(golden):
 def test_it_equals_a_convolution_of_the_stacked_hypercolumn(kernel, mode):
   """Position after position, with zeros outside; the softmax runs over positions."""
   batch, size, reach = random_batch(2), 7, kernel // 2
-  method = small(kernel=kernel, mode=mode, scale=3.0, size=size)
+  method = small(kernel=kernel, mode=mode, map_sharpness=3.0, size=size)
   params, _ = method.init(RNG, batch)
   kernels = np.concatenate(params['kernels']).astype(float).reshape(14, kernel, kernel, 4)
   column = np.asarray(hypercolumn.stack(batch.pyramid, size), float)
@@ -106,7 +106,7 @@ def test_it_equals_a_convolution_of_the_stacked_hypercolumn(kernel, mode):
     maps = weight / weight.sum((1, 2), keepdims=True)
   elif mode == 'softplus':
     maps = np.log(1 + np.exp(maps))
-  found = project(params, batch.pyramid, size=size, kernel=kernel, mode=mode, scale=3.0)
+  found = project(params, batch.pyramid, size=size, kernel=kernel, mode=mode, map_sharpness=3.0)
   np.testing.assert_allclose(found, maps, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_only_a_bias_that_changes_something_is_a_parameter(mode):
   assert set(small().init(RNG, batch)[0]) == {'kernels'}
   params, aux = small(mode=mode).init(RNG, batch)
   shifted = params | {'bias': params['bias'] + 1}
-  options = {'size': 6, 'kernel': 1, 'scale': 7.0}
+  options = {'size': 6, 'kernel': 1, 'map_sharpness': 7.0}
   for chosen, changes in ((mode, True), ('softmax', False)):
     maps = project(params, batch.pyramid, mode=chosen, **options)
     moved = project(shifted, batch.pyramid, mode=chosen, **options)
@@ -137,13 +137,13 @@ def test_weights_start_as_those_of_a_torch_convolution(kernel):
 
 
 def test_the_loss_is_the_contrast_of_the_maps_in_pixels_of_the_picture():
-  batch, method = random_batch(), small(temperature=3.0, power=0.7, scale=2.0, side=30)
+  batch, method = random_batch(), small(sharpness=3.0, power=0.7, map_sharpness=2.0, side=30)
   params, aux = method.init(RNG, batch)
-  options = {'size': 6, 'kernel': 1, 'mode': 'softmax', 'scale': 2.0}
+  options = {'size': 6, 'kernel': 1, 'mode': 'softmax', 'map_sharpness': 2.0}
   maps = project(params, batch.pyramid, **options)
   value, (_, metrics) = jax.jit(method.loss)(params, aux, batch, RNG, jnp.int32(0))
   contrast = lambda power: losses.spatial_contrast(  # noqa: E731
-    maps, temperature=3.0, stride=30 / 6, power=power
+    maps, sharpness=3.0, stride=30 / 6, power=power
   ).mean()
   np.testing.assert_allclose(value, contrast(0.7), rtol=1e-6)
   np.testing.assert_allclose(metrics['mean_distance'], contrast(1.0), rtol=1e-6)
@@ -230,7 +230,9 @@ def test_it_describes_on_the_grid_asked_for_and_leaves_its_base_frozen():
   pyramid = base.apply(base.variables, batch.image, None)
   for asked, size in ((None, 6), (11, 11)):
     (maps,) = method.describe(state.params, state.aux, batch.image, asked)
-    expected = project(state.params, pyramid, size=size, kernel=1, mode='softmax', scale=7.0)
+    expected = project(
+      state.params, pyramid, size=size, kernel=1, mode='softmax', map_sharpness=7.0
+    )
     np.testing.assert_allclose(maps, expected, rtol=1e-5)
     np.testing.assert_allclose(maps.sum((1, 2)), 1, rtol=1e-5)
 
@@ -277,7 +279,12 @@ def matching_error(params, one, other, noise):
   maps = [
     np.asarray(
       project(
-        params, surface_features(at, noise, seed), size=16, kernel=1, mode='softmax', scale=7.0
+        params,
+        surface_features(at, noise, seed),
+        size=16,
+        kernel=1,
+        mode='softmax',
+        map_sharpness=7.0,
       )
     ).reshape(len(at), 256, -1)
     for seed, at in ((10, one), (11, other))

@@ -221,7 +221,7 @@ def test_dve_s_labels_are_read_as_it_trained_them():
     for name in ('smallnet', 'hourglass_tiny', 'hourglass_tiny_2stack')
   )
   assert (small['network'], small['leak'], small.get('normalise')) == ('dilations', 0.2, None)
-  assert (one['normalise'], one['temperature'], one['scaled']) == (True, 400.0, False)
+  assert (one['normalise'], one['sharpness'], one['scaled']) == (True, 400.0, False)
   assert (two.get('normalise'), two['scaled'], two['stacks']) == (None, True, 2)
 
 

@@ -326,7 +326,7 @@ def _hourglass(state: State, prefix: str, rest: Mapping[str, Any], options: Opti
   method = {**DVE, 'network': 'hourglass', 'dim': dim, **sizes, 'features': features}
   method |= {'norm': 'batch' if stats else 'group', 'scaled': scaled, 'margin': 20}
   if not scaled:
-    method |= {'normalise': True, 'temperature': 400.0}
+    method |= {'normalise': True, 'sharpness': 400.0}
   text = f'hourglass, {sizes["stacks"]} stacked, features {features}, {dim} dimensions'
   return Published(text, method, params, {'stats': stats}, 136)
 
@@ -337,7 +337,7 @@ def _projector(state: State, prefix: str, rest: Mapping[str, Any], options: Opti
   dim, kernel = (state[f'{prefix}reg_conv.weight'].shape[axis] for axis in (0, 2))
   method = {'name': 'projection', 'dim': dim, 'kernel': kernel}
   if dim == 64:  # as published; other sizes use the defaults
-    method |= {'scale': 6.5, 'temperature': 8.0}
+    method |= {'map_sharpness': 6.5, 'sharpness': 8.0}
   text = f'projection to {dim} channels, kernel {kernel}'
   return Published(text, method, params, {}, None, spare=('params/bias',))
 

@@ -55,10 +55,10 @@ def build(
   norm: str = 'batch',
   norm_groups: int = 1,
   loss: str = 'distance',
-  gamma: float = 0.5,
+  power: float = 0.5,
   exchange: bool = False,
   normalise: bool = False,
-  temperature: float = 1.0,
+  sharpness: float = 1.0,
   margin: int = 15,
   warp: float = 1e-3,
   subset: float = 1e-2,
@@ -82,12 +82,13 @@ def build(
     stacks, blocks, features, norm: of the hourglass. scaled: its labels all have the same, learned
       length; not together with `normalise`.
     norm_groups: BatchNorm groups; a picture and its next share one.
-    loss: 'distance' (2017, eq. 5, and DVE) with its power `gamma`, or 'nll' (eq. 4).
+    loss: 'distance' (2017, eq. 5, and DVE) or 'nll' (eq. 4).
+    power: of the distance, above 0; the paper's gamma.
     exchange: labels are first re-expressed in those of the batch's next picture (DVE).
     normalise: the loss scales labels to unit length first; DVE's does so with the hourglass, and
-      with both networks when it is fine-tuned on AFLW, at temperature 400. `describe` leaves them
+      with both networks when it is fine-tuned on AFLW, at sharpness 400. `describe` leaves them
       as they are, as DVE's evaluations do.
-    temperature: of the matching, multiplies products of labels.
+    sharpness: of the matching, multiplies products of labels; the papers' temperature.
     margin: pixels cut from each side, after the warps.
     warp, subset, translation, scale, rotation: of `views.warp_pair`, for batches without `next`.
     jitter, pca, jpeg: strength of colour jitter and PCA noise, and whether there is JPEG noise,
@@ -103,8 +104,8 @@ def build(
     raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
   if loss not in LOSSES:
     raise ValueError(f'loss={loss!r}: choose from {", ".join(LOSSES)}')
-  if not temperature > 0:
-    raise ValueError(f'temperature={temperature}: expected a number above 0')
+  if not sharpness > 0:
+    raise ValueError(f'sharpness={sharpness}: expected a number above 0')
   common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': dtype_of(precision)}
   if network == 'hourglass':
     widths = tuple(int(width * count) for count in features)
@@ -118,7 +119,7 @@ def build(
     module = smallnet.SmallNet(layers=network, width=width, leak=leak, **common)
   backbone = Backbone(module, mean, std)
   compare = {
-    'distance': functools.partial(losses.equivariance_distance, gamma=gamma),
+    'distance': functools.partial(losses.equivariance_distance, power=power),
     'nll': losses.equivariance_nll,
   }[loss]
 
@@ -168,8 +169,8 @@ def build(
     query, key = maps.reshape(-1, 2, *maps.shape[1:]).swapaxes(0, 1)
     if exchange:
       auxiliary = constrain(neighbours(query))
-      query = losses.descriptor_exchange(query, auxiliary, temperature=temperature)
-    cost = compare(query, key, pair.flow, pair.flow_valid, temperature=temperature)
+      query = losses.descriptor_exchange(query, auxiliary, sharpness=sharpness)
+    cost = compare(query, key, pair.flow, pair.flow_valid, sharpness=sharpness)
     value = losses.mean_of_valid(cost, batch.valid)
     metrics = {'matched': pair.flow_valid.mean()}
     return value, (aux | {'stats': stats}, metrics)

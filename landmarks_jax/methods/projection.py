@@ -44,19 +44,20 @@ def random_params(
 
 
 def project(
-  params: PyTree, pyramid: Pyramid, *, size: int, kernel: int, mode: str, scale: float
+  params: PyTree, pyramid: Pyramid, *, size: int, kernel: int, mode: str, map_sharpness: float
 ) -> Float[Array, 'B {size} {size} D']:
   """A convolution of the hypercolumn on a grid of size x size, then `mode`. Fixture feat_distiller.
 
   Args:
     params: as `random_params` makes them; a bias in softmax mode is ignored.
     kernel: side of the convolution, odd; zeros outside the grid.
-    mode: 'softmax' over the positions of each channel of scale * maps, 'softplus' or 'linear'.
+    mode: 'softmax' over the positions of each channel, 'softplus' or 'linear'.
+    map_sharpness: multiplies the maps in their softmax.
 
   The hypercolumn is never built: levels are mapped at their own resolution (section 3), once for
   each tap of the kernel, and the maps of the taps are shifted and summed.
   """
-  # The softmax multiplies the rounding errors of a product by its scale.
+  # The softmax multiplies the rounding errors of a product by its sharpness.
   with jax.default_matmul_precision('float32'):
     taps = hypercolumn.project(pyramid, params['kernels'], size)
   taps = taps.reshape(taps.shape[0], size, size, kernel, kernel, -1)
@@ -66,7 +67,7 @@ def project(
     taps[:, i : i + size, j : j + size, i, j] for i in range(kernel) for j in range(kernel)
   )
   if mode == 'softmax':
-    return jax.nn.softmax(scale * maps, axis=(1, 2))
+    return jax.nn.softmax(map_sharpness * maps, axis=(1, 2))
   maps = maps + params['bias']
   return jax.nn.softplus(maps) if mode == 'softplus' else maps
 
@@ -76,8 +77,8 @@ def build(
   base: Describer | None = None,
   dim: int = 128,
   mode: str = 'softmax',
-  scale: float = 7.0,
-  temperature: float = 7.0,
+  map_sharpness: float = 7.0,
+  sharpness: float = 7.0,
   power: float = 0.5,
   size: int = 24,
   kernel: int = 1,
@@ -95,10 +96,11 @@ def build(
 
   Args:
     base: the frozen network, for pictures; without it batches must have a `pyramid`.
-    dim: channels of the result; the paper's scale and temperature are 7 and 7 for 128 and 256, 6.5
-      and 8 for 64.
+    dim: channels of the result.
     mode: 'softmax' over positions (the paper), 'softplus' or 'linear'.
-    scale: of the maps in their softmax. temperature, power: of `losses.spatial_contrast`.
+    map_sharpness: multiplies the maps in their softmax. sharpness, power: of
+      `losses.spatial_contrast`. The paper calls map_sharpness a scale and sharpness a temperature;
+      they are 7 and 7 for 128 and 256 channels, 6.5 and 8 for 64.
     size: side of the grid in training, and by default in `describe`.
     kernel: side of the convolution, odd; 1 is the paper's pointwise map.
     side: of the pictures that cached pyramids were made from, in pixels, the unit of the loss.
@@ -115,10 +117,10 @@ def build(
     raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
   if kernel < 1 or kernel % 2 == 0:
     raise ValueError(f'kernel={kernel}: expected an odd number, such as 1 or 3')
-  if not temperature > 0:
-    raise ValueError(f'temperature={temperature}: expected a number above 0')
+  if not sharpness > 0:
+    raise ValueError(f'sharpness={sharpness}: expected a number above 0')
   trained_size = size
-  to_maps = functools.partial(project, kernel=kernel, mode=mode, scale=scale)
+  to_maps = functools.partial(project, kernel=kernel, mode=mode, map_sharpness=map_sharpness)
 
   def look(aux: PyTree, image: Array, size: int | None) -> Pyramid:
     if base is None:
@@ -158,7 +160,7 @@ def build(
     maps = to_maps(params, constrain(pyramid), size=size)
     # The loss and the metric differ in the power alone, and share one pass over pairs of positions.
     cost = losses.spatial_contrast(
-      maps, temperature=temperature, stride=pixels / size, power=(power, 1.0)
+      maps, sharpness=sharpness, stride=pixels / size, power=(power, 1.0)
     )
     contrast, distance = losses.mean_of_valid(cost, batch.valid)
     return contrast, (aux, {'mean_distance': distance})

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import landmarks_jax
+from landmarks_jax import api
 
 HEAVY = 'tensorflow', 'torch', 'matplotlib', 'sklearn'
 
@@ -35,9 +36,21 @@ def test_what_is_offered_brings_no_other_framework():
   assert fresh(code) == '[]'
 
 
+def test_all_of_the_api_is_offered_and_the_modules_for_code_of_one_s_own():
+  modules = {'contracts', 'losses', 'metrics'}
+  assert set(landmarks_jax.__all__) == modules | set(api.__all__)
+  for name in api.__all__:
+    assert getattr(landmarks_jax, name) is getattr(api, name)
+
+
+@pytest.mark.parametrize('use', ['contracts.Batch', 'losses.info_nce', 'metrics.mean_distance'])
+def test_a_module_is_imported_on_first_use(use):
+  assert fresh(f'import landmarks_jax; print(callable(landmarks_jax.{use}))') == 'True'
+
+
 def test_what_is_offered_is_there():
   for name in landmarks_jax.__all__:
-    assert callable(getattr(landmarks_jax, name))
+    assert hasattr(landmarks_jax, name)
     assert name in dir(landmarks_jax)
   with pytest.raises(AttributeError, match="no attribute 'laod'"):
     _ = landmarks_jax.laod

@@ -168,9 +168,9 @@ def left_right_swaps(
   own, partner = pairs.ravel(), pairs[:, ::-1].ravel()
   visible = np.asarray(predictions.visible, bool)
   both: Bool[np.ndarray, 'N P'] = visible[:, own] & visible[:, partner]
-  placed = predictions.points[:, own]
+  placed, target = np.asarray(predictions.points)[:, own], np.asarray(predictions.target)
   to_own, to_partner = (
-    _distances(predictions._replace(points=placed, target=predictions.target[:, k], visible=both))
+    _distances(predictions._replace(points=placed, target=target[:, k], visible=both))
     for k in (own, partner)
   )
   return np.where(both, to_partner < to_own, np.nan)

@@ -142,6 +142,18 @@ def test_visibility_as_numbers_counts_as_true_and_false():
     metrics.normalised_distances(coco._replace(visible=np.where(p.visible, 2, 0)))
 
 
+def test_lists_score_as_arrays_do():
+  p = example()
+  lists = p._replace(**{name: getattr(p, name).tolist() for name in p._fields[:4]})
+  for score in (
+    metrics.mean_distance,
+    metrics.pck,
+    metrics.pck_paper,
+    lambda given: metrics.left_right_swaps(given, [(0, 3), (4, 1)]),
+  ):
+    np.testing.assert_array_equal(score(lists), score(p))
+
+
 def test_nothing_visible_is_an_error():
   p = example()
   p.visible[:] = False

@@ -282,8 +282,8 @@ def test_with_hue_every_order_is_the_slow_loop():
 
 def test_strengths_and_probability_are_those_asked_for():
   image = np.tile(np.float32([80, 100, 120]), (400, 2, 2, 1))
-  dark = {'strengths': (0.4, 0.0, 0.0, 0.0), 'probability': 0.8}
-  found = np.asarray(colour.random_colour(jax.random.key(0), image, **dark))[:, 0, 0]
+  dark = (0.4, 0.0, 0.0, 0.0)  # of 4 pictures in 5, unless told otherwise
+  found = np.asarray(colour.random_colour(jax.random.key(0), image, strengths=dark))[:, 0, 0]
   factor = found[:, 0] / 80
   np.testing.assert_allclose(found, factor[:, None] * [80, 100, 120], rtol=1e-4)
   changed = np.abs(factor - 1) > 1e-6
@@ -294,6 +294,20 @@ def test_strengths_and_probability_are_those_asked_for():
   hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in found])
   hue = colorsys.rgb_to_hsv(80, 100, 120)[0]
   np.testing.assert_allclose([hues.min() - hue, hues.max() - hue], [-0.1, 0.1], atol=0.003)
+
+
+def test_the_four_changes_of_colour_and_their_order_are_drawn_apart(monkeypatch):
+  drawn = []
+  monkeypatch.setattr(colour, 'adjust', lambda image, *given: drawn.append(given) or image)
+  image = np.zeros((2400, 1, 1, 3), np.float32)
+  colour.random_colour(jax.random.key(0), image, strengths=(0.4, 0.3, 0.2, 0.1), probability=1.0)
+  factors, order = map(np.asarray, drawn[0])
+  np.testing.assert_allclose(np.ptp(factors, axis=0), [0.8, 0.6, 0.4, 0.2], rtol=0.02)
+  draws = np.column_stack([factors, order[:, 0]])
+  assert np.abs(np.corrcoef(draws.T) - np.eye(5)).max() < 0.08
+  counts = np.unique(order, axis=0, return_counts=True)[1]
+  assert len(counts) == 24
+  assert np.abs(counts - 100).max() < 40
 
 
 def test_some_pictures_become_grey_or_solarised_and_the_others_stay():

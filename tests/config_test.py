@@ -20,6 +20,7 @@ from landmarks_jax.cli import completion, train
 from landmarks_jax.cli import config as configs
 from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.contracts import Batch
+from landmarks_jax.evaluation import regression
 from landmarks_jax.methods import equivariant
 from landmarks_jax.runtime import optim, run_folder
 
@@ -311,7 +312,8 @@ def test_few_labels_have_the_published_schedule():
   few = paper('fewshot_aflw_m')['evals']['aflw']
   assert few['labels'] == [1, 5, 10, 20, 50, 100]
   assert (few['probe_epochs'], few['probe_epoch_size'], few['probe_size']) == (1000, 1000, 48)
-  assert (few['probe_learning_rate'], few['probe_weight_decay']) == (0.01, 0.05)
+  assert (few['probe_learning_rate'], few['probe_weight_decay'], few['copies']) == (0.01, 0.05, 20)
+  assert regression.WARP == {'warp': 5e-4, 'translation': 0.02, 'scale': 0.02, 'rotation': 2}
 
 
 def test_defaults_live_in_the_functions_that_take_them():

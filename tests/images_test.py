@@ -64,8 +64,10 @@ def test_sixteen_bits_are_divided_not_clipped():
 
 def test_integers_of_32_bits_need_the_range_of_16():
   grey = np.arange(12 * 10, dtype=np.int32).reshape(10, 12)
-  result = images.decode(encoded(Image.fromarray(grey * 500), 'tiff'))
-  np.testing.assert_array_equal(result[..., 1], grey * 500 // 257)
+  wide = grey * 65535 // 119
+  wide[0, 0] = -300  # below black is black
+  result = images.decode(encoded(Image.fromarray(wide), 'tiff'))
+  np.testing.assert_array_equal(result[..., 1], np.maximum(wide, 0) // 257)
   for factor, most in ((2, 238), (1000, 119000)):
     with pytest.raises(BadImage, match=f'32-bit integers up to {most}, without a stated range'):
       images.decode(encoded(Image.fromarray(grey * factor), 'tiff'))
@@ -130,7 +132,16 @@ def test_a_large_jpeg_may_come_reduced_but_not_below_the_side_asked_for():
   small = images.square_frame(reduced, images.centre_box(*reduced.shape[1::-1]), 40)
   assert np.abs(whole.astype(int) - small).mean() < 2
   assert images.decode(data).shape == image.shape
+  for turned in (data, encoded(image.transpose(1, 0, 2), 'jpeg')):
+    assert min(images.decode(turned, min_side=200).shape[:2]) == 200
   assert images.decode(data, min_side=201).shape == image.shape  # less than half is not worth it
+
+
+def test_a_jpeg_whose_restart_markers_are_out_of_order_is_read_as_pillow_does():
+  data = encoded(picture(64, 48), 'jpeg', restart_marker_rows=1)
+  broken = data.replace(b'\xff\xd1', b'\xff\xd3')
+  assert broken != data
+  np.testing.assert_array_equal(images.decode(broken), np.asarray(Image.open(io.BytesIO(broken))))
 
 
 def test_a_turned_tiff_has_the_size_that_is_said(tmp_path):
@@ -181,12 +192,17 @@ def test_a_pipe_is_a_bad_image_and_not_waited_for(tmp_path):
       read(tmp_path / 'pipe.jpg')
 
 
+def test_a_folder_is_a_bad_image_and_says_so(tmp_path):
+  with pytest.raises(BadImage, match=r'cannot be opened \(Is a directory'):
+    images.read(tmp_path)
+
+
 boxes = [
   (0, 0, 40),
   (5.25, 3.5, 20),
   (-7.5, 4, 44.5),
   (12, -9, 50),
-  (30, 22, 33),
+  (30.4, 22, 33),
   (-10, -10, 90),
   (2, 6, 30, 21.5),
 ]
@@ -217,6 +233,7 @@ def test_a_dot_and_its_point_move_together(box, frame):
   np.testing.assert_allclose((point + 1) / 2 * (frame - 1), found, atol=0.06)
   formula = (np.array([x, y]) + 0.5 - box[:2]) * frame / np.array([width, height]) - 0.5
   np.testing.assert_allclose((point + 1) / 2 * (frame - 1), formula, atol=1e-4)
+  np.testing.assert_allclose(images.picture_points(point, box, frame), [x, y], atol=1e-4)
 
 
 def test_a_box_that_leaves_the_picture_repeats_its_edge():
@@ -230,14 +247,14 @@ def test_a_box_that_leaves_the_picture_repeats_its_edge():
 def test_the_square_around_a_long_strip_takes_little_memory(monkeypatch, turn):
   colours = np.repeat(picture(60, 3).mean(axis=0), 10, axis=0).astype(np.uint8)  # smooth
   strip = np.tile(colours, (20, 1, 1))
-  strip, box = (strip.transpose(1, 0, 2), (-290, 0, 600)) if turn else (strip, (0, -290, 600))
+  strip, box = (strip.transpose(1, 0, 2), (-270, 20, 560)) if turn else (strip, (20, -270, 560))
   expected = images.square_frame(strip, box, 24)
   real, made = np.pad, []
   monkeypatch.setattr(images.np, 'pad', lambda *a, **k: made.append(real(*a, **k)) or made[-1])
-  monkeypatch.setattr(images, 'ROOMY', 600 * 600 - 1)
+  monkeypatch.setattr(images, 'ROOMY', 560 * 600 - 1)
   result = images.square_frame(strip, box, 24)
   np.testing.assert_allclose(result.astype(int), expected.astype(int), atol=1)
-  assert [image.size for image in made] == [24 * 600 * 3]
+  assert [image.size for image in made] == [24 * 560 * 3]
 
 
 def test_shrinking_is_antialiased():
@@ -247,7 +264,13 @@ def test_shrinking_is_antialiased():
   assert np.abs(result.astype(int) - 127).max() <= 16  # without it: all 0 or all 255
 
 
-@pytest.mark.parametrize('box', [(0, 0, 0), (0, float('nan'), 5), (0, 0, -3), (0, 0, 5, 0), (1, 2)])
+@pytest.mark.parametrize('box', [(1, 2), (0, 0, 5, 5, 5)])
+def test_a_box_of_too_few_or_too_many_numbers_is_refused(box):
+  with pytest.raises(ValueError, match=r'expected \(x0, y0, side\) or \(x0, y0, width, height\)'):
+    images.square_frame(picture(), box, 8)
+
+
+@pytest.mark.parametrize('box', [(0, 0, 0), (0, float('nan'), 5), (0, 0, -3), (0, 0, 5, 0)])
 def test_a_box_without_area_is_refused(box):
   with pytest.raises(ValueError, match='expected'):
     images.square_frame(picture(), box, 8)

@@ -198,9 +198,11 @@ def test_bfloat16_is_computed_in_float32():
     np.testing.assert_array_equal(result, exact)
 
 
-def test_one_quality_for_each_picture_or_an_error():
+def test_one_quality_and_side_for_each_picture_or_an_error():
   with pytest.raises(ValueError, match=r'quality: B=2 in shape \(2,\), but image has B=3'):
     jpeg.compress.__wrapped__(as_float(pictures(41)), np.array([30, 40]))
+  with pytest.raises(ValueError, match=r'sides: B=1 in shape \(1,\), but image has B=3'):
+    jpeg.add_noise.__wrapped__(as_float(pictures(41)), np.array([30]), np.array([30, 40, 50]))
 
 
 def test_moco_compresses_its_views_where_told_to():

@@ -401,6 +401,19 @@ def test_exact_points_outside_a_picture_are_hidden_and_snapped_ones_are_not():
     np.testing.assert_array_equal(snapped, labelled)
 
 
+def test_a_label_outside_its_frame_is_hidden_where_a_warp_brings_it_in():
+  first, second = pairs()
+  first.points[:, 0] = 1.05, 0
+  warps = np.array(
+    matching.random_warps(jax.random.key(0), np.arange(5), **dict.fromkeys(WARPS, 0.0))
+  )
+  warps[:, :, -3, 0] = 0.2  # pictures move to the left
+  _, same, _ = matching.warped_views(first, second, warps, margin=0)
+  np.testing.assert_allclose(same.points[:, 0], [[0.85, 0]] * 5, atol=1e-4)
+  np.testing.assert_array_equal(same.visible[:, 0], False)
+  np.testing.assert_array_equal(same.visible[:, 1], first.visible[:, 1])
+
+
 # Rows and scores.
 
 
@@ -415,6 +428,18 @@ def test_the_random_row_is_the_variant_that_finds_more_in_other_pictures():
     errors = matching.score(found)
     assert errors['different_random_init'] < 0.8 < 10 < errors['different_base']
     assert errors['different'] > 35
+
+
+def test_the_variant_of_the_random_row_is_chosen_by_other_pictures_alone(monkeypatch):
+  def match_views(describer, views, *, size):
+    away = {'different': describer.variables, 'same': 1 - describer.variables}
+    return {task: (getattr(views, task).points + shift, None) for task, shift in away.items()}
+
+  monkeypatch.setattr(matching, 'match_views', match_views)
+  for order in ((0, 1), (1, 0)):
+    errors = matching.score(run(random_init={f'{away}': given(None, away) for away in order}))
+    assert errors['different_random_init'] == 0
+    assert errors['same_random_init'] > 30
 
 
 def test_baselines_are_not_computed_twice():
@@ -453,6 +478,7 @@ def test_scores_are_named_by_task_and_row():
   ends = {f'{name}{end}' for name in exact for end in ('', '_low', '_high')}
   confusion = {f'left_right_confusion{x}' for x in ('', '_base', '_same', '_same_base')}
   assert scores.keys() == ends | {'same_paper', 'different_paper_base'} | confusion
+  assert matching.UNIT.factor * metrics.mean_distance(both) == scores['same']
   for name, score in scores.items():
     if name in exact or 'paper' in name:
       assert score == pytest.approx(5 / 4 * 69 / 2)

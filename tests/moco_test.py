@@ -115,6 +115,14 @@ def start(**options):
   return method, params, aux
 
 
+def test_the_first_queue_is_uniform_and_its_rows_are_of_unit_length_on_average():
+  queue = np.asarray(moco.random_queue(jax.random.key(0), 4000, 12))
+  np.testing.assert_allclose((queue**2).sum(1).mean(), 1, rtol=0.02)
+  np.testing.assert_allclose(
+    np.quantile(queue, [0, 0.25, 0.5, 1]), [-0.5, -0.25, 0, 0.5], atol=0.02
+  )
+
+
 @pytest.mark.parametrize('pointer', [0, 5, 7])
 def test_the_oldest_keys_are_overwritten(pointer):
   queue, keys = np.zeros((8, 2), np.float32), np.arange(1, 7, dtype=np.float32).reshape(3, 2)
@@ -124,6 +132,13 @@ def test_the_oldest_keys_are_overwritten(pointer):
   found, after = moco.enqueue(queue, jnp.int32(pointer), keys)
   np.testing.assert_array_equal(found, expected)
   assert after == (pointer + 3) % 8
+
+
+def test_a_batch_as_large_as_the_queue_replaces_it():
+  keys = np.arange(8, dtype=np.float32).reshape(4, 2)
+  found, after = moco.enqueue(np.zeros((4, 2), np.float32), jnp.int32(3), keys)
+  np.testing.assert_array_equal(found, np.roll(keys, 3, axis=0))
+  assert after == 3
 
 
 def test_a_queue_smaller_than_the_batch_is_refused():
@@ -143,6 +158,38 @@ def test_keys_of_another_number_of_channels_are_refused():
 def test_an_unknown_precision_is_refused():
   with pytest.raises(ValueError, match="'half': choose from float32, bfloat16"):
     moco.build(**COLOURS, precision='half')
+
+
+@pytest.mark.parametrize('levels', [1, 4, 5])
+def test_the_pyramid_has_as_many_levels_as_asked_coarse_to_fine(levels):
+  method = moco.build(**COLOURS, **TINY, levels=levels)
+  image = frames(0, side=64)
+  state = jax.eval_shape(method.init, jax.random.key(0), Batch(image=image))
+  pyramid = jax.eval_shape(method.describe, *state, image)
+  assert [level.shape[1] for level in pyramid] == [2, 4, 8, 16, 16][:levels]  # the stem is pooled
+
+
+@pytest.mark.parametrize('levels', [0, 6])
+def test_levels_that_no_network_has_are_refused(levels):
+  with pytest.raises(ValueError, match=f'levels={levels}: expected 1 to 5'):
+    moco.build(**COLOURS, levels=levels)
+
+
+def test_the_options_of_views_reach_them(monkeypatch):
+  options = {'margin': 3, 'area': (0.3, 0.9), 'aspect': (0.8, 1.2)}
+  options |= {'jitter': 0.3, 'pca': 0.2, 'jpeg': True}
+  found, view = [], np.zeros((8, 34, 34, 3), np.float32)
+  monkeypatch.setattr(moco.views, 'random_view', lambda *_, **given: found.append(given) or view)
+  moco.build(**COLOURS, **options).views(Batch(image=frames(0)), jax.random.key(0))
+  assert found == [options] * 2
+
+
+@pytest.mark.parametrize('momentum', [0.0, 1.0])
+def test_the_key_encoder_may_be_the_query_encoder_or_stay_as_it_is(momentum):
+  method = moco.build(**COLOURS, momentum=momentum)
+  old, new = {'w': jnp.ones(2)}, {'w': jnp.full(2, 3.0)}
+  after = method.after_update(new, {'key': old}, jnp.int32(0))
+  np.testing.assert_array_equal(after['key']['w'], (old if momentum else new)['w'])
 
 
 def test_the_key_encoder_gets_no_gradient_and_moves_slowly_after_the_step():
@@ -202,6 +249,25 @@ def test_keys_are_those_of_other_groups_and_return_to_their_rows(monkeypatch):
   np.testing.assert_allclose(*one, atol=1e-4)  # undone: row i is example i's key
   assert np.abs(two[0] - two[1]).max() > 1e-3
   assert given == [1, 8, 2, 4]
+
+
+def test_queries_and_keys_are_those_of_two_views_and_their_mean_product_is_logged():
+  small = {'network': 'vit', 'depth': 1, 'heads': 1, 'patch': 8, 'grid': 4}
+  whole = {'jitter': 0.0, 'pca': 0.0, 'area': (1.0, 1.0), 'aspect': (1.0, 1.0)}
+  (plain, params, aux), (varied, _, _) = start(**small, **whole), start(**small)
+  other, _ = plain.init(jax.random.key(1), Batch(image=frames(0)))
+
+  def logged(method, key):
+    given = params, aux | {'key': key}, Batch(image=frames(3)), jax.random.key(4), jnp.int32(0)
+    _, (after, metrics) = jax.jit(method.loss)(*given)
+    return after['queue'][:8], metrics['positive_similarity']
+
+  query, alike = logged(plain, params)  # of the same weights, and here of the same view
+  np.testing.assert_allclose(alike, 1, atol=1e-5)
+  key, apart = logged(plain, other)
+  np.testing.assert_allclose(apart, (query * key).sum(1).mean(), atol=1e-5)
+  assert apart < 0.9
+  assert logged(varied, params)[1] < 0.999
 
 
 def test_without_a_queue_the_other_keys_are_the_negatives():

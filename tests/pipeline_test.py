@@ -151,13 +151,24 @@ def test_a_worker_that_dies_is_an_error_that_says_so(tmp_path):
   for i in range(4):
     Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / f'{i}.png')
   script = """
-import multiprocessing, sys, time
+import multiprocessing, sys, threading, time
+from multiprocessing import synchronize
 from landmarks_jax.data import pipeline, source
+if __name__ == '__mp_main__':  # a worker: nearly always inside a lock, if it takes any
+  def make_methods(lock):
+    def acquire(*options):
+      taken = lock._semlock.acquire(*options)
+      counts = isinstance(lock, synchronize.Semaphore)  # what it has taken, nobody waits for
+      if not counts and threading.current_thread() is threading.main_thread():
+        time.sleep(0.3)
+      return taken
+    lock.acquire, lock.release = acquire, lock._semlock.release
+  synchronize.SemLock._make_methods = make_methods
+  synchronize.SemLock.__enter__ = lambda lock: lock.acquire()
 if __name__ == '__main__':
   opened = source.open_source('folder', path=sys.argv[1], frame=3)
   batches = pipeline.training_batches(opened, seed=0, batch_size=2, workers=1)
   next(batches)
-  time.sleep(2)  # it rests, with all read ahead: a death at once was waited for, rarely
   for child in multiprocessing.active_children():
     child.kill()
   try:

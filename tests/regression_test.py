@@ -145,6 +145,8 @@ def test_labels_that_are_not_visible_have_no_part_in_the_mean_shape():
   numbers = labelled._replace(visible=np.where(labelled.visible, 2, 0))  # COCO's: 2 is visible
   np.testing.assert_array_equal(regression.mean_shape(numbers, target, rows).points[0], found)
   np.testing.assert_allclose(found[0], labelled.points[rows, 0].mean(0), rtol=1e-6)
+  labelled.visible[rows, 2] = False  # in none: the middle of the frame, as any point is a guess
+  np.testing.assert_array_equal(regression.mean_shape(labelled, target, rows).points[:, 2], 0)
 
 
 def batches(split):

@@ -272,14 +272,28 @@ def test_a_located_view_shows_the_frame_where_it_says(size, margin):
   assert 0 < crops.flipped.mean() < 1
 
 
+def test_half_of_the_located_views_are_mirrored():
+  crops_of = jax.jit(lambda *given: views.random_located_view(*given, **PLAIN)[1])
+  crops = crops_of(jax.random.key(0), np.zeros((600, 6, 6, 3), np.uint8))
+  assert abs(crops.flipped.mean() - 0.5) < 0.05
+
+
+def test_area_and_aspect_reach_the_crop_of_a_located_view():
+  options = PLAIN | {'area': (0.2, 0.3), 'aspect': (0.3, 0.5)}
+  crops_of = jax.jit(lambda *given: views.random_located_view(*given, **options)[1])
+  width, height = np.asarray(crops_of(jax.random.key(0), frames()).box)[:, 2:].T
+  assert (width < 0.6 * height).all()
+  assert (width * height < 0.4 * SIDE**2).all()
+
+
 def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
   rng, rngs = jax.random.key(9), jax.random.split(jax.random.key(9), 6)
   view, _ = views.random_located_view(rng, frames(), **PLAIN)
   for name, given, step in (
     ('jitter', (0.4, 0.4, 0.2, 0.1), lambda x: colour.random_colour(rngs[2], x)),
-    ('grey', 1.0, lambda x: colour.random_grey(rngs[3], x, probability=1.0)),
-    ('blurred', 1.0, lambda x: blur.random_blur(rngs[4], x, probability=1.0)),
-    ('solarised', 1.0, lambda x: colour.random_solarisation(rngs[5], x, probability=1.0)),
+    ('grey', 0.5, lambda x: colour.random_grey(rngs[3], x, probability=0.5)),
+    ('blurred', 0.5, lambda x: blur.random_blur(rngs[4], x, probability=0.5)),
+    ('solarised', 0.5, lambda x: colour.random_solarisation(rngs[5], x, probability=0.5)),
   ):
     found, _ = views.random_located_view(rng, frames(), **PLAIN | {name: given})
     expected = step(view)
@@ -297,6 +311,12 @@ def test_a_located_view_takes_its_steps_in_order_and_as_often_as_asked():
 
 
 warp_twice = jax.jit(views.warp_twice)
+
+
+def test_the_warps_of_a_pair_are_those_of_dve_unless_told_otherwise():
+  parameters = inspect.signature(views.warp_pair).parameters
+  found = [parameters[name].default for name in STRENGTHS]
+  assert found == [1e-3, 1e-2, 0.1, 0.1, 5, 0.5, 1]
 
 
 @pytest.mark.parametrize('name', PAIRS)
@@ -343,6 +363,12 @@ def test_flow_is_valid_where_it_stays_in_the_frame():
   far = (x < -1) | (x > SIDE) | (y < -1) | (y > 13)
   assert far.any()
   np.testing.assert_array_equal(np.asarray(pair.image)[far], 0)
+
+
+def test_a_pair_that_nothing_moves_is_valid_up_to_its_border():
+  pair = views.warp_pair(jax.random.key(0), frames(2), **dict.fromkeys(STRENGTHS, 0.0))
+  np.testing.assert_allclose(pair.flow, 0, atol=1e-5)
+  assert pair.flow_valid.all()
 
 
 def ramps(count):

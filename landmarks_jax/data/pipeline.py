@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import sharedctypes, synchronize
 from typing import Any
 
 import grain
@@ -395,11 +396,16 @@ def _iterate(data: grain.MapDataset, workers: int, source: Source) -> Iterator[B
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain's workers require it; in a notebook nothing has parsed
     options = grain.MultiprocessingOptions(num_workers=workers)
-    data = data.mp_prefetch(options, worker_init_fn=_leave_signals)
+    data = data.mp_prefetch(options, worker_init_fn=_begin_worker)
   return _batches(data, source, workers=workers)
 
 
-def _leave_signals(worker: int, workers: int) -> None:
+def _begin_worker(worker: int, workers: int) -> None:
+  _leave_signals()
+  _look_without_locks()
+
+
+def _leave_signals() -> None:
   """Leaves it to the run when a worker ends: schedulers signal every process of a job at once.
 
   The run may need batches until all its processes can stop after the same step. Grain ends its
@@ -413,6 +419,17 @@ def _leave_signals(worker: int, workers: int) -> None:
 def _end_with_run() -> None:
   multiprocessing.parent_process().join()
   os._exit(1)
+
+
+def _look_without_locks() -> None:
+  """Lets a worker look at what the run asks of it without a lock, which it could die holding.
+
+  Grain's workers look for every batch at an Event and a Value, whether to stop or start elsewhere.
+  Their locks Grain takes, too, before it reports that a worker died, and waits without a limit.
+  """
+  synchronize.Event.is_set = lambda event: not event._flag._semlock._is_zero()
+  change = sharedctypes.Synchronized.value.fset
+  sharedctypes.Synchronized.value = property(lambda number: number.get_obj().value, change)
 
 
 def _batches(data: grain.IterDataset, source: Source, *, workers: int) -> Iterator[Batch]:

@@ -92,6 +92,27 @@ def test_a_row_that_would_be_read_as_another_is_refused():
       pck.score({'trained/0': predictions(0), given: predictions(1)})
 
 
+RESERVED = *scoring.ROWS, 'std', 'low', 'high', 'level_2', 'random_column_12'
+
+
+@pytest.mark.parametrize('group', [*RESERVED, *(f'n10_{end}' for end in RESERVED)])
+def test_a_group_that_would_be_read_as_a_row_or_a_spread_is_refused(group):
+  with pytest.raises(ValueError, match=f"^group '{group}': the name of its score would end in '_"):
+    scoring.score_name('pck', 'trained', group)
+  with pytest.raises(ValueError, match=f"^group '{group}': "):
+    pck.score({f'trained/{group}/0': predictions(0)})
+
+
+@pytest.mark.parametrize(
+  'group', ['Low', 'yellow', 'untrained', 'high_cheekbones', 'level', 'bases']
+)
+def test_a_group_that_only_resembles_a_row_or_a_spread_is_read_as_it_was_written(group):
+  for row in scoring.ROWS:
+    name = f'a/pck/{scoring.score_name("pck", row, group)}'
+    (line,) = scoring.lines({'a': {'protocol': 'pck'}}, {name: 50.0})
+    assert (line.group, list(line.scores)) == (group, [row])
+
+
 def test_scores_of_nobody_are_in_no_line():
   evals = {'a': {'protocol': 'regression'}, 'b': {'protocol': 'no_such'}, 'c': {}}
   scores = ['a/regression/inter_ocularity', 'a/pck/pck', 'b/no_such/inter_ocular', 'c/None/same']

@@ -78,6 +78,8 @@ def check(
     raise ValueError(f'strength={strength}: expected more than 0')
   if not names:
     raise ValueError('names is empty: expected names of attributes')
+  for name in names:
+    scoring.check_group(name, what='attribute')
   for split in (train, test):
     there = open_split(split).info.attributes
     missing = [name for name in names if name not in there]

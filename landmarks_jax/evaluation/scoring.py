@@ -25,6 +25,7 @@ SPREADS = '_std', '_low', '_high'
 NONE = MappingProxyType({})
 INTER_OCULAR = 'inter-ocular error'  # what an error is called unless `error_title` knows better
 LEVEL = re.compile(r'(random_)?((?:level|column)_(\d+))')  # a row of the study `layers`
+ROW_END = re.compile(rf'_({"|".join(ROWS)}|{LEVEL.pattern})$')  # of the name of a score
 Described, Measured = TypeVar('Described'), TypeVar('Measured')
 
 
@@ -97,11 +98,29 @@ def score_name(metric: str, row: str, group: str = '') -> str:
   >>> score_name('inter_ocular', 'base', 'n10'), score_name('pck', 'trained')
   ('inter_ocular_n10_base', 'pck')
 
-  Raises ValueError for a row that is none of ROWS: it would be read as a group of the trained row.
+  Raises ValueError for a row that is none of ROWS: it would be read as a group of the trained row;
+  and as `check_group` does.
   """
+  check_group(group)
   if row not in ROWS and not LEVEL.fullmatch(row):
     raise ValueError(f'row {row!r} of a protocol: expected one of {", ".join(ROWS)}')
   return '_'.join(filter(None, [metric, group, '' if row == TRAINED else row]))
+
+
+def check_group(group: str, *, what: str = 'group') -> None:
+  """Raises ValueError for a group of a protocol whose scores `parse` would read as those of a row.
+
+  what: the word for it in the message.
+  """
+  row = ROW_END.search(f'_{group}')
+  ends = [end for end in SPREADS if f'_{group}'.endswith(end)] + ([row[0]] if row else [])
+  if ends:
+    reserved = ', '.join((*ROWS, *(end[1:] for end in SPREADS), 'level_N', 'column_N'))
+    raise ValueError(
+      f'{what} {group!r}: the name of its score would end in {ends[0]!r} and be read as that of '
+      f'another one; rename it or leave it out. No name can be one of these, or end in _ and one: '
+      f'{reserved}'
+    )
 
 
 def by_level(row: str, group: str) -> tuple[str, str]:
@@ -127,7 +146,7 @@ def parse(name: str, known: Iterable[Metric]) -> tuple[Metric, str, str] | None:
     return None
   metric = max(fitting, key=lambda metric: len(metric.name))  # 'pck_paper' is not 'pck' of 'paper'
   rest = name.removeprefix(metric.name)
-  named = re.search(rf'_({"|".join(ROWS)}|{LEVEL.pattern})$', rest)
+  named = ROW_END.search(rest)
   row = named[1] if named else TRAINED
   return metric, *by_level(row, rest.removesuffix(f'_{row}').removeprefix('_'))
 

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Inexact, Int
 from landmarks_jax.contracts import Predictions
 from landmarks_jax.geometry import coords
 
+PCK_BOX = 48  # the side of the published head's maps, in whose pixels its PCK measures
+
 
 def normalised_distances(predictions: Predictions) -> Float[np.ndarray, 'N K']:
   """|prediction - target| / scale of every landmark; NaN where it is not visible.
@@ -88,20 +90,22 @@ def inter_ocular_error(predictions: Predictions) -> float:
 
 
 def pck_hits(
-  predictions: Predictions, *, threshold: float = 0.05, box: int = 48
+  predictions: Predictions, *, threshold: float = 0.05, box: int = PCK_BOX
 ) -> Float[np.ndarray, 'N K']:
   """1 where a landmark is nearer than `threshold` of the frame's side, else 0; NaN where invisible.
 
-  The frame, that of `points`, is `box` pixels wide: the first and last pixel centres (-1 and 1) are
-  box - 1 apart and the limit is threshold * box, 2.4 of 47 pixels. `scale` is ignored. Raises
-  ValueError as `normalised_distances` does.
+  As published, the frame is seen as `box` pixels wide, whatever the pictures' own side: the first
+  and last pixel centres (-1 and 1) are box - 1 apart and the limit is threshold * box, 2.4 of 47
+  pixels. That is 5.11 % of their distance; 5 % of the side of a 96-pixel picture would be 5.05 %,
+  and `pck` and `pck_paper` would then have two limits. `scale` is ignored. Raises ValueError as
+  `normalised_distances` does.
   """
   distances = normalised_distances(_in_pixels(predictions, box))
   return np.where(np.isnan(distances), np.nan, distances < threshold * box)
 
 
 def pck_per_landmark(
-  predictions: Predictions, *, threshold: float = 0.05, box: int = 48
+  predictions: Predictions, *, threshold: float = 0.05, box: int = PCK_BOX
 ) -> Float[np.ndarray, ' K']:
   """Percentage of correct keypoints of each landmark; NaN for one that is never visible.
 
@@ -110,7 +114,7 @@ def pck_per_landmark(
   return 100 * mean_of_known(pck_hits(predictions, threshold=threshold, box=box), axis=0)
 
 
-def pck(predictions: Predictions, *, threshold: float = 0.05, box: int = 48) -> float:
+def pck(predictions: Predictions, *, threshold: float = 0.05, box: int = PCK_BOX) -> float:
   """Percentage of correct keypoints: per landmark, then averaged over landmarks.
 
   A landmark is scored on the pictures that show it, and left out if none does; distances are exact
@@ -120,7 +124,7 @@ def pck(predictions: Predictions, *, threshold: float = 0.05, box: int = 48) -> 
   return float(np.nanmean(pck_per_landmark(predictions, threshold=threshold, box=box)))
 
 
-def pck_paper_distances(predictions: Predictions, *, box: int = 48) -> Int[np.ndarray, 'N K']:
+def pck_paper_distances(predictions: Predictions, *, box: int = PCK_BOX) -> Int[np.ndarray, 'N K']:
   """Distances as in the published PCK: whole pixels of the box, truncated; -1 is not counted.
 
   A true point at x <= 0 or y <= 0 pixels is not counted, like an invisible one. Raises ValueError
@@ -133,7 +137,7 @@ def pck_paper_distances(predictions: Predictions, *, box: int = 48) -> Int[np.nd
 
 
 def pck_paper(
-  predictions: Predictions, *, threshold: float = 0.05, box: int = 48, batch_size: int = 32
+  predictions: Predictions, *, threshold: float = 0.05, box: int = PCK_BOX, batch_size: int = 32
 ) -> float:
   """PCK as published, in percent: truncated distances (`pck_paper_distances`), means over batches.
 

@@ -1,6 +1,7 @@
 """Attributes from landmarks whose answer is known."""
 
 import builtins
+import functools
 import importlib
 
 import jax.numpy as jnp
@@ -109,6 +110,18 @@ def test_what_is_missing_is_named():
     attributes.check(Placed, names=NAMES, strength=0.0)
   with pytest.raises(ValueError, match='names is empty'):
     attributes.check(Placed, names=())
+
+
+@pytest.mark.parametrize('name', ['low', 'light_base', 'x_trained'])
+def test_an_attribute_whose_score_would_be_read_as_another_is_refused_before_any_work(name):
+  names = 'Right', 'Low', name
+  end = name.split('_')[-1]
+  expected = f"^attribute '{name}': the name of its score would end in '_{end}' and be read as"
+  for function in (attributes.check, functools.partial(attributes.run, seeing, random_init={})):
+    with pytest.raises(
+      ValueError, match=f'{expected}.*: mean_shape, .*, trained, std, low, high, '
+    ):
+      function(open_split=functools.partial(Placed, names=names), names=names)
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):

@@ -1,6 +1,8 @@
 """The protocol against describers whose score is known: one that marks the landmarks, one blind."""
 
+import gc
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +178,24 @@ def test_baselines_are_not_computed_twice():
   assert max(errors(again, 'trained')) < 15
 
 
+def test_memory_holds_the_features_of_one_row_at_a_time(monkeypatch):
+  gather, kept = features.gather, []
+
+  def noted(given, *arguments, **options):
+    gc.collect()  # what JAX still holds of an earlier call
+    others = [row for row, maps in kept if maps() is not None and row is not given]
+    assert not others, 'the features of another row are still in memory'
+    found = gather(given, *arguments, **options)
+    kept.append((given, weakref.ref(found.pyramid[0])))
+    return found
+
+  monkeypatch.setattr(features, 'gather', noted)
+  rows = [Describer(np.float32(strength), planted) for strength in (1, 0, 2, 3)]
+  random_init = {'raw': rows[1], 'calibrated': rows[2]}
+  run(rows[0], random_init=random_init, base=rows[3], labels=5, copies=1)
+  assert [given for given, _ in kept] == [row for row in rows for _ in ('train', 'test')]
+
+
 def predictions(error):
   target = np.zeros((2, 1, 2), np.float32)
   points = target + np.float32([error, 0])
@@ -235,6 +255,7 @@ def test_one_device_and_eight_agree():
     ({'size': 0}, 'size=0: expected heat maps of at least 2 positions a side'),
     ({'probe_size': 1}, 'probe_size=1: expected 2 or more'),
     ({'probe_epochs': 0}, 'probe_epochs=0: expected 1 or more'),
+    ({'probe_epoch_size': -1}, 'probe_epoch_size=-1: expected 0 or more'),
     ({'probe_validate_every': 0}, 'probe_validate_every=0: expected 1 or more'),
     (
       {'probe_epochs': 100, 'probe_stop_epoch': 120},

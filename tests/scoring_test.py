@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from landmarks_jax import metrics
-from landmarks_jax.contracts import Predictions
+from landmarks_jax.contracts import Describer, Predictions
 from landmarks_jax.data import face_landmarks
 from landmarks_jax.data.source import Info
 from landmarks_jax.evaluation import layers, matching, pck, regression, scoring
@@ -92,6 +92,27 @@ def test_a_row_that_would_be_read_as_another_is_refused():
       pck.score({'trained/0': predictions(0), given: predictions(1)})
 
 
+RESERVED = *scoring.ROWS, 'std', 'low', 'high', 'level_2', 'random_column_12'
+
+
+@pytest.mark.parametrize('group', [*RESERVED, *(f'n10_{end}' for end in RESERVED)])
+def test_a_group_that_would_be_read_as_a_row_or_a_spread_is_refused(group):
+  with pytest.raises(ValueError, match=f"^group '{group}': the name of its score would end in '_"):
+    scoring.score_name('pck', 'trained', group)
+  with pytest.raises(ValueError, match=f"^group '{group}': "):
+    pck.score({f'trained/{group}/0': predictions(0)})
+
+
+@pytest.mark.parametrize(
+  'group', ['Low', 'yellow', 'untrained', 'high_cheekbones', 'level', 'bases']
+)
+def test_a_group_that_only_resembles_a_row_or_a_spread_is_read_as_it_was_written(group):
+  for row in scoring.ROWS:
+    name = f'a/pck/{scoring.score_name("pck", row, group)}'
+    (line,) = scoring.lines({'a': {'protocol': 'pck'}}, {name: 50.0})
+    assert (line.group, list(line.scores)) == (group, [row])
+
+
 def test_scores_of_nobody_are_in_no_line():
   evals = {'a': {'protocol': 'regression'}, 'b': {'protocol': 'no_such'}, 'c': {}}
   scores = ['a/regression/inter_ocularity', 'a/pck/pck', 'b/no_such/inter_ocular', 'c/None/same']
@@ -157,19 +178,21 @@ def test_the_better_untrained_network_is_the_row_and_baselines_are_kept():
   }
   better = min(errors, key=errors.get)
   assert better == 'calibrated'  # not the first one
-  compare = functools.partial(  # without the check of annotations: names are the networks
-    scoring.compare.__wrapped__,
-    random_init={'raw': 'raw', 'calibrated': 'calibrated'},
-    base='base',
+  networks = {name: Describer(name, None) for name in ('raw', 'calibrated', 'trained', 'base')}
+  compare = functools.partial(
+    scoring.compare,
+    lambda describer: {'described': describer.variables},
+    random_init={name: networks[name] for name in ('raw', 'calibrated')},
+    base=networks['base'],
     measure=metrics.inter_ocular_error,
-    mean_shape=lambda: draws['mean'],
+    mean_shape=lambda given: {'trained': draws['mean']}[given['described']],
   )
-  found = compare(draws.__getitem__, 'trained', baselines=None)
+  found = compare(lambda given: draws[given['described']], networks['trained'], baselines=None)
   rows = {'trained': 'trained', 'mean_shape': 'mean', 'random_init': better, 'base': 'base'}
   expected = {f'{row}/{part}': draws[name][part] for row, name in rows.items() for part in '01'}
   assert found.keys() == expected.keys()
   assert all(found[name] is expected[name] for name in expected)
-  again = compare(lambda name: {'0': draws['raw']['1']}, 'trained', baselines=found)
+  again = compare(lambda given: {'0': draws['raw']['1']}, networks['trained'], baselines=found)
   assert again.pop('trained/0') is draws['raw']['1']
   kept = {name: given for name, given in found.items() if not name.startswith('trained')}
   assert again.keys() == kept.keys()
@@ -177,11 +200,15 @@ def test_the_better_untrained_network_is_the_row_and_baselines_are_kept():
 
 
 def test_the_untrained_network_of_best_quality_is_measured():
-  measured = functools.partial(scoring.measured.__wrapped__, str.upper, 'net', quality=len)
+  measured = functools.partial(
+    scoring.measured.__wrapped__, str.upper, '{}!'.format, 'net', quality=len
+  )
   variants = {'a': 'raw', 'b': 'calibrated', 'c': 'other'}
   found = measured(random_init=variants, base='below')
-  assert found == {'trained': 'NET', 'random_init': 'CALIBRATED', 'base': 'BELOW'}
-  assert measured(random_init={}) == {'trained': 'NET'}
+  assert found == {'trained': 'NET!', 'random_init': 'CALIBRATED!', 'base': 'BELOW!'}
+  assert measured(random_init={}) == {'trained': 'NET!'}
+  both = measured(random_init={}, blind={'majority': 'labels of {}'.format})
+  assert both == {'trained': 'NET!', 'majority': 'labels of NET'}
 
 
 def test_settings_are_told_in_words():

@@ -7,7 +7,7 @@ here it is a linear SVM.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,6 +25,13 @@ CELEBA = (  # those of the published figure
   *('High_Cheekbones', 'Male', 'Mouth_Slightly_Open', 'Narrow_Eyes', 'Oval_Face'),
   *('Pointy_Nose', 'Receding_Hairline', 'Smiling'),
 )
+
+
+class _Seen(NamedTuple):
+  """The landmarks of every picture of a split as one row, and its attributes."""
+
+  landmarks: Float[np.ndarray, 'N D']
+  attributes: Bool[np.ndarray, 'N A']
 
 
 def run(
@@ -71,6 +78,8 @@ def check(
     raise ValueError(f'strength={strength}: expected more than 0')
   if not names:
     raise ValueError('names is empty: expected names of attributes')
+  for name in names:
+    scoring.check_group(name, what='attribute')
   for split in (train, test):
     there = open_split(split).info.attributes
     missing = [name for name in names if name not in there]
@@ -108,20 +117,25 @@ def measure(
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
 
-  def landmarks(describer: Describer) -> list[tuple[np.ndarray, np.ndarray]]:
+  def look(describer: Describer) -> list[_Seen]:
     return [_look(describer, source, names, **options) for source in sources]
 
-  (_, known), (_, truth) = trained = landmarks(describer)
-  usual = known.mean(0) >= 0.5
+  def accuracy(given: list[_Seen]) -> dict[str, float]:
+    return _by_name(names, classify(*given, strength=strength))
 
-  def accuracy(given: Describer) -> dict[str, float]:
-    seen = trained if given is describer else landmarks(given)
-    return _by_name(names, classify(*seen, strength=strength))
+  def majority(given: list[_Seen]) -> dict[str, float]:
+    known, truth = (split.attributes for split in given)
+    usual = known.mean(0) >= 0.5
+    return _by_name(names, 100 * (truth == usual).mean(0))
 
   found = scoring.measured(
-    accuracy, describer, random_init=random_init, quality=lambda scores: scores['']
+    look,
+    accuracy,
+    describer,
+    random_init=random_init,
+    quality=lambda scores: scores[''],
+    blind={scoring.MAJORITY: majority},
   )
-  found[scoring.MAJORITY] = _by_name(names, 100 * (truth == usual).mean(0))
   return {
     scoring.score_name('accuracy', row, name): value
     for row, scores in found.items()
@@ -163,12 +177,11 @@ def _look(
   batch_size: int,
   spread: Spread,
   margin: int,
-) -> tuple[Float[np.ndarray, 'N D'], Bool[np.ndarray, 'N A']]:
-  """The landmarks of every picture as one row, and its attributes."""
+) -> _Seen:
   batches = spread.batches(source, batch_size=batch_size)
   labels, points, _ = features.discover(describer, batches, margin=margin, spread=spread)
   columns = [source.info.attributes.index(name) for name in names]
-  return points.reshape(len(points), -1), np.asarray(labels.attributes, bool)[:, columns]
+  return _Seen(points.reshape(len(points), -1), np.asarray(labels.attributes, bool)[:, columns])
 
 
 def _by_name(names: Sequence[str], values: Float[np.ndarray, ' A']) -> dict[str, float]:

@@ -7,8 +7,9 @@ reverse map (`measure`; Sanchez and Tzimiropoulos 2019) tells whether the discov
 as steady as labelled ones.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +27,13 @@ METRICS = (
   Metric('inter_ocular', 'labelled landmarks from discovered ones, error, % of the scale'),
   Metric('backward', 'discovered landmarks from labelled ones, error, % of the scale'),
 )
+
+
+class _Found(NamedTuple):
+  """The pictures of a split without their features, and the landmarks discovered in them."""
+
+  labels: Batch
+  points: Float[np.ndarray, 'N D 2']
 
 
 def run(
@@ -61,32 +69,35 @@ def run(
   check(open_split, few=few, draws=draws, seed=seed, ridge=ridge, train=train, test=test)
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
+  describe = functools.partial(_discovered, sources=sources, **options)
 
-  def found_by(describer: Describer) -> list[tuple[Batch, Float[np.ndarray, 'N K 2']]]:
-    return [_discovered(describer, source, **options) for source in sources]
+  def parts_of(labelled: Batch) -> dict[str, Int[np.ndarray, ' n']]:
+    count = len(labelled.valid)
+    return {'0': np.arange(count)} | few_shot.label_lists(count, few, draws, seed=seed)
 
-  trained = found_by(describer)
-  labelled, target = (labels for labels, _ in trained)
-  count = len(labelled.valid)
-  parts = {'0': np.arange(count)} | few_shot.label_lists(count, few, draws, seed=seed)
-
-  def predict(given: Describer) -> dict[str, Predictions]:
-    (_, discovered), (_, placed) = trained if given is describer else found_by(given)
+  def predict(given: list[_Found]) -> dict[str, Predictions]:
+    (labelled, discovered), (target, placed) = given
     return {
       part: forward(_take(labelled, rows), discovered[rows], target, placed, ridge=ridge)
-      for part, rows in parts.items()
+      for part, rows in parts_of(labelled).items()
+    }
+
+  def mean_shape(given: list[_Found]) -> dict[str, Predictions]:
+    labelled, target = (split.labels for split in given)
+    return {
+      part: regression.mean_shape(labelled, target, rows)
+      for part, rows in parts_of(labelled).items()
     }
 
   return scoring.compare(
+    describe,
     predict,
     describer,
     random_init=random_init,
     base=None,
     baselines=baselines,
     measure=metrics.inter_ocular_error,
-    mean_shape=lambda: {
-      part: regression.mean_shape(labelled, target, rows) for part, rows in parts.items()
-    },
+    mean_shape=mean_shape,
   )
 
 
@@ -208,23 +219,33 @@ def measure(
   """
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
+  describe = functools.partial(_discovered, sources=sources, **options)
 
-  def error_of(describer: Describer) -> float:
-    found = [_discovered(describer, source, **options) for source in sources]
-    return metrics.inter_ocular_error(backward(*found[0], *found[1], ridge=ridge))
+  def error_of(given: list[_Found]) -> float:
+    labelled, target = given
+    return metrics.inter_ocular_error(backward(*labelled, *target, ridge=ridge))
 
   found = scoring.measured(
-    error_of, describer, random_init=random_init, quality=lambda error: -error
+    describe, error_of, describer, random_init=random_init, quality=lambda error: -error
   )
   return {scoring.score_name('backward', row): value for row, value in found.items()}
 
 
 def _discovered(
-  describer: Describer, source: Source, *, batch_size: int, spread: Spread, margin: int
-) -> tuple[Batch, Float[np.ndarray, 'N K 2']]:
-  batches = spread.batches(source, batch_size=batch_size)
-  labels, points, _ = features.discover(describer, batches, margin=margin, spread=spread)
-  return labels, points
+  describer: Describer,
+  sources: Sequence[Source],
+  *,
+  batch_size: int,
+  spread: Spread,
+  margin: int,
+) -> list[_Found]:
+  """What is found in each of some splits."""
+  found = []
+  for source in sources:
+    batches = spread.batches(source, batch_size=batch_size)
+    labels, points, _ = features.discover(describer, batches, margin=margin, spread=spread)
+    found.append(_Found(labels, points))
+  return found
 
 
 def _take(labels: Batch, rows: Int[np.ndarray, ' n']) -> Batch:

@@ -6,6 +6,7 @@ that show it. `drift` is the angle between a point's label and its mean, `spread
 means of two points. Labels that are all alike do not drift either, so the ratio is what counts.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,15 +52,14 @@ def run(
     margin: pixels cut from each side of the frame. test: the split, one sequence.
   """
   check(open_split, test=test)
-  side = features.seen_side(open_split(test), margin)
+  source = open_split(test)
+  side = features.seen_side(source, margin)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
-
-  def found_by(describer: Describer) -> dict[str, Predictions]:
-    described = nearest.gather(describer, open_split(test), **options)
-    return {'0': find_again(_with_unit_labels(described), side=side)}
+  describe = functools.partial(_described, source=source, **options)
 
   return scoring.compare(
-    found_by,
+    describe,
+    lambda described: {'0': find_again(described, side=side)},
     describer,
     random_init=random_init,
     base=base,
@@ -97,15 +97,14 @@ def measure(
 
   Args: see `run`.
   """
-  side = features.seen_side(open_split(test), margin)
+  source = open_split(test)
+  side = features.seen_side(source, margin)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
-
-  def angles_of(describer: Describer) -> dict[str, float]:
-    described = nearest.gather(describer, open_split(test), **options)
-    return angles(_with_unit_labels(described), side=side)
+  describe = functools.partial(_described, source=source, **options)
 
   found = scoring.measured(
-    angles_of,
+    describe,
+    lambda described: angles(described, side=side),
     describer,
     random_init=random_init,
     base=base,
@@ -158,8 +157,9 @@ def find_again(described: Batch, *, side: int) -> Predictions:
   return probing.predict(head, described)
 
 
-def _with_unit_labels(described: Batch) -> Batch:
-  """The batch with one level, of unit labels."""
+def _described(describer: Describer, source: Source, **options: Any) -> Batch:
+  """The readable frames with one level, of unit labels. options: of `nearest.gather`."""
+  described = nearest.gather(describer, source, **options)
   return described._replace(pyramid=(np.asarray(_unit_column(described.pyramid)),))
 
 

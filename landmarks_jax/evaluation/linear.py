@@ -7,7 +7,7 @@ takes gradient steps on random crops of them (specification scrl, section 5).
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,13 @@ from landmarks_jax.evaluation.spread import ALONE, Spread
 from landmarks_jax.models import classifier
 
 METRICS = (scoring.Metric('top1', 'pictures classified correctly, %', True),)
+
+
+class Pooled(NamedTuple):
+  """The features of every picture of a split, and its class."""
+
+  features: Float[np.ndarray, 'N C']
+  label: Int[np.ndarray, ' N']
 
 
 def run(
@@ -87,34 +94,43 @@ def measure(
   """
   sources = open_split(train), open_split(test)
   options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
-  usual: dict[str, np.ndarray] = {}
 
-  def told_right(describer: Describer) -> Float[np.ndarray, 'N 1']:
-    (known, label), (asked, truth) = (pooled(describer, source, **options) for source in sources)
+  def describe(describer: Describer) -> list[Pooled]:
+    return [pooled(describer, source, **options) for source in sources]
+
+  def told_right(given: list[Pooled]) -> Float[np.ndarray, 'N 1']:
+    (known, label), (asked, truth) = given
     head = classifier.fit(known, label, classes=int(label.max()) + 1)
-    usual[scoring.MAJORITY] = _percent(np.bincount(label).argmax() == truth)
     return _percent(classifier.predict(head, asked) == truth)
 
+  def majority(given: list[Pooled]) -> Float[np.ndarray, 'N 1']:
+    labels, truth = (split.label for split in given)
+    return _percent(np.bincount(labels).argmax() == truth)
+
   right = scoring.measured(
-    told_right, describer, random_init=random_init, base=base, quality=np.mean
+    describe,
+    told_right,
+    describer,
+    random_init=random_init,
+    base=base,
+    quality=np.mean,
+    blind={scoring.MAJORITY: majority},
   )
   found = {}
-  for row, values in (usual | right).items():
+  for row, values in right.items():
     name = scoring.score_name('top1', row)
     found[name] = float(values.mean())
     found[f'{name}_low'], found[f'{name}_high'] = metrics.bootstrap_interval(values)
   return found
 
 
-def pooled(
-  describer: Describer, source: Source, **options: Any
-) -> tuple[Float[np.ndarray, 'N C'], Int[np.ndarray, ' N']]:
+def pooled(describer: Describer, source: Source, **options: Any) -> Pooled:
   """The mean of the coarsest map of every readable picture, and its class."""
   spread, batch_size = options['spread'], options.pop('batch_size')
   means = Describer(describer.variables, _mean_of_top(describer.apply))
   batches = spread.batches(source, batch_size=batch_size)
   described = features.gather(means, batches, dtype=jnp.float32, **options)
-  return described.pyramid[0][:, 0, 0], described.label
+  return Pooled(described.pyramid[0][:, 0, 0], described.label)
 
 
 @functools.lru_cache(maxsize=16)  # one function for all weights, so that it compiles once

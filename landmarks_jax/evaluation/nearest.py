@@ -55,8 +55,7 @@ def run(
     size: side of the grid of positions; None is the pictures' own.
     train, test: names of the splits.
 
-  The label maps of both splits are kept in float32 (`gather`), those of the trained row even while
-  another row is described.
+  The label maps of both splits are kept in float32 (`gather`), those of one row at a time.
   """
   check(open_split, labels=labels, draws=draws, seed=seed, size=size, train=train, test=test)
   count = len(open_split(train))
@@ -67,24 +66,25 @@ def run(
   sources = learnt, open_split(test)
   side = features.seen_side(learnt, margin)
 
-  def described(describer: Describer) -> list[Batch]:
+  def describe(describer: Describer) -> list[Batch]:
     options = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
     return [gather(describer, source, **options) for source in sources]
 
-  def found_by(labelled: Batch, target: Batch) -> dict[str, Predictions]:
+  def predict(described: list[Batch]) -> dict[str, Predictions]:
+    labelled, target = described
     return {
       part: nearest(_of_pictures(labelled, indices), target, side=side, size=size)
       for part, indices in parts.items()
     }
 
-  labelled, target = described(describer)
-
-  def mean_shape() -> dict[str, Predictions]:
+  def mean_shape(described: list[Batch]) -> dict[str, Predictions]:
+    labelled, target = described
     rows = {part: np.flatnonzero(np.isin(labelled.index, some)) for part, some in parts.items()}
     return {part: regression.mean_shape(labelled, target, some) for part, some in rows.items()}
 
   return scoring.compare(
-    lambda given: found_by(*((labelled, target) if given is describer else described(given))),
+    describe,
+    predict,
     describer,
     random_init=random_init,
     base=base,

@@ -5,8 +5,8 @@ initialisation, the frozen network below the method if there is one, and the tra
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,8 +25,6 @@ RIDGE, PROBE = 'ridge', 'probe'
 METRICS = (Metric('inter_ocular', f'{scoring.INTER_OCULAR}, %'),)
 # For the copies of labelled pictures; specification section 5, Few-shot.
 WARP = {'warp': 5e-4, 'translation': 0.02, 'scale': 0.02, 'rotation': 2.0}
-
-Fit = Callable[[Batch, Batch], Predictions]  # (labelled, target), both described
 
 
 def run(
@@ -83,88 +81,51 @@ def run(
       `validation_score` (smaller is better; it also decides which random variant is better), every
       `probe_validate_every` epochs.
   """
+  splits = {'train': train, 'test': test, 'validation': validation}
+  drawing = {'labels': labels, 'draws': draws, 'copies': copies, 'seed': seed}
   check(
     open_split,
-    labels=labels,
-    draws=draws,
-    copies=copies,
-    seed=seed,
+    **splits,
+    **drawing,
     head=head,
     size=size,
     probe_size=probe_size,
     probe_epochs=probe_epochs,
+    probe_epoch_size=probe_epoch_size,
     probe_stop_epoch=probe_stop_epoch,
     probe_validate_every=probe_validate_every,
-    train=train,
-    test=test,
-    validation=validation,
   )
-  splits = (train, test) if validation is None else (train, test, validation)
-  sources = {split: open_split(split) for split in splits}
-  side = features.seen_side(sources[train], margin)
-  describing = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
-  describing |= {'size': probe_size if head == PROBE else None}
+  sources = {split: open_split(split) for split in splits.values() if split is not None}
   flip_pairs = sources[train].info.flip_pairs if mirror and labels is not None else ()
-  probe_options = {
-    'size': probe_size,
-    'epochs': probe_epochs,
-    'stop_epoch': probe_stop_epoch,
-    'epoch_size': probe_epoch_size,
-    'learning_rate': probe_learning_rate,
-    'weight_decay': probe_weight_decay,
-    'seed': seed,
-  }
-
-  def described(describer: Describer) -> dict[str, Batch]:
-    return {split: _describe(describer, sources[split], **describing) for split in splits}
-
-  def regress(describer: Describer, sets: Mapping[str, Batch]) -> dict[str, Predictions]:
-    """The predictions of one row, by part."""
+  describing = {'margin': margin, 'batch_size': batch_size, 'spread': spread}
+  side = features.seen_side(sources[train], margin)
+  if head == RIDGE:
     fit = functools.partial(ridge, side=side, size=size, flip_pairs=flip_pairs)
-    if head == PROBE:
-      chosen = {}
-      if validation is not None:
-        chosen = {'validation': sets[validation], 'score': validation_score}
-        chosen |= {'validate_every': probe_validate_every}
-      fit = functools.partial(probe, **probe_options, **chosen)
-    labelled, warped = sets[train], None
-    if labels is not None and copies:
-      used = np.unique(np.concatenate(list(parts.values())))
-      warped = features.gather_warped(
-        describer,
-        sources[train],
-        labelled.index[used],
-        copies=copies,
-        warp=WARP,
-        flip_pairs=flip_pairs,
-        seed=seed,
-        **describing,
-      )
-    nonlocal tally, fitted
-    tally = tally or logs.Tally(total, what='labels fitted')  # its time is that of the fits
-    found = {}
-    for part, rows in parts.items():
-      found[part] = fit(_take(labelled, warped, rows), sets[test])
-      fitted += len(rows)
-      tally(fitted)
-    return found
-
-  trained = described(describer)
-  # Drawn from the readable pictures.
-  parts = few_shot.label_lists(len(trained[train].valid), labels, draws, seed=seed)
-  others = len(random_init) + (base is not None) if baselines is None else 0
-  total = (1 + others) * sum(map(len, parts.values()))
-  tally, fitted = None, 0
+  else:
+    describing['size'] = probe_size
+    fit = functools.partial(
+      probe,
+      size=probe_size,
+      epochs=probe_epochs,
+      stop_epoch=probe_stop_epoch,
+      epoch_size=probe_epoch_size,
+      learning_rate=probe_learning_rate,
+      weight_decay=probe_weight_decay,
+      score=validation_score,
+      validate_every=probe_validate_every,
+      seed=seed,
+    )
+  gather = functools.partial(_gather, sources=sources, flip_pairs=flip_pairs, **splits, **drawing)
+  rows = 1 + len(random_init) + (base is not None) if baselines is None else 1
   return scoring.compare(
-    lambda given: regress(given, trained if given is describer else described(given)),
+    functools.partial(gather, **describing),
+    functools.partial(_predict, fit=fit, progress=_Progress(rows)),
     describer,
     random_init=random_init,
     base=base,
     baselines=baselines,
     measure=validation_score,
-    mean_shape=lambda: {
-      part: mean_shape(trained[train], trained[test], rows) for part, rows in parts.items()
-    },
+    mean_shape=_mean_shapes,
   )
 
 
@@ -233,17 +194,12 @@ def ridge(
 def probe(
   labelled: Batch,
   target: Batch,
-  *,
-  validation: Batch | None = None,
-  score: Callable[[Predictions], float] = metrics.inter_ocular_error,
   **options: Any,
 ) -> Predictions:
   """Trains the published head on labelled rows and predicts the landmarks of `target`.
 
   options: of `probing.fit`.
   """
-  if validation is not None:
-    options |= {'validation': validation, 'score': score}
   head = probing.fit(labelled, np.arange(len(labelled.valid)), **options)
   return probing.predict(head, target)
 
@@ -267,11 +223,93 @@ def score(
   return errors | scoring.confusion(predictions, flip_pairs)
 
 
-def _describe(
-  describer: Describer, source: Source, *, batch_size: int, spread: Spread, **options: Any
-) -> Batch:
-  batches = spread.batches(source, batch_size=batch_size)
-  return features.gather(describer, batches, spread=spread, **options)
+class _Described(NamedTuple):
+  """What fits need of one row: the network's features of the pictures, with their labels."""
+
+  labelled: Batch
+  target: Batch
+  validation: Batch | None
+  warped: Batch | None  # copies of the labelled pictures that parts learn from
+  parts: dict[str, Int[np.ndarray, ' _']]  # rows of `labelled` to learn from, by part
+
+
+def _gather(
+  describer: Describer,
+  *,
+  sources: Mapping[str, Source],
+  train: str,
+  test: str,
+  validation: str | None,
+  labels: int | Sequence[int] | None,
+  draws: int,
+  copies: int,
+  seed: int,
+  flip_pairs: Sequence[tuple[int, int]],
+  batch_size: int,
+  spread: Spread,
+  **options: Any,
+) -> _Described:
+  """Describes all splits, and copies of those pictures whose labels are drawn.
+
+  options: margin and size, as in `features.gather`. The others: see `run`.
+  """
+  sets = {}
+  for split, source in sources.items():
+    batches = spread.batches(source, batch_size=batch_size)
+    sets[split] = features.gather(describer, batches, spread=spread, **options)
+  labelled, warped = sets[train], None
+  parts = few_shot.label_lists(len(labelled.valid), labels, draws, seed=seed)  # of the readable
+  if labels is not None and copies:
+    used = np.unique(np.concatenate(list(parts.values())))
+    warped = features.gather_warped(
+      describer,
+      sources[train],
+      labelled.index[used],
+      copies=copies,
+      warp=WARP,
+      flip_pairs=flip_pairs,
+      seed=seed,
+      batch_size=batch_size,
+      spread=spread,
+      **options,
+    )
+  chosen_on = None if validation is None else sets[validation]
+  return _Described(labelled, sets[test], chosen_on, warped, parts)
+
+
+class _Progress:
+  """Tells how many of the labels of all rows and draws are fitted; its time is that of the fits."""
+
+  def __init__(self, rows: int) -> None:
+    self._rows, self._fitted, self._tally = rows, 0, None
+
+  def through(
+    self, parts: Mapping[str, Int[np.ndarray, ' _']]
+  ) -> Iterator[tuple[str, Int[np.ndarray, ' _']]]:
+    """The parts of one row, each counted as fitted when the next is asked for."""
+    if self._tally is None:
+      self._tally = logs.Tally(self._rows * sum(map(len, parts.values())), what='labels fitted')
+    for part, chosen in parts.items():
+      yield part, chosen
+      self._fitted += len(chosen)
+      self._tally(self._fitted)
+
+
+def _predict(
+  given: _Described, *, fit: Callable[..., Predictions], progress: _Progress
+) -> dict[str, Predictions]:
+  """The predictions of one row, by part. fit: `ridge` or `probe` with its options."""
+  options = {} if given.validation is None else {'validation': given.validation}
+  return {
+    part: fit(_take(given.labelled, given.warped, chosen), given.target, **options)
+    for part, chosen in progress.through(given.parts)
+  }
+
+
+def _mean_shapes(given: _Described) -> dict[str, Predictions]:
+  return {
+    part: mean_shape(given.labelled, given.target, rows) for part, rows in given.parts.items()
+  }
 
 
 def _take(labelled: Batch, warped: Batch | None, rows: Int[np.ndarray, ' n']) -> Batch:

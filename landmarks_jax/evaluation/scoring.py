@@ -25,7 +25,8 @@ SPREADS = '_std', '_low', '_high'
 NONE = MappingProxyType({})
 INTER_OCULAR = 'inter-ocular error'  # what an error is called unless `error_title` knows better
 LEVEL = re.compile(r'(random_)?((?:level|column)_(\d+))')  # a row of the study `layers`
-Measured = TypeVar('Measured')
+ROW_END = re.compile(rf'_({"|".join(ROWS)}|{LEVEL.pattern})$')  # of the name of a score
+Described, Measured = TypeVar('Described'), TypeVar('Measured')
 
 
 class Metric(NamedTuple):
@@ -97,11 +98,29 @@ def score_name(metric: str, row: str, group: str = '') -> str:
   >>> score_name('inter_ocular', 'base', 'n10'), score_name('pck', 'trained')
   ('inter_ocular_n10_base', 'pck')
 
-  Raises ValueError for a row that is none of ROWS: it would be read as a group of the trained row.
+  Raises ValueError for a row that is none of ROWS: it would be read as a group of the trained row;
+  and as `check_group` does.
   """
+  check_group(group)
   if row not in ROWS and not LEVEL.fullmatch(row):
     raise ValueError(f'row {row!r} of a protocol: expected one of {", ".join(ROWS)}')
   return '_'.join(filter(None, [metric, group, '' if row == TRAINED else row]))
+
+
+def check_group(group: str, *, what: str = 'group') -> None:
+  """Raises ValueError for a group of a protocol whose scores `parse` would read as those of a row.
+
+  what: the word for it in the message.
+  """
+  row = ROW_END.search(f'_{group}')
+  ends = [end for end in SPREADS if f'_{group}'.endswith(end)] + ([row[0]] if row else [])
+  if ends:
+    reserved = ', '.join((*ROWS, *(end[1:] for end in SPREADS), 'level_N', 'column_N'))
+    raise ValueError(
+      f'{what} {group!r}: the name of its score would end in {ends[0]!r} and be read as that of '
+      f'another one; rename it or leave it out. No name can be one of these, or end in _ and one: '
+      f'{reserved}'
+    )
 
 
 def by_level(row: str, group: str) -> tuple[str, str]:
@@ -127,7 +146,7 @@ def parse(name: str, known: Iterable[Metric]) -> tuple[Metric, str, str] | None:
     return None
   metric = max(fitting, key=lambda metric: len(metric.name))  # 'pck_paper' is not 'pck' of 'paper'
   rest = name.removeprefix(metric.name)
-  named = re.search(rf'_({"|".join(ROWS)}|{LEVEL.pattern})$', rest)
+  named = ROW_END.search(rest)
   row = named[1] if named else TRAINED
   return metric, *by_level(row, rest.removesuffix(f'_{row}').removeprefix('_'))
 
@@ -296,60 +315,66 @@ def confusion(
 
 
 def compare(
-  predict: Callable[[Describer], Mapping[str, Predictions]],
+  describe: Callable[[Describer], Described],
+  predict: Callable[[Described], Mapping[str, Predictions]],
   describer: Describer,
   *,
   random_init: Mapping[str, Describer],
   base: Describer | None,
   baselines: Mapping[str, Predictions] | None,
   measure: Callable[[Predictions], float],
-  mean_shape: Callable[[], Mapping[str, Predictions]] = dict,
+  mean_shape: Callable[[Described], Mapping[str, Predictions]] | None = None,
 ) -> dict[str, Predictions]:
   """The predictions of a protocol for every row, by 'row/part'.
 
   Args:
-    predict: a describer's predictions, by part.
+    describe: what the protocol keeps of a describer, as in `measured`. predict: the predictions
+      from that, by part.
     random_init, base, baselines: as in `regression.run`; with baselines only `describer` is new.
-    measure: smaller for the better variant of the untrained network.
-    mean_shape: the row of that name, where the protocol has one.
+    measure: smaller for the better variant of the untrained network, in the mean over its parts.
+    mean_shape: the row of that name, where the protocol has one, from the labels among what the
+      trained row keeps.
   """
-  found = {TRAINED: predict(describer)}
-  if baselines is None:
-    found[MEAN_SHAPE] = mean_shape()
-    variants = [predict(variant) for variant in random_init.values()]
-    if variants:
-      found[RANDOM_INIT] = better(variants, measure)
-    if base is not None:
-      found[BASE] = predict(base)
+  new = baselines is None
+  found = measured(
+    describe,
+    predict,
+    describer,
+    random_init=random_init if new else {},
+    base=base if new else None,
+    quality=lambda parts: -np.mean([measure(draw) for draw in parts.values()]),
+    blind={MEAN_SHAPE: mean_shape} if new and mean_shape is not None else {},
+  )
   kept = {k: v for k, v in (baselines or {}).items() if not k.startswith(TRAINED)}
   return {f'{row}/{part}': p for row, parts in found.items() for part, p in parts.items()} | kept
 
 
 def measured(
-  measure: Callable[[Describer], Measured],
+  describe: Callable[[Describer], Described],
+  measure: Callable[[Described], Measured],
   describer: Describer,
   *,
   random_init: Mapping[str, Describer],
   base: Describer | None = None,
   quality: Callable[[Measured], SupportsFloat],
+  blind: Mapping[str, Callable[[Described], Measured]] = NONE,
 ) -> dict[str, Measured]:
   """What is measured of every row, by row: of the untrained variants, the one of best quality.
 
   Args:
-    measure: of a describer. random_init, base: as in `regression.run`.
+    describe: what a protocol keeps of a describer, such as the features of its pictures. It is
+      dropped before the next one is described, so that memory holds the features of one row.
+    measure: of what was kept. random_init, base: as in `regression.run`.
     quality: of what was measured, larger for the better variant.
+    blind: rows that see no picture, from the labels among what the trained row keeps.
   """
-  found = {TRAINED: measure(describer)}
+  described = describe(describer)
+  found = {TRAINED: measure(described)}
+  found |= {row: of_labels(described) for row, of_labels in blind.items()}
+  del described
   if random_init:
-    found[RANDOM_INIT] = max(map(measure, random_init.values()), key=quality)
+    variants = (measure(describe(variant)) for variant in random_init.values())
+    found[RANDOM_INIT] = max(variants, key=quality)
   if base is not None:
-    found[BASE] = measure(base)
+    found[BASE] = measure(describe(base))
   return found
-
-
-def better(
-  variants: Sequence[Mapping[str, Predictions]],
-  measure: Callable[[Predictions], float],
-) -> Mapping[str, Predictions]:
-  """The variant of a row with the smaller mean over all its draws."""
-  return min(variants, key=lambda draws: np.mean([measure(draw) for draw in draws.values()]))

@@ -312,6 +312,7 @@ mistakes = {
   '--config.method.jitter=-.4': 'strength=-0.4 of the colour jitter: expected 0 to 1',
   '--config.method.temperature=0.0': 'temperature=0.0: expected a number above 0',
   '--config.method.momentum=2.5': 'momentum=2.5: expected 0 to 1',
+  '--config.method.patch=8': "patch=8: network='resnet' has no patch; leave it at its default, 16",
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, ",

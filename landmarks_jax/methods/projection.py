@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from landmarks_jax import losses
+from landmarks_jax import losses, options
 from landmarks_jax.augment import views
 from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import hypercolumn
 
-MODES = ('softmax', 'softplus', 'linear')
+# Each with the options that not all of them have.
+MODES = {'softmax': ('scale',), 'softplus': (), 'linear': ()}
+AUGMENT = {False: (), True: ('area', 'aspect', 'jitter', 'pca', 'jpeg')}
 
 
 def random_params(
@@ -98,21 +100,20 @@ def build(
     dim: channels of the result; the paper's scale and temperature are 7 and 7 for 128 and 256, 6.5
       and 8 for 64.
     mode: 'softmax' over positions (the paper), 'softplus' or 'linear'.
-    scale: of the maps in their softmax. temperature, power: of `losses.spatial_contrast`.
+    scale: of the maps, in their softmax alone. temperature, power: of `losses.spatial_contrast`.
     size: side of the grid in training, and by default in `describe`.
     kernel: side of the convolution, odd; 1 is the paper's pointwise map.
     side: of the pictures that cached pyramids were made from, in pixels, the unit of the loss.
     margin: pixels cut from each side of a batch's pictures.
     augment: train on one random view of each picture (the released code), not on its centre (the
-      paper). area, aspect, jitter, pca, jpeg: of `views.random_view`, used only then.
+      paper). area, aspect, jitter, pca, jpeg: of `views.random_view`, only then.
     constrain: keeps a batch spread over the devices; the identity on one.
 
   `describe` gives one level [B, size, size, dim]. In softmax mode its values depend on the size,
   as the same weight is spread over more positions. aux: `base`, a copy of the base's variables. The
   metric `mean_distance` is that from a position to its match in its own picture, in pixels.
   """
-  if mode not in MODES:
-    raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
+  options.check(build, locals(), mode=MODES, augment=AUGMENT)
   if kernel < 1 or kernel % 2 == 0:
     raise ValueError(f'kernel={kernel}: expected an odd number, such as 1 or 3')
   if not temperature > 0:

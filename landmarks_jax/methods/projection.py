@@ -20,9 +20,8 @@ from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, Py
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import hypercolumn
 
-# Each with the options that not all of them have.
-MODES = {'softmax': ('scale',), 'softplus': (), 'linear': ()}
-AUGMENT = {False: (), True: ('area', 'aspect', 'jitter', 'pca', 'jpeg')}
+MODES = ('softmax', 'softplus', 'linear')
+AUGMENT = {False: (), True: ('area', 'aspect', 'jitter', 'pca', 'jpeg')}  # and options of one
 
 
 def random_params(
@@ -100,7 +99,7 @@ def build(
     dim: channels of the result; the paper's scale and temperature are 7 and 7 for 128 and 256, 6.5
       and 8 for 64.
     mode: 'softmax' over positions (the paper), 'softplus' or 'linear'.
-    scale: of the maps, in their softmax alone. temperature, power: of `losses.spatial_contrast`.
+    scale: of the maps in their softmax. temperature, power: of `losses.spatial_contrast`.
     size: side of the grid in training, and by default in `describe`.
     kernel: side of the convolution, odd; 1 is the paper's pointwise map.
     side: of the pictures that cached pyramids were made from, in pixels, the unit of the loss.
@@ -113,7 +112,9 @@ def build(
   as the same weight is spread over more positions. aux: `base`, a copy of the base's variables. The
   metric `mean_distance` is that from a position to its match in its own picture, in pixels.
   """
-  options.check(build, locals(), mode=MODES, augment=AUGMENT)
+  options.check(build, locals(), augment=AUGMENT)
+  if mode not in MODES:
+    raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
   if kernel < 1 or kernel % 2 == 0:
     raise ValueError(f'kernel={kernel}: expected an odd number, such as 1 or 3')
   if not temperature > 0:

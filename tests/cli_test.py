@@ -315,6 +315,8 @@ mistakes = {
   '--config.method.patch=8': "patch=8: network='resnet' has no patch; leave it at its default, 16",
   '--config.optimizer.learning_rate=-1': 'learning_rate=-1: expected 0 or more',
   '--config.optimizer.name=adan': "unknown optimizer 'adan'; known: adam, lars, sgd",
+  '--config.optimizer.milestones=1,2': "config.optimizer has no 'milestones'; it has: epochs, ",
+  '--config.optimizer.schedule=step': 'config.optimizer.milestones is missing; give it as',
   '--config.optimizer.schedule=cos': "unknown schedule 'cos'; known: constant, cosine, ",
   '--config.data.name=foldr': "no dataset named 'foldr' (did you mean 'folder'?); there are: ",
   '--config.data.split=tset': "split='tset'; there are: train, ",

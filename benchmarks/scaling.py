@@ -91,7 +91,7 @@ def compiled(
   shape = options.each * devices, options.frame, options.frame, 3
   batch = Batch(image=jax.ShapeDtypeStruct(shape, np.uint8))
   one = Batch(image=jnp.zeros((1, *shape[1:]), np.uint8))
-  tx = optim.build(name='sgd', schedule='constant', learning_rate=0.03, weight_decay=1e-4)
+  tx, _ = optim.build(name='sgd', schedule='constant', learning_rate=0.03, weight_decay=1e-4)
   rng = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(lambda rng: training.init_state(method, tx, rng, one), rng)
   step = sharding.compile_step(training.make_train_step(method, tx), mesh)

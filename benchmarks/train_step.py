@@ -142,7 +142,7 @@ class Step:
 
 def optimizer() -> optax.GradientTransformation:
   """SGD as in the paper, at a constant rate."""
-  return optim.build(name='sgd', schedule='constant', **SGD)
+  return optim.build(name='sgd', schedule='constant', **SGD).tx
 
 
 def initial_state(options: argparse.Namespace, depth: int, frames: np.ndarray) -> TrainState:

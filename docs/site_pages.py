@@ -29,7 +29,7 @@ for name in main.commands():
 REFERENCE = {
   'api': ('landmarks_jax: load, match, fit_landmarks', ['api.py', 'inference']),
   'train': ('Keys of a config', ['cli/train.py']),
-  'contracts': ('Contracts', ['contracts.py', 'dtypes.py', 'shapes.py']),
+  'contracts': ('Contracts', ['contracts.py', 'dtypes.py', 'shapes.py', 'options.py']),
   'losses': ('Losses and dense correlation', ['losses.py', 'correlation.py']),
   'metrics': ('Metrics', ['metrics.py']),
   'methods': ('Methods and the train step', ['methods', 'training.py']),

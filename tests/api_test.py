@@ -13,7 +13,7 @@ from landmarks_jax.contracts import Array
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'landmarks_jax'
 PURE = ['contracts.py', 'dtypes.py', 'shapes.py', 'metrics.py', 'losses.py', 'correlation.py']
-PURE += ['training.py']
+PURE += ['options.py', 'training.py']
 PURE += ['geometry', 'augment', 'models', 'methods']
 
 

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from landmarks_jax.contracts import TrainState
 from landmarks_jax.runtime import checkpoint, optim, run_folder, sharding
 
-tx = optim.build(name='adam', learning_rate=0.1, epochs=2, weight_decay=1e-4)
+tx, _ = optim.build(name='adam', learning_rate=0.1, epochs=2, weight_decay=1e-4)
 
 
 def make_state(seed, *, width=3):

@@ -22,7 +22,7 @@ from landmarks_jax.cli import workdir as workdirs
 from landmarks_jax.contracts import Batch
 from landmarks_jax.evaluation import regression
 from landmarks_jax.methods import equivariant
-from landmarks_jax.runtime import optim, run_folder
+from landmarks_jax.runtime import by_name, optim, run_folder
 
 root = pathlib.Path(__file__).parents[1]
 pages = sorted((root / 'configs').glob('*.py'))
@@ -75,6 +75,17 @@ def test_every_page_is_complete_and_survives_json(page, variant):
     assert all(data['name'].startswith('synthetic/') for data in sets)
     most = 480 if page.stem.startswith('roboarm') else 32  # whose smoke page can show a result
     assert all(data['count'] <= most for data in sets)
+
+
+@pytest.mark.parametrize('page', pages, ids=lambda page: page.stem)
+@pytest.mark.parametrize('variant', ['', ':smoke'])
+def test_every_page_makes_a_method_of_options_that_it_has(page, variant):
+  config = completion.complete(configs.plain(configs.load(f'{page}{variant}')))
+  options = by_name.tuples(config['method'])
+  build = completion.find('methods', options.pop('name')).build
+  known = inspect.signature(build).parameters
+  colours = {'mean': (0.5,) * 3, 'std': (0.2,) * 3}  # None in a page that leaves them to the data
+  assert build(**options | {key: colours[key] for key in colours if key in known}).init
 
 
 SIZE = {'method.dim'}
@@ -300,8 +311,8 @@ def test_discovered_landmarks_have_the_published_numbers(name):
   still = name.startswith('aflw')
   assert method['milestones'] == ([] if still else [100_000, 200_000])
   assert adam['schedule'] == ('constant' if still else 'step')
-  assert adam['milestones'] == method['milestones'] or still
-  assert (adam['factor'], page['calibrate']) == (0.1, 500)
+  assert still or (adam['milestones'], adam['factor']) == (method['milestones'], 0.1)
+  assert page['calibrate'] == 500
 
 
 def test_the_second_stage_of_64_channels_is_sharper():

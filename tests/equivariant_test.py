@@ -183,6 +183,18 @@ def test_every_network_gives_one_map_of_half_the_side(options, channels):
     ({'loss': 'mse'}, "loss='mse': choose from distance, nll"),
     ({'precision': 'int8'}, "precision='int8': choose from float32, bfloat16"),
     ({'network': 'hourglass', 'width': 0.01}, 'width=0.01 leaves no channels'),
+    (
+      {'network': 'dilations', 'norm': 'nonsense'},
+      "^norm='nonsense': network='dilations' has no norm; it has leak; leave it at its default, "
+      "'batch', or choose network='hourglass'$",
+    ),
+    ({'network': 'simple', 'scaled': True}, "scaled=True: network='simple' has no scaled"),
+    ({'features': (1, 2, 3)}, r"features=\(1, 2, 3\): network='simple' has no features"),
+    ({'network': 'hourglass', 'leak': 0.2}, "leak=0.2: network='hourglass' has no leak; it has st"),
+    (
+      {'loss': 'nll', 'power': 3.0},
+      "^power=3.0: loss='nll' has no power; leave it at its default, 0.5, or choose loss='dist",
+    ),
   ],
 )
 def test_what_does_not_exist_is_named(options, message):

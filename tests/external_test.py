@@ -147,9 +147,9 @@ def test_an_optimizer_and_a_schedule_of_optax_work_as_they_are(page, options):
   done = completion.complete(config)['optimizer']
   assert done['b1'] == options.get('b1', 0.9)
   assert 'init_value' not in done
-  rate = optim.rate(**done)
+  tx, rate = optim.build(**done)
   np.testing.assert_allclose([rate(step) for step in (0, 2, 4)], [0.5, 0.25, 0], atol=1e-7)
-  tx, params = optim.build(**done), np.ones(2, 'f')
+  params = np.ones(2, 'f')
   updates, _ = tx.update(params, tx.init(params), params)
   np.testing.assert_allclose(updates, -0.5 * (1 + done['weight_decay'] * params))
 
@@ -226,6 +226,6 @@ def test_only_import_paths_are_imported():
 
 def test_a_schedule_of_one_s_own_follows_the_warm_up(page):
   given = {'learning_rate': 0.4, 'epochs': 5, 'warmup_epochs': 1, 'steps_per_epoch': 2}
-  rate = optim.rate(**given, schedule='mylab.optim.decay', half=0.25)
+  _, rate = optim.build(**given, schedule='mylab.optim.decay', half=0.25)
   expected = [0.2, 0.4, *(0.4 * 0.25 ** (step / 4) for step in range(4))]
   np.testing.assert_allclose([rate(step) for step in range(6)], expected, rtol=1e-6)

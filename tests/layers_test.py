@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'landmarks_jax'
 FLOORS = {
   'contracts': 0,
   'dtypes': 0,
+  'options': 0,
   'shapes': 0,
   'geometry': 1,
   'metrics': 1,

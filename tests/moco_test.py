@@ -169,6 +169,16 @@ def test_the_pyramid_has_as_many_levels_as_asked_coarse_to_fine(levels):
   assert [level.shape[1] for level in pyramid] == [2, 4, 8, 16, 16][:levels]  # the stem is pooled
 
 
+@pytest.mark.parametrize(('option', 'default'), [
+  ('patch', 16), ('heads', 6), ('registers', 0), ('grid', 14)
+])  # fmt: skip
+def test_a_resnet_refuses_options_of_a_vit_unless_at_their_defaults(option, default):
+  moco.build(**COLOURS, **{option: default})
+  message = f"^{option}=8: network='resnet' has no {option}; leave it at its default, {default}, or"
+  with pytest.raises(ValueError, match=message + " choose network='vit'$"):
+    moco.build(**COLOURS, **{option: 8})
+
+
 @pytest.mark.parametrize('levels', [0, 6])
 def test_levels_that_no_network_has_are_refused(levels):
   with pytest.raises(ValueError, match=f'levels={levels}: expected 1 to 5'):

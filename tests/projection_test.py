@@ -240,6 +240,11 @@ def test_it_describes_on_the_grid_asked_for_and_leaves_its_base_frozen():
 def test_a_wrong_option_is_an_error_that_says_what_to_give():
   with pytest.raises(ValueError, match="mode='relu': choose from softmax, softplus, linear"):
     small(mode='relu')
+  for option in ({'jitter': 0.1}, {'pca': 0.2}, {'jpeg': True}, {'area': (0.5, 1.0)}):
+    (name,) = option
+    with pytest.raises(ValueError, match=f'{name}=.*: augment=False has no {name}; .*=True'):
+      small(**option)
+    small(augment=True, **option)
   with pytest.raises(ValueError, match='kernel=2: expected an odd number'):
     small(kernel=2)
   with pytest.raises(ValueError, match='no network to describe pictures with: give it a base'):

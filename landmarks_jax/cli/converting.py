@@ -167,7 +167,7 @@ def _filled(plan: Plan) -> tuple[TrainState, list[str]]:
   tree = jax.tree.unflatten(
     jax.tree.structure(tree), [arrays[name] for name in training.leaves(tree)]
   )
-  opt = jax.jit(experiment.optimizer.init)(tree['params'])
+  opt = jax.jit(experiment.optimizer.tx.init)(tree['params'])
   state = TrainState(np.int32(0), tree['params'], tree['aux'], opt)
   untrained = [
     name

@@ -205,7 +205,7 @@ class Experiment:
   def train_step(self) -> Callable:
     """The pure step on one big batch."""
     skip = self.config['skip_nonfinite'] > 0
-    return training.make_train_step(self.method, self.optimizer, skip_nonfinite=skip)
+    return training.make_train_step(self.method, self.optimizer.tx, skip_nonfinite=skip)
 
   @functools.cached_property
   def step(self) -> Callable:
@@ -242,13 +242,13 @@ class Experiment:
     return None if self._base is None else self._base[1]._replace(variables=aux['base'])
 
   @functools.cached_property
-  def optimizer(self) -> Any:
-    """The optax transformation."""
+  def optimizer(self) -> optim.Optimiser:
+    """The optax transformation and its learning rate."""
     return optim.build(**by_name.tuples(self.config['optimizer']))
 
   def learning_rate(self, step: int) -> float:
     """The learning rate of the step that follows `step` updates."""
-    return float(optim.rate(**by_name.tuples(self.config['optimizer']))(step))
+    return float(self.optimizer.rate(step))
 
   def init_state(self) -> TrainState:
     """The state before the first step, on all devices."""
@@ -272,10 +272,10 @@ class Experiment:
   def draw_state(self) -> Callable[[PRNGKeyArray], TrainState]:
     """The state before the first step, as a pure function of a key."""
     # Built here, outside of what traces it: the method may draw the network below it.
-    method, optimizer, example = self.method, self.optimizer, self._example_batch
+    method, tx, example = self.method, self.optimizer.tx, self._example_batch
 
     def draw_state(rng: PRNGKeyArray) -> TrainState:
-      return training.init_state(method, optimizer, rng, example)
+      return training.init_state(method, tx, rng, example)
 
     return draw_state
 

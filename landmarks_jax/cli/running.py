@@ -179,7 +179,7 @@ class Run:
     params, aux, message = transfer.start(self.initial, state.params, state.aux)
     print(message)
     self.initial = None
-    opt = self.experiment.optimizer.init(params)
+    opt = self.experiment.optimizer.tx.init(params)
     return sharding.replicate(TrainState(state.step, params, aux, opt), self.mesh)
 
   def _train(self, state: Any, start: int) -> dict[str, float]:

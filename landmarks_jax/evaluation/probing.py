@@ -177,13 +177,15 @@ def _compiled(
 ) -> tuple[Callable[..., TrainState], Callable[..., Any], Callable[..., Any]]:
   """Compiled init (rng, batch) -> state and train step; the predict of a LandmarkHead."""
   method = probe.build(landmarks=landmarks, size=size)
-  rate = optim.rate(
+  tx, _ = optim.build(
+    name='adam',
     learning_rate=learning_rate,
     final=learning_rate * LAST_RATE,
     epochs=epochs,
     steps_per_epoch=steps_per_epoch,
+    betas=BETAS,
+    weight_decay=weight_decay,
   )
-  tx = optim.adam(rate, betas=BETAS, weight_decay=weight_decay)
   init = jax.jit(functools.partial(training.init_state, method, tx))
   step = compiler.jit(training.make_train_step(method, tx), donate_argnums=0)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from landmarks_jax import losses
+from landmarks_jax import losses, options
 from landmarks_jax.augment import colour, views
 from landmarks_jax.augment import jpeg as codec
 from landmarks_jax.contracts import Array, Batch, Method, Pair, Pyramid, PyTree
@@ -23,8 +23,10 @@ from landmarks_jax.geometry import regions
 from landmarks_jax.models import hourglass, smallnet
 from landmarks_jax.models.backbone import Backbone
 
-NETWORKS = (*smallnet.LAYERS, 'hourglass')
-LOSSES = ('distance', 'nll')
+# Each with the options that not all of them have.
+NETWORKS = dict.fromkeys(smallnet.LAYERS, ('leak',))
+NETWORKS |= {'hourglass': ('stacks', 'blocks', 'features', 'scaled', 'norm')}
+LOSSES = {'distance': ('power',), 'nll': ()}
 
 
 @jax.custom_vjp
@@ -100,10 +102,7 @@ def build(
   [B, s/2, s/2, dim]. aux: `stats`, running statistics. The metric `matched` is the share of
   positions whose match is known.
   """
-  if network not in NETWORKS:
-    raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
-  if loss not in LOSSES:
-    raise ValueError(f'loss={loss!r}: choose from {", ".join(LOSSES)}')
+  options.check(build, locals(), network=NETWORKS, loss=LOSSES)
   if not sharpness > 0:
     raise ValueError(f'sharpness={sharpness}: expected a number above 0')
   common = {'channels': dim, 'norm_groups': norm_groups, 'dtype': dtype_of(precision)}

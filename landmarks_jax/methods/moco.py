@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Num, PRNGKeyArray
 
-from landmarks_jax import losses, shapes
+from landmarks_jax import losses, options, shapes
 from landmarks_jax.augment import views
 from landmarks_jax.contracts import Array, Batch, Method, Pyramid, PyTree
 from landmarks_jax.dtypes import dtype_of
@@ -23,7 +23,7 @@ from landmarks_jax.models import heads as embedding_heads
 from landmarks_jax.models import resnet, vit
 from landmarks_jax.models.backbone import Backbone
 
-NETWORKS = ('resnet', 'vit')
+NETWORKS = {'resnet': (), 'vit': ('patch', 'heads', 'registers', 'grid')}  # and options of one
 
 
 def random_queue(rng: PRNGKeyArray, size: int, dim: int) -> Float[Array, '{size} {dim}']:
@@ -95,7 +95,7 @@ def build(
     mean, std: of the pictures' channels in [0, 1]; saved with the weights.
     network: 'resnet' or 'vit'.
     depth: 18 to 152 of a ResNet, or the blocks of a ViT. width: multiplies its channels.
-    patch, heads, registers, grid: of a ViT; it has 64 channels per head.
+    patch, heads, registers, grid: of a ViT alone; it has 64 channels per head.
     dim: of the embedding.
     head_layers: 1 is linear (the paper), 2 an MLP.
     temperature: of the softmax over one positive and the negatives, divides the products.
@@ -104,8 +104,8 @@ def build(
     norm_groups: BatchNorm groups, 4 in the paper (4 GPUs). A ViT has no BatchNorm: one group.
     margin: pixels cut from each side of the frame.
     area, aspect, jitter, pca, jpeg: of `views.random_view`.
-    levels: how many maps `describe` gives, coarse to fine: the four stages, or 5 with the stem; a
-      ViT has one.
+    levels: how many maps `describe` gives at most, coarse to fine: the four stages, or 5 with the
+      stem; a ViT has one.
     precision: 'bfloat16' or 'float32' of the networks; losses and statistics are float32 at least.
     constrain: keeps a batch spread over the devices; the identity on one.
 
@@ -115,10 +115,9 @@ def build(
   aux: `stats` (running statistics; a ViT has none), `key` and `key_stats` (momentum encoder),
   `queue`, `pointer`.
   """
+  options.check(build, locals(), network=NETWORKS)
   if not 1 <= levels <= 5:
     raise ValueError(f'levels={levels}: expected 1 to 5, the stages from the last and the stem')
-  if network not in NETWORKS:
-    raise ValueError(f'network={network!r}: choose from {", ".join(NETWORKS)}')
   for option, value in {'dim': dim, 'head_layers': head_layers}.items():
     if value < 1:
       raise ValueError(f'{option}={value}: expected 1 or more')

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from landmarks_jax import losses
+from landmarks_jax import losses, options
 from landmarks_jax.augment import views
 from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, PyTree
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import hypercolumn
 
 MODES = ('softmax', 'softplus', 'linear')
+AUGMENT = {False: (), True: ('area', 'aspect', 'jitter', 'pca', 'jpeg')}  # and options of one
 
 
 def random_params(
@@ -106,13 +107,14 @@ def build(
     side: of the pictures that cached pyramids were made from, in pixels, the unit of the loss.
     margin: pixels cut from each side of a batch's pictures.
     augment: train on one random view of each picture (the released code), not on its centre (the
-      paper). area, aspect, jitter, pca, jpeg: of `views.random_view`, used only then.
+      paper). area, aspect, jitter, pca, jpeg: of `views.random_view`, only then.
     constrain: keeps a batch spread over the devices; the identity on one.
 
   `describe` gives one level [B, size, size, dim]. In softmax mode its values depend on the size,
   as the same weight is spread over more positions. aux: `base`, a copy of the base's variables. The
   metric `mean_distance` is that from a position to its match in its own picture, in pixels.
   """
+  options.check(build, locals(), augment=AUGMENT)
   if mode not in MODES:
     raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
   if kernel < 1 or kernel % 2 == 0:

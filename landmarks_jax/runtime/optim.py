@@ -1,6 +1,6 @@
 """Optimisers and learning rates with torch's formulas, written with optax and found by name.
 
-`build` and `rate` take the same section of a config, so that logs show the rate that the step used.
+`build` takes a section of a config and gives both, so that logs show the rate that the step used.
 New ones are functions here, with an entry in OPTIMISERS or SCHEDULES, or anywhere, named by their
 import path.
 """
@@ -23,37 +23,80 @@ Number = float | int  # a config may say 0
 Rate = optax.Schedule  # step (int, from 0) -> learning rate, a pure function
 
 
-def build(*, name: str = 'sgd', **options: Any) -> optax.GradientTransformation:
-  """The optimiser that a config names; `options` are those of `rate` and of the optimiser itself.
+class Optimiser(NamedTuple):
+  """What the section `optimizer` of a config names."""
 
-  >>> tx = build(name='sgd', learning_rate=0.03, epochs=800, steps_per_epoch=600, weight_decay=1e-4)
+  tx: optax.GradientTransformation
+  rate: Rate  # the learning rate that `tx` uses, for logs
 
-  Raises ValueError for an unknown name or option, listing the known ones.
+
+def build(
+  *,
+  name: str = 'sgd',
+  schedule: str = 'cosine',
+  learning_rate: Number,
+  epochs: int | None = None,
+  steps_per_epoch: int = 1,
+  warmup_epochs: int = 0,
+  **options: Any,
+) -> Optimiser:
+  """The optimiser and the learning rate of a config; `options` are those of the two functions.
+
+  Args:
+    name: one of OPTIMISERS, or the import path of a function such as these.
+    schedule: one of SCHEDULES, or the import path of a function such as these; it gets the learning
+      rate after the warm-up, and those of the other options that it has.
+    epochs, warmup_epochs: like `milestones` of a schedule in epochs; with `steps_per_epoch=1` these
+      are steps.
+
+  >>> tx, rate = build(name='sgd', learning_rate=0.03, epochs=800, weight_decay=1e-4)
+
+  Raises ValueError for an unknown name, schedule or option, listing the known ones, and for a
+  schedule without an end.
   """
-  keywords, *others = functions(name, **options)
-  own = set(inspect.signature(keywords).parameters)
-  known = own.union(*(inspect.signature(one).parameters for one in others)) - {'others'}
-  for option in options:
-    if option not in known:
-      listed = ', '.join(sorted(known))
-      raise ValueError(f'optimizer {name!r} has no option {option!r}; it has {listed}')
-  return _optimiser(name)(rate(**options), **{k: v for k, v in options.items() if k in own})
+  make, make_rate = _optimiser(name), _schedule(schedule)
+  mine, of_rate = _options_of(make), _options_of(make_rate)
+  common = {'learning_rate': learning_rate, 'epochs': epochs}
+  common |= {'steps_per_epoch': steps_per_epoch, 'warmup_epochs': warmup_epochs}
+  if unknown := options.keys() - mine - of_rate:
+    listed = ', '.join(sorted({'schedule', *common} | mine | of_rate))
+    what = f'optimizer {name!r} with schedule {schedule!r}'
+    raise ValueError(f'{what} has no option {min(unknown)!r}; it has {listed}')
+  if learning_rate < 0:
+    raise ValueError(f'learning_rate={learning_rate}: expected 0 or more')
+  if steps_per_epoch < 1:
+    raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
+  if 'epochs' in of_rate and (epochs is None or epochs <= warmup_epochs):
+    raise ValueError(
+      f'schedule {schedule} needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
+    )
+  given = common | options
+  later = {'epochs': epochs and epochs - warmup_epochs}
+  if 'milestones' in given:
+    later['milestones'] = [milestone - warmup_epochs for milestone in given['milestones']]
+  after = make_rate(learning_rate, **{k: v for k, v in (given | later).items() if k in of_rate})
+  rate = warm_up(after, peak=learning_rate, steps=warmup_epochs * steps_per_epoch)
+  return Optimiser(make(rate, **{k: v for k, v in given.items() if k in mine}), rate)
 
 
 def functions(
   name: str, *, schedule: str = 'cosine', **others: Any
 ) -> tuple[Callable[..., Any], ...]:
-  """Those whose arguments are the options of an optimiser: itself, `rate` and its schedule.
+  """Those whose arguments are the options of an optimiser: itself, `build` and its schedule.
 
   They are for their signatures alone, which lack the first argument of optimiser and schedule: it
   is passed by position, whatever it is called. Raises ValueError for an unknown name or schedule.
   """
-  return _after_first(_optimiser(name)), rate, _after_first(_schedule(schedule))
+  return _after_first(_optimiser(name)), build, _after_first(_schedule(schedule))
 
 
 def _after_first(make: Callable) -> Callable:
   """`make` with its first argument given, so that its signature shows the others."""
   return functools.partial(make, None)
+
+
+def _options_of(make: Callable) -> set[str]:
+  return set(inspect.signature(_after_first(make)).parameters)
 
 
 def _optimiser(name: str) -> Callable[..., optax.GradientTransformation]:
@@ -62,46 +105,6 @@ def _optimiser(name: str) -> Callable[..., optax.GradientTransformation]:
 
 def _schedule(name: str) -> Callable[..., Rate]:
   return by_name.function(name, SCHEDULES, fault=f'unknown schedule {name!r}')
-
-
-def rate(
-  *,
-  learning_rate: Number,
-  schedule: str = 'cosine',
-  epochs: int | None = None,
-  steps_per_epoch: int = 1,
-  final: Number = 0.0,
-  milestones: Sequence[int] = (120, 160, 200),
-  factor: Number = 0.1,
-  warmup_epochs: int = 0,
-  **others: Any,
-) -> Rate:
-  """The learning rate as a function of the step; takes and ignores the optimiser's own options.
-
-  `epochs`, `milestones` and `warmup_epochs` are in epochs; with `steps_per_epoch=1` these are
-  steps. schedule: one of SCHEDULES, or the import path of a function such as these; after the
-  warm-up it gets the learning rate, and those of the other options that it has. Raises ValueError
-  for an unknown schedule or a schedule without an end.
-  """
-  if learning_rate < 0:
-    raise ValueError(f'learning_rate={learning_rate}: expected 0 or more')
-  if steps_per_epoch < 1:
-    raise ValueError(f'steps_per_epoch is {steps_per_epoch}; is the batch larger than the dataset?')
-  make = _schedule(schedule)
-  taken = inspect.signature(_after_first(make)).parameters
-  if 'epochs' in taken and (epochs is None or epochs <= warmup_epochs):
-    raise ValueError(
-      f'schedule {schedule} needs epochs > warmup_epochs={warmup_epochs}, got {epochs}'
-    )
-  options = others | {
-    'epochs': epochs and epochs - warmup_epochs,
-    'steps_per_epoch': steps_per_epoch,
-    'final': final,
-    'milestones': [milestone - warmup_epochs for milestone in milestones],
-    'factor': factor,
-  }
-  after = make(learning_rate, **{k: v for k, v in options.items() if k in taken})
-  return warm_up(after, peak=learning_rate, steps=warmup_epochs * steps_per_epoch)
 
 
 def sgd(

@@ -12,12 +12,24 @@ from landmarks_jax.evaluation import features
 from landmarks_jax.runtime import compiler, sharding
 
 
+@pytest.fixture
+def unflagged(monkeypatch):
+  """XLA_FLAGS, which conftest.py fills, state nothing."""
+  monkeypatch.delenv('XLA_FLAGS')
+
+
 @pytest.mark.parametrize('wanted', [compiler.NETWORKS, compiler.ONCE], ids=['step', 'once'])
-def test_this_version_knows_them(wanted):
+def test_this_version_knows_them(unflagged, wanted):
   assert compiler.options(wanted, 'cpu') == dict(wanted)
 
 
-def test_those_of_another_version_are_left_out():
+def test_what_the_user_s_flags_state_holds(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '--xla_dump_to=x --xla_backend_optimization_level=3')
+  assert compiler.options(compiler.ONCE, 'cpu') == {}
+  assert compiler.options(compiler.NETWORKS, 'cpu') == dict(compiler.NETWORKS)
+
+
+def test_those_of_another_version_are_left_out(unflagged):
   wanted = {'xla_of_another_version': 'FASTER'} | compiler.ONCE
   assert compiler.options(wanted, 'cpu') == dict(compiler.ONCE)
 

@@ -848,15 +848,17 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
 
 
 def programs(config):
-  """What `:smoke` of a page compiles: its method's and evaluations' switches, not their numbers."""
+  """What a completed config compiles: its method's and evaluations' switches, not their numbers."""
+  numbers = 'data', 'mean', 'std'  # the last two may be None, until the data say them
 
   def switches(value):
     if isinstance(value, dict):
-      return tuple((key, switches(value[key])) for key in sorted(value) if key != 'data')
+      return tuple((key, switches(value[key])) for key in sorted(value) if key not in numbers)
     return value if isinstance(value, str | bool) else type(value).__name__
 
-  training = switches({key: config.get(key) for key in ('base', 'method', 'optimizer')})
-  evals = {name: switches(options) for name, options in config.get('evals', {}).items()}
+  training = switches({key: config[key] for key in ('base', 'method', 'optimizer')})
+  training = config['data']['name'], training  # some data bring pairs of frames
+  evals = {name: switches(options) for name, options in config['evals'].items()}
   return training, evals
 
 
@@ -864,7 +866,8 @@ def chosen_pages():
   """Pages that hold every program between them, and whether for their evaluations, too."""
   held, trainings, chosen = {}, set(), {}
   for page in sorted((root / 'configs').glob('*.py')):
-    training, evals = programs(configs.plain(configs.load(f'{page}:smoke')))
+    config = completion.complete(configs.plain(configs.load(f'{page}:smoke')))
+    training, evals = programs(config)
     trainings.add(training)
     held[page] = {training, *evals.values()}
   missing = set().union(*held.values())
@@ -884,10 +887,13 @@ def smoke_runs(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp('smoke')
   asked = [getattr(item, 'callspec', None) for item in request.session.items]
   asked = [spec.params['page'] for spec in asked if spec and 'page' in spec.params]
+  alone = threading.Lock()  # Python 3.11 loses count when two threads parse code: SystemError
 
   def run(page):
     covered = () if pages[page] else ('--config.evals={}', '--config.select=None')
-    finish(start(page, folder / page.stem, *covered))
+    with alone:
+      process = start(page, folder / page.stem, *covered)
+    finish(process)
     return folder / page.stem
 
   with concurrent.futures.ThreadPoolExecutor(2) as pool:

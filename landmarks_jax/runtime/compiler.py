@@ -46,11 +46,17 @@ def deterministic() -> bool:
 def options(wanted: Options, platform: str) -> dict[str, str | int]:
   """For `jax.jit(compiler_options=...)`: `wanted` on the platform 'cpu', nothing elsewhere.
 
-  Options that this jaxlib does not know are left out: they come and go between versions.
+  Options that this jaxlib does not know are left out: they come and go between versions. So are
+  those that XLA_FLAGS states, whose values hold.
   """
   if platform != 'cpu':
     return {}
-  return {name: value for name, value in wanted.items() if _known(name, value)}
+  stated = {flag.partition('=')[0] for flag in os.environ.get('XLA_FLAGS', '').split()}
+  return {
+    name: value
+    for name, value in wanted.items()
+    if f'--{name}' not in stated and _known(name, value)
+  }
 
 
 def jit(function: Callable, **options_of_jit: Any) -> Callable:

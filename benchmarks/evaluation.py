@@ -136,17 +136,17 @@ def estimate_memory(
     'pyramids of test pictures': 2 * numbers * options.test,
     'describing a batch': temporary_bytes(describe),
     'Gram matrices of the folds, and as many copies': 2 * ridge.FOLDS * 8 * channels**2,
-    'columns of a block, four times': 4 * ridge.BLOCK * 4 * channels * MAPS**2,
+    'features of a block, three times': 3 * ridge.BLOCK * 4 * numbers,
     "the stacked step's code and state": logs.peak_memory() - process,
     "the stacked step's temporaries": step.temporary_bytes,
   }
-  process, pictures, labelled, test, describing, grams, columns, code, stacked = terms.values()
+  process, pictures, labelled, test, describing, grams, block, code, stacked = terms.values()
   kept = process + pictures + labelled + test
   # The parts of a set stay in memory until they are joined into one array.
   joining = process + pictures + describing + max(2 * labelled, labelled + 2 * test)
   estimates = {
     DESCRIBING: joining,
-    FITTING: max(joining, kept + grams + columns),
+    FITTING: max(joining, kept + grams + block),
     STACKED: process + pictures + code + stacked,
   }
   return terms, estimates, step

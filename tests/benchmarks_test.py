@@ -251,8 +251,8 @@ def test_the_regression_and_matching_are_measured_and_their_memory_foretold(
   assert terms['pyramids of labelled pictures'] == pytest.approx(2e-6 * 12 * numbers, rel=0.01)
   assert terms['pyramids of test pictures'] == pytest.approx(2e-6 * 6 * numbers, rel=0.01)
   assert terms['pictures'] == pytest.approx(2 * 3 * 56**2 * 3 / 1e6, rel=0.01)
-  assert terms['columns of a block, four times'] == pytest.approx(
-    4 * 64 * 256 * 61 * 4e-6, rel=0.01
+  assert terms['features of a block, three times'] == pytest.approx(
+    3 * 64 * numbers * 4e-6, rel=0.01
   )
   for name, row in memory.items():
     assert (

@@ -183,6 +183,63 @@ def test_features_that_are_not_finite_are_an_error_that_says_so(value):
   assert error(fit(pyramid, points, valid=others), *blobs(12)) < 0.2
 
 
+def built(pyramid, size):
+  """Columns [B, size^2, C] as they are described: standardised, resized, joined, and a constant."""
+  levels = []
+  for level in pyramid:
+    level = np.asarray(level, np.float64)
+    wide = (level - level.mean((0, 1, 2))) / (level.std((0, 1, 2)) + 1e-6)
+    levels.append(jnp.asarray(wide, jnp.float32))
+  column = np.asarray(hypercolumn.stack(tuple(levels), size), np.float64)
+  flat = column.reshape(len(column), size**2, -1)
+  return np.concatenate([flat, np.ones_like(flat[..., :1])], -1)
+
+
+@pytest.mark.parametrize(
+  'sides',
+  [
+    [(12, 12), (8, 8), (5, 5), (3, 3), (1, 1)],  # larger than the heat map, as large, smaller
+    [(6, 6), (11, 11), (2, 2), (9, 9), (6, 6)],
+    [(20, 3), (2, 7), (30, 4), (4, 16)],  # 4 x 16 has as many cells as positions
+    [(3, 3)],
+    [(8, 8)],
+    [(13, 13)],
+  ],
+)
+def test_normal_equations_are_those_of_built_columns(monkeypatch, sides):
+  monkeypatch.setattr(ridge, 'BLOCK', 4)
+  rng = np.random.default_rng(0)
+  pyramid = tuple(
+    rng.normal(3, rng.uniform(0.5, 2, i + 2), (11, *side, i + 2)).astype(jnp.bfloat16)
+    for i, side in enumerate(sides)
+  )
+  y, rows = rng.random((11, 64, 3)).astype(np.float32), np.array([0, 2, 3, 4, 5, 7, 8, 9, 10])
+  columns = ridge.Columns(pyramid, 8)
+  found = ridge.normal_equations(columns, lambda some: y[some], rows)
+  whole = built(pyramid, 8)
+  x, target = whole[rows].reshape(-1, whole.shape[-1]), y[rows].reshape(-1, 3).astype(np.float64)
+  for each, expected in ((found.gram, x.T @ x), (found.moments, x.T @ target)):
+    assert each.dtype == np.float64
+    np.testing.assert_allclose(each, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+  assert found.count == len(x)
+  weights = rng.normal(size=(x.shape[1], 3))
+  heat = columns.project(columns.coefficients(rows), weights)
+  np.testing.assert_allclose(heat, whole[rows] @ weights, atol=1e-4)
+
+
+def test_columns_are_not_built():
+  """Levels of one cell: at 32 x 32 positions their columns take 1,024 times as much memory."""
+  pyramid = tuple(np.random.default_rng(0).normal(size=(7, 64, 1, 1, 20)).astype(np.float32))
+  columns, y = ridge.Columns(pyramid, 32), np.zeros((64, 1024, 1), np.float32)
+  tracemalloc.start()
+  try:
+    ridge.normal_equations(columns, lambda some: y[some], np.arange(64))
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < 64 * 1024 * columns.channels * 4 / 10
+
+
 def test_held_out_heat_equals_a_refit_without_the_fold():
   """Differences of Gram matrices against leaving the pictures' rows out; in units of its spread."""
   pyramid, points = blobs(6, noise=0.3)
@@ -194,7 +251,7 @@ def test_held_out_heat_equals_a_refit_without_the_fold():
   parts = [ridge.normal_equations(columns, lambda some: targets[some], mine) for mine in rows]
   first, pictures, strengths = np.array([0, 2, 4]), np.array([0, 2]), (0.01, 1.0)
   found = ridge.held_out_heat(columns, parts, np.arange(3), first, pictures, strengths)
-  x = columns[np.arange(6)].astype(np.float64)
+  x = built(pyramid, 8)
   for m, picture in enumerate(pictures):
     rest = np.flatnonzero(fold != picture)
     a, y = x[rest].reshape(-1, x.shape[-1]), targets[rest].reshape(-1, 3)

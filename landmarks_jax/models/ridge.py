@@ -1,7 +1,7 @@
 """Landmarks from frozen features in closed form: ridge regression of heat maps, read with priors.
 
 `fit_ridge` learns, `predict_ridge` and `look_ridge` find landmarks. The other functions are its
-steps: columns of features, normal equations by fold, heat maps of held-out pictures, the prior of
+steps: standardised features, normal equations by fold, heat maps of held-out pictures, the prior of
 positions, and the choice among strengths, sharpnesses and corrections on those pictures.
 """
 
@@ -64,7 +64,7 @@ FEWEST = 8  # labelled pictures needed to choose among all strengths of the ridg
 STIFFNESS = 10.0  # minimum of a correction's strength times the number of labels it is fitted to
 CAUTION = 0.5  # standard errors by which a choice must be better than the safe one
 FOLDS = 10
-BLOCK = 64  # pictures whose columns are in memory at once
+BLOCK = 64  # pictures whose features are in float32 at once
 LEAST_SPREAD = 1e-3  # smaller distances are no evidence of anything; normalised
 
 
@@ -216,33 +216,60 @@ def _gaussians(
 
 
 class Columns:
-  """Standardised hypercolumns of a few pictures at a time, with a constant as the last channel.
+  """Standardised hypercolumns at size x size = P positions, a constant as their last channel.
 
-  pyramid: levels [B, h_l, w_l, C_l]. `columns[rows]` is float32 [n, size * size, channels]; each
-  channel is standardised over all pictures and positions of its level.
+  pyramid: levels [B, h_l, w_l, C_l]. Each channel is standardised over all pictures and positions
+  of its level. The constant is one more level, of one cell and one channel.
+
+  Columns are not built. Those of level l are bases[l] times its coefficients, where bases[l]
+  [P, R_l] has orthonormal columns: R_l is the number of the level's cells, or P if that is smaller.
+  Sums over positions are thus sums over coefficients, of which most levels have fewer.
   """
 
   def __init__(self, pyramid: tuple[np.ndarray, ...], size: int) -> None:
     self.pyramid, self.size = pyramid, size
     self.mean, deviation = zip(*map(_mean_and_deviation, pyramid), strict=True)
     self.inverse = [1 / (each + 1e-6) for each in deviation]
-
-  def __len__(self) -> int:
-    return len(self.pyramid[0])
+    sides = [level.shape[1:3] for level in pyramid] + [(1, 1)]
+    factors = [_resize_factors(*each, size) for each in sides]
+    self.bases, self._from_cells = zip(*factors, strict=True)
+    stops = np.cumsum([0, *(level.shape[-1] for level in pyramid), 1]).tolist()
+    self.parts = [slice(*ends) for ends in itertools.pairwise(stops)]  # of a column, by level
 
   @property
   def channels(self) -> int:
     """Channels of a column, including its constant."""
-    return sum(level.shape[-1] for level in self.pyramid) + 1
+    return self.parts[-1].stop
 
-  def __getitem__(self, chosen: slice | Int[np.ndarray, ' n']) -> Float[np.ndarray, 'n P C']:
+  def coefficients(self, rows: Int[np.ndarray, ' n']) -> list[Float[np.ndarray, '_ n _']]:
+    """Of some pictures: float32 [R_l, n, C_l] for every level.
+
+    Pictures come second, so that one large product maps those of all, not a small one for each.
+    """
     levels = [
-      (level[chosen].astype(np.float32) - mean) * inverse
+      (level[rows].astype(np.float32) - mean) * inverse
       for level, mean, inverse in zip(self.pyramid, self.mean, self.inverse, strict=True)
     ]
-    stacked = np.asarray(_stack(tuple(levels), self.size))
-    flat = stacked.reshape(len(stacked), self.size**2, -1)
-    return np.concatenate([flat, np.ones_like(flat[..., :1])], -1)
+    levels.append(np.ones((len(rows), 1, 1, 1), np.float32))
+    return [self._reduced(*each) for each in zip(levels, self._from_cells, strict=True)]
+
+  def _reduced(
+    self, level: Float[np.ndarray, 'n h w C'], from_cells: Float[np.ndarray, 'R cells'] | None
+  ) -> Float[np.ndarray, 'R n C']:
+    """The coefficients of a standardised level."""
+    if from_cells is None:
+      level = np.asarray(hypercolumn.resize(level, self.size))
+    cells = level.reshape(len(level), -1, level.shape[-1]).swapaxes(0, 1)
+    return np.ascontiguousarray(cells) if from_cells is None else np.tensordot(from_cells, cells, 1)
+
+  def project(
+    self, coefficients: Sequence[Float[np.ndarray, '_ n _']], weights: Float[np.ndarray, 'C K']
+  ) -> Float[np.ndarray, 'n P K']:
+    """Columns @ weights, each level at its own resolution."""
+    weights = weights.astype(np.float32)
+    levels = zip(self.bases, coefficients, self.parts, strict=True)
+    maps = [np.tensordot(basis, np.tensordot(x, weights[p], 1), 1) for basis, x, p in levels]
+    return sum(maps).swapaxes(0, 1)
 
   def kernels(self, weights: Float[np.ndarray, 'C K']) -> tuple[Array, ...]:
     """Weights of the standardised columns -> kernels for the raw levels, without the constant."""
@@ -250,7 +277,21 @@ class Columns:
     return hypercolumn.split_rows(jnp.asarray(raw, float), [len(m) for m in self.mean])
 
 
-_stack = jax.jit(hypercolumn.stack, static_argnums=1)
+def _resize_factors(
+  height: int, width: int, size: int
+) -> tuple[Float[np.ndarray, 'P R'], Float[np.ndarray, 'R cells'] | None]:
+  """An orthonormal basis of resized maps, and a map's cells -> its coefficients there.
+
+  Their product is the matrix of `hypercolumn.resize`. With P cells or more the basis is the
+  positions themselves, and None: resizing gives the coefficients, faster than a full matrix.
+  """
+  cells, positions = height * width, size**2
+  if cells >= positions:
+    return np.eye(positions, dtype=np.float32), None
+  each = np.eye(cells, dtype=np.float32).reshape(cells, height, width, 1)
+  resized = np.asarray(hypercolumn.resize(each, size), np.float64).reshape(cells, positions)
+  basis, from_cells = np.linalg.qr(resized.T)
+  return basis.astype(np.float32), from_cells.astype(np.float32)
 
 
 def _mean_and_deviation(
@@ -299,17 +340,37 @@ def normal_equations(
   """The normal equations of some pictures; rows: their numbers, at least one.
 
   targets: of some rows. Those of all pictures at once would often be larger than the pyramid.
+
+  The columns of levels l and m are Q_l G_l and Q_m G_m, with orthonormal bases Q and coefficients
+  G. Their block of X' X is therefore G_l' (Q_l' Q_m) G_m, or G_l' G_l where they are the same: a
+  sum over the coefficients of the smaller level, not over all positions.
   """
-  gram, moments, count = 0.0, 0.0, 0
+  bases, parts = columns.bases, columns.parts
+  smaller_first = sorted(range(len(bases)), key=lambda level: bases[level].shape[1])
+  pairs = itertools.combinations(smaller_first, 2)
+  overlaps = {(a, b): bases[a].T @ bases[b] for a, b in pairs}
+  gram, moments, count = np.zeros(2 * [columns.channels]), 0.0, 0
   for start in range(0, len(rows), BLOCK):
     some = rows[start : start + BLOCK]
-    x = columns[some].reshape(-1, columns.channels)
-    y = targets(some).reshape(len(x), -1)
+    levels, y = columns.coefficients(some), targets(some)
     # Blocks in float32, their sum in float64: the small eigenvalues matter.
-    gram = gram + (x.T @ x).astype(np.float64)
-    moments = moments + (x.T @ y).astype(np.float64)
-    count += len(x)
+    found = [_summed(g, np.tensordot(q, y, (0, 1))) for g, q in zip(levels, bases, strict=True)]
+    moments = moments + np.concatenate(found).astype(np.float64)
+    for g, part in zip(levels, parts, strict=True):
+      gram[part, part] += _summed(g, g)
+    for (a, b), overlap in overlaps.items():
+      gram[parts[a], parts[b]] += _summed(levels[a], np.tensordot(overlap, levels[b], 1))
+    count += y.shape[0] * y.shape[1]
+  for a, b in overlaps:
+    gram[parts[b], parts[a]] = gram[parts[a], parts[b]].T
   return NormalEquations(gram, moments, count)
+
+
+def _summed(
+  x: Float[np.ndarray, 'R n C'], y: Float[np.ndarray, 'R n D']
+) -> Float[np.ndarray, 'C D']:
+  """x' y, over the coefficients of all pictures."""
+  return x.reshape(-1, x.shape[-1]).T @ y.reshape(-1, y.shape[-1])
 
 
 def _total(parts: Sequence[NormalEquations], without: int | None = None) -> NormalEquations:
@@ -338,10 +399,10 @@ def held_out_heat(
   heat = np.empty(shape, np.float32)
   for f in np.unique(fold[pictures]).tolist():
     rest, mine = _total(parts, without=f), np.flatnonzero(fold[pictures] == f)
-    x = columns[first[pictures[mine]]]
+    levels = columns.coefficients(first[pictures[mine]])
     for s, strength in enumerate(strengths):
       weights = rest.solve(strength)
-      heat[s, mine] = x @ (weights / rest.deviation(weights)).astype(np.float32)
+      heat[s, mine] = columns.project(levels, weights / rest.deviation(weights))
   return heat
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -69,18 +71,19 @@ def test_a_margin_that_was_asked_for_is_kept(runs, tmp_path, name):
 def test_a_method_without_a_margin_is_shown_the_pictures_without_theirs(
   runs, tmp_path, monkeypatch
 ):
-  whole, real = shutil.copytree(runs / 'alone', tmp_path / 'whole'), equivariant.build
+  whole = shutil.copytree(runs / 'alone', tmp_path / 'whole')
   config = json.loads((whole / 'config.json').read_text())
   del config['method']['margin']
+  config['method']['name'] = 'mylab.whole'
   (whole / 'config.json').write_text(json.dumps(config))
 
   def build(*, mean, std, network, width, blocks, dim, normalise, precision):
     given = locals()
-    return real(**{name: given[name] for name in METHOD if name in given}, margin=0)
+    return equivariant.build(**{name: given[name] for name in METHOD if name in given}, margin=0)
 
   asked = {'frame': 96, 'margin': 16}
   (expected,) = load(runs / 'alone', **asked).describe(pictures())
-  monkeypatch.setattr(equivariant, 'build', build)
+  monkeypatch.setitem(sys.modules, 'mylab.whole', types.SimpleNamespace(build=build))
   model = load(whole, **asked)
   model.save(tmp_path / 'again')
   for found in (model, load(tmp_path / 'again')):

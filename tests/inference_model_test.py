@@ -83,7 +83,9 @@ def test_a_method_without_a_margin_is_shown_the_pictures_without_theirs(
 
   asked = {'frame': 96, 'margin': 16}
   (expected,) = load(runs / 'alone', **asked).describe(pictures())
-  monkeypatch.setitem(sys.modules, 'mylab.whole', types.SimpleNamespace(build=build))
+  module = types.ModuleType('mylab.whole')
+  module.build = build
+  monkeypatch.setitem(sys.modules, module.__name__, module)
   model = load(whole, **asked)
   model.save(tmp_path / 'again')
   for found in (model, load(tmp_path / 'again')):

@@ -20,8 +20,9 @@ from landmarks_jax.contracts import Array, Batch, Describer, Method, Pyramid, Py
 from landmarks_jax.geometry import regions
 from landmarks_jax.models import hypercolumn
 
-MODES = ('softmax', 'softplus', 'linear')
-AUGMENT = {False: (), True: ('area', 'aspect', 'jitter', 'pca', 'jpeg')}  # and options of one
+# Each with the options that not all of them have.
+MODES = dict.fromkeys(('softmax', 'softplus', 'linear'), ())
+AUGMENT = {False: (), True: ('area', 'aspect', 'jitter', 'pca', 'jpeg')}
 
 
 def random_params(
@@ -114,9 +115,7 @@ def build(
   as the same weight is spread over more positions. aux: `base`, a copy of the base's variables. The
   metric `mean_distance` is that from a position to its match in its own picture, in pixels.
   """
-  options.check(build, locals(), augment=AUGMENT)
-  if mode not in MODES:
-    raise ValueError(f'mode={mode!r}: choose from {", ".join(MODES)}')
+  options.check(build, locals(), mode=MODES, augment=AUGMENT)
   if kernel < 1 or kernel % 2 == 0:
     raise ValueError(f'kernel={kernel}: expected an odd number, such as 1 or 3')
   if not sharpness > 0:
